@@ -1,0 +1,68 @@
+//! A cost event: what one attempt cost, whether it was useful or wasted.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{JobId, Micros, ModelToken, ProviderId, Region, Tenant, UsdNanos, prices::Unit};
+
+/// What the money was good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// The attempt gave the job's result.
+    Useful,
+    /// The attempt failed and was billed all the same.
+    WastedFailure,
+    /// Another attempt was first.
+    WastedRace,
+    /// Capacity that stood ready and that no job used.
+    Standing,
+}
+
+/// One line of an attempt's bill: a quantity of one unit at one price.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CostLine {
+    /// What was billed for, as the provider calls it: `T4`, `standard`.
+    pub sku: String,
+    /// What is counted.
+    pub unit: Unit,
+    /// How much: microseconds for times, else a plain count.
+    pub quantity: u64,
+    /// What the line is for: `execution`, `cold_start`, `input_tokens`, `idle`.
+    pub item: String,
+    /// Price of one unit, dollars.
+    pub unit_price_usd: UsdNanos,
+    /// Quantity times price, rounded up to the nano-dollar.
+    pub amount_usd: UsdNanos,
+}
+
+/// What one attempt cost, all lines together. Stored once per attempt by its message id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CostEvent {
+    /// The job; `None` for standing cost, which belongs to a pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+    /// Which attempt, from 1; 0 for standing cost.
+    pub attempt: u16,
+    /// Who pays.
+    pub tenant: Tenant,
+    /// Which model, where a job was the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelToken>,
+    /// Who bills.
+    pub provider: ProviderId,
+    /// Where.
+    pub region: Region,
+    /// What the money was good for.
+    pub purpose: Purpose,
+    /// The bill, line by line.
+    pub lines: Vec<CostLine>,
+    /// The sum of the lines, dollars.
+    pub amount_usd: UsdNanos,
+    /// True when the provider did not say and we computed an estimate.
+    #[serde(default)]
+    pub estimated: bool,
+    /// Version of the price book that gave the prices.
+    pub price_book: String,
+    /// When it was booked.
+    pub at_us: Micros,
+}

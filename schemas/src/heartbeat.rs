@@ -1,0 +1,50 @@
+//! What a worker says about itself, each second and on change.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Micros, ModelToken, PoolId, UsdNanos, WorkerId};
+
+/// A model a pool serves, and what it costs there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServedModel {
+    /// Which model.
+    pub model: ModelToken,
+    /// On what.
+    pub sku: String,
+    /// A rank of accelerator memory: a job that ran out of memory goes only to a higher one.
+    pub size: u16,
+    /// What one job is expected to cost, from the price book and recent service times.
+    pub expected_cost_usd: UsdNanos,
+    /// Median service time, cold starts excluded; the configured estimate until enough jobs ran.
+    pub p50_us: u64,
+    /// 95th percentile of the same.
+    pub p95_us: u64,
+}
+
+/// One worker's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The pool.
+    pub pool: PoolId,
+    /// The worker.
+    pub worker: WorkerId,
+    /// Changes when the process is another one.
+    pub started_us: Micros,
+    /// When this was said, by the worker's clock.
+    pub at_us: Micros,
+    /// Room for jobs.
+    pub slots: u32,
+    /// Jobs it runs now.
+    pub running: u32,
+    /// True while it finishes what it has and takes no more.
+    pub draining: bool,
+    /// Whether its provider answered the last health check; `None` where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
+    /// Jobs that succeeded since it started.
+    pub succeeded: u64,
+    /// Attempts that failed since it started.
+    pub failed: u64,
+    /// What it serves.
+    pub models: Vec<ServedModel>,
+}

@@ -1,0 +1,34 @@
+//! The words Beacon's parts share: types, wire formats, subjects, topology as data, transitions.
+//!
+//! Nothing here awaits, logs, reads a clock or touches the network. Reading order: the small types
+//! ([`token`], [`ids`], [`money`], [`time`]), then what travels ([`job`], [`reply`], [`cost`], [`handover`],
+//! [`heartbeat`], [`dead`]), then what decides ([`failure`], [`state`]), then the map ([`subjects`],
+//! [`catalog`], [`topology`], [`prices`]).
+
+pub mod catalog;
+pub mod codec;
+pub mod cost;
+pub mod dead;
+pub mod decision;
+pub mod failure;
+pub mod handover;
+pub mod headers;
+pub mod heartbeat;
+pub mod ids;
+pub mod job;
+pub mod journal;
+pub mod lease;
+pub mod money;
+pub mod prices;
+pub mod reply;
+pub mod state;
+pub mod subjects;
+pub mod time;
+pub mod token;
+pub mod topology;
+
+pub use codec::Codec;
+pub use ids::JobId;
+pub use money::UsdNanos;
+pub use time::Micros;
+pub use token::{Lane, Mailbox, ModelToken, PoolId, ProviderId, Region, Tenant, WorkerId};

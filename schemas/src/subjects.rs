@@ -1,0 +1,176 @@
+//! Every subject Beacon speaks on, built from checked tokens so that building one cannot fail.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    JobId, Lane, Mailbox, ModelToken, PoolId, Region, Tenant, WorkerId, failure::FailureClass,
+    token::TokenError,
+};
+
+/// `beacon.jobs.<region>.<model>.<lane>.<tenant>`, the fields that NATS permissions protect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct JobSubject {
+    /// Where it was published to.
+    pub region: Region,
+    /// Which model.
+    pub model: ModelToken,
+    /// How urgent.
+    pub lane: Lane,
+    /// Who pays.
+    pub tenant: Tenant,
+}
+
+/// Why a subject is not a job subject.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubjectError {
+    /// Not six tokens, or another prefix.
+    #[error("subject `{0}` must be beacon.jobs.<region>.<model>.<lane>.<tenant>")]
+    Shape(String),
+    /// A token breaks its rule.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+impl fmt::Display for JobSubject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "beacon.jobs.{}.{}.{}.{}",
+            self.region, self.model, self.lane, self.tenant
+        )
+    }
+}
+
+impl FromStr for JobSubject {
+    type Err = SubjectError;
+
+    fn from_str(text: &str) -> Result<Self, SubjectError> {
+        let mut parts = text.split('.');
+        let mut next = || parts.next();
+        let (Some("beacon"), Some("jobs"), Some(region), Some(model), Some(lane), Some(tenant), None) =
+            (next(), next(), next(), next(), next(), next(), next())
+        else {
+            return Err(SubjectError::Shape(text.chars().take(120).collect()));
+        };
+        Ok(Self {
+            region: region.parse()?,
+            model: model.parse()?,
+            lane: lane.parse()?,
+            tenant: tenant.parse()?,
+        })
+    }
+}
+
+impl TryFrom<String> for JobSubject {
+    type Error = SubjectError;
+    fn try_from(text: String) -> Result<Self, SubjectError> {
+        text.parse()
+    }
+}
+
+impl From<JobSubject> for String {
+    fn from(subject: JobSubject) -> String {
+        subject.to_string()
+    }
+}
+
+/// What a consumer of one (model, lane) filters on: any tenant.
+pub fn job_filter(region: &Region, model: &ModelToken, lane: Lane) -> String {
+    format!("beacon.jobs.{region}.{model}.{lane}.*")
+}
+
+/// Offers to the workers of a pool.
+pub fn work(pool: &PoolId) -> String {
+    format!("beacon.work.{}.{}", pool.region, pool.provider)
+}
+
+/// The queue group of a pool's workers.
+pub fn work_group(pool: &PoolId) -> String {
+    format!("w-{}", pool.provider)
+}
+
+/// Jobs given back to the dispatchers of a region.
+pub fn returns(region: &Region) -> String {
+    format!("beacon.return.{region}")
+}
+
+/// The queue group of a region's dispatchers.
+pub fn dispatch_group(region: &Region) -> String {
+    format!("d-{region}")
+}
+
+/// A worker's heartbeats.
+pub fn heartbeat(pool: &PoolId, worker: &WorkerId) -> String {
+    format!("beacon.pool.{}.{}.{worker}", pool.region, pool.provider)
+}
+
+/// All heartbeats.
+pub const HEARTBEATS: &str = "beacon.pool.>";
+
+/// Where a job's result goes.
+pub fn result(tenant: &Tenant, mailbox: &Mailbox) -> String {
+    format!("beacon.reply.{tenant}.{mailbox}.result")
+}
+
+/// Where an attempt's cost goes.
+pub fn cost(tenant: &Tenant, mailbox: &Mailbox) -> String {
+    format!("beacon.reply.{tenant}.{mailbox}.cost")
+}
+
+/// Results and costs of one mailbox.
+pub fn replies(tenant: &Tenant, mailbox: &Mailbox) -> String {
+    format!("beacon.reply.{tenant}.{mailbox}.*")
+}
+
+/// Progress and partial output of a running job; core only.
+pub fn live(tenant: &Tenant, mailbox: &Mailbox, job: JobId) -> String {
+    format!("beacon.live.{tenant}.{mailbox}.{job}")
+}
+
+/// Where a dead letter goes.
+pub fn dead(region: &Region, model: &ModelToken, class: FailureClass) -> String {
+    format!("beacon.dead.{region}.{model}.{class}")
+}
+
+/// Advisory that a consumer of `stream` has a new leader: acks sent just before may be lost.
+pub fn leader_elected(stream: &str) -> String {
+    format!("$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.{stream}.*")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn other_subjects_are_no_job_subjects() {
+        for bad in [
+            "beacon.jobs.us-east.m.high",
+            "beacon.jobs.us-east.m.high.t.x",
+            "beacon.jobs.us-east.m.urgent.t",
+            "beacon.jobs.us-east.*.high.t",
+            "beacon.dead.us-east.m.high.t",
+            "",
+        ] {
+            assert!(bad.parse::<JobSubject>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_job_subject_survives_its_text(region in "[a-z0-9_-]{1,64}", model in "[a-z0-9_-]{1,64}", lane in 0..3usize, tenant in "[a-z0-9_-]{1,64}") {
+            let subject = JobSubject {
+                region: region.parse().unwrap(),
+                model: model.parse().unwrap(),
+                lane: Lane::ALL[lane],
+                tenant: tenant.parse().unwrap(),
+            };
+            let text = subject.to_string();
+            prop_assert_eq!(text.split('.').count(), 6);
+            prop_assert_eq!(text.parse::<JobSubject>().unwrap(), subject);
+        }
+    }
+}

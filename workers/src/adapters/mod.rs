@@ -1,0 +1,1 @@
+//! One file per provider, each behind [`crate::provider::Provider`].

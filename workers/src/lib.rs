@@ -1,0 +1,4 @@
+//! Worker pools: they take offers, call providers, keep leases alive, and publish what came of it.
+
+pub mod adapters;
+pub mod provider;

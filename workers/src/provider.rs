@@ -1,0 +1,134 @@
+//! The seam to a provider: one small trait, implemented by each file under `adapters/`.
+//!
+//! An adapter speaks one provider's API and classifies its failures. It knows nothing of NATS, leases, journals
+//! or prices: it says what was *used*, and the pool turns that into money.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use schemas::{
+    JobId,
+    failure::Failure,
+    job::{Input, Params},
+    prices::Used,
+    reply::{Output, Usage},
+};
+
+/// One attempt, as an adapter sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// The job; with `attempt` it makes the provider's request id, `<job>-<attempt>`.
+    pub job: JobId,
+    /// Which attempt, from 1.
+    pub attempt: u16,
+    /// The model's name at this provider.
+    pub model: String,
+    /// What the pool calls the machine; an adapter repeats it where the provider does not say better.
+    pub sku: String,
+    /// What the model reads.
+    pub input: Input,
+    /// Sampling parameters.
+    pub params: Params,
+    /// The whole call, cold start included, may take this long.
+    pub timeout: Duration,
+    /// W3C trace context to pass on.
+    pub traceparent: Option<String>,
+}
+
+impl Call {
+    /// `<job>-<attempt>`: what we tell a provider this call is, for its logs, its bill, and to find it again.
+    pub fn request_id(&self) -> String {
+        format!("{}-{}", self.job, self.attempt)
+    }
+}
+
+/// One thing that was used and will be on the provider's bill.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedItem {
+    /// What it was, as the provider calls it: `T4`.
+    pub sku: String,
+    /// `execution`, `cold_start`, `inference`, `tokens`, `idle`.
+    pub item: &'static str,
+    /// How much.
+    pub used: Used,
+}
+
+/// How a call ended, good or bad, and what it used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// What the model wrote, or why not.
+    pub outcome: Result<Success, Failure>,
+    /// What the provider will bill; empty when nothing ran.
+    pub used: Vec<UsedItem>,
+    /// True when the provider did not say and `used` is our own measurement.
+    pub estimated: bool,
+    /// The part of the call that was a cold start, where it can be told.
+    pub cold_start: Duration,
+    /// From sending the request to the first token; zero where it does not stream.
+    pub first_token: Duration,
+}
+
+/// What a good call gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Success {
+    /// The text.
+    pub output: Output,
+    /// The tokens.
+    pub usage: Usage,
+}
+
+impl Ended {
+    /// A failure that used nothing that is billed.
+    pub fn unbilled(failure: Failure) -> Self {
+        Self {
+            outcome: Err(failure),
+            used: Vec::new(),
+            estimated: false,
+            cold_start: Duration::ZERO,
+            first_token: Duration::ZERO,
+        }
+    }
+}
+
+/// What an adapter reports while a call goes on.
+pub trait Progress: Send + Sync {
+    /// The provider gave the run an id by which it can be found again. Awaited before the first poll: when it
+    /// returns, the id is in the journal.
+    fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()>;
+
+    /// A piece of output came.
+    fn token(&self, text: &str);
+}
+
+/// Whether the provider could take work now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It answered that it can.
+    Up,
+    /// It answered that it cannot, or did not answer.
+    Down(Failure),
+}
+
+/// A provider. Dropping the future of `run` or `reattach` ends the call as far as the provider lets us.
+pub trait Provider: Send + Sync + 'static {
+    /// Runs a job to its end. Never longer than `call.timeout`.
+    fn run<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> BoxFuture<'a, Ended>;
+
+    /// Goes on with a run that an earlier attempt started. `None` when this provider has no such thing.
+    fn reattach<'a>(
+        &'a self,
+        call: &'a Call,
+        run: &'a str,
+        progress: &'a dyn Progress,
+    ) -> BoxFuture<'a, Option<Ended>>;
+
+    /// Asks the provider to stop a run. Best effort; `Ok` also where closing the connection is all there is.
+    fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// A cheap check that starts no machine.
+    fn health(&self) -> BoxFuture<'_, Health>;
+
+    /// Capacity that was paid for and that no job used, all of it since the provider began to count; `None`
+    /// where there is none. The pool books the difference to what it booked before.
+    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>>;
+}
