@@ -1,0 +1,117 @@
+//! What an operator may say about dispatching, checked once.
+
+use std::time::Duration;
+
+use schemas::{ProviderId, Region, WorkerId, topology::Settings};
+use transport::LinkConfig;
+
+/// Everything a dispatcher needs. Made by the command line from a checked file; always usable.
+#[derive(Clone, Debug)]
+pub struct DispatcherConfig {
+    /// The connection.
+    pub link: LinkConfig,
+    /// Names this process in logs and inboxes.
+    pub id: WorkerId,
+    /// The map of streams; its regions are all that exist.
+    pub topology: Settings,
+    /// The regions this process dispatches for.
+    pub regions: Vec<Region>,
+    /// How a pool is chosen.
+    pub policy: PolicyConfig,
+    /// When a pool is left alone.
+    pub breaker: BreakerConfig,
+    /// How long offers and parked jobs may take.
+    pub offers: OfferConfig,
+    /// When the log is trimmed.
+    pub trim: TrimConfig,
+    /// How long to wait for open offers at the end.
+    pub grace: Duration,
+}
+
+/// How a pool is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyConfig {
+    /// Providers that carry the steady load.
+    pub baseline: Vec<ProviderId>,
+    /// Their share of the jobs, 0 to 1.
+    pub baseline_share: f64,
+    /// A pool that said nothing for so long is not offered work. Heartbeats come each second.
+    pub silent_after: Duration,
+}
+
+impl Default for PolicyConfig {
+    /// The report's plan: 70 % on Golem.
+    fn default() -> Self {
+        Self {
+            baseline: ProviderId::try_from("golem").into_iter().collect(),
+            baseline_share: 0.7,
+            silent_after: Duration::from_secs(4),
+        }
+    }
+}
+
+/// When a pool is left alone (thresholds as in Envoy's outlier detection).
+#[derive(Clone, Debug, PartialEq)]
+pub struct BreakerConfig {
+    /// Failures in a row that open it.
+    pub consecutive_failures: u32,
+    /// How long it stays open the first time; doubles with each further time, with jitter.
+    pub open_for: Duration,
+    /// The longest it stays open.
+    pub open_max: Duration,
+    /// Jobs let through to try it, before it closes again.
+    pub probes: u32,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            open_for: Duration::from_secs(5),
+            open_max: Duration::from_secs(300),
+            probes: 3,
+        }
+    }
+}
+
+/// How long offers and parked jobs may take.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OfferConfig {
+    /// A worker drops an offer older than this.
+    pub accept_within: Duration,
+    /// Added for clocks that differ, before the offer goes to another.
+    pub margin: Duration,
+    /// Deliveries without an outcome after which a job is poison.
+    pub poison_after: u64,
+    /// The most jobs one pull may bring.
+    pub pull_batch: u32,
+}
+
+impl Default for OfferConfig {
+    fn default() -> Self {
+        Self {
+            accept_within: Duration::from_secs(1),
+            margin: Duration::from_millis(500),
+            poison_after: 12,
+            pull_batch: 500,
+        }
+    }
+}
+
+/// When the log is trimmed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrimConfig {
+    /// Finished jobs younger than this stay, for replays and for the server's memory of message ids.
+    pub horizon: Duration,
+    /// How often it is looked at.
+    pub every: Duration,
+}
+
+impl Default for TrimConfig {
+    fn default() -> Self {
+        Self {
+            horizon: Duration::from_secs(24 * 3600),
+            every: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! The producer: sends jobs with many on the way, and hands each result to whoever waits for it.
+//!
+//! ```text
+//!  submit ──▶ Publisher ──▶ JOBS_<region>
+//!  wait   ◀── waiters ◀── router ◀── core subscription on the mailbox      (fast)
+//!                            └────── REPLIES, after a reconnect or a while  (sure)
+//! ```
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_nats::{Client, HeaderMap, Subscriber};
+use futures_util::StreamExt;
+use schemas::{
+    JobId, Mailbox, Micros, Tenant, headers,
+    reply::JobResult,
+    subjects::{self, JobSubject},
+    time::Clock,
+    token::TokenError,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use transport::{
+    Link, LinkConfig, LinkError, PublishError, Publisher, SystemClock,
+    publisher::{Patience, publisher},
+};
+
+use crate::{
+    nats::{self, MailboxError, Reply},
+    request::{JobRequest, new_job_id},
+};
+
+/// A waiter this old is looked up in the stream: its result may have come while we were not connected.
+const LOOK_UP_AFTER: Duration = Duration::from_secs(5);
+/// Replies that a mailbox reader may be behind; beyond it the subscription waits, and then the server drops.
+const REPLIES_AHEAD: usize = 4_096;
+
+/// Where a producer connects and who it is.
+#[derive(Clone, Debug)]
+pub struct ProducerConfig {
+    /// The connection.
+    pub link: LinkConfig,
+    /// Who pays.
+    pub tenant: Tenant,
+    /// Where its replies go.
+    pub mailbox: Mailbox,
+    /// How long a submit may go without an acknowledgement.
+    pub patience: Duration,
+}
+
+impl ProducerConfig {
+    /// One server without authentication.
+    pub fn new(url: &str, tenant: &str, mailbox: &str) -> Result<Self, TokenError> {
+        Ok(Self {
+            link: LinkConfig::to(url),
+            tenant: tenant.parse()?,
+            mailbox: mailbox.parse()?,
+            patience: Duration::from_secs(30),
+        })
+    }
+}
+
+/// An accepted job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Who it is.
+    pub job: JobId,
+    /// Where it lies in its stream.
+    pub seq: u64,
+    /// True when this id had been accepted before.
+    pub duplicate: bool,
+}
+
+/// Why a job was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The request is no job; nothing was sent.
+    #[error("not a job: {0}")]
+    Job(#[from] schemas::job::JobError),
+    /// The body does not encode.
+    #[error(transparent)]
+    Codec(#[from] schemas::codec::CodecError),
+    /// The server did not take it.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// Why there is no result yet.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// It was not accepted.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// It was accepted and has not ended; the result will come to the mailbox.
+    #[error("job {0} is accepted and has not ended yet; its result will come to the mailbox")]
+    Timeout(JobId),
+    /// The producer was closed.
+    #[error("the producer was closed while job {0} was waited for")]
+    Closed(JobId),
+}
+
+struct Waiter {
+    since: Instant,
+    published: Micros,
+    done: oneshot::Sender<JobResult>,
+}
+
+type Waiters = Arc<Mutex<HashMap<JobId, Waiter>>>;
+
+/// A connected producer.
+pub struct Producer {
+    client: Client,
+    publisher: Publisher,
+    tenant: Tenant,
+    mailbox: Mailbox,
+    waiters: Waiters,
+    tasks: JoinSet<()>,
+    shutdown: CancellationToken,
+    server_version: String,
+}
+
+/// Why a producer could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No connection.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// No subscription.
+    #[error("cannot subscribe: {0}")]
+    Subscribe(String),
+}
+
+impl Producer {
+    /// Connects and begins to listen on the mailbox.
+    pub async fn connect(config: ProducerConfig) -> Result<Self, StartError> {
+        let link = Link::connect(&config.link, &format!("producer-{}", config.tenant)).await?;
+        Self::on(link, config).await
+    }
+
+    /// The same on a connection that exists.
+    pub async fn on(link: Link, config: ProducerConfig) -> Result<Self, StartError> {
+        let patience = Patience {
+            no_stream: Duration::from_secs(2),
+            total: Some(config.patience),
+        };
+        let refuse = |e: &dyn std::error::Error| StartError::Subscribe(e.to_string());
+        let (publisher, task) = publisher(&link, patience).await.map_err(|e| refuse(&e))?;
+        let subject = subjects::result(&config.tenant, &config.mailbox);
+        let live = link.client.subscribe(subject).await.map_err(|e| refuse(&e))?;
+        let server_version = link.server_version();
+        let (shutdown, waiters) = (CancellationToken::new(), Waiters::default());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(task.run(shutdown.clone()));
+        let router = Router {
+            client: link.client.clone(),
+            reconnects: link.reconnects.clone(),
+            tenant: config.tenant.clone(),
+            mailbox: config.mailbox.clone(),
+            waiters: waiters.clone(),
+            live,
+        };
+        tasks.spawn(router.run(shutdown.clone()));
+        Ok(Self {
+            client: link.client,
+            publisher,
+            tenant: config.tenant,
+            mailbox: config.mailbox,
+            waiters,
+            tasks,
+            shutdown,
+            server_version,
+        })
+    }
+
+    /// The server's version.
+    pub fn server_version(&self) -> &str {
+        &self.server_version
+    }
+
+    /// The connection, for what this library does not offer.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Submits a job. When it returns, the job is accepted and will end in exactly one result.
+    ///
+    /// The body is checked here first, so that a mistake is an error and not a dead letter.
+    pub async fn submit(&self, request: &JobRequest) -> Result<Ticket, SubmitError> {
+        let id = match &request.body.id {
+            Some(text) => {
+                text.parse()
+                    .map_err(|e: schemas::ids::JobIdError| schemas::job::JobError::Field {
+                        field: "id",
+                        rule: e.to_string(),
+                    })?
+            }
+            None => new_job_id(),
+        };
+        self.submit_as(id, request).await
+    }
+
+    async fn submit_as(&self, id: JobId, request: &JobRequest) -> Result<Ticket, SubmitError> {
+        let subject = JobSubject {
+            region: request.region.clone(),
+            model: request.model.clone(),
+            lane: request.lane,
+            tenant: self.tenant.clone(),
+        };
+        let mut body = request.body.clone();
+        body.id = Some(id.to_string());
+        body.mailbox.get_or_insert_with(|| self.mailbox.to_string());
+        let bytes = request.codec.encode(&body)?;
+        let seen = schemas::job::JobHeaders {
+            content_type: Some(request.codec.content_type()),
+            ..schemas::job::JobHeaders::default()
+        };
+        schemas::job::Job::read(subject.clone(), seen, &bytes, SystemClock.now())?;
+        let mut map = HeaderMap::new();
+        map.insert(headers::MESSAGE_ID, id.to_string());
+        map.insert(headers::CONTENT_TYPE, request.codec.content_type());
+        map.insert(headers::SCHEMA, headers::JOB_V1);
+        if let Some(trace) = &request.traceparent {
+            map.insert(headers::TRACEPARENT, trace.as_str());
+        }
+        let stored = self
+            .publisher
+            .publish(subject.to_string(), map, bytes.into())
+            .await?;
+        Ok(Ticket {
+            job: id,
+            seq: stored.seq,
+            duplicate: stored.duplicate,
+        })
+    }
+
+    /// Submits a job and waits for its result, which must go to this producer's own mailbox.
+    pub async fn submit_and_wait(
+        &self,
+        request: &JobRequest,
+        timeout: Duration,
+    ) -> Result<JobResult, WaitError> {
+        let id = match request.body.id.as_deref().map(str::parse) {
+            Some(Ok(id)) => id,
+            _ => new_job_id(),
+        };
+        // Before the job is sent: its result may be here before the acknowledgement.
+        let answer = self.expect(id);
+        if let Err(error) = self.submit_as(id, request).await {
+            self.lock().remove(&id);
+            return Err(error.into());
+        }
+        let outcome = tokio::time::timeout(timeout, answer).await;
+        match outcome {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Err(WaitError::Closed(id)),
+            Err(_) => {
+                self.lock().remove(&id);
+                Err(WaitError::Timeout(id))
+            }
+        }
+    }
+
+    /// Waits for the result of a job that was submitted before, by whomever, to this mailbox, since `published`.
+    pub async fn wait(
+        &self,
+        job: JobId,
+        published: Micros,
+        timeout: Duration,
+    ) -> Result<JobResult, WaitError> {
+        let answer = self.expect_since(job, published);
+        let found = tokio::time::timeout(timeout, answer).await;
+        match found {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Err(WaitError::Closed(job)),
+            Err(_) => {
+                self.lock().remove(&job);
+                Err(WaitError::Timeout(job))
+            }
+        }
+    }
+
+    /// Every stored reply of the mailbox since `since`, then new ones as they come when `follow`. Bounded: a slow
+    /// reader slows the reading and loses nothing.
+    pub fn replies(
+        &mut self,
+        since: Option<Micros>,
+        follow: bool,
+    ) -> mpsc::Receiver<Result<Reply, MailboxError>> {
+        let (raw, mut messages) = mpsc::channel(REPLIES_AHEAD);
+        let (out, replies) = mpsc::channel(REPLIES_AHEAD);
+        let (client, tenant, mailbox) = (self.client.clone(), self.tenant.clone(), self.mailbox.clone());
+        let failed = out.clone();
+        let reading = async move {
+            if let Err(error) = nats::stored_replies(&client, &tenant, &mailbox, since, follow, raw).await {
+                let _ = failed.send(Err(error)).await;
+            }
+        };
+        let decoding = async move {
+            while let Some(message) = messages.recv().await {
+                if out.send(nats::read_reply(&message)).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                ((), ()) = async { tokio::join!(reading, decoding) } => {}
+            }
+        });
+        replies
+    }
+
+    fn expect(&self, job: JobId) -> oneshot::Receiver<JobResult> {
+        self.expect_since(job, SystemClock.now())
+    }
+
+    fn expect_since(&self, job: JobId, published: Micros) -> oneshot::Receiver<JobResult> {
+        let (done, answer) = oneshot::channel();
+        self.lock().insert(
+            job,
+            Waiter {
+                since: Instant::now(),
+                published,
+                done,
+            },
+        );
+        answer
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Waiter>> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the background tasks and the connection.
+    pub async fn close(mut self) {
+        self.shutdown.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        if let Err(error) = self.client.flush().await {
+            warn!(%error, "cannot flush the connection");
+        }
+    }
+}
+
+struct Router {
+    client: Client,
+    reconnects: tokio::sync::watch::Receiver<u64>,
+    tenant: Tenant,
+    mailbox: Mailbox,
+    waiters: Waiters,
+    live: Subscriber,
+}
+
+impl Router {
+    async fn run(mut self, shutdown: CancellationToken) {
+        let mut tick = interval(LOOK_UP_AFTER);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.reconnects.mark_unchanged();
+        loop {
+            let look_up = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                message = self.live.next() => match message {
+                    Some(message) => { self.route(&message); None }
+                    None => break,
+                },
+                Ok(()) = self.reconnects.changed() => self.oldest(Duration::ZERO),
+                _ = tick.tick() => self.oldest(LOOK_UP_AFTER),
+            };
+            if let Some(since) = look_up {
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    () = self.look_up(since) => {}
+                }
+            }
+        }
+        // Dropping the senders tells every waiter.
+        self.waiters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
+    /// A result may come twice, live and stored: the first one finds the waiter.
+    fn route(&self, message: &async_nats::Message) {
+        if !nats::is_result(message) {
+            return;
+        }
+        let Some(job) = nats::job_of(message) else { return };
+        let waiter = self
+            .waiters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&job);
+        let Some(waiter) = waiter else { return };
+        match nats::read_reply(message) {
+            Ok(Reply::Result(result)) => drop(waiter.done.send(*result)),
+            Ok(Reply::Cost(_)) => {}
+            Err(error) => warn!(%job, %error, "result does not read"),
+        }
+    }
+
+    fn oldest(&self, age: Duration) -> Option<Micros> {
+        let waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        waiters
+            .values()
+            .filter(|w| w.since.elapsed() >= age)
+            .map(|w| w.published)
+            .min()
+    }
+
+    async fn look_up(&self, since: Micros) {
+        let (out, mut stored) = mpsc::channel(REPLIES_AHEAD);
+        let since = since - Duration::from_secs(5);
+        let reading =
+            nats::stored_replies(&self.client, &self.tenant, &self.mailbox, Some(since), false, out);
+        let routing = async {
+            while let Some(message) = stored.recv().await {
+                self.route(&message);
+            }
+        };
+        if let (Err(error), ()) = tokio::join!(reading, routing) {
+            warn!(%error, "cannot look up stored results, trying again");
+        }
+    }
+}

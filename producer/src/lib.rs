@@ -1,0 +1,24 @@
+//! The client library for services: submit jobs, wait for results, read a mailbox.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use producer::{JobRequest, Producer, ProducerConfig};
+//!
+//! let producer = Producer::connect(ProducerConfig::new("nats://127.0.0.1:4222", "acme", "inbox")?).await?;
+//! let job = JobRequest::prompt("us-east", "llama-3.2-1b", "Why is the sky blue?")?;
+//! let result = producer.submit_and_wait(&job, std::time::Duration::from_secs(30)).await?;
+//! println!("{:?}: {:?}", result.status, result.output);
+//! producer.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`request`] is what a caller says, [`client`] sends it and routes replies, [`nats`] reads the mailbox.
+
+pub mod client;
+pub mod nats;
+pub mod request;
+
+pub use client::{Producer, ProducerConfig, SubmitError, Ticket, WaitError};
+pub use nats::Reply;
+pub use request::JobRequest;

@@ -1,0 +1,126 @@
+//! Reading a mailbox: live from core NATS, and from the `REPLIES` stream for what came while nobody listened.
+
+use async_nats::{
+    Client, Message,
+    jetstream::{
+        self,
+        consumer::{DeliverPolicy, pull},
+    },
+};
+use futures_util::StreamExt;
+use schemas::{
+    Codec, JobId, Mailbox, Micros, Tenant, cost::CostEvent, headers, reply::JobResult, subjects, topology,
+};
+use tokio::sync::mpsc;
+
+/// One message of a mailbox.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// How a job ended.
+    Result(Box<JobResult>),
+    /// What an attempt cost.
+    Cost(Box<CostEvent>),
+}
+
+/// Why a mailbox could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum MailboxError {
+    /// The stream did not answer.
+    #[error("cannot read stream REPLIES")]
+    Stream(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A message of the mailbox does not read.
+    #[error("a reply on `{subject}` does not read")]
+    Reply {
+        /// Where it stood.
+        subject: String,
+        /// Why.
+        #[source]
+        source: schemas::codec::CodecError,
+    },
+}
+
+fn stream_error(error: impl std::error::Error + Send + Sync + 'static) -> MailboxError {
+    MailboxError::Stream(Box::new(error))
+}
+
+/// The job a reply's message id names, without reading the body: `<job>:result` or `<job>:<attempt>:cost`.
+pub(crate) fn job_of(message: &Message) -> Option<JobId> {
+    let id = message.headers.as_ref()?.get(headers::MESSAGE_ID)?;
+    id.as_str().split(':').next()?.parse().ok()
+}
+
+pub(crate) fn is_result(message: &Message) -> bool {
+    message.subject.as_str().ends_with(".result")
+}
+
+/// Reads a message of a reply subject.
+pub fn read_reply(message: &Message) -> Result<Reply, MailboxError> {
+    let header = message
+        .headers
+        .as_ref()
+        .and_then(|h| h.get(headers::CONTENT_TYPE));
+    let subject = message.subject.as_str();
+    let refuse = |source| MailboxError::Reply {
+        subject: subject.to_owned(),
+        source,
+    };
+    let codec = Codec::from_content_type(header.map(async_nats::HeaderValue::as_str)).map_err(refuse)?;
+    if is_result(message) {
+        codec
+            .decode(&message.payload)
+            .map(|r| Reply::Result(Box::new(r)))
+            .map_err(refuse)
+    } else {
+        codec
+            .decode(&message.payload)
+            .map(|c| Reply::Cost(Box::new(c)))
+            .map_err(refuse)
+    }
+}
+
+/// Sends every stored reply since `since` into `out`, oldest first; with `follow`, goes on with new ones until the
+/// receiver is dropped. Survives reconnects and server restarts without gaps or repeats.
+pub async fn stored_replies(
+    client: &Client,
+    tenant: &Tenant,
+    mailbox: &Mailbox,
+    since: Option<Micros>,
+    follow: bool,
+    out: mpsc::Sender<Message>,
+) -> Result<(), MailboxError> {
+    let context = jetstream::new(client.clone());
+    let stream = context
+        .get_stream(topology::REPLIES)
+        .await
+        .map_err(stream_error)?;
+    let deliver_policy = match since {
+        None => DeliverPolicy::All,
+        Some(at) => DeliverPolicy::ByStartTime {
+            start_time: jetstream_time(at)
+                .ok_or_else(|| stream_error(std::io::Error::other("time out of range")))?,
+        },
+    };
+    let config = pull::OrderedConfig {
+        filter_subject: subjects::replies(tenant, mailbox),
+        deliver_policy,
+        ..pull::OrderedConfig::default()
+    };
+    let mut consumer = stream.create_consumer(config).await.map_err(stream_error)?;
+    if !follow && consumer.info().await.map_err(stream_error)?.num_pending == 0 {
+        return Ok(());
+    }
+    let mut messages = consumer.messages().await.map_err(stream_error)?;
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(stream_error)?;
+        let pending = message.info().map_or(0, |info| info.pending);
+        if out.send(message.message).await.is_err() || (!follow && pending == 0) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The client library's own time type, through nanoseconds since the epoch.
+fn jetstream_time(at: Micros) -> Option<time::OffsetDateTime> {
+    time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.get()) * 1_000).ok()
+}

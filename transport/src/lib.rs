@@ -1,0 +1,18 @@
+//! How Beacon speaks JetStream: what producers, dispatchers and workers would otherwise each write again.
+//!
+//! [`link`] connects, [`api`] asks the server, [`topology`] makes the server agree with the map in
+//! `schemas::topology`, [`publisher`] stores messages with many on the way, [`acks`] finishes leases and makes sure
+//! of it, [`stored`] finds results that exist already, [`bucket`] reads and writes small values.
+
+pub mod acks;
+pub mod api;
+pub mod bucket;
+pub mod clock;
+pub mod link;
+pub mod publisher;
+pub mod stored;
+pub mod topology;
+
+pub use clock::SystemClock;
+pub use link::{Link, LinkConfig, LinkError};
+pub use publisher::{PublishError, Publisher, Stored};

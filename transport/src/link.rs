@@ -1,0 +1,209 @@
+//! A connection: made with our settings, refused when the server is too old, and able to say that it reconnected.
+
+use std::{path::PathBuf, time::Duration};
+
+use async_nats::{Client, ConnectOptions, Event};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// The oldest server with message schedules and work-queue sourcing.
+pub const SERVER_MIN: (u64, u64) = (2, 14);
+
+/// Commands that may wait in the client while it is disconnected; then a publish waits.
+const CLIENT_CAPACITY: usize = 65_536;
+
+/// Messages one subscription may buffer. Credits and windows keep far below it; beyond it messages are dropped and
+/// the lease redelivers them.
+const SUBSCRIPTION_CAPACITY: usize = 131_072;
+
+/// Where to connect and as whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// One or more `nats://host:port`.
+    pub urls: Vec<String>,
+    /// A credentials file (JWT and key).
+    pub credentials: Option<PathBuf>,
+    /// Trusted root certificates in PEM; TLS is required when set.
+    pub root_certificates: Option<PathBuf>,
+}
+
+impl LinkConfig {
+    /// One server without authentication.
+    pub fn to(url: impl Into<String>) -> Self {
+        Self {
+            urls: vec![url.into()],
+            credentials: None,
+            root_certificates: None,
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// An address does not read.
+    #[error("nats.url `{0}` must be nats://host:port")]
+    Address(String),
+    /// The credentials file does not read.
+    #[error("nats.credentials `{path}` cannot be read")]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Nobody answered.
+    #[error("cannot connect to NATS at {urls}")]
+    Connect {
+        /// Where we tried.
+        urls: String,
+        /// Why.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+    /// The server lacks what we need.
+    #[error("nats-server {found} at {urls} is too old; Beacon needs {}.{} or newer (`make setup` installs one)", SERVER_MIN.0, SERVER_MIN.1)]
+    TooOld {
+        /// What it says it is.
+        found: String,
+        /// Where.
+        urls: String,
+    },
+    /// The server runs without JetStream.
+    #[error("nats-server at {0} runs without JetStream; start it with -js")]
+    NoJetStream(String),
+}
+
+/// A connected client that counts its reconnects.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// The client.
+    pub client: Client,
+    /// How often the connection came back. Whatever was sent shortly before a change may be lost.
+    pub reconnects: watch::Receiver<u64>,
+}
+
+impl Link {
+    /// Connects as `name` and checks the server.
+    pub async fn connect(config: &LinkConfig, name: &str) -> Result<Self, LinkError> {
+        let urls = config.urls.join(", ");
+        let addresses: Vec<async_nats::ServerAddr> = config
+            .urls
+            .iter()
+            .map(|url| url.parse().map_err(|_| LinkError::Address(url.clone())))
+            .collect::<Result<_, _>>()?;
+        let (tell, reconnects) = watch::channel(0u64);
+        let mut options = ConnectOptions::new()
+            .name(name)
+            // The default prefix would let every client read every other's inbox under the permissions we document.
+            .custom_inbox_prefix(format!("_INBOX_{}", inbox_token(name)))
+            .client_capacity(CLIENT_CAPACITY)
+            .subscription_capacity(SUBSCRIPTION_CAPACITY)
+            .ping_interval(Duration::from_secs(10))
+            .reconnect_delay_callback(reconnect_delay)
+            .event_callback(move |event| {
+                hear(&event, &tell);
+                std::future::ready(())
+            });
+        if let Some(path) = &config.credentials {
+            options = options
+                .credentials_file(path)
+                .await
+                .map_err(|source| LinkError::Credentials {
+                    path: path.clone(),
+                    source,
+                })?;
+        }
+        if let Some(path) = &config.root_certificates {
+            options = options.add_root_certificates(path.clone()).require_tls(true);
+        }
+        let client = options
+            .connect(addresses)
+            .await
+            .map_err(|source| LinkError::Connect {
+                urls: urls.clone(),
+                source,
+            })?;
+        let server = client.server_info();
+        if !new_enough(&server.version) {
+            return Err(LinkError::TooOld {
+                found: server.version,
+                urls,
+            });
+        }
+        if !server.jetstream {
+            return Err(LinkError::NoJetStream(urls));
+        }
+        Ok(Self { client, reconnects })
+    }
+
+    /// The server's version, as it says.
+    pub fn server_version(&self) -> String {
+        self.client.server_info().version
+    }
+}
+
+/// Whether a version text is at least [`SERVER_MIN`]. What does not read is too old.
+pub fn new_enough(version: &str) -> bool {
+    let mut parts = version
+        .trim_start_matches('v')
+        .split('.')
+        .map(|p| p.parse::<u64>().ok());
+    matches!((parts.next().flatten(), parts.next().flatten()), (Some(a), Some(b)) if (a, b) >= SERVER_MIN)
+}
+
+fn inbox_token(name: &str) -> String {
+    name.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+/// Doubles from 20 ms to 2 s with full jitter, so that a thousand clients do not come back at once.
+fn reconnect_delay(attempts: usize) -> Duration {
+    let ceiling = 20u64.saturating_mul(1 << attempts.min(10)).min(2_000);
+    Duration::from_millis(rand::random_range(0..=ceiling))
+}
+
+fn hear(event: &Event, tell: &watch::Sender<u64>) {
+    match event {
+        // The first `Connected` counts too: nobody has sent anything before it.
+        Event::Connected => {
+            info!("connected to NATS");
+            tell.send_modify(|count| *count += 1);
+        }
+        Event::Disconnected => warn!("disconnected from NATS, reconnecting"),
+        Event::SlowConsumer(subscription) => {
+            warn!(subscription, "a subscription overflowed, messages were dropped");
+        }
+        // A denied publish shows only here: the call itself just times out.
+        Event::ServerError(error) => warn!(%error, "NATS server refused something"),
+        Event::ClientError(error) => warn!(%error, "NATS client error"),
+        Event::LameDuckMode | Event::Draining | Event::Closed => info!(%event, "NATS connection"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_without_schedules_is_too_old() {
+        for (version, good) in [
+            ("2.14.0", true),
+            ("2.15.1", true),
+            ("v3.0.0", true),
+            ("2.9.10", false),
+            ("2.13.9", false),
+            ("x", false),
+        ] {
+            assert_eq!(new_enough(version), good, "{version}");
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Stores messages in streams with many on the way at once.
+//!
+//! One subscription receives every PubAck; a message that is not acknowledged in time is sent again with the same
+//! id, and all of them after a reconnect, so that the caller hears "stored" or a reason, and never "perhaps" unless
+//! it set a limit. Messages without a `Nats-Msg-Id` may be stored twice that way; only idempotent values do without.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use serde::Deserialize;
+use std::collections::HashMap;
+use tokio::{
+    sync::{Semaphore, oneshot, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::link::Link;
+
+/// Messages on the way. A larger window starves consumers on the same server: 25,000 outstanding left a consumer
+/// at a twentieth of its rate; about a thousand is enough to keep the server busy. Beyond it a caller waits.
+pub const WINDOW: usize = 1_024;
+
+/// A message not acknowledged for so long is sent again.
+const RESEND_AFTER: Duration = Duration::from_secs(2);
+/// After "the same id is in process" or "too many requests".
+const RETRY_SOON: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(20);
+
+const STORE_FAILED: u64 = 10_077;
+const DUPLICATE_IN_PROCESS: u64 = 10_158;
+const SUBJECT_IN_PROCESS: u64 = 10_164;
+const TOO_MANY_REQUESTS: u64 = 10_167;
+
+/// Where a message was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its sequence in the stream.
+    pub seq: u64,
+    /// True when an earlier message with the same id was there already; `seq` is that one's.
+    pub duplicate: bool,
+}
+
+/// Why a message was not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// No stream takes this subject: the region, model or lane is unknown.
+    #[error("no stream takes subject `{0}`: unknown region, model or lane")]
+    NoStream(String),
+    /// The stream is full of unfinished work; publish again later.
+    #[error("the stream behind `{subject}` is full ({reason}); publish again when it has drained")]
+    Full {
+        /// Where.
+        subject: String,
+        /// Which limit.
+        reason: String,
+    },
+    /// No answer within the caller's patience. It may still be stored: publish again with the same id.
+    #[error("no acknowledgement for `{0}` in time; it may be stored, so publish again with the same id")]
+    Unknown(String),
+    /// The server said no.
+    #[error("the server refused `{subject}`: {reason} (code {code})")]
+    Refused {
+        /// Where.
+        subject: String,
+        /// The server's code.
+        code: u64,
+        /// The server's words.
+        reason: String,
+    },
+    /// The client cannot send it: too large, or the connection is closed for good.
+    #[error("cannot send to `{subject}`: {reason}")]
+    Client {
+        /// Where.
+        subject: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How long to insist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// How long "no stream takes it" may be a leader election. After that it is an unknown subject.
+    pub no_stream: Duration,
+    /// How long to go without an acknowledgement; `None` insists for ever.
+    pub total: Option<Duration>,
+}
+
+impl Patience {
+    /// For those who must store it: results, costs, journals.
+    pub const FOREVER: Self = Self {
+        no_stream: Duration::MAX,
+        total: None,
+    };
+}
+
+struct Pending {
+    subject: String,
+    headers: HeaderMap,
+    payload: Bytes,
+    first: Instant,
+    send_again: Instant,
+    done: oneshot::Sender<Result<Stored, PublishError>>,
+}
+
+struct Shared {
+    client: Client,
+    inbox: String,
+    patience: Patience,
+    next: AtomicU64,
+    window: Semaphore,
+    pending: Mutex<HashMap<u64, Pending, rustc_hash::FxBuildHasher>>,
+}
+
+/// A handle to publish with; cheap to clone.
+#[derive(Clone)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher")
+            .field("inbox", &self.shared.inbox)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The task behind a [`Publisher`]: reads acknowledgements, sends again. Spawn [`PublisherTask::run`].
+pub struct PublisherTask {
+    shared: Arc<Shared>,
+    acks: Subscriber,
+    reconnects: watch::Receiver<u64>,
+}
+
+/// Makes a publisher on `link` and the task that must run for it.
+pub async fn publisher(link: &Link, patience: Patience) -> Result<(Publisher, PublisherTask), PublishError> {
+    let inbox = link.client.new_inbox();
+    let acks = link
+        .client
+        .subscribe(format!("{inbox}.*"))
+        .await
+        .map_err(|e| PublishError::Client {
+            subject: inbox.clone(),
+            reason: e.to_string(),
+        })?;
+    let shared = Arc::new(Shared {
+        client: link.client.clone(),
+        inbox,
+        patience,
+        next: AtomicU64::new(0),
+        window: Semaphore::new(WINDOW),
+        pending: Mutex::default(),
+    });
+    let task = PublisherTask {
+        shared: shared.clone(),
+        acks,
+        reconnects: link.reconnects.clone(),
+    };
+    Ok((Publisher { shared }, task))
+}
+
+impl Publisher {
+    /// Stores one message. Waits while [`WINDOW`] others are on the way.
+    ///
+    /// Cancel-safe in the sense that a dropped call may or may not have stored its message.
+    pub async fn publish(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<Stored, PublishError> {
+        let shared = &*self.shared;
+        let limit = shared.client.max_payload();
+        if payload.len() > limit {
+            let reason = format!(
+                "{} bytes are over the server's max_payload of {limit}",
+                payload.len()
+            );
+            return Err(PublishError::Client { subject, reason });
+        }
+        let _permit = shared.window.acquire().await.map_err(|_| closed(&subject))?;
+        let (done, answer) = oneshot::channel();
+        let number = shared.next.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let pending = Pending {
+            subject: subject.clone(),
+            headers: headers.clone(),
+            payload: payload.clone(),
+            first: now,
+            send_again: now + RESEND_AFTER,
+            done,
+        };
+        shared.lock().insert(number, pending);
+        if let Err(error) = shared.send(number, subject.clone(), headers, payload).await {
+            shared.lock().remove(&number);
+            return Err(error);
+        }
+        answer.await.unwrap_or_else(|_| Err(closed(&subject)))
+    }
+
+    /// Messages on the way now.
+    pub fn in_flight(&self) -> usize {
+        self.shared.lock().len()
+    }
+}
+
+fn closed(subject: &str) -> PublishError {
+    PublishError::Client {
+        subject: subject.to_owned(),
+        reason: "the publisher has stopped".into(),
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Pending, rustc_hash::FxBuildHasher>> {
+        // A panic while holding it leaves the map whole: every change is one call.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(
+        &self,
+        number: u64,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<(), PublishError> {
+        let reply = format!("{}.{number}", self.inbox);
+        let sent = if headers.is_empty() {
+            self.client
+                .publish_with_reply(subject.clone(), reply, payload)
+                .await
+        } else {
+            self.client
+                .publish_with_reply_and_headers(subject.clone(), reply, headers, payload)
+                .await
+        };
+        sent.map_err(|e| PublishError::Client {
+            subject,
+            reason: e.to_string(),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct PubAck<'a> {
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    #[serde(borrow, default)]
+    error: Option<PubAckError<'a>>,
+}
+
+#[derive(Deserialize)]
+struct PubAckError<'a> {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(borrow, default)]
+    description: std::borrow::Cow<'a, str>,
+}
+
+impl PublisherTask {
+    /// Runs until `shutdown`, which must come after everything that publishes has ended.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.reconnects.mark_unchanged();
+        loop {
+            tokio::select! {
+                biased;
+                ack = self.acks.next() => match ack {
+                    Some(ack) => self.settle_ready(&ack),
+                    None => break,
+                },
+                Ok(()) = self.reconnects.changed() => {
+                    // What was written just before the break is lost without a word.
+                    self.send_due(Instant::now() + RESEND_AFTER).await;
+                }
+                _ = tick.tick() => self.send_due(Instant::now()).await,
+                () = shutdown.cancelled() => break,
+            }
+        }
+        self.shared.window.close();
+        // Dropping the senders tells every caller that nobody will answer.
+        self.shared.lock().clear();
+    }
+
+    /// Settles `first` and every acknowledgement that is already there.
+    fn settle_ready(&mut self, first: &Message) {
+        self.settle(first);
+        while let Some(Some(ack)) = self.acks.next().now_or_never() {
+            self.settle(&ack);
+        }
+    }
+
+    fn settle(&self, ack: &Message) {
+        let number = ack
+            .subject
+            .as_str()
+            .rsplit('.')
+            .next()
+            .and_then(|n| n.parse::<u64>().ok());
+        let Some(number) = number else { return };
+        let mut pending = self.shared.lock();
+        let Some(entry) = pending.get_mut(&number) else {
+            return;
+        };
+        let outcome = if ack.status == Some(StatusCode::NO_RESPONDERS) {
+            if entry.first.elapsed() < self.shared.patience.no_stream {
+                entry.send_again = Instant::now() + RETRY_SOON * 5;
+                return;
+            }
+            Err(PublishError::NoStream(entry.subject.clone()))
+        } else {
+            match serde_json::from_slice::<PubAck<'_>>(&ack.payload) {
+                Ok(PubAck {
+                    error: None,
+                    seq,
+                    duplicate,
+                }) => Ok(Stored { seq, duplicate }),
+                Ok(PubAck {
+                    error: Some(error), ..
+                }) => match error.err_code {
+                    DUPLICATE_IN_PROCESS | SUBJECT_IN_PROCESS | TOO_MANY_REQUESTS => {
+                        entry.send_again = Instant::now() + RETRY_SOON;
+                        return;
+                    }
+                    code => Err(refused(&entry.subject, code, &error.description)),
+                },
+                Err(error) => Err(refused(&entry.subject, 0, &error.to_string())),
+            }
+        };
+        if let Some(entry) = pending.remove(&number) {
+            drop(pending);
+            // The caller may have given up; the message is settled all the same.
+            let _ = entry.done.send(outcome);
+        }
+    }
+
+    /// Sends again what is due at `at`, and gives up on what is past the caller's patience.
+    async fn send_due(&self, at: Instant) {
+        let mut again = Vec::new();
+        {
+            let mut pending = self.shared.lock();
+            let total = self.shared.patience.total;
+            let lost: Vec<u64> = pending
+                .iter()
+                .filter(|(_, p)| total.is_some_and(|t| p.first.elapsed() >= t))
+                .map(|(n, _)| *n)
+                .collect();
+            for number in lost {
+                if let Some(entry) = pending.remove(&number) {
+                    let _ = entry.done.send(Err(PublishError::Unknown(entry.subject)));
+                }
+            }
+            for (number, entry) in pending.iter_mut().filter(|(_, p)| p.send_again <= at) {
+                entry.send_again = Instant::now() + RESEND_AFTER;
+                again.push((
+                    *number,
+                    entry.subject.clone(),
+                    entry.headers.clone(),
+                    entry.payload.clone(),
+                ));
+            }
+        }
+        if again.is_empty() {
+            return;
+        }
+        debug!(count = again.len(), "sending unacknowledged messages again");
+        for (number, subject, headers, payload) in again {
+            if let Err(error) = self.shared.send(number, subject, headers, payload).await {
+                warn!(%error, "cannot send again");
+            }
+        }
+    }
+}
+
+fn refused(subject: &str, code: u64, reason: &str) -> PublishError {
+    let (subject, reason) = (subject.to_owned(), reason.to_owned());
+    if code == STORE_FAILED {
+        PublishError::Full { subject, reason }
+    } else {
+        PublishError::Refused {
+            subject,
+            code,
+            reason,
+        }
+    }
+}

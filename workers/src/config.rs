@@ -1,0 +1,67 @@
+//! What an operator may say about a pool, checked once.
+
+use std::{sync::Arc, time::Duration};
+
+use schemas::{ModelToken, PoolId, ProviderId, WorkerId, prices::PriceBook};
+use transport::LinkConfig;
+
+use crate::provider::Provider;
+
+/// Everything one worker of a pool needs. Made by the command line from a checked file; always usable.
+#[derive(Clone)]
+pub struct PoolConfig {
+    /// The connection.
+    pub link: LinkConfig,
+    /// The pool.
+    pub pool: PoolId,
+    /// This worker; unique among the pool's workers.
+    pub worker: WorkerId,
+    /// Jobs it runs at a time.
+    pub slots: u32,
+    /// What it serves; at least one.
+    pub models: Vec<PoolModel>,
+    /// Whom it calls.
+    pub provider: Arc<dyn Provider>,
+    /// Under which name the price book knows the provider; usually the pool's own.
+    pub price_name: ProviderId,
+    /// What everything costs.
+    pub prices: Arc<PriceBook>,
+    /// How long a call may take, cold start included.
+    pub call_timeout: Duration,
+    /// How long a lease lasts; the consumer's `ack_wait`.
+    pub ack_wait: Duration,
+    /// When the journal is written.
+    pub journal: JournalMode,
+    /// How often the provider's health is asked for; `None` never asks.
+    pub health_every: Option<Duration>,
+    /// How often standing cost is booked.
+    pub standing_every: Duration,
+    /// How long running jobs may go on after a shutdown; the rest is delivered again.
+    pub grace: Duration,
+}
+
+/// A model as a pool serves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolModel {
+    /// Its token in subjects.
+    pub model: ModelToken,
+    /// Its name at the provider.
+    pub served_as: String,
+    /// What it runs on; has a price.
+    pub sku: String,
+    /// A rank of accelerator memory.
+    pub size: u16,
+    /// How long a job is expected to take, until enough have run.
+    pub expected: Duration,
+}
+
+/// When the journal is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JournalMode {
+    /// When something went wrong, and when a provider gives a run id.
+    #[default]
+    Unhappy,
+    /// Also before each provider call: one more stored message per job, and a lost worker's attempt is known.
+    Always,
+}
