@@ -1,3 +1,22 @@
 //! The dispatcher: takes jobs from JOBS, picks a pool for each, hands over job and lease.
+//!
+//! Pure rooms decide: [`breaker`], [`pool`], [`pick`], [`retry`], [`credit`]. Async rooms carry: [`dispatch`] owns
+//! all state in one task, [`redelivery`] finds out what became of a job that came twice, [`ending`] publishes terminal
+//! results, [`trim`] shortens the log, [`nats`] knows the messages.
 
+pub mod breaker;
 pub mod config;
+pub mod credit;
+pub mod dispatch;
+pub mod ending;
+pub mod flight;
+pub mod metrics;
+pub mod nats;
+pub mod pick;
+pub mod pool;
+pub mod redelivery;
+pub mod retry;
+pub mod trim;
+
+pub use config::DispatcherConfig;
+pub use dispatch::{Dispatcher, RunError, StartError};

@@ -1,0 +1,904 @@
+//! The task that owns all dispatching state and turns events into calls.
+//!
+//! ```text
+//!  pulls ──▶ delivered ──┬─ first time ─────────────────────────┐
+//!                        └─ again ─▶ redelivery ─┬─ has result ─┼─▶ ack
+//!                                                └─ journal ────┤
+//!  returns ─▶ verdict ─┬─ again ────────────────────────────────┤
+//!                      └─ end ─▶ ending                         ▼
+//!                                               place ─▶ pick ─┬─▶ offer ─▶ accepted: the worker's
+//!                                                 ▲            └─▶ parked     │ refused, lapsed
+//!                                                 └───────────────────────────┘
+//! ```
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_nats::{Client, Message, StatusCode, Subscriber};
+use futures_util::{FutureExt, StreamExt, stream::SelectAll};
+use rand::{SeedableRng, rngs::StdRng};
+use rustc_hash::FxHashMap;
+use schemas::{
+    Lane, Micros, PoolId,
+    decision::{Decision, Reason},
+    failure::{Failure, FailureClass},
+    handover::{Acceptances, Handover},
+    heartbeat::Heartbeat,
+    lease::Lease,
+    reply::Status,
+    state::{Event, State, Step},
+    subjects,
+    time::Clock as _,
+    topology::{JOURNAL_BUCKET, Topology},
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+use transport::{
+    Link, LinkError, PublishError, Publisher, SystemClock,
+    acks::{Acks, acks},
+    api::ApiError,
+    bucket::Bucket,
+    publisher::{Patience, publisher},
+    topology::{self, TopologyError},
+};
+
+use crate::{
+    config::DispatcherConfig,
+    credit::{self, Want},
+    ending::{self, Ending},
+    flight::{Flight, lease_margin},
+    metrics,
+    nats::{self, Delivery, Feed},
+    pick::{Ask, Picker},
+    pool::Pools,
+    redelivery::{self, Fate, Suspects},
+    retry::{self, Verdict},
+    trim::Trimmer,
+};
+
+/// How often open offers, parked jobs and lost pulls are looked at.
+const TICK: Duration = Duration::from_millis(20);
+/// Events handled before the next look at the other sources.
+const BURST: usize = 256;
+/// Jobs of one model that may be parked here; beyond it we ask for no more of that model. Only jobs that no pool
+/// may take, and small change from idle pulls, ever wait here.
+const PARKED_MAX: usize = 1_000;
+/// After a pull found no consumer or no leader.
+const PULL_PAUSE: Duration = Duration::from_millis(500);
+/// How often we try to make a lost consumer anew.
+const REPAIR_EVERY: Duration = Duration::from_secs(3);
+
+/// Why a dispatcher could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No connection.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The server does not agree with the map.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The server did not answer.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// No subscription.
+    #[error("cannot subscribe")]
+    Subscribe(#[from] async_nats::SubscribeError),
+    /// No publisher.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// Why a running dispatcher stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A consumer is gone and must not be made anew without a person.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The connection was closed for good.
+    #[error("the NATS connection was closed")]
+    Closed,
+}
+
+/// A connected dispatcher.
+pub struct Dispatcher {
+    config: Arc<DispatcherConfig>,
+    client: Client,
+    control: Client,
+    reconnects: tokio::sync::watch::Receiver<u64>,
+    publisher: Publisher,
+    acks: Acks,
+    journals: Bucket,
+    /// Publisher, acks, trimmer; they end after everything else.
+    background: JoinSet<()>,
+    background_stop: CancellationToken,
+    deliveries: Subscriber,
+    answers: Subscriber,
+    beats: Subscriber,
+    returns: SelectAll<Subscriber>,
+    state: Held,
+}
+
+/// Everything the task decides with.
+struct Held {
+    inbox: String,
+    accept: String,
+    feeds: Vec<Feed>,
+    /// Consumer names by stream.
+    feed_of: HashMap<String, HashMap<String, usize>>,
+    pools: Pools,
+    picker: Picker,
+    rng: StdRng,
+    next: u64,
+    offered: FxHashMap<u64, Flight>,
+    parked: BTreeMap<(Lane, u64), Flight>,
+    suspects: Suspects,
+    look_ups: JoinSet<Vec<Fate>>,
+    endings: JoinSet<()>,
+    extensions: JoinSet<()>,
+    repair: JoinSet<Result<(), TopologyError>>,
+    repair_at: Option<Instant>,
+    /// Set when something changed that may give a parked job a place.
+    stirred: bool,
+}
+
+impl Dispatcher {
+    /// Connects, makes the server agree with the map, and subscribes.
+    pub async fn connect(config: DispatcherConfig) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let name = format!("dispatcher-{}", config.id);
+        let link = Link::connect(&config.link, &name).await?;
+        // Acks and lease extensions must not queue behind bulk input.
+        let control = Link::connect(&config.link, &format!("{name}-control")).await?;
+        topology::ensure(&link.client, &Topology::new(&config.topology)).await?;
+        let (publisher, publisher_task) = publisher(&control, Patience::FOREVER).await?;
+        let (acks, ack_task) = acks(&control).await?;
+        let client = link.client.clone();
+        let inbox = client.new_inbox();
+        let accept = client.new_inbox();
+        let deliveries = client.subscribe(format!("{inbox}.*.*")).await?;
+        let answers = client.subscribe(accept.clone()).await?;
+        let beats = client.subscribe(subjects::HEARTBEATS).await?;
+        let mut returns = SelectAll::new();
+        for region in &config.regions {
+            let (subject, group) = (subjects::returns(region), subjects::dispatch_group(region));
+            returns.push(client.queue_subscribe(subject, group).await?);
+        }
+        let mut feeds = Vec::new();
+        for region in &config.regions {
+            for model in config.topology.catalog.tokens() {
+                feeds.extend(Lane::ALL.map(|lane| Feed::new(region.clone(), model.clone(), lane)));
+            }
+        }
+        for feed in &mut feeds {
+            feed.read_recreated(&client).await?;
+        }
+        let background_stop = CancellationToken::new();
+        let mut background = JoinSet::new();
+        background.spawn(publisher_task.run(background_stop.clone()));
+        background.spawn(ack_task.run(background_stop.clone(), Duration::from_secs(2)));
+        let trimmer = Trimmer::new(config.clone(), control.client.clone(), publisher.clone());
+        background.spawn(trimmer.run(background_stop.clone()));
+        let journals = Bucket::new(control.client.clone(), publisher.clone(), JOURNAL_BUCKET);
+        let state = Held::new(&config, inbox, accept, feeds);
+        Ok(Self {
+            control: control.client,
+            reconnects: link.reconnects,
+            config,
+            client,
+            publisher,
+            acks,
+            journals,
+            background,
+            background_stop,
+            deliveries,
+            answers,
+            beats,
+            returns,
+            state,
+        })
+    }
+
+    /// Dispatches until `shutdown`, then gives back what it holds and settles open offers within the grace period.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
+        info!(dispatcher = %self.config.id, regions = self.config.regions.len(), "dispatching");
+        let outcome = self.dispatch(&shutdown).await;
+        self.wind_down().await;
+        outcome
+    }
+
+    async fn dispatch(&mut self, shutdown: &CancellationToken) -> Result<(), RunError> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.reconnects.mark_unchanged();
+        loop {
+            tokio::select! {
+                biased; // Stop, then what frees slots, then what fills them.
+                () = shutdown.cancelled() => return Ok(()),
+                answer = self.answers.next() => {
+                    self.answered(&answer.ok_or(RunError::Closed)?);
+                    for _ in 0..BURST {
+                        let Some(Some(answer)) = self.answers.next().now_or_never() else { break };
+                        self.answered(&answer);
+                    }
+                }
+                Some(beat) = self.beats.next() => self.heard(&beat),
+                Some(back) = self.returns.next() => self.returned(back).await,
+                delivery = self.deliveries.next() => {
+                    self.delivered(delivery.ok_or(RunError::Closed)?).await;
+                    for _ in 0..BURST {
+                        let Some(Some(delivery)) = self.deliveries.next().now_or_never() else { break };
+                        self.delivered(delivery).await;
+                    }
+                }
+                Some(fates) = self.state.look_ups.join_next() => self.found_out(fates.unwrap_or_default()).await,
+                Some(ended) = self.state.endings.join_next() => log_panic(ended),
+                Some(ended) = self.state.extensions.join_next() => log_panic(ended),
+                Some(repaired) = self.state.repair.join_next() => {
+                    if let Ok(Err(error)) = repaired {
+                        if matches!(error, TopologyError::Missing { .. } | TopologyError::Floor { .. }) {
+                            return Err(error.into());
+                        }
+                        warn!(%error, "consumers not repaired yet");
+                    }
+                }
+                Ok(()) = self.reconnects.changed() => self.state.feeds.iter_mut().for_each(Feed::forget_all),
+                _ = tick.tick() => self.tick(),
+            }
+            if self.state.stirred {
+                self.state.stirred = false;
+                self.place_parked().await;
+            }
+            self.pull().await;
+        }
+    }
+
+    async fn delivered(&mut self, message: Message) {
+        if let Some(status) = message.status {
+            self.pull_ended(&message, status);
+            return;
+        }
+        let now = SystemClock.now();
+        match nats::read_delivery(&message, now) {
+            Delivery::Alien(error) => warn!(%error, "a message that no pull of ours brought"),
+            Delivery::Broken(lease, error) => {
+                let Some(index) = self.state.feed_index(&lease) else {
+                    return;
+                };
+                let feed = &mut self.state.feeds[index];
+                feed.delivered(&lease);
+                warn!(stream = lease.stream(), seq = lease.stream_seq, %error, "not a job");
+                let failure = Failure::new(FailureClass::Undecodable, error.to_string());
+                let (region, model) = (feed.region.clone(), feed.model.clone());
+                let ending = Ending::broken(message, lease, failure, region, model);
+                self.state
+                    .endings
+                    .spawn(ending.publish(self.publisher.clone(), self.acks.clone()));
+            }
+            Delivery::Job(parts) => {
+                let (job, lease) = *parts;
+                let Some(index) = self.state.feed_index(&lease) else {
+                    return;
+                };
+                let feed = &mut self.state.feeds[index];
+                feed.delivered(&lease);
+                let seq = lease.stream_seq;
+                let before = lease.delivered - 1;
+                metrics::delivered(before > 0);
+                if before == 0 && seq <= feed.seen {
+                    // A single server that was killed forgets what it delivered in its last moments. Whoever holds
+                    // the job's first lease still does: acks name the message, not the delivery. If nobody does, it
+                    // comes again after `ack_wait`, as number 2.
+                    metrics::forgotten_delivery();
+                    debug!(job = %job.id, seq, "delivered before and forgotten by the server; left to its holder");
+                    return;
+                }
+                feed.seen = feed.seen.max(seq);
+                let remade = seq <= feed.recreated_at;
+                let attempts = u16::try_from(before).unwrap_or(u16::MAX);
+                let headers = message.headers.unwrap_or_default();
+                let flight = Flight::new(
+                    job,
+                    headers,
+                    message.payload,
+                    lease,
+                    now,
+                    schemas::journal::Journal::default(),
+                    attempts,
+                );
+                if before > 0 || remade {
+                    self.state.suspects.add(flight);
+                } else {
+                    self.place(flight).await;
+                }
+            }
+        }
+    }
+
+    /// A pull has ended, or says that it is alive.
+    fn pull_ended(&mut self, message: &Message, status: StatusCode) {
+        let mut parts = message.subject.as_str().rsplit('.');
+        let number = parts.next().and_then(|n| n.parse::<u64>().ok());
+        let index = parts.next().and_then(|n| n.parse::<usize>().ok());
+        let (Some(number), Some(feed)) = (number, index.and_then(|i| self.state.feeds.get_mut(i))) else {
+            return;
+        };
+        if status == StatusCode::IDLE_HEARTBEAT {
+            return;
+        }
+        feed.ended(number);
+        match status {
+            StatusCode::NOT_FOUND | StatusCode::TIMEOUT => feed.backlog = 0,
+            _ => {
+                let what = message.description.as_deref().unwrap_or("no responders");
+                debug!(consumer = feed.consumer, stream = feed.stream, %status, what, "pull ended");
+                feed.paused = Some(Instant::now() + PULL_PAUSE);
+                let gone = status == StatusCode::NO_RESPONDERS || what.contains("Consumer Deleted");
+                if gone && self.state.repair_at.is_none() {
+                    self.state.repair_at = Some(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Finds a pool for a job, or parks it.
+    async fn place(&mut self, mut flight: Flight) {
+        let now = SystemClock.now();
+        if let Some(Verdict::End(status, failure)) = retry::expired(&flight.job, now) {
+            self.end(flight, status, failure);
+            return;
+        }
+        let state = &mut self.state;
+        if flight.not_before.is_some_and(|at| at > Instant::now())
+            || !lease_outlasts_offer(&flight, &self.config, now)
+        {
+            state.park(flight);
+            return;
+        }
+        let ask = Ask {
+            job: &flight.job,
+            journal: &flight.journal,
+            larger_than: flight.larger_than,
+            avoid: &flight.avoid,
+        };
+        let (pool, attempt, decision) = if let Some(found) = state.reattach(&flight, &self.config, now) {
+            found
+        } else {
+            let Some(choice) = state.picker.pick(state.pools.as_slice(), ask, now) else {
+                // Refusals of a moment ago have had their say.
+                flight.avoid.clear();
+                state.park(flight);
+                return;
+            };
+            if choice.again && flight.not_before.is_none() {
+                flight.not_before =
+                    Some(Instant::now() + retry::backoff(flight.journal.counted(), &mut state.rng));
+                state.park(flight);
+                return;
+            }
+            let decision = state.picker.tell(state.pools.as_slice(), &flight.job, choice);
+            (
+                decision.chosen.clone(),
+                flight.attempts().saturating_add(1),
+                decision,
+            )
+        };
+        flight.not_before = None;
+        self.offer(flight, pool, attempt, decision, now).await;
+    }
+
+    async fn offer(
+        &mut self,
+        mut flight: Flight,
+        pool: PoolId,
+        attempt: u16,
+        decision: Decision,
+        now: Micros,
+    ) {
+        let state = &mut self.state;
+        state.next += 1;
+        let number = state.next;
+        let accept_by = now + self.config.offers.accept_within;
+        let handover = Handover {
+            offer: number,
+            lease: flight.lease.clone(),
+            leased_us: flight.leased(),
+            accept_by_us: accept_by,
+            attempt,
+            subject: flight.job.subject.clone(),
+            journal: flight.journal.clone(),
+            decision: Some(decision),
+        };
+        let event = Event::Offered {
+            offer: number,
+            pool: pool.clone(),
+            accept_by,
+        };
+        flight.state = moved(flight.state, event);
+        if let Some(found) = state.pools.find(&pool) {
+            found.offered += 1;
+            found.breaker.sent(&self.config.breaker, now);
+        }
+        metrics::offered();
+        let sent = nats::offer(
+            &self.client,
+            &pool,
+            &state.accept,
+            &handover,
+            &flight.headers,
+            flight.payload.clone(),
+        )
+        .await;
+        if let Err(error) = sent {
+            // It lapses like one that nobody heard.
+            debug!(%error, "offer not sent");
+        }
+        state.offered.insert(number, flight);
+    }
+
+    /// Workers say what they took and what they refused.
+    fn answered(&mut self, message: &Message) {
+        let news: Acceptances = match serde_json::from_slice(&message.payload) {
+            Ok(news) => news,
+            Err(error) => {
+                warn!(%error, "acceptances do not read");
+                return;
+            }
+        };
+        let state = &mut self.state;
+        state.pools.load(&news, SystemClock.now());
+        metrics::accepted(news.accepted.len());
+        metrics::refused(news.refused.len());
+        for offer in &news.accepted {
+            if let Some(flight) = state.offered.remove(offer) {
+                state.unoffer(&flight, false);
+                // From here on the lease is the worker's.
+                let _ = moved(flight.state, Event::Accepted { offer: *offer });
+            }
+        }
+        for (offer, because) in &news.refused {
+            let Some(mut flight) = state.offered.remove(offer) else {
+                continue;
+            };
+            state.unoffer(&flight, true);
+            flight.state = moved(flight.state, Event::Refused { offer: *offer });
+            match because {
+                schemas::handover::RefusedBecause::Running => {
+                    debug!(job = %flight.job.id, "runs there already under an older delivery; left to it");
+                }
+                schemas::handover::RefusedBecause::Busy
+                | schemas::handover::RefusedBecause::Draining
+                | schemas::handover::RefusedBecause::Model => {
+                    flight.avoid.push(news.pool.clone());
+                    state.park(flight);
+                }
+            }
+        }
+        state.stirred = true;
+    }
+
+    fn heard(&mut self, message: &Message) {
+        match serde_json::from_slice::<Heartbeat>(&message.payload) {
+            Ok(beat) => {
+                self.state
+                    .pools
+                    .heartbeat(beat, &self.config.breaker, SystemClock.now());
+                self.state.stirred = true;
+            }
+            Err(error) => warn!(subject = message.subject.as_str(), %error, "heartbeat does not read"),
+        }
+    }
+
+    /// A worker gives a job back after a failed attempt.
+    async fn returned(&mut self, message: Message) {
+        let now = SystemClock.now();
+        let (back, job) = match nats::read_return(&message, now) {
+            Ok(parts) => parts,
+            Err(error) => {
+                error!(%error, "a returned job does not read; it comes again after ack_wait");
+                return;
+            }
+        };
+        metrics::returned(back.failure.class);
+        let state = &mut self.state;
+        if state.pools.failure(
+            &back.pool,
+            &back.failure,
+            &self.config.breaker,
+            now,
+            &mut state.rng,
+        ) {
+            metrics::breaker_opened();
+            warn!(pool = %back.pool, class = %back.failure.class, message = back.failure.message, "breaker opened");
+        }
+        debug!(job = %job.id, attempt = back.attempt, pool = %back.pool, class = %back.failure.class, "job came back");
+        let larger = back
+            .journal
+            .entries
+            .last()
+            .and_then(|e| state.size_of(&e.pool, &job));
+        let headers = nats::own_headers(message.headers);
+        let mut flight = Flight::new(
+            job,
+            headers,
+            message.payload,
+            back.lease,
+            back.leased_us,
+            back.journal,
+            back.attempt,
+        );
+        match retry::verdict(&flight.job, &flight.journal, &back.failure, now) {
+            Verdict::End(status, failure) => self.end(flight, status, failure),
+            Verdict::Again { larger: only_larger } => {
+                flight.larger_than = larger.filter(|_| only_larger);
+                self.place(flight).await;
+            }
+        }
+    }
+
+    async fn found_out(&mut self, fates: Vec<Fate>) {
+        for fate in fates {
+            match fate {
+                Fate::Unknown => {}
+                Fate::Done(flight) => {
+                    metrics::found_done();
+                    info!(job = %flight.job.id, "delivered again, but it has a result; finished");
+                    self.acks.ack(flight.lease).await;
+                }
+                Fate::Again(flight) => self.resume(*flight).await,
+            }
+        }
+    }
+
+    /// Goes on with a redelivered job that has no result.
+    async fn resume(&mut self, mut flight: Flight) {
+        let delivered = flight.lease.delivered;
+        if delivered > self.config.offers.poison_after {
+            let text = format!("delivered {delivered} times without an outcome");
+            self.end(flight, Status::Failed, Failure::new(FailureClass::Poison, text));
+            return;
+        }
+        info!(job = %flight.job.id, delivered, attempts = flight.journal.entries.len(), "delivered again, going on");
+        let attempts = flight.journal.last_attempt().max(flight.attempts());
+        flight.state = State::Waiting { attempts };
+        if flight.journal.running().is_none()
+            && flight.journal.counted() >= flight.job.max_attempts
+            && let Some(failure) = flight.journal.last_failure().cloned()
+        {
+            self.end(flight, Status::Failed, failure);
+            return;
+        }
+        self.place(flight).await;
+    }
+
+    fn end(&mut self, flight: Flight, status: Status, failure: Failure) {
+        info!(job = %flight.job.id, status = status.as_str(), class = %failure.class, "job ended without a worker");
+        let ending = Ending::of(flight, status, failure);
+        self.state
+            .endings
+            .spawn(ending.publish(self.publisher.clone(), self.acks.clone()));
+    }
+
+    fn tick(&mut self) {
+        let (now, instant) = (SystemClock.now(), Instant::now());
+        let state = &mut self.state;
+        for feed in &mut state.feeds {
+            feed.forget_lost(instant);
+        }
+        state.pools.forget_silent(now);
+        state.lapse(self.config.offers.margin, now);
+        let lost = state.keep_leases(&self.control, self.config.topology.ack_wait, now);
+        for _ in 0..lost {
+            metrics::lease_lost();
+        }
+        if state.look_ups.len() < 8 {
+            for (tenant, mailbox, flights) in state.suspects.take() {
+                let look_up = redelivery::look_up(
+                    self.control.clone(),
+                    self.journals.clone(),
+                    tenant,
+                    mailbox,
+                    flights,
+                );
+                state.look_ups.spawn(look_up);
+            }
+        }
+        if state.repair.is_empty() && state.repair_at.is_some_and(|at| at <= instant) {
+            state.repair_at = state
+                .feeds
+                .iter()
+                .any(|f| f.paused.is_some())
+                .then(|| instant + REPAIR_EVERY);
+            let (client, map) = (self.control.clone(), Topology::new(&self.config.topology));
+            state
+                .repair
+                .spawn(async move { topology::ensure(&client, &map).await });
+        }
+        metrics::holding(state.parked.len(), state.offered.len(), state.suspects.len());
+        state.stirred |= !state.parked.is_empty();
+    }
+
+    async fn place_parked(&mut self) {
+        if self.state.parked.is_empty() {
+            return;
+        }
+        for (_, flight) in std::mem::take(&mut self.state.parked) {
+            self.place(flight).await;
+        }
+    }
+
+    /// Asks for as many jobs as can be placed.
+    async fn pull(&mut self) {
+        let now = SystemClock.now();
+        let instant = Instant::now();
+        let Held {
+            feeds,
+            pools,
+            next,
+            inbox,
+            parked,
+            ..
+        } = &mut self.state;
+        let (policy, breaker) = (&self.config.policy, &self.config.breaker);
+        let (mut wants, mut asks) = (Vec::new(), Vec::new());
+        let mut start = 0;
+        // Feeds of one (region, model) stand together, one per lane.
+        while start < feeds.len() {
+            let end = start + Lane::ALL.len();
+            let group = &mut feeds[start..end];
+            let (region, model) = (&group[0].region, &group[0].model);
+            let room = pools.room(region, model, policy.silent_after, breaker, now);
+            let waiting = parked
+                .values()
+                .filter(|f| f.job.subject.model == *model && f.job.subject.region == *region);
+            let room = if waiting.count() >= PARKED_MAX { 0 } else { room };
+            wants.clear();
+            wants.extend(group.iter().map(|f| Want {
+                lane: f.lane,
+                outstanding: f.outstanding(),
+                backlog: f.backlog,
+            }));
+            credit::plan(room, self.config.offers.pull_batch, &wants, &mut asks);
+            for (offset, batch) in asks.iter().enumerate().filter(|(_, batch)| **batch > 0) {
+                let feed = &mut group[offset];
+                if feed.paused.is_some_and(|at| at > instant) {
+                    continue;
+                }
+                feed.paused = None;
+                *next += 1;
+                let reply = format!("{inbox}.{}.{next}", start + offset);
+                feed.pull(&self.client, *next, *batch, reply).await;
+            }
+            start = end;
+        }
+    }
+
+    /// Takes no more, gives back what is parked, waits for open offers, publishes what has ended.
+    async fn wind_down(&mut self) {
+        let deadline = Instant::now() + self.config.grace;
+        if let Err(error) = self.deliveries.drain().await {
+            debug!(%error, "deliveries not drained");
+        }
+        let margin = lease_margin(self.config.topology.ack_wait);
+        let mut given_back = 0usize;
+        // What the server sent before it heard that we stop.
+        while let Ok(Some(message)) =
+            tokio::time::timeout(Duration::from_millis(200), self.deliveries.next()).await
+        {
+            if let Some(Ok(lease)) = message.reply.as_ref().map(|r| r.as_str().parse::<Lease>()) {
+                ending::give_back(&self.control, &lease).await;
+                given_back += 1;
+            }
+        }
+        let suspects = self
+            .state
+            .suspects
+            .take()
+            .into_iter()
+            .flat_map(|(_, _, flights)| flights);
+        for flight in std::mem::take(&mut self.state.parked)
+            .into_values()
+            .chain(suspects)
+        {
+            if flight.age(SystemClock.now()) + margin < self.config.topology.ack_wait {
+                ending::give_back(&self.control, &flight.lease).await;
+                given_back += 1;
+            }
+        }
+        while !self.state.offered.is_empty() && Instant::now() < deadline {
+            match tokio::time::timeout(TICK, self.answers.next()).await {
+                Ok(Some(answer)) => self.answered(&answer),
+                Ok(None) => break,
+                Err(_) => self.state.lapse(self.config.offers.margin, SystemClock.now()),
+            }
+            for flight in std::mem::take(&mut self.state.parked).into_values() {
+                ending::give_back(&self.control, &flight.lease).await;
+                given_back += 1;
+            }
+        }
+        let settle = async {
+            while self.state.look_ups.join_next().await.is_some() {}
+            while self.state.endings.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout_at(deadline, settle).await.is_err() {
+            warn!("grace period over; what has not ended is delivered again");
+        }
+        self.background_stop.cancel();
+        while self.background.join_next().await.is_some() {}
+        for client in [&self.client, &self.control] {
+            if let Err(error) = client.flush().await {
+                debug!(%error, "connection not flushed");
+            }
+        }
+        info!(given_back, "dispatcher stopped");
+    }
+}
+
+impl Held {
+    fn new(config: &DispatcherConfig, inbox: String, accept: String, feeds: Vec<Feed>) -> Self {
+        let mut feed_of: HashMap<String, HashMap<String, usize>> = HashMap::new();
+        for (index, feed) in feeds.iter().enumerate() {
+            feed_of
+                .entry(feed.stream.clone())
+                .or_default()
+                .insert(feed.consumer.clone(), index);
+        }
+        Self {
+            inbox,
+            accept,
+            feeds,
+            feed_of,
+            pools: Pools::default(),
+            picker: Picker::new(config.policy.clone(), config.breaker.clone()),
+            rng: StdRng::seed_from_u64(SystemClock.now().get()),
+            next: 0,
+            offered: FxHashMap::default(),
+            parked: BTreeMap::new(),
+            suspects: Suspects::default(),
+            look_ups: JoinSet::new(),
+            endings: JoinSet::new(),
+            extensions: JoinSet::new(),
+            repair: JoinSet::new(),
+            repair_at: None,
+            stirred: false,
+        }
+    }
+
+    fn feed_index(&self, lease: &Lease) -> Option<usize> {
+        self.feed_of.get(lease.stream())?.get(lease.consumer()).copied()
+    }
+
+    fn park(&mut self, flight: Flight) {
+        self.next += 1;
+        self.parked.insert((flight.job.subject.lane, self.next), flight);
+    }
+
+    /// An offer is no longer open; `untaken` when the pool did not take it.
+    fn unoffer(&mut self, flight: &Flight, untaken: bool) {
+        if let State::Offered { pool, .. } = &flight.state
+            && let Some(pool) = self.pools.find(pool)
+        {
+            pool.offered = pool.offered.saturating_sub(1);
+            if untaken {
+                pool.breaker.unsent();
+            }
+        }
+    }
+
+    /// Takes back offers that nobody answered, once the worker must have dropped them too.
+    fn lapse(&mut self, margin: Duration, now: Micros) {
+        let open =
+            |f: &Flight| matches!(&f.state, State::Offered { accept_by, .. } if *accept_by + margin < now);
+        let lapsed: Vec<u64> = self
+            .offered
+            .iter()
+            .filter(|(_, f)| open(f))
+            .map(|(n, _)| *n)
+            .collect();
+        for offer in lapsed {
+            let Some(mut flight) = self.offered.remove(&offer) else {
+                continue;
+            };
+            metrics::lapsed();
+            self.unoffer(&flight, true);
+            if let State::Offered { pool, .. } = &flight.state {
+                warn!(job = %flight.job.id, %pool, "nobody answered an offer");
+                flight.avoid.push(pool.clone());
+            }
+            flight.state = moved(flight.state, Event::Lapsed { offer });
+            self.park(flight);
+            self.stirred = true;
+        }
+    }
+
+    /// Extends leases of parked jobs, and lets go of those that may be somebody else's by now.
+    fn keep_leases(&mut self, client: &Client, ack_wait: Duration, now: Micros) -> usize {
+        let before = self.parked.len();
+        let limit = ack_wait.saturating_sub(lease_margin(ack_wait));
+        self.parked.retain(|_, flight| {
+            let kept = flight.age(now) < limit;
+            if !kept {
+                warn!(job = %flight.job.id, "lease lost while parked; the job comes again");
+            }
+            kept
+        });
+        for flight in self.parked.values_mut().filter(|f| f.age(now) > ack_wait / 4) {
+            // One request at a time: a second would only follow if the first was not answered for so long.
+            if flight.extending && flight.age(now) < ack_wait / 2 {
+                continue;
+            }
+            flight.extending = true;
+            let (client, lease, leased) = (client.clone(), flight.lease.clone(), flight.leased.clone());
+            self.extensions.spawn(async move {
+                let asked = SystemClock.now();
+                if ending::extend(&client, &lease).await {
+                    leased.fetch_max(asked.get(), std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+        }
+        for flight in self.parked.values_mut().filter(|f| f.age(now) <= ack_wait / 4) {
+            flight.extending = false;
+        }
+        before - self.parked.len()
+    }
+
+    /// Where a run of an earlier attempt still is, if that pool can be asked.
+    fn reattach(
+        &self,
+        flight: &Flight,
+        config: &DispatcherConfig,
+        now: Micros,
+    ) -> Option<(PoolId, u16, Decision)> {
+        let (entry, _) = flight.journal.running()?;
+        let pool = self.pools.iter().find(|p| p.id == entry.pool)?;
+        let closed = pool
+            .closed(config.policy.silent_after, &config.breaker, now)
+            .is_some();
+        if closed || flight.avoid.contains(&pool.id) {
+            return None;
+        }
+        let decision = Decision {
+            chosen: pool.id.clone(),
+            reason: Reason::Reattach,
+            candidates: Vec::new(),
+        };
+        Some((pool.id.clone(), entry.attempt, decision))
+    }
+
+    fn size_of(&self, pool: &PoolId, job: &schemas::job::Job) -> Option<u16> {
+        self.pools
+            .iter()
+            .find(|p| p.id == *pool)?
+            .serves(&job.subject.model)
+            .map(|m| m.size)
+    }
+}
+
+/// An offer must not outlive the lease it hands over.
+fn lease_outlasts_offer(flight: &Flight, config: &DispatcherConfig, now: Micros) -> bool {
+    let ack_wait = config.topology.ack_wait;
+    flight.age(now) + config.offers.accept_within + lease_margin(ack_wait) < ack_wait
+}
+
+/// The state after an event of ours, which cannot be stale: we own the flight.
+fn moved(state: State, event: Event) -> State {
+    match state.apply(event) {
+        Step::Moved(next) => next,
+        Step::Stale(same) => {
+            debug!(?same, "stale event");
+            same
+        }
+    }
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        error!(%error, "a task of the dispatcher panicked");
+    }
+}

@@ -1,0 +1,220 @@
+//! Ends jobs that no worker will: publishes the dead letter and the terminal result, then finishes the lease.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use schemas::{
+    Codec, JobId, Mailbox, Micros, ModelToken, Region, UsdNanos,
+    dead::Obituary,
+    failure::Failure,
+    headers,
+    job::Job,
+    journal::Journal,
+    lease::Lease,
+    reply::{JobResult, Status, Timings},
+    subjects,
+    time::Clock as _,
+};
+use tracing::{error, warn};
+use transport::{PublishError, Publisher, SystemClock, acks::Acks};
+
+use crate::{flight::Flight, metrics};
+
+/// A job that has ended without a worker.
+pub struct Ending {
+    status: Status,
+    failure: Failure,
+    lease: Lease,
+    journal: Journal,
+    headers: HeaderMap,
+    payload: Bytes,
+    subject: String,
+    region: Region,
+    model: ModelToken,
+    /// Whom to tell, if that could be read.
+    address: Option<(JobId, schemas::Tenant, Mailbox, Codec)>,
+    job: Option<Box<Job>>,
+}
+
+impl Ending {
+    /// The end of a readable job.
+    pub fn of(flight: Flight, status: Status, failure: Failure) -> Self {
+        let job = flight.job;
+        Self {
+            status,
+            failure,
+            lease: flight.lease,
+            journal: flight.journal,
+            headers: flight.headers,
+            payload: flight.payload,
+            subject: job.subject.to_string(),
+            region: job.subject.region.clone(),
+            model: job.subject.model.clone(),
+            address: Some((job.id, job.subject.tenant.clone(), job.mailbox.clone(), job.codec)),
+            job: Some(Box::new(job)),
+        }
+    }
+
+    /// The end of a message that is no job.
+    pub fn broken(
+        message: async_nats::Message,
+        lease: Lease,
+        failure: Failure,
+        region: Region,
+        model: ModelToken,
+    ) -> Self {
+        let subject = message.subject.as_str().to_owned();
+        let parsed: Option<subjects::JobSubject> = subject.parse().ok();
+        let left = schemas::job::salvage(
+            parsed.as_ref(),
+            crate::nats::job_headers(message.headers.as_ref()),
+            &message.payload,
+        );
+        let address = match (left.id, parsed, left.mailbox) {
+            (Some(id), Some(subject), Some(mailbox)) => Some((id, subject.tenant, mailbox, left.codec)),
+            _ => None,
+        };
+        Self {
+            status: Status::Failed,
+            failure,
+            lease,
+            journal: Journal::default(),
+            headers: message.headers.unwrap_or_default(),
+            payload: message.payload,
+            subject,
+            region,
+            model,
+            address,
+            job: None,
+        }
+    }
+
+    /// Publishes everything, insisting until it is stored, then finishes the lease.
+    pub async fn publish(self, publisher: Publisher, acks: Acks) {
+        let now = SystemClock.now();
+        if self.status == Status::Failed
+            && let Err(error) = self.bury(&publisher, now).await
+        {
+            // A dead letter that cannot be stored must not keep its job alive for ever.
+            error!(%error, "dead letter not stored");
+        }
+        if let Err(error) = self.tell(&publisher, now).await {
+            error!(%error, "terminal result not stored; the job will be delivered again");
+            return;
+        }
+        metrics::ended(self.status);
+        acks.ack(self.lease).await;
+    }
+
+    async fn bury(&self, publisher: &Publisher, now: Micros) -> Result<(), PublishError> {
+        let obituary = Obituary {
+            job: self.address.as_ref().map(|a| a.0),
+            subject: self.subject.clone(),
+            stream: self.lease.stream().to_owned(),
+            stream_seq: self.lease.stream_seq,
+            delivered: self.lease.delivered,
+            failure: self.failure.clone(),
+            journal: self.journal.clone(),
+            at_us: now,
+        };
+        let json =
+            serde_json::to_string(&obituary).expect("an obituary has only string keys and no failing parts");
+        let id = self.address.as_ref().map_or_else(
+            || format!("{}:{}:dead", self.lease.stream(), self.lease.stream_seq),
+            |a| a.0.dead_message(),
+        );
+        let mut map: HeaderMap = self
+            .headers
+            .iter()
+            .filter(|(name, _)| !AsRef::<str>::as_ref(*name).starts_with("Nats-"))
+            .filter_map(|(name, values)| values.first().map(|v| (name.clone(), v.clone())))
+            .collect();
+        map.insert(headers::MESSAGE_ID, id);
+        map.insert(headers::OBITUARY, json);
+        map.insert("Beacon-Dead-Schema", HeaderValue::from(headers::DEAD_V1));
+        let subject = subjects::dead(&self.region, &self.model, self.failure.class);
+        publisher
+            .publish(subject, map, self.payload.clone())
+            .await
+            .map(drop)
+    }
+
+    async fn tell(&self, publisher: &Publisher, now: Micros) -> Result<(), PublishError> {
+        let Some((id, tenant, mailbox, codec)) = &self.address else {
+            warn!(
+                subject = self.subject,
+                error = self.failure.message,
+                "a message is no job and names no mailbox"
+            );
+            return Ok(());
+        };
+        let last = self.journal.entries.last();
+        let total_us = schemas::time::micros(now.since(self.lease.stored_at));
+        let result = JobResult {
+            job: *id,
+            status: self.status,
+            output: None,
+            usage: None,
+            error: Some(self.failure.clone()),
+            model: Some(self.model.clone()),
+            lane: self.job.as_ref().map(|j| j.subject.lane),
+            provider: last.map(|e| e.pool.provider.clone()),
+            region: last.map(|e| e.pool.region.clone()),
+            attempts: self.journal.last_attempt(),
+            timings: Timings {
+                queued_us: total_us,
+                total_us,
+                ..Timings::default()
+            },
+            cost_usd: self.journal.spent().max(UsdNanos::ZERO),
+            labels: self.job.as_ref().map(|j| j.labels.clone()).unwrap_or_default(),
+            decision: None,
+            finished_us: now,
+        };
+        let (subject, map, body) = result_message(&result, tenant, mailbox, *codec, self.job.as_deref());
+        publisher.publish(subject, map, body).await.map(drop)
+    }
+}
+
+/// A result as it is published: subject, headers, body.
+fn result_message(
+    result: &JobResult,
+    tenant: &schemas::Tenant,
+    mailbox: &Mailbox,
+    codec: Codec,
+    job: Option<&Job>,
+) -> (String, HeaderMap, Bytes) {
+    let body = codec
+        .encode(result)
+        .expect("a result has only string keys and no failing parts");
+    let mut map = HeaderMap::new();
+    map.insert(headers::MESSAGE_ID, result.job.result_message());
+    map.insert(headers::CONTENT_TYPE, codec.content_type());
+    map.insert(headers::SCHEMA, headers::RESULT_V1);
+    if let Some(trace) = job.and_then(|j| j.traceparent.as_deref()) {
+        map.insert(headers::TRACEPARENT, trace);
+    }
+    (subjects::result(tenant, mailbox), map, body.into())
+}
+
+/// Gives a lease back at once, for another dispatcher. Only while it is surely ours.
+pub async fn give_back(client: &async_nats::Client, lease: &Lease) {
+    let sent = client
+        .publish(lease.subject().to_owned(), Bytes::from_static(b"-NAK"))
+        .await;
+    if let Err(error) = sent {
+        warn!(%error, "lease not given back, it comes back by itself");
+    }
+}
+
+/// Extends a lease and makes sure of it. True when the server answered.
+pub async fn extend(client: &async_nats::Client, lease: &Lease) -> bool {
+    let request = async_nats::Request::new()
+        .payload(Bytes::from_static(b"+WPI"))
+        .timeout(Some(Duration::from_secs(2)));
+    client
+        .send_request(lease.subject().to_owned(), request)
+        .await
+        .is_ok()
+}

@@ -1,0 +1,71 @@
+//! Every number this crate reports.
+
+use metrics::{counter, gauge};
+use schemas::{failure::FailureClass, reply::Status};
+
+/// A job was delivered to us; `again` when not for the first time.
+pub fn delivered(again: bool) {
+    counter!("dispatcher_jobs_delivered_total", "again" => if again { "true" } else { "false" }).increment(1);
+}
+
+/// A job was offered to a pool.
+pub fn offered() {
+    counter!("dispatcher_offers_total").increment(1);
+}
+
+/// An offer was taken.
+pub fn accepted(count: usize) {
+    counter!("dispatcher_offers_accepted_total").increment(count as u64);
+}
+
+/// An offer was refused.
+pub fn refused(count: usize) {
+    counter!("dispatcher_offers_refused_total").increment(count as u64);
+}
+
+/// Nobody answered an offer.
+pub fn lapsed() {
+    counter!("dispatcher_offers_lapsed_total").increment(1);
+}
+
+/// A job came back after a failed attempt.
+pub fn returned(class: FailureClass) {
+    counter!("dispatcher_jobs_returned_total", "class" => class.as_str()).increment(1);
+}
+
+/// A job ended here without a worker.
+pub fn ended(status: Status) {
+    counter!("dispatcher_jobs_ended_total", "status" => status.as_str()).increment(1);
+}
+
+/// A redelivered job had a stored result already.
+pub fn found_done() {
+    counter!("dispatcher_jobs_found_done_total").increment(1);
+}
+
+/// A delivery that the server had forgotten making; left to whoever holds it.
+pub fn forgotten_delivery() {
+    counter!("dispatcher_deliveries_forgotten_total").increment(1);
+}
+
+/// We held a lease too long and let it go.
+pub fn lease_lost() {
+    counter!("dispatcher_leases_lost_total").increment(1);
+}
+
+/// A breaker opened.
+pub fn breaker_opened() {
+    counter!("dispatcher_breakers_opened_total").increment(1);
+}
+
+/// Jobs purged from the log.
+pub fn trimmed(count: u64) {
+    counter!("dispatcher_jobs_trimmed_total").increment(count);
+}
+
+/// How much this process holds now.
+pub fn holding(parked: usize, offered: usize, suspects: usize) {
+    gauge!("dispatcher_jobs_parked").set(parked as f64);
+    gauge!("dispatcher_jobs_offered").set(offered as f64);
+    gauge!("dispatcher_jobs_looked_up").set(suspects as f64);
+}

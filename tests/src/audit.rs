@@ -1,0 +1,93 @@
+//! The auditor: every accepted job has exactly one terminal result, and what its attempts cost is known.
+
+use std::collections::{BTreeMap, HashMap};
+
+use producer::{Producer, Reply};
+use schemas::{
+    JobId, UsdNanos,
+    cost::{CostEvent, Purpose},
+    reply::{JobResult, Status},
+};
+
+use crate::wait;
+
+/// What a mailbox holds.
+#[derive(Debug, Default)]
+pub struct Audit {
+    /// Stored results by job; one each when all is well.
+    pub results: HashMap<JobId, Vec<JobResult>>,
+    /// Stored cost events.
+    pub costs: Vec<CostEvent>,
+}
+
+impl Audit {
+    /// Reads the producer's mailbox as it is stored now.
+    pub async fn read(producer: &mut Producer) -> Self {
+        let mut audit = Self::default();
+        let mut replies = producer.replies(None, false);
+        while let Some(reply) = replies.recv().await {
+            match reply.unwrap() {
+                Reply::Result(result) => audit.results.entry(result.job).or_default().push(*result),
+                Reply::Cost(cost) => audit.costs.push(*cost),
+            }
+        }
+        audit
+    }
+
+    /// Waits until every job of `jobs` has a stored result, then reads once more and checks that each has exactly one.
+    pub async fn all_ended(producer: &mut Producer, jobs: &[JobId]) -> Self {
+        let end = tokio::time::Instant::now() + wait::DEADLINE;
+        loop {
+            let audit = Self::read(producer).await;
+            let missing = jobs.iter().filter(|j| !audit.results.contains_key(j)).count();
+            if missing == 0 {
+                audit.check_once(jobs);
+                return audit;
+            }
+            assert!(
+                tokio::time::Instant::now() < end,
+                "{missing} of {} jobs have no result",
+                jobs.len()
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Exactly one result per job, and none that nobody asked for.
+    pub fn check_once(&self, jobs: &[JobId]) {
+        for (job, results) in &self.results {
+            assert_eq!(results.len(), 1, "job {job} has {} results", results.len());
+            assert!(
+                jobs.contains(job),
+                "a result for a job that was not submitted: {job}"
+            );
+        }
+        assert_eq!(self.results.len(), jobs.len());
+    }
+
+    /// How many jobs ended so.
+    pub fn count(&self, status: Status) -> usize {
+        self.results
+            .values()
+            .flatten()
+            .filter(|r| r.status == status)
+            .count()
+    }
+
+    /// What was paid to each `provider@region`.
+    pub fn paid(&self) -> BTreeMap<String, UsdNanos> {
+        let mut paid: BTreeMap<String, UsdNanos> = BTreeMap::new();
+        for cost in &self.costs {
+            let sum = paid
+                .entry(format!("{}@{}", cost.provider, cost.region))
+                .or_default();
+            *sum = sum.checked_add(cost.amount_usd).unwrap();
+        }
+        paid
+    }
+
+    /// How many attempts were paid for and gave a result.
+    pub fn useful(&self) -> usize {
+        self.costs.iter().filter(|c| c.purpose == Purpose::Useful).count()
+    }
+}

@@ -1,0 +1,137 @@
+//! A provider that does as it is told, and keeps its own count of what it ran.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use schemas::{
+    JobId,
+    failure::Failure,
+    prices::Used,
+    reply::{Output, Usage},
+};
+use tokio::sync::Notify;
+use workers::provider::{Call, Ended, Health, Progress, Provider, Success, UsedItem};
+
+/// What it does with a call.
+#[derive(Clone, Debug)]
+pub enum Script {
+    /// Answers at once.
+    Succeed,
+    /// Fails at once, unbilled.
+    Fail(Failure),
+    /// Waits until [`Scripted::release`], then answers.
+    Hold,
+}
+
+/// The provider. Share it between pools to count them together.
+pub struct Scripted {
+    script: Mutex<Script>,
+    held: Notify,
+    released: std::sync::atomic::AtomicBool,
+    runs: Mutex<HashMap<JobId, u32>>,
+    begun: AtomicU64,
+}
+
+impl Scripted {
+    /// A provider that does `script` until told otherwise.
+    pub fn new(script: Script) -> Arc<Self> {
+        Arc::new(Self {
+            script: Mutex::new(script),
+            held: Notify::new(),
+            released: false.into(),
+            runs: Mutex::default(),
+            begun: AtomicU64::new(0),
+        })
+    }
+
+    /// From now on.
+    pub fn set(&self, script: Script) {
+        *self.script.lock().unwrap() = script;
+    }
+
+    /// Lets every held call go on, now and later.
+    pub fn release(&self) {
+        self.released.store(true, Ordering::SeqCst);
+        self.held.notify_waiters();
+    }
+
+    /// Calls begun.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// How often each job was run to its end.
+    pub fn runs(&self) -> HashMap<JobId, u32> {
+        self.runs.lock().unwrap().clone()
+    }
+}
+
+impl Provider for Scripted {
+    fn run<'a>(&'a self, call: &'a Call, _progress: &'a dyn Progress) -> BoxFuture<'a, Ended> {
+        Box::pin(async move {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            let script = self.script.lock().unwrap().clone();
+            match script {
+                Script::Fail(failure) => return Ended::unbilled(failure),
+                Script::Succeed => {}
+                Script::Hold => loop {
+                    let woken = self.held.notified();
+                    if self.released.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    woken.await;
+                },
+            }
+            *self.runs.lock().unwrap().entry(call.job).or_default() += 1;
+            let output = Output {
+                text: format!("scripted {}", call.model),
+                finish_reason: "stop".into(),
+            };
+            let usage = Usage {
+                prompt_tokens: 1,
+                completion_tokens: 2,
+                estimated: false,
+            };
+            let used = UsedItem {
+                sku: call.sku.clone(),
+                item: "inference",
+                used: Used::Inferences(1),
+            };
+            Ended {
+                outcome: Ok(Success { output, usage }),
+                used: vec![used],
+                estimated: false,
+                cold_start: Duration::ZERO,
+                first_token: Duration::ZERO,
+            }
+        })
+    }
+
+    fn reattach<'a>(
+        &'a self,
+        _call: &'a Call,
+        _run: &'a str,
+        _progress: &'a dyn Progress,
+    ) -> BoxFuture<'a, Option<Ended>> {
+        Box::pin(async { None })
+    }
+
+    fn cancel<'a>(&'a self, _run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn health(&self) -> BoxFuture<'_, Health> {
+        Box::pin(async { Health::Up })
+    }
+
+    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
+        Box::pin(async { None })
+    }
+}

@@ -1,0 +1,381 @@
+//! One attempt: calls the provider while the lease is kept, and publishes what came of it.
+//!
+//! ```text
+//!  offer ─▶ journal? ─▶ provider ─┬─ output ─▶ cost, result ─▶ stored ─▶ ack
+//!             (keeper extends)    ├─ failure ▶ cost, journal ▶ stored ─▶ give back
+//!                                 └─ lease lost ▶ stop; touch nothing
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{Client, Message};
+use futures_util::future::BoxFuture;
+use schemas::{
+    Micros, UsdNanos,
+    cost::Purpose,
+    failure::{Failure, FailureClass},
+    handover::{Handover, Return},
+    job::Job,
+    journal::{Entry, Journal, Trace},
+    reply::{JobResult, Status, Timings},
+    time::{Clock as _, micros},
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+use transport::{PublishError, Publisher, SystemClock, acks::Acks, bucket::Bucket};
+
+use crate::{
+    booking::{self, Booker},
+    config::{JournalMode, PoolConfig, PoolModel},
+    keeper::Keeper,
+    metrics, nats,
+    provider::{Call, Ended, Progress, Success},
+};
+
+/// What every attempt of a pool needs.
+pub struct Bench {
+    /// The pool's settings.
+    pub config: PoolConfig,
+    /// For core messages.
+    pub client: Client,
+    /// For leases; not behind bulk input.
+    pub control: Client,
+    /// For results, costs, journals.
+    pub publisher: Publisher,
+    /// For finishing leases.
+    pub acks: Acks,
+    /// What earlier attempts left behind.
+    pub journals: Bucket,
+    /// Cancelled when the grace period is over: running calls are dropped and given back.
+    pub stop: CancellationToken,
+}
+
+/// How an attempt ended, as far as the pool's statistics go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It gave a result; service time without the cold start.
+    Succeeded(Duration),
+    /// It failed.
+    Failed,
+    /// It never called the provider, or its outcome says nothing about it.
+    Nothing,
+}
+
+/// An accepted offer.
+pub struct Attempt {
+    bench: Arc<Bench>,
+    handover: Handover,
+    message: Message,
+    model: PoolModel,
+    keeper: Keeper,
+    received: Micros,
+}
+
+/// Writes the provider's run id to the journal before the first poll.
+struct Notebook<'a> {
+    attempt: &'a Attempt,
+    job: &'a Job,
+    started: Micros,
+}
+
+impl Progress for Notebook<'_> {
+    fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let trace = Trace::Running { run: run.to_owned() };
+            self.attempt.write_journal(self.job, self.started, trace).await;
+        })
+    }
+
+    fn token(&self, _text: &str) {}
+}
+
+impl Attempt {
+    /// Takes an offer on.
+    pub fn new(
+        bench: Arc<Bench>,
+        handover: Handover,
+        message: Message,
+        model: PoolModel,
+        received: Micros,
+    ) -> Self {
+        let ack_wait = bench.config.ack_wait;
+        let keeper = Keeper::new(
+            bench.control.clone(),
+            handover.lease.clone(),
+            ack_wait,
+            handover.leased_us,
+            received,
+        );
+        Self {
+            bench,
+            handover,
+            message,
+            model,
+            keeper,
+            received,
+        }
+    }
+
+    /// Runs to its end. Extends the lease meanwhile.
+    pub async fn run(self) -> Settled {
+        let work = self.work();
+        tokio::pin!(work);
+        tokio::select! {
+            biased;
+            settled = &mut work => settled,
+            // The lease is lost: the call was told so and ends; what it still has to store is stored.
+            () = self.keeper.keep() => work.await,
+        }
+    }
+
+    async fn work(&self) -> Settled {
+        let now = SystemClock.now();
+        let job = match nats::read_job(&self.handover, &self.message, now) {
+            Ok(job) => job,
+            Err(error) => {
+                // The dispatcher read it; then it is a worker of an older version.
+                error!(%error, "an offered job does not read");
+                return Settled::Nothing;
+            }
+        };
+        if self.bench.config.journal == JournalMode::Always {
+            self.write_journal(&job, now, Trace::Started).await;
+        }
+        // Once more, right before it costs money: the dispatcher may have given it to another by now.
+        let started = SystemClock.now();
+        if started > self.handover.accept_by_us || !self.keeper.is_ours() {
+            metrics::lease_lost();
+            return Settled::Nothing;
+        }
+        let clock = Instant::now();
+        let call = self.call(&job);
+        let ended = tokio::select! {
+            biased;
+            ended = self.provider(&job, &call, started) => ended,
+            () = self.keeper.lost() => self.dropped(FailureClass::WorkerLost, "the lease was lost", clock.elapsed()),
+            () = self.bench.stop.cancelled() => {
+                self.dropped(FailureClass::Preempted, "the worker stopped before the job ended", clock.elapsed())
+            }
+        };
+        let took = clock.elapsed();
+        match &ended.outcome {
+            Ok(success) => {
+                metrics::succeeded(&self.bench.config.pool, took.as_secs_f64());
+                self.succeed(&job, success, &ended, started, took).await;
+                Settled::Succeeded(took.saturating_sub(ended.cold_start))
+            }
+            Err(failure) => {
+                metrics::failed(&self.bench.config.pool, failure.class);
+                self.fail(&job, failure, &ended, started).await;
+                match failure.class {
+                    FailureClass::WorkerLost | FailureClass::Preempted => Settled::Nothing,
+                    _ => Settled::Failed,
+                }
+            }
+        }
+    }
+
+    async fn provider(&self, job: &Job, call: &Call, started: Micros) -> Ended {
+        let provider = &self.bench.config.provider;
+        let notebook = Notebook {
+            attempt: self,
+            job,
+            started,
+        };
+        let here = |e: &&Entry| e.pool == self.bench.config.pool;
+        if let Some((_, run)) = self.handover.journal.running().filter(|(e, _)| here(e)) {
+            debug!(job = %job.id, run, "going on with a run of an earlier attempt");
+            if let Some(ended) = provider.reattach(call, run, &notebook).await {
+                return ended;
+            }
+        }
+        provider.run(call, &notebook).await
+    }
+
+    fn call(&self, job: &Job) -> Call {
+        Call {
+            job: job.id,
+            attempt: self.handover.attempt,
+            model: self.model.served_as.clone(),
+            sku: self.model.sku.clone(),
+            input: job.input.clone(),
+            params: job.params.clone(),
+            timeout: self.bench.config.call_timeout,
+            traceparent: job.traceparent.clone(),
+        }
+    }
+
+    /// A call that we dropped; what it used is our own reckoning.
+    fn dropped(&self, class: FailureClass, why: &str, took: Duration) -> Ended {
+        let config = &self.bench.config;
+        let used = booking::reckon(&config.prices, &config.price_name, &self.model.sku, took);
+        Ended {
+            used,
+            estimated: true,
+            ..Ended::unbilled(Failure::new(class, why))
+        }
+    }
+
+    async fn succeed(&self, job: &Job, success: &Success, ended: &Ended, started: Micros, took: Duration) {
+        let amount = self.bill(ended);
+        let spent = self.handover.journal.spent();
+        let now = SystemClock.now();
+        let stored = self.handover.lease.stored_at;
+        let result = JobResult {
+            job: job.id,
+            status: Status::Succeeded,
+            output: Some(success.output.clone()),
+            usage: Some(success.usage),
+            error: None,
+            model: Some(job.subject.model.clone()),
+            lane: Some(job.subject.lane),
+            provider: Some(self.bench.config.pool.provider.clone()),
+            region: Some(self.bench.config.pool.region.clone()),
+            attempts: self.handover.attempt,
+            timings: Timings {
+                queued_us: micros(self.received.since(stored)),
+                handover_us: micros(started.since(self.received)),
+                provider_us: micros(took),
+                cold_start_us: micros(ended.cold_start),
+                first_token_us: micros(ended.first_token),
+                total_us: micros(now.since(stored)),
+            },
+            cost_usd: spent.checked_add(amount.1).unwrap_or(spent),
+            labels: job.labels.clone(),
+            decision: self.handover.decision.clone(),
+            finished_us: now,
+        };
+        let reply = nats::result(job, &result);
+        let cost = self.store_cost(job, Purpose::Useful, amount, ended.estimated, now);
+        let told = self.store(reply);
+        let (cost, told) = tokio::join!(cost, told);
+        if let Err(error) = cost {
+            error!(job = %job.id, %error, "cost event not stored");
+        }
+        let told = match told {
+            Err(error) if !matches!(error, PublishError::Full { .. } | PublishError::Unknown(_)) => {
+                // The output is too large, most likely. The job must end all the same, and say why.
+                warn!(job = %job.id, %error, "result not stored, telling so instead");
+                self.store(nats::result(job, &without_output(result, &error)))
+                    .await
+            }
+            told => told,
+        };
+        match told {
+            Ok(()) => self.bench.acks.ack(self.handover.lease.clone()).await,
+            Err(error) => error!(job = %job.id, %error, "result not stored; the job comes again"),
+        }
+    }
+
+    async fn fail(&self, job: &Job, failure: &Failure, ended: &Ended, started: Micros) {
+        let amount = self.bill(ended);
+        let (now, cost_usd) = (SystemClock.now(), amount.1);
+        debug!(job = %job.id, class = %failure.class, message = failure.message, "attempt failed");
+        if !ended.used.is_empty()
+            && let Err(error) = self
+                .store_cost(job, Purpose::WastedFailure, amount, ended.estimated, now)
+                .await
+        {
+            error!(job = %job.id, %error, "cost event not stored");
+        }
+        if !self.keeper.is_ours() {
+            metrics::lease_lost();
+            warn!(job = %job.id, "lease lost; its next holder goes on");
+            return;
+        }
+        let trace = Trace::Failed {
+            failure: failure.clone(),
+            cost_usd,
+        };
+        let journal = self.write_journal(job, started, trace).await;
+        if !self.keeper.is_ours() {
+            metrics::lease_lost();
+            return;
+        }
+        let back = Return {
+            lease: self.keeper.lease().clone(),
+            leased_us: self.keeper.extended_at(SystemClock.now()),
+            subject: job.subject.clone(),
+            pool: self.bench.config.pool.clone(),
+            attempt: self.handover.attempt,
+            failure: failure.clone(),
+            cost_usd,
+            journal,
+        };
+        let (subject, headers, payload) = nats::give_back(&self.message, &back);
+        if let Err(error) = self
+            .bench
+            .client
+            .publish_with_headers(subject, headers, payload)
+            .await
+        {
+            // The lease runs out and the journal says what happened.
+            warn!(job = %job.id, %error, "job not given back");
+        }
+    }
+
+    fn bill(&self, ended: &Ended) -> (Vec<schemas::cost::CostLine>, UsdNanos) {
+        let config = &self.bench.config;
+        booking::bill(&config.prices, &config.price_name, &ended.used).unwrap_or_else(|error| {
+            // The SKUs of the configuration were checked at start; a provider reported another one.
+            error!(pool = %config.pool, %error, "usage without a price; booked as nothing, correct the price book");
+            (Vec::new(), UsdNanos::ZERO)
+        })
+    }
+
+    async fn store_cost(
+        &self,
+        job: &Job,
+        purpose: Purpose,
+        amount: (Vec<schemas::cost::CostLine>, UsdNanos),
+        estimated: bool,
+        now: Micros,
+    ) -> Result<(), PublishError> {
+        let config = &self.bench.config;
+        metrics::booked(&config.pool, purpose, amount.1);
+        let booker = Booker {
+            pool: &config.pool,
+            prices: &config.prices,
+        };
+        let event = booker.event(job, self.handover.attempt, purpose, amount, estimated, now);
+        self.store(nats::cost(job, &event)).await
+    }
+
+    async fn store(&self, (subject, headers, body): nats::Outgoing) -> Result<(), PublishError> {
+        self.bench
+            .publisher
+            .publish(subject, headers, body)
+            .await
+            .map(drop)
+    }
+
+    /// Writes what is known of this attempt; when it returns, that is stored, or was logged as not.
+    async fn write_journal(&self, job: &Job, started: Micros, trace: Trace) -> Journal {
+        let mut journal = self.handover.journal.clone();
+        let pool = self.bench.config.pool.clone();
+        journal.record(Entry {
+            attempt: self.handover.attempt,
+            pool,
+            started_us: started,
+            trace,
+        });
+        let bytes =
+            serde_json::to_vec(&journal).expect("a journal has only string keys and no failing parts");
+        if let Err(error) = self.bench.journals.put(&job.id.to_string(), bytes.into()).await {
+            error!(job = %job.id, %error, "journal not stored");
+        }
+        journal
+    }
+}
+
+fn without_output(mut result: JobResult, error: &PublishError) -> JobResult {
+    result.status = Status::Failed;
+    result.output = None;
+    result.decision = None;
+    result.error = Some(Failure::new(
+        FailureClass::InvalidRequest,
+        format!("the result cannot be stored: {error}"),
+    ));
+    result
+}

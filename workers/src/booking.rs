@@ -1,0 +1,176 @@
+//! Turns what was used into money, and money into cost events. Pure.
+
+use std::time::Duration;
+
+use schemas::{
+    Micros, PoolId, ProviderId, UsdNanos,
+    cost::{CostEvent, CostLine, Purpose},
+    job::Job,
+    money,
+    prices::{PriceBook, PriceError, Unit, Used},
+};
+
+use crate::provider::UsedItem;
+
+/// The bill for `used`, and its sum.
+pub fn bill(
+    prices: &PriceBook,
+    provider: &ProviderId,
+    used: &[UsedItem],
+) -> Result<(Vec<CostLine>, UsdNanos), PriceError> {
+    let mut lines = Vec::with_capacity(used.len());
+    for item in used {
+        lines.extend(prices.bill(provider, &item.sku, item.item, item.used)?);
+    }
+    let sum = money::total(lines.iter().map(|l| l.amount_usd));
+    let range = || {
+        PriceError::Range(
+            provider.clone(),
+            used.first().map_or_else(String::new, |u| u.sku.clone()),
+        )
+    };
+    Ok((lines, sum.ok_or_else(range)?))
+}
+
+/// What an attempt used by our own reckoning, when nobody can say: one inference, or the time it took.
+pub fn reckon(prices: &PriceBook, provider: &ProviderId, sku: &str, took: Duration) -> Vec<UsedItem> {
+    prices
+        .of(provider, sku)
+        .filter_map(|price| {
+            let (item, used) = match price.unit {
+                Unit::Second | Unit::Hour => ("execution", Used::Time(took)),
+                Unit::Inference => ("inference", Used::Inferences(1)),
+                Unit::MillionTokens | Unit::MillionInputTokens | Unit::MillionOutputTokens => return None,
+            };
+            Some(UsedItem {
+                sku: sku.to_owned(),
+                item,
+                used,
+            })
+        })
+        .collect()
+}
+
+/// What one job is expected to cost; tokens as many as a usual answer has.
+pub fn expected_cost(prices: &PriceBook, provider: &ProviderId, sku: &str, p50: Duration) -> UsdNanos {
+    let each = |used| {
+        prices
+            .bill(provider, sku, "", used)
+            .map_or(UsdNanos::ZERO, |lines| {
+                money::total(lines.iter().map(|l| l.amount_usd)).unwrap_or(UsdNanos::new(u64::MAX))
+            })
+    };
+    let parts = [
+        each(Used::Time(p50)),
+        each(Used::Inferences(1)),
+        each(Used::Tokens {
+            input: 256,
+            output: u64::from(schemas::job::MAX_TOKENS_DEFAULT) / 2,
+        }),
+    ];
+    money::total(parts).unwrap_or(UsdNanos::new(u64::MAX))
+}
+
+/// Who books, and by which book.
+#[derive(Clone, Copy, Debug)]
+pub struct Booker<'a> {
+    /// The pool.
+    pub pool: &'a PoolId,
+    /// The book.
+    pub prices: &'a PriceBook,
+}
+
+impl Booker<'_> {
+    /// The cost event of an attempt.
+    pub fn event(
+        &self,
+        job: &Job,
+        attempt: u16,
+        purpose: Purpose,
+        (lines, amount): (Vec<CostLine>, UsdNanos),
+        estimated: bool,
+        now: Micros,
+    ) -> CostEvent {
+        CostEvent {
+            job: Some(job.id),
+            attempt,
+            tenant: job.subject.tenant.clone(),
+            model: Some(job.subject.model.clone()),
+            provider: self.pool.provider.clone(),
+            region: self.pool.region.clone(),
+            purpose,
+            lines,
+            amount_usd: amount,
+            estimated,
+            price_book: self.prices.version.clone(),
+            at_us: now,
+        }
+    }
+
+    /// The cost event of capacity that no job used.
+    pub fn standing(&self, (lines, amount): (Vec<CostLine>, UsdNanos), now: Micros) -> CostEvent {
+        CostEvent {
+            job: None,
+            attempt: 0,
+            tenant: schemas::Tenant::default(),
+            model: None,
+            provider: self.pool.provider.clone(),
+            region: self.pool.region.clone(),
+            purpose: Purpose::Standing,
+            lines,
+            amount_usd: amount,
+            estimated: false,
+            price_book: self.prices.version.clone(),
+            at_us: now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn book() -> PriceBook {
+        PriceBook::from_toml(
+            r#"
+            version = "t"
+            as_of = "2025-09-05"
+            source = "test"
+            [[price]]
+            provider = "modal"
+            sku = "T4"
+            unit = "second"
+            usd = "0.000164"
+            "#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn cold_start_and_execution_are_lines_of_one_bill() {
+        let modal = "modal".parse().unwrap();
+        let item = |item, ms| UsedItem {
+            sku: "T4".into(),
+            item,
+            used: Used::Time(Duration::from_millis(ms)),
+        };
+        let (lines, sum) = bill(
+            &book(),
+            &modal,
+            &[item("cold_start", 800), item("execution", 1_200)],
+        )
+        .unwrap();
+        assert_eq!((lines.len(), sum.to_string().as_str()), (2, "0.000328"));
+    }
+
+    #[test]
+    fn an_attempt_nobody_reports_on_is_reckoned_in_the_unit_of_its_price() {
+        let modal = "modal".parse().unwrap();
+        let used = reckon(&book(), &modal, "T4", Duration::from_secs(2));
+        assert_eq!(used[0].used, Used::Time(Duration::from_secs(2)));
+        assert_eq!(
+            expected_cost(&book(), &modal, "T4", Duration::from_secs(2)).to_string(),
+            "0.000328"
+        );
+    }
+}
