@@ -1,0 +1,52 @@
+# Everything a person types here; CI types the same words. `make` alone lists them.
+
+SHELL := /bin/bash
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+# What setup installed comes first, so that `nats-server` means the same one everywhere.
+export PATH := $(CURDIR)/.beacon/bin:$(PATH)
+
+# Passed on to `beacon demo` and `beacon bench`, for instance: make demo ARGS="--help"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint doc bench check clean-data
+
+help: ## List these targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Fetch nats-server and a small local model into .beacon/ (quick when already there)
+	@scripts/setup.sh
+
+build: ## Build the beacon binary
+	cargo build -p cli --bin beacon
+
+demo: setup build ## Run the whole pipeline on this machine (ARGS="…" is passed on)
+	"$(TARGET_DIR)/debug/beacon" demo $(ARGS)
+
+test: setup build ## Run all tests against a real nats-server
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		set -x; cargo nextest run --workspace --no-fail-fast; \
+	else \
+		echo "cargo-nextest is not installed, using cargo test"; \
+		set -x; cargo test --workspace; \
+	fi
+
+lint: ## Check the format, then clippy with warnings as errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+doc: ## Build the documentation with warnings as errors, and run its examples
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	cargo test --workspace --doc
+
+bench: setup ## Measure Beacon against raw JetStream, in release mode (ARGS="…" is passed on)
+	cargo build --release -p cli --bin beacon
+	"$(TARGET_DIR)/release/beacon" bench $(ARGS)
+
+check: lint test doc ## Everything that must pass before a change is shared
+
+clean-data: ## Delete what runs have left in .beacon/ (streams, ledgers, logs); keeps what setup fetched
+	@if [ -d .beacon ]; then \
+		find .beacon -mindepth 1 -maxdepth 1 ! -name bin ! -name llm -exec rm -rf -- {} +; \
+	fi
