@@ -23,25 +23,14 @@ pub struct Breaker {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    Closed {
-        failures: u32,
-    },
-    Open {
-        until: Micros,
-    },
-    HalfOpen {
-        sent: u32,
-        succeeded: u32,
-        since: Micros,
-    },
+    Closed { failures: u32 },
+    Open { until: Micros },
+    HalfOpen { sent: u32, succeeded: u32, since: Micros },
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self {
-            state: State::Closed { failures: 0 },
-            trips: 0,
-        }
+        Self { state: State::Closed { failures: 0 }, trips: 0 }
     }
 }
 
@@ -67,13 +56,7 @@ impl Breaker {
     pub fn sent(&mut self, config: &BreakerConfig, now: Micros) {
         match &mut self.state {
             State::Closed { .. } => {}
-            State::Open { .. } => {
-                self.state = State::HalfOpen {
-                    sent: 1,
-                    succeeded: 0,
-                    since: now,
-                }
-            }
+            State::Open { .. } => self.state = State::HalfOpen { sent: 1, succeeded: 0, since: now },
             State::HalfOpen { sent, since, .. } => {
                 if now.since(*since) > config.open_max {
                     (*sent, *since) = (0, now);
@@ -126,16 +109,11 @@ impl Breaker {
 
     /// Opens at once: a wrong key does not get better by trying.
     pub fn open(&mut self, config: &BreakerConfig, now: Micros, rng: &mut impl Rng) {
-        let span = config
-            .open_for
-            .saturating_mul(1 << self.trips.min(16))
-            .min(config.open_max);
+        let span = config.open_for.saturating_mul(1 << self.trips.min(16)).min(config.open_max);
         // Up to a quarter more, so that N dispatchers do not probe together.
         let jitter = rng.random_range(0..=schemas::time::micros(span) / 4);
         self.trips = self.trips.saturating_add(1);
-        self.state = State::Open {
-            until: now + span + Duration::from_micros(jitter),
-        };
+        self.state = State::Open { until: now + span + Duration::from_micros(jitter) };
     }
 }
 
@@ -151,11 +129,8 @@ mod tests {
 
     #[test]
     fn five_failures_in_a_row_open_it_and_probes_close_it() {
-        let (config, mut rng, mut breaker) = (
-            BreakerConfig::default(),
-            StdRng::seed_from_u64(1),
-            Breaker::default(),
-        );
+        let (config, mut rng, mut breaker) =
+            (BreakerConfig::default(), StdRng::seed_from_u64(1), Breaker::default());
         for _ in 0..4 {
             assert!(!breaker.failed(&config, at(0), &mut rng));
         }
@@ -173,11 +148,8 @@ mod tests {
 
     #[test]
     fn a_success_in_between_starts_the_count_again() {
-        let (config, mut rng, mut breaker) = (
-            BreakerConfig::default(),
-            StdRng::seed_from_u64(1),
-            Breaker::default(),
-        );
+        let (config, mut rng, mut breaker) =
+            (BreakerConfig::default(), StdRng::seed_from_u64(1), Breaker::default());
         for _ in 0..20 {
             for _ in 0..4 {
                 assert!(!breaker.failed(&config, at(0), &mut rng));

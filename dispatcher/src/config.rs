@@ -109,9 +109,6 @@ pub struct TrimConfig {
 
 impl Default for TrimConfig {
     fn default() -> Self {
-        Self {
-            horizon: Duration::from_secs(24 * 3600),
-            every: Duration::from_secs(10),
-        }
+        Self { horizon: Duration::from_secs(24 * 3600), every: Duration::from_secs(10) }
     }
 }

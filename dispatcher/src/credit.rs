@@ -40,17 +40,11 @@ pub fn plan(room: u32, batch: u32, wants: &[Want], out: &mut Vec<u32>) {
     if room == 0 {
         return;
     }
-    let total: u32 = wants
-        .iter()
-        .filter(|w| w.backlog > 0)
-        .map(|w| weight(w.lane))
-        .sum();
+    let total: u32 = wants.iter().filter(|w| w.backlog > 0).map(|w| weight(w.lane)).sum();
     for (want, out) in wants.iter().zip(out) {
         let goal = if want.backlog > 0 {
             let share = (u64::from(room) * u64::from(weight(want.lane))).div_ceil(u64::from(total.max(1)));
-            share
-                .min(want.backlog.max(u64::from(IDLE_PULL)))
-                .min(u64::from(batch))
+            share.min(want.backlog.max(u64::from(IDLE_PULL))).min(u64::from(batch))
         } else {
             u64::from(IDLE_PULL.min(room))
         };
@@ -68,14 +62,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(room: u32, wants: &[(Lane, u32, u64)], asked: &[u32]) {
-        let wants: Vec<Want> = wants
-            .iter()
-            .map(|&(lane, outstanding, backlog)| Want {
-                lane,
-                outstanding,
-                backlog,
-            })
-            .collect();
+        let wants: Vec<Want> =
+            wants.iter().map(|&(lane, outstanding, backlog)| Want { lane, outstanding, backlog }).collect();
         let mut out = Vec::new();
         plan(room, 500, &wants, &mut out);
         assert_eq!(out, asked);
@@ -93,16 +81,8 @@ mod tests {
 
     #[test]
     fn lanes_with_a_backlog_share_by_weight_and_low_is_not_starved() {
-        check(
-            120,
-            &[(Lane::High, 0, 900), (Lane::Normal, 0, 900), (Lane::Low, 0, 900)],
-            &[80, 30, 10],
-        );
-        check(
-            120,
-            &[(Lane::High, 0, 0), (Lane::Normal, 0, 0), (Lane::Low, 0, 900)],
-            &[4, 4, 120],
-        );
+        check(120, &[(Lane::High, 0, 900), (Lane::Normal, 0, 900), (Lane::Low, 0, 900)], &[80, 30, 10]);
+        check(120, &[(Lane::High, 0, 0), (Lane::Normal, 0, 0), (Lane::Low, 0, 900)], &[4, 4, 120]);
     }
 
     proptest! {

@@ -277,9 +277,7 @@ impl Dispatcher {
                 let failure = Failure::new(FailureClass::Undecodable, error.to_string());
                 let (region, model) = (feed.region.clone(), feed.model.clone());
                 let ending = Ending::broken(message, lease, failure, region, model);
-                self.state
-                    .endings
-                    .spawn(ending.publish(self.publisher.clone(), self.acks.clone()));
+                self.state.endings.spawn(ending.publish(self.publisher.clone(), self.acks.clone()));
             }
             Delivery::Job(parts) => {
                 let (job, lease) = *parts;
@@ -383,11 +381,7 @@ impl Dispatcher {
                 return;
             }
             let decision = state.picker.tell(state.pools.as_slice(), &flight.job, choice);
-            (
-                decision.chosen.clone(),
-                flight.attempts().saturating_add(1),
-                decision,
-            )
+            (decision.chosen.clone(), flight.attempts().saturating_add(1), decision)
         };
         flight.not_before = None;
         self.offer(flight, pool, attempt, decision, now).await;
@@ -415,11 +409,7 @@ impl Dispatcher {
             journal: flight.journal.clone(),
             decision: Some(decision),
         };
-        let event = Event::Offered {
-            offer: number,
-            pool: pool.clone(),
-            accept_by,
-        };
+        let event = Event::Offered { offer: number, pool: pool.clone(), accept_by };
         flight.state = moved(flight.state, event);
         if let Some(found) = state.pools.find(&pool) {
             found.offered += 1;
@@ -486,9 +476,7 @@ impl Dispatcher {
     fn heard(&mut self, message: &Message) {
         match serde_json::from_slice::<Heartbeat>(&message.payload) {
             Ok(beat) => {
-                self.state
-                    .pools
-                    .heartbeat(beat, &self.config.breaker, SystemClock.now());
+                self.state.pools.heartbeat(beat, &self.config.breaker, SystemClock.now());
                 self.state.stirred = true;
             }
             Err(error) => warn!(subject = message.subject.as_str(), %error, "heartbeat does not read"),
@@ -507,22 +495,12 @@ impl Dispatcher {
         };
         metrics::returned(back.failure.class);
         let state = &mut self.state;
-        if state.pools.failure(
-            &back.pool,
-            &back.failure,
-            &self.config.breaker,
-            now,
-            &mut state.rng,
-        ) {
+        if state.pools.failure(&back.pool, &back.failure, &self.config.breaker, now, &mut state.rng) {
             metrics::breaker_opened();
             warn!(pool = %back.pool, class = %back.failure.class, message = back.failure.message, "breaker opened");
         }
         debug!(job = %job.id, attempt = back.attempt, pool = %back.pool, class = %back.failure.class, "job came back");
-        let larger = back
-            .journal
-            .entries
-            .last()
-            .and_then(|e| state.size_of(&e.pool, &job));
+        let larger = back.journal.entries.last().and_then(|e| state.size_of(&e.pool, &job));
         let headers = nats::own_headers(message.headers);
         let mut flight = Flight::new(
             job,
@@ -580,9 +558,7 @@ impl Dispatcher {
     fn end(&mut self, flight: Flight, status: Status, failure: Failure) {
         info!(job = %flight.job.id, status = status.as_str(), class = %failure.class, "job ended without a worker");
         let ending = Ending::of(flight, status, failure);
-        self.state
-            .endings
-            .spawn(ending.publish(self.publisher.clone(), self.acks.clone()));
+        self.state.endings.spawn(ending.publish(self.publisher.clone(), self.acks.clone()));
     }
 
     fn tick(&mut self) {
@@ -610,15 +586,9 @@ impl Dispatcher {
             }
         }
         if state.repair.is_empty() && state.repair_at.is_some_and(|at| at <= instant) {
-            state.repair_at = state
-                .feeds
-                .iter()
-                .any(|f| f.paused.is_some())
-                .then(|| instant + REPAIR_EVERY);
+            state.repair_at = state.feeds.iter().any(|f| f.paused.is_some()).then(|| instant + REPAIR_EVERY);
             let (client, map) = (self.control.clone(), Topology::new(&self.config.topology));
-            state
-                .repair
-                .spawn(async move { topology::ensure(&client, &map).await });
+            state.repair.spawn(async move { topology::ensure(&client, &map).await });
         }
         metrics::holding(state.parked.len(), state.offered.len(), state.suspects.len());
         state.stirred |= !state.parked.is_empty();
@@ -637,14 +607,7 @@ impl Dispatcher {
     async fn pull(&mut self) {
         let now = SystemClock.now();
         let instant = Instant::now();
-        let Held {
-            feeds,
-            pools,
-            next,
-            inbox,
-            parked,
-            ..
-        } = &mut self.state;
+        let Held { feeds, pools, next, inbox, parked, .. } = &mut self.state;
         let (policy, breaker) = (&self.config.policy, &self.config.breaker);
         let (mut wants, mut asks) = (Vec::new(), Vec::new());
         let mut start = 0;
@@ -654,9 +617,8 @@ impl Dispatcher {
             let group = &mut feeds[start..end];
             let (region, model) = (&group[0].region, &group[0].model);
             let room = pools.room(region, model, policy.silent_after, breaker, now);
-            let waiting = parked
-                .values()
-                .filter(|f| f.job.subject.model == *model && f.job.subject.region == *region);
+            let waiting =
+                parked.values().filter(|f| f.job.subject.model == *model && f.job.subject.region == *region);
             let room = if waiting.count() >= PARKED_MAX { 0 } else { room };
             wants.clear();
             wants.extend(group.iter().map(|f| Want {
@@ -696,16 +658,8 @@ impl Dispatcher {
                 given_back += 1;
             }
         }
-        let suspects = self
-            .state
-            .suspects
-            .take()
-            .into_iter()
-            .flat_map(|(_, _, flights)| flights);
-        for flight in std::mem::take(&mut self.state.parked)
-            .into_values()
-            .chain(suspects)
-        {
+        let suspects = self.state.suspects.take().into_iter().flat_map(|(_, _, flights)| flights);
+        for flight in std::mem::take(&mut self.state.parked).into_values().chain(suspects) {
             if flight.age(SystemClock.now()) + margin < self.config.topology.ack_wait {
                 ending::give_back(&self.control, &flight.lease).await;
                 given_back += 1;
@@ -744,10 +698,7 @@ impl Held {
     fn new(config: &DispatcherConfig, inbox: String, accept: String, feeds: Vec<Feed>) -> Self {
         let mut feed_of: HashMap<String, HashMap<String, usize>> = HashMap::new();
         for (index, feed) in feeds.iter().enumerate() {
-            feed_of
-                .entry(feed.stream.clone())
-                .or_default()
-                .insert(feed.consumer.clone(), index);
+            feed_of.entry(feed.stream.clone()).or_default().insert(feed.consumer.clone(), index);
         }
         Self {
             inbox,
@@ -795,12 +746,7 @@ impl Held {
     fn lapse(&mut self, margin: Duration, now: Micros) {
         let open =
             |f: &Flight| matches!(&f.state, State::Offered { accept_by, .. } if *accept_by + margin < now);
-        let lapsed: Vec<u64> = self
-            .offered
-            .iter()
-            .filter(|(_, f)| open(f))
-            .map(|(n, _)| *n)
-            .collect();
+        let lapsed: Vec<u64> = self.offered.iter().filter(|(_, f)| open(f)).map(|(n, _)| *n).collect();
         for offer in lapsed {
             let Some(mut flight) = self.offered.remove(&offer) else {
                 continue;
@@ -857,26 +803,16 @@ impl Held {
     ) -> Option<(PoolId, u16, Decision)> {
         let (entry, _) = flight.journal.running()?;
         let pool = self.pools.iter().find(|p| p.id == entry.pool)?;
-        let closed = pool
-            .closed(config.policy.silent_after, &config.breaker, now)
-            .is_some();
+        let closed = pool.closed(config.policy.silent_after, &config.breaker, now).is_some();
         if closed || flight.avoid.contains(&pool.id) {
             return None;
         }
-        let decision = Decision {
-            chosen: pool.id.clone(),
-            reason: Reason::Reattach,
-            candidates: Vec::new(),
-        };
+        let decision = Decision { chosen: pool.id.clone(), reason: Reason::Reattach, candidates: Vec::new() };
         Some((pool.id.clone(), entry.attempt, decision))
     }
 
     fn size_of(&self, pool: &PoolId, job: &schemas::job::Job) -> Option<u16> {
-        self.pools
-            .iter()
-            .find(|p| p.id == *pool)?
-            .serves(&job.subject.model)
-            .map(|m| m.size)
+        self.pools.iter().find(|p| p.id == *pool)?.serves(&job.subject.model).map(|m| m.size)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, HeaderValue};
+use async_nats::HeaderMap;
 use bytes::Bytes;
 use schemas::{
     Codec, JobId, Mailbox, Micros, ModelToken, Region, UsdNanos,
@@ -17,7 +17,7 @@ use schemas::{
     time::Clock as _,
 };
 use tracing::{error, warn};
-use transport::{PublishError, Publisher, SystemClock, acks::Acks};
+use transport::{Headers, PublishError, Publisher, SystemClock, acks::Acks};
 
 use crate::{flight::Flight, metrics};
 
@@ -124,20 +124,15 @@ impl Ending {
             || format!("{}:{}:dead", self.lease.stream(), self.lease.stream_seq),
             |a| a.0.dead_message(),
         );
-        let mut map: HeaderMap = self
-            .headers
-            .iter()
-            .filter(|(name, _)| !AsRef::<str>::as_ref(*name).starts_with("Nats-"))
-            .filter_map(|(name, values)| values.first().map(|v| (name.clone(), v.clone())))
-            .collect();
-        map.insert(headers::MESSAGE_ID, id);
-        map.insert(headers::OBITUARY, json);
-        map.insert("Beacon-Dead-Schema", HeaderValue::from(headers::DEAD_V1));
+        let own = crate::nats::job_headers(Some(&self.headers));
+        let map = Headers::new()
+            .with(headers::MESSAGE_ID, id)
+            .with(headers::OBITUARY, json)
+            .with_some(headers::CONTENT_TYPE, own.content_type)
+            .with_some(headers::SCHEMA, own.schema)
+            .with_some(headers::TRACEPARENT, own.traceparent);
         let subject = subjects::dead(&self.region, &self.model, self.failure.class);
-        publisher
-            .publish(subject, map, self.payload.clone())
-            .await
-            .map(drop)
+        publisher.publish(subject, map, self.payload.clone()).await.map(drop)
     }
 
     async fn tell(&self, publisher: &Publisher, now: Micros) -> Result<(), PublishError> {
@@ -162,11 +157,7 @@ impl Ending {
             provider: last.map(|e| e.pool.provider.clone()),
             region: last.map(|e| e.pool.region.clone()),
             attempts: self.journal.last_attempt(),
-            timings: Timings {
-                queued_us: total_us,
-                total_us,
-                ..Timings::default()
-            },
+            timings: Timings { queued_us: total_us, total_us, ..Timings::default() },
             cost_usd: self.journal.spent().max(UsdNanos::ZERO),
             labels: self.job.as_ref().map(|j| j.labels.clone()).unwrap_or_default(),
             decision: None,
@@ -184,25 +175,19 @@ fn result_message(
     mailbox: &Mailbox,
     codec: Codec,
     job: Option<&Job>,
-) -> (String, HeaderMap, Bytes) {
-    let body = codec
-        .encode(result)
-        .expect("a result has only string keys and no failing parts");
-    let mut map = HeaderMap::new();
-    map.insert(headers::MESSAGE_ID, result.job.result_message());
-    map.insert(headers::CONTENT_TYPE, codec.content_type());
-    map.insert(headers::SCHEMA, headers::RESULT_V1);
-    if let Some(trace) = job.and_then(|j| j.traceparent.as_deref()) {
-        map.insert(headers::TRACEPARENT, trace);
-    }
+) -> (String, Headers, Bytes) {
+    let body = codec.encode(result).expect("a result has only string keys and no failing parts");
+    let map = Headers::new()
+        .with(headers::MESSAGE_ID, result.job.result_message())
+        .with(headers::CONTENT_TYPE, codec.content_type())
+        .with(headers::SCHEMA, headers::RESULT_V1)
+        .with_some(headers::TRACEPARENT, job.and_then(|j| j.traceparent.as_deref()));
     (subjects::result(tenant, mailbox), map, body.into())
 }
 
 /// Gives a lease back at once, for another dispatcher. Only while it is surely ours.
 pub async fn give_back(client: &async_nats::Client, lease: &Lease) {
-    let sent = client
-        .publish(lease.subject().to_owned(), Bytes::from_static(b"-NAK"))
-        .await;
+    let sent = client.publish(lease.subject().to_owned(), Bytes::from_static(b"-NAK")).await;
     if let Err(error) = sent {
         warn!(%error, "lease not given back, it comes back by itself");
     }
@@ -210,11 +195,7 @@ pub async fn give_back(client: &async_nats::Client, lease: &Lease) {
 
 /// Extends a lease and makes sure of it. True when the server answered.
 pub async fn extend(client: &async_nats::Client, lease: &Lease) -> bool {
-    let request = async_nats::Request::new()
-        .payload(Bytes::from_static(b"+WPI"))
-        .timeout(Some(Duration::from_secs(2)));
-    client
-        .send_request(lease.subject().to_owned(), request)
-        .await
-        .is_ok()
+    let request =
+        async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(Duration::from_secs(2)));
+    client.send_request(lease.subject().to_owned(), request).await.is_ok()
 }

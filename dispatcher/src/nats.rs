@@ -104,28 +104,17 @@ impl Feed {
         let body = format!(r#"{{"batch":{batch},"expires":{}}}"#, PULL_EXPIRES.as_nanos());
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer);
         let lost_at = Instant::now() + PULL_EXPIRES + Duration::from_secs(1);
-        self.pulls.push_back(Pull {
-            number,
-            left: batch,
-            lost_at,
-        });
-        if client
-            .publish_with_reply(subject, reply, body.into())
-            .await
-            .is_err()
-        {
+        self.pulls.push_back(Pull { number, left: batch, lost_at });
+        if client.publish_with_reply(subject, reply, body.into()).await.is_err() {
             self.ended(number);
         }
     }
 
     /// Reads from the consumer whether it was made anew.
     pub async fn read_recreated(&mut self, client: &Client) -> Result<(), ApiError> {
-        let info = api::ask(
-            client,
-            &format!("CONSUMER.INFO.{}.{}", self.stream, self.consumer),
-            &Value::Null,
-        )
-        .await?;
+        let info =
+            api::ask(client, &format!("CONSUMER.INFO.{}.{}", self.stream, self.consumer), &Value::Null)
+                .await?;
         let text = info
             .pointer(&format!("/config/metadata/{}", transport::topology::RECREATED_AT))
             .and_then(Value::as_str);
@@ -146,32 +135,19 @@ pub enum Delivery {
 
 /// Reads a message that a pull brought.
 pub fn read_delivery(message: &Message, now: Micros) -> Delivery {
-    let lease: Lease = match message
-        .reply
-        .as_ref()
-        .map(async_nats::Subject::as_str)
-        .unwrap_or_default()
-        .parse()
-    {
-        Ok(lease) => lease,
-        Err(error) => return Delivery::Alien(error),
-    };
+    let lease: Lease =
+        match message.reply.as_ref().map(async_nats::Subject::as_str).unwrap_or_default().parse() {
+            Ok(lease) => lease,
+            Err(error) => return Delivery::Alien(error),
+        };
     let subject: JobSubject = match message.subject.as_str().parse() {
         Ok(subject) => subject,
         Err(error) => {
-            let error = JobError::Field {
-                field: "subject",
-                rule: format!("{error}"),
-            };
+            let error = JobError::Field { field: "subject", rule: format!("{error}") };
             return Delivery::Broken(lease, error);
         }
     };
-    match Job::read(
-        subject,
-        job_headers(message.headers.as_ref()),
-        &message.payload,
-        now,
-    ) {
+    match Job::read(subject, job_headers(message.headers.as_ref()), &message.payload, now) {
         Ok(job) => Delivery::Job(Box::new((job, lease))),
         Err(error) => Delivery::Broken(lease, error),
     }
@@ -200,9 +176,7 @@ pub async fn offer(
     let json = serde_json::to_string(handover).expect("a handover has only string keys and no failing parts");
     let mut headers = headers.clone();
     headers.insert(headers::HANDOVER, json);
-    client
-        .publish_with_reply_and_headers(subjects::work(pool), accept.to_owned(), headers, payload)
-        .await
+    client.publish_with_reply_and_headers(subjects::work(pool), accept.to_owned(), headers, payload).await
 }
 
 /// Why a returned job does not read.
@@ -218,18 +192,10 @@ pub enum ReturnError {
 
 /// Reads a job that a worker gave back.
 pub fn read_return(message: &Message, now: Micros) -> Result<(Return, Job), ReturnError> {
-    let header = message
-        .headers
-        .as_ref()
-        .and_then(|h| h.get(headers::RETURN))
-        .map_or("", HeaderValue::as_str);
+    let header =
+        message.headers.as_ref().and_then(|h| h.get(headers::RETURN)).map_or("", HeaderValue::as_str);
     let back: Return = serde_json::from_str(header)?;
-    let job = Job::read(
-        back.subject.clone(),
-        job_headers(message.headers.as_ref()),
-        &message.payload,
-        now,
-    )?;
+    let job = Job::read(back.subject.clone(), job_headers(message.headers.as_ref()), &message.payload, now)?;
     Ok((back, job))
 }
 

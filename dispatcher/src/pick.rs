@@ -59,12 +59,7 @@ pub struct Picker {
 impl Picker {
     /// A picker without a past.
     pub fn new(policy: PolicyConfig, breaker: BreakerConfig) -> Self {
-        Self {
-            policy,
-            breaker,
-            deficits: HashMap::new(),
-            verdicts: Vec::new(),
-        }
+        Self { policy, breaker, deficits: HashMap::new(), verdicts: Vec::new() }
     }
 
     /// Picks a pool with room, or none. Counts the choice towards the share: call it when you will send.
@@ -123,29 +118,16 @@ impl Picker {
         };
         let used = if is_baseline(index) { 1.0 } else { 0.0 };
         *deficit = (*deficit + share - used).clamp(-DEFICIT_MAX, DEFICIT_MAX);
-        let reason = if pools[index].id.region == *home {
-            reason
-        } else {
-            Reason::OtherRegion
-        };
+        let reason = if pools[index].id.region == *home { reason } else { Reason::OtherRegion };
         Some(Choice { index, reason, again })
     }
 
     /// The last call, told: every pool with its cost and why it was refused.
     pub fn tell(&self, pools: &[Pool], job: &Job, choice: Choice) -> Decision {
-        let candidates = pools
-            .iter()
-            .zip(&self.verdicts)
-            .filter(|(_, v)| **v != Some(Refusal::Model))
-            .map(|(p, v)| {
-                let score = p
-                    .serves(&job.subject.model)
-                    .map(|m| m.expected_cost_usd.get() as f64 / 1e9);
-                Candidate {
-                    pool: p.id.clone(),
-                    score,
-                    refused: *v,
-                }
+        let candidates =
+            pools.iter().zip(&self.verdicts).filter(|(_, v)| **v != Some(Refusal::Model)).map(|(p, v)| {
+                let score = p.serves(&job.subject.model).map(|m| m.expected_cost_usd.get() as f64 / 1e9);
+                Candidate { pool: p.id.clone(), score, refused: *v }
             });
         Decision {
             chosen: pools[choice.index].id.clone(),
@@ -178,9 +160,7 @@ impl Picker {
             return Some(Refusal::Size);
         }
         let spent = ask.journal.spent();
-        let after = spent
-            .checked_add(served.expected_cost_usd)
-            .unwrap_or(UsdNanos::new(u64::MAX));
+        let after = spent.checked_add(served.expected_cost_usd).unwrap_or(UsdNanos::new(u64::MAX));
         if job.max_cost.is_some_and(|max| after > max) {
             return Some(Refusal::MaxCost);
         }
@@ -202,8 +182,7 @@ impl Picker {
 }
 
 fn cost(pool: &Pool, model: &ModelToken) -> UsdNanos {
-    pool.serves(model)
-        .map_or(UsdNanos::new(u64::MAX), |m| m.expected_cost_usd)
+    pool.serves(model).map_or(UsdNanos::new(u64::MAX), |m| m.expected_cost_usd)
 }
 
 #[cfg(test)]
@@ -241,30 +220,15 @@ mod tests {
     }
 
     fn pick(picker: &mut Picker, pools: &Pools, job: &Job, journal: &Journal) -> Option<(String, Reason)> {
-        let ask = Ask {
-            job,
-            journal,
-            larger_than: None,
-            avoid: &[],
-        };
+        let ask = Ask { job, journal, larger_than: None, avoid: &[] };
         let choice = picker.pick(pools.as_slice(), ask, NOW)?;
         Some((pools.as_slice()[choice.index].id.to_string(), choice.reason))
     }
 
     fn failed_at(pool: &str) -> Journal {
         let failure = Failure::new(FailureClass::ProviderDown, "x");
-        let trace = Trace::Failed {
-            failure,
-            cost_usd: UsdNanos::new(600_000),
-        };
-        Journal {
-            entries: vec![Entry {
-                attempt: 1,
-                pool: pool.parse().unwrap(),
-                started_us: NOW,
-                trace,
-            }],
-        }
+        let trace = Trace::Failed { failure, cost_usd: UsdNanos::new(600_000) };
+        Journal { entries: vec![Entry { attempt: 1, pool: pool.parse().unwrap(), started_us: NOW, trace }] }
     }
 
     const THREE: [(&str, u32, u32, u64); 3] = [
@@ -303,24 +267,12 @@ mod tests {
     fn a_retry_goes_elsewhere_and_back_only_when_nobody_else_is_left() {
         let (mut picker, job) = (picker(), job(""));
         let journal = failed_at("golem@us-east");
-        assert_eq!(
-            pick(&mut picker, &pools(&THREE), &job, &journal).unwrap().0,
-            "fly@us-east"
-        );
+        assert_eq!(pick(&mut picker, &pools(&THREE), &job, &journal).unwrap().0, "fly@us-east");
         let alone = pools(&THREE[..1]);
-        let ask = Ask {
-            job: &job,
-            journal: &journal,
-            larger_than: None,
-            avoid: &[],
-        };
+        let ask = Ask { job: &job, journal: &journal, larger_than: None, avoid: &[] };
         assert!(picker.pick(alone.as_slice(), ask, NOW).unwrap().again);
         let waiting = pools(&[THREE[0], ("modal@us-east", 10, 10, 1)]);
-        assert_eq!(
-            picker.pick(waiting.as_slice(), ask, NOW),
-            None,
-            "a full pool that is new is waited for"
-        );
+        assert_eq!(picker.pick(waiting.as_slice(), ask, NOW), None, "a full pool that is new is waited for");
     }
 
     #[test]
@@ -329,10 +281,7 @@ mod tests {
         let both = [("golem@us-east", 10, 10, 1), ("golem@eu-west", 10, 0, 1)];
         assert_eq!(pick(&mut picker, &pools(&both), &job, &Journal::default()), None);
         let far = pools(&both[1..]);
-        assert_eq!(
-            pick(&mut picker, &far, &job, &Journal::default()).unwrap().1,
-            Reason::OtherRegion
-        );
+        assert_eq!(pick(&mut picker, &far, &job, &Journal::default()).unwrap().1, Reason::OtherRegion);
         let bound = self::job(r#","routing":{"allow_regions":["us-east"]}"#);
         assert_eq!(pick(&mut picker, &far, &bound, &Journal::default()), None);
     }
@@ -346,26 +295,10 @@ mod tests {
     #[test]
     fn a_refusal_has_a_reason() {
         let none = Journal::default();
-        check_refused(
-            r#","routing":{"deny_providers":["golem"]}"#,
-            &none,
-            Refusal::Provider,
-        );
-        check_refused(
-            r#","routing":{"allow_providers":["modal"]}"#,
-            &none,
-            Refusal::Provider,
-        );
-        check_refused(
-            r#","max_cost_usd":"0.00009"}"#.trim_end_matches('}'),
-            &none,
-            Refusal::MaxCost,
-        );
-        check_refused(
-            r#","max_cost_usd":"0.0006""#,
-            &failed_at("fly@us-east"),
-            Refusal::MaxCost,
-        );
+        check_refused(r#","routing":{"deny_providers":["golem"]}"#, &none, Refusal::Provider);
+        check_refused(r#","routing":{"allow_providers":["modal"]}"#, &none, Refusal::Provider);
+        check_refused(r#","max_cost_usd":"0.00009"}"#.trim_end_matches('}'), &none, Refusal::MaxCost);
+        check_refused(r#","max_cost_usd":"0.0006""#, &failed_at("fly@us-east"), Refusal::MaxCost);
         check_refused(r#","deadline":"2020-01-01T00:00:00Z""#, &none, Refusal::Deadline);
     }
 

@@ -70,11 +70,7 @@ impl Pool {
 
     /// What keeps it from taking anything, if something does.
     pub fn closed(&self, silent_after: Duration, breaker: &BreakerConfig, now: Micros) -> Option<Closed> {
-        let mut heard = self
-            .workers
-            .values()
-            .filter(|w| now.since(w.heard) <= silent_after)
-            .peekable();
+        let mut heard = self.workers.values().filter(|w| now.since(w.heard) <= silent_after).peekable();
         if heard.peek().is_none() {
             return Some(Closed::Silent);
         }
@@ -139,13 +135,8 @@ impl Pools {
     pub fn heartbeat(&mut self, beat: Heartbeat, breaker: &BreakerConfig, now: Micros) {
         let pool = self.entry(&beat.pool);
         pool.models = beat.models;
-        let before = pool
-            .workers
-            .get(&beat.worker)
-            .filter(|w| w.started == beat.started_us);
-        let news = beat
-            .succeeded
-            .saturating_sub(before.map_or(beat.succeeded, |w| w.succeeded));
+        let before = pool.workers.get(&beat.worker).filter(|w| w.started == beat.started_us);
+        let news = beat.succeeded.saturating_sub(before.map_or(beat.succeeded, |w| w.succeeded));
         if news > 0 {
             pool.breaker.succeeded(breaker, news);
         }
@@ -164,8 +155,7 @@ impl Pools {
     /// Forgets workers that said nothing for a minute.
     pub fn forget_silent(&mut self, now: Micros) {
         for pool in &mut self.pools {
-            pool.workers
-                .retain(|_, w| now.since(w.heard) < Duration::from_secs(60));
+            pool.workers.retain(|_, w| now.since(w.heard) < Duration::from_secs(60));
         }
     }
 
@@ -199,9 +189,7 @@ impl Pools {
                 fresh
             }
             BreakerEffect::CloseUntil => {
-                let wait = failure
-                    .retry_after_us
-                    .map_or(RETRY_AFTER_DEFAULT, Duration::from_micros);
+                let wait = failure.retry_after_us.map_or(RETRY_AFTER_DEFAULT, Duration::from_micros);
                 pool.closed_until = pool.closed_until.max(now + wait);
                 pool.breaker.unsent();
                 false
@@ -219,20 +207,11 @@ impl Pools {
         now: Micros,
     ) -> u32 {
         let open = |p: &&Pool| p.serves(model).is_some() && p.closed(silent_after, breaker, now).is_none();
-        let mut here = self
-            .pools
-            .iter()
-            .filter(|p| p.id.region == *region)
-            .filter(open)
-            .peekable();
+        let mut here = self.pools.iter().filter(|p| p.id.region == *region).filter(open).peekable();
         if here.peek().is_some() {
             here.map(|p| p.free(silent_after, now)).sum()
         } else {
-            self.pools
-                .iter()
-                .filter(open)
-                .map(|p| p.free(silent_after, now))
-                .sum()
+            self.pools.iter().filter(open).map(|p| p.free(silent_after, now)).sum()
         }
     }
 }

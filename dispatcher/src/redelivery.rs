@@ -37,10 +37,7 @@ impl Suspects {
 
     /// Takes everything that waits, a group per mailbox.
     pub fn take(&mut self) -> Vec<(Tenant, Mailbox, Vec<Flight>)> {
-        self.waiting
-            .drain()
-            .map(|((tenant, mailbox), flights)| (tenant, mailbox, flights))
-            .collect()
+        self.waiting.drain().map(|((tenant, mailbox), flights)| (tenant, mailbox, flights)).collect()
     }
 
     /// How many wait.

@@ -60,9 +60,7 @@ pub fn expired(job: &Job, now: Micros) -> Option<Verdict> {
 
 /// The pause before going back to a pool that failed it, full jitter (Brooker, "Exponential Backoff And Jitter").
 pub fn backoff(attempts: u16, rng: &mut impl Rng) -> Duration {
-    let ceiling = BACKOFF_FIRST
-        .saturating_mul(1 << attempts.min(10))
-        .min(BACKOFF_MAX);
+    let ceiling = BACKOFF_FIRST.saturating_mul(1 << attempts.min(10)).min(BACKOFF_MAX);
     Duration::from_micros(rng.random_range(0..=schemas::time::micros(ceiling)))
 }
 
@@ -89,17 +87,10 @@ mod tests {
     fn after(classes: &[FailureClass]) -> (Journal, Failure) {
         let mut journal = Journal::default();
         for (i, class) in classes.iter().enumerate() {
-            let trace = Trace::Failed {
-                failure: Failure::new(*class, "x"),
-                cost_usd: UsdNanos::new(1_000_000),
-            };
+            let trace =
+                Trace::Failed { failure: Failure::new(*class, "x"), cost_usd: UsdNanos::new(1_000_000) };
             let pool = "golem@us-east".parse().unwrap();
-            journal.record(Entry {
-                attempt: u16::try_from(i).unwrap() + 1,
-                pool,
-                started_us: NOW,
-                trace,
-            });
+            journal.record(Entry { attempt: u16::try_from(i).unwrap() + 1, pool, started_us: NOW, trace });
         }
         (journal, Failure::new(*classes.last().unwrap(), "x"))
     }
@@ -107,11 +98,7 @@ mod tests {
     fn check(extra: &str, classes: &[FailureClass], again: bool) {
         let (journal, failure) = after(classes);
         let verdict = verdict(&job(extra), &journal, &failure, NOW);
-        assert_eq!(
-            matches!(verdict, Verdict::Again { .. }),
-            again,
-            "{classes:?}: {verdict:?}"
-        );
+        assert_eq!(matches!(verdict, Verdict::Again { .. }), again, "{classes:?}: {verdict:?}");
     }
 
     #[test]
@@ -119,11 +106,7 @@ mod tests {
         use FailureClass as F;
         check("", &[F::ProviderDown], true);
         check("", &[F::ProviderDown, F::Connection], false);
-        check(
-            "",
-            &[F::RateLimited, F::RateLimited, F::RateLimited, F::ProviderDown],
-            true,
-        );
+        check("", &[F::RateLimited, F::RateLimited, F::RateLimited, F::ProviderDown], true);
         check("", &[F::InvalidRequest], false);
     }
 
@@ -132,9 +115,6 @@ mod tests {
         check(r#","max_cost_usd":"0.001""#, &[FailureClass::Timeout], false);
         let late = job(r#","deadline":"2020-01-01T00:00:00Z""#);
         let (journal, failure) = after(&[FailureClass::Timeout]);
-        assert!(matches!(
-            verdict(&late, &journal, &failure, NOW),
-            Verdict::End(Status::Expired, _)
-        ));
+        assert!(matches!(verdict(&late, &journal, &failure, NOW), Verdict::End(Status::Expired, _)));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, HeaderMap, Request};
+use async_nats::{Client, Request};
 use schemas::{
     Micros, Region,
     time::Clock as _,
@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use transport::{
-    PublishError, Publisher, SystemClock,
+    Headers, PublishError, Publisher, SystemClock,
     api::{self, ApiError},
     topology::floor_key,
 };
@@ -45,11 +45,7 @@ pub struct Reader {
 impl Reader {
     /// Everything up to here is finished, given what the stream's last sequence was before this was read.
     pub fn finished(self, last_before: u64) -> u64 {
-        if self.pending == 0 && self.out == 0 {
-            last_before.max(self.ack_floor)
-        } else {
-            self.ack_floor
-        }
+        if self.pending == 0 && self.out == 0 { last_before.max(self.ack_floor) } else { self.ack_floor }
     }
 }
 
@@ -83,12 +79,7 @@ enum TrimError {
 impl Trimmer {
     /// A trimmer for the dispatcher's own regions.
     pub fn new(config: Arc<DispatcherConfig>, client: Client, publisher: Publisher) -> Self {
-        Self {
-            topology: Topology::new(&config.topology),
-            config,
-            client,
-            publisher,
-        }
+        Self { topology: Topology::new(&config.topology), config, client, publisher }
     }
 
     /// Runs until `shutdown`.
@@ -117,13 +108,8 @@ impl Trimmer {
         let info = api::ask(&self.client, &format!("STREAM.INFO.{stream}"), &Value::Null).await?;
         let last = api::number(&info, "state/last_seq").unwrap_or(0);
         let first = api::number(&info, "state/first_seq").unwrap_or(0);
-        let specs: Vec<&ConsumerSpec> = self
-            .topology
-            .consumers
-            .iter()
-            .filter(|(s, _)| *s == stream)
-            .map(|(_, c)| c)
-            .collect();
+        let specs: Vec<&ConsumerSpec> =
+            self.topology.consumers.iter().filter(|(s, _)| *s == stream).map(|(_, c)| c).collect();
         check_coverage(&info, &specs)?;
         check_replicas(&info, &stream)?;
         let mut readers = Vec::with_capacity(specs.len());
@@ -140,28 +126,18 @@ impl Trimmer {
                 pending: api::number(&info, "num_pending").unwrap_or(u64::MAX),
                 out: api::number(&info, "num_ack_pending").unwrap_or(u64::MAX),
             };
-            self.write_floor(&floor_key(&stream, &spec.durable_name), reader.finished(last))
-                .await?;
+            self.write_floor(&floor_key(&stream, &spec.durable_name), reader.finished(last)).await?;
             readers.push(reader);
         }
         let bytes = api::number(&info, "state/bytes").unwrap_or(0) as f64;
         let full = bytes > NEARLY_FULL * self.config.topology.jobs_max_bytes as f64;
-        let horizon = if full {
-            self.config.trim.horizon.min(HORIZON_MIN)
-        } else {
-            self.config.trim.horizon
-        };
-        let young = self
-            .first_since(&stream, SystemClock.now() - horizon, last)
-            .await?;
+        let horizon = if full { self.config.trim.horizon.min(HORIZON_MIN) } else { self.config.trim.horizon };
+        let young = self.first_since(&stream, SystemClock.now() - horizon, last).await?;
         match purge_below(last, &readers, young) {
             Some(keep) if keep > first => {
-                let purged = api::ask(
-                    &self.client,
-                    &format!("STREAM.PURGE.{stream}"),
-                    &json!({ "seq": keep }),
-                )
-                .await?;
+                let purged =
+                    api::ask(&self.client, &format!("STREAM.PURGE.{stream}"), &json!({ "seq": keep }))
+                        .await?;
                 let count = api::number(&purged, "purged").unwrap_or(0);
                 metrics::trimmed(count);
                 info!(stream, keep, count, "log trimmed");
@@ -173,10 +149,7 @@ impl Trimmer {
 
     async fn write_floor(&self, key: &str, floor: u64) -> Result<(), PublishError> {
         let subject = format!("$KV.{FLOORS_BUCKET}.{key}");
-        self.publisher
-            .publish(subject, HeaderMap::new(), floor.to_string().into())
-            .await
-            .map(drop)
+        self.publisher.publish(subject, Headers::new(), floor.to_string().into()).await.map(drop)
     }
 
     /// The first sequence stored at or after `since`; past the end when everything is older.
@@ -205,9 +178,7 @@ fn check_coverage(info: &Value, specs: &[&ConsumerSpec]) -> Result<(), TrimError
         .and_then(Value::as_array)
         .map(|s| s.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
-    let unread = subjects
-        .iter()
-        .find(|s| specs.iter().filter(|c| c.filter_subject == **s).count() != 1);
+    let unread = subjects.iter().find(|s| specs.iter().filter(|c| c.filter_subject == **s).count() != 1);
     unread.map_or(Ok(()), |s| Err(TrimError::Coverage((*s).to_owned())))
 }
 
@@ -231,17 +202,9 @@ mod tests {
 
     #[test]
     fn an_idle_consumer_has_finished_what_was_there_before_it_was_asked() {
-        let idle = Reader {
-            ack_floor: 3,
-            pending: 0,
-            out: 0,
-        };
+        let idle = Reader { ack_floor: 3, pending: 0, out: 0 };
         assert_eq!(purge_below(10, &[idle], u64::MAX), Some(11));
-        let busy = Reader {
-            ack_floor: 7,
-            pending: 1,
-            out: 0,
-        };
+        let busy = Reader { ack_floor: 7, pending: 1, out: 0 };
         assert_eq!(purge_below(10, &[idle, busy], u64::MAX), Some(8));
     }
 

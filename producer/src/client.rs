@@ -12,10 +12,11 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, HeaderMap, Subscriber};
+use async_nats::{Client, Subscriber};
 use futures_util::StreamExt;
 use schemas::{
     JobId, Mailbox, Micros, Tenant, headers,
+    job::{Job, JobHeaders},
     reply::JobResult,
     subjects::{self, JobSubject},
     time::Clock,
@@ -29,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use transport::{
-    Link, LinkConfig, LinkError, PublishError, Publisher, SystemClock,
+    Headers, Link, LinkConfig, LinkError, PublishError, Publisher, SystemClock,
     publisher::{Patience, publisher},
 };
 
@@ -147,10 +148,7 @@ impl Producer {
 
     /// The same on a connection that exists.
     pub async fn on(link: Link, config: ProducerConfig) -> Result<Self, StartError> {
-        let patience = Patience {
-            no_stream: Duration::from_secs(2),
-            total: Some(config.patience),
-        };
+        let patience = Patience { no_stream: Duration::from_secs(2), total: Some(config.patience) };
         let refuse = |e: &dyn std::error::Error| StartError::Subscribe(e.to_string());
         let (publisher, task) = publisher(&link, patience).await.map_err(|e| refuse(&e))?;
         let subject = subjects::result(&config.tenant, &config.mailbox);
@@ -195,13 +193,9 @@ impl Producer {
     /// The body is checked here first, so that a mistake is an error and not a dead letter.
     pub async fn submit(&self, request: &JobRequest) -> Result<Ticket, SubmitError> {
         let id = match &request.body.id {
-            Some(text) => {
-                text.parse()
-                    .map_err(|e: schemas::ids::JobIdError| schemas::job::JobError::Field {
-                        field: "id",
-                        rule: e.to_string(),
-                    })?
-            }
+            Some(text) => text.parse().map_err(|e: schemas::ids::JobIdError| {
+                schemas::job::JobError::Field { field: "id", rule: e.to_string() }
+            })?,
             None => new_job_id(),
         };
         self.submit_as(id, request).await
@@ -218,27 +212,16 @@ impl Producer {
         body.id = Some(id.to_string());
         body.mailbox.get_or_insert_with(|| self.mailbox.to_string());
         let bytes = request.codec.encode(&body)?;
-        let seen = schemas::job::JobHeaders {
-            content_type: Some(request.codec.content_type()),
-            ..schemas::job::JobHeaders::default()
-        };
-        schemas::job::Job::read(subject.clone(), seen, &bytes, SystemClock.now())?;
-        let mut map = HeaderMap::new();
-        map.insert(headers::MESSAGE_ID, id.to_string());
-        map.insert(headers::CONTENT_TYPE, request.codec.content_type());
-        map.insert(headers::SCHEMA, headers::JOB_V1);
-        if let Some(trace) = &request.traceparent {
-            map.insert(headers::TRACEPARENT, trace.as_str());
-        }
-        let stored = self
-            .publisher
-            .publish(subject.to_string(), map, bytes.into())
-            .await?;
-        Ok(Ticket {
-            job: id,
-            seq: stored.seq,
-            duplicate: stored.duplicate,
-        })
+        let name = subject.to_string();
+        let seen = JobHeaders { traceparent: request.traceparent.as_deref(), ..JobHeaders::default() };
+        Job::check(subject, request.codec, seen, body, SystemClock.now())?;
+        let headers = Headers::new()
+            .with(headers::MESSAGE_ID, id.to_string())
+            .with(headers::CONTENT_TYPE, request.codec.content_type())
+            .with(headers::SCHEMA, headers::JOB_V1)
+            .with_some(headers::TRACEPARENT, request.traceparent.as_deref());
+        let stored = self.publisher.publish(name, headers, bytes.into()).await?;
+        Ok(Ticket { job: id, seq: stored.seq, duplicate: stored.duplicate })
     }
 
     /// Submits a job and waits for its result, which must go to this producer's own mailbox.
@@ -326,14 +309,7 @@ impl Producer {
 
     fn expect_since(&self, job: JobId, published: Micros) -> oneshot::Receiver<JobResult> {
         let (done, answer) = oneshot::channel();
-        self.lock().insert(
-            job,
-            Waiter {
-                since: Instant::now(),
-                published,
-                done,
-            },
-        );
+        self.lock().insert(job, Waiter { since: Instant::now(), published, done });
         answer
     }
 
@@ -384,10 +360,7 @@ impl Router {
             }
         }
         // Dropping the senders tells every waiter.
-        self.waiters
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// A result may come twice, live and stored: the first one finds the waiter.
@@ -396,11 +369,7 @@ impl Router {
             return;
         }
         let Some(job) = nats::job_of(message) else { return };
-        let waiter = self
-            .waiters
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&job);
+        let waiter = self.waiters.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
         let Some(waiter) = waiter else { return };
         match nats::read_reply(message) {
             Ok(Reply::Result(result)) => drop(waiter.done.send(*result)),
@@ -411,11 +380,7 @@ impl Router {
 
     fn oldest(&self, age: Duration) -> Option<Micros> {
         let waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        waiters
-            .values()
-            .filter(|w| w.since.elapsed() >= age)
-            .map(|w| w.published)
-            .min()
+        waiters.values().filter(|w| w.since.elapsed() >= age).map(|w| w.published).min()
     }
 
     async fn look_up(&self, since: Micros) {

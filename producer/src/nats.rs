@@ -55,26 +55,14 @@ pub(crate) fn is_result(message: &Message) -> bool {
 
 /// Reads a message of a reply subject.
 pub fn read_reply(message: &Message) -> Result<Reply, MailboxError> {
-    let header = message
-        .headers
-        .as_ref()
-        .and_then(|h| h.get(headers::CONTENT_TYPE));
+    let header = message.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE));
     let subject = message.subject.as_str();
-    let refuse = |source| MailboxError::Reply {
-        subject: subject.to_owned(),
-        source,
-    };
+    let refuse = |source| MailboxError::Reply { subject: subject.to_owned(), source };
     let codec = Codec::from_content_type(header.map(async_nats::HeaderValue::as_str)).map_err(refuse)?;
     if is_result(message) {
-        codec
-            .decode(&message.payload)
-            .map(|r| Reply::Result(Box::new(r)))
-            .map_err(refuse)
+        codec.decode(&message.payload).map(|r| Reply::Result(Box::new(r))).map_err(refuse)
     } else {
-        codec
-            .decode(&message.payload)
-            .map(|c| Reply::Cost(Box::new(c)))
-            .map_err(refuse)
+        codec.decode(&message.payload).map(|c| Reply::Cost(Box::new(c))).map_err(refuse)
     }
 }
 
@@ -89,10 +77,7 @@ pub async fn stored_replies(
     out: mpsc::Sender<Message>,
 ) -> Result<(), MailboxError> {
     let context = jetstream::new(client.clone());
-    let stream = context
-        .get_stream(topology::REPLIES)
-        .await
-        .map_err(stream_error)?;
+    let stream = context.get_stream(topology::REPLIES).await.map_err(stream_error)?;
     let deliver_policy = match since {
         None => DeliverPolicy::All,
         Some(at) => DeliverPolicy::ByStartTime {

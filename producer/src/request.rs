@@ -41,10 +41,7 @@ impl JobRequest {
     /// One user message.
     pub fn prompt(region: &str, model: &str, text: impl Into<String>) -> Result<Self, TokenError> {
         let mut request = Self::new(region, model)?;
-        request.body.messages = Some(vec![Message {
-            role: "user".into(),
-            content: text.into(),
-        }]);
+        request.body.messages = Some(vec![Message { role: "user".into(), content: text.into() }]);
         Ok(request)
     }
 

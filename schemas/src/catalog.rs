@@ -49,11 +49,7 @@ impl Catalog {
             }
             models.push((name, token));
         }
-        if models.is_empty() {
-            Err(CatalogError::Empty)
-        } else {
-            Ok(Self { models })
-        }
+        if models.is_empty() { Err(CatalogError::Empty) } else { Ok(Self { models }) }
     }
 
     /// The tokens, in order.
@@ -68,10 +64,7 @@ impl Catalog {
 
     /// The token of a model given by its name or by its token.
     pub fn find(&self, name: &str) -> Option<&ModelToken> {
-        self.models
-            .iter()
-            .find(|(n, t)| n == name || t.as_str() == name)
-            .map(|(_, token)| token)
+        self.models.iter().find(|(n, t)| n == name || t.as_str() == name).map(|(_, token)| token)
     }
 }
 
@@ -96,10 +89,7 @@ mod tests {
     #[test]
     fn a_name_becomes_a_token() {
         assert_eq!(token_of("llama-3.2-1b").unwrap().as_str(), "llama-3-2-1b");
-        assert_eq!(
-            token_of("meta-llama/Llama 3.2: 1B").unwrap().as_str(),
-            "meta-llama-llama-3-2-1b"
-        );
+        assert_eq!(token_of("meta-llama/Llama 3.2: 1B").unwrap().as_str(), "meta-llama-llama-3-2-1b");
         assert!(token_of("///").is_err());
     }
 

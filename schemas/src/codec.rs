@@ -35,14 +35,7 @@ impl Codec {
     /// Reads the header's value; parameters after `;` are ignored.
     pub fn from_content_type(header: Option<&str>) -> Result<Self, CodecError> {
         let Some(text) = header else { return Ok(Self::Json) };
-        match text
-            .split(';')
-            .next()
-            .unwrap_or("")
-            .trim()
-            .to_ascii_lowercase()
-            .as_str()
-        {
+        match text.split(';').next().unwrap_or("").trim().to_ascii_lowercase().as_str() {
             "application/json" | "" => Ok(Self::Json),
             "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => Ok(Self::MsgPack),
             _ => Err(CodecError::ContentType(text.chars().take(80).collect())),
@@ -77,25 +70,18 @@ impl Codec {
 fn explain_json<T: DeserializeOwned>(body: &[u8]) -> CodecError {
     let mut reader = serde_json::Deserializer::from_slice(body);
     match serde_path_to_error::deserialize::<_, T>(&mut reader) {
-        Err(e) => CodecError::Decode {
-            field: e.path().to_string(),
-            message: e.inner().to_string(),
-        },
+        Err(e) => CodecError::Decode { field: e.path().to_string(), message: e.inner().to_string() },
         // The value was fine, so what follows it was not.
-        Ok(_) => CodecError::Decode {
-            field: ".".into(),
-            message: "text after the end of the JSON value".into(),
-        },
+        Ok(_) => {
+            CodecError::Decode { field: ".".into(), message: "text after the end of the JSON value".into() }
+        }
     }
 }
 
 fn explain_msgpack<T: DeserializeOwned>(body: &[u8]) -> CodecError {
     let mut reader = rmp_serde::Deserializer::from_read_ref(body);
     match serde_path_to_error::deserialize::<_, T>(&mut reader) {
-        Err(e) => CodecError::Decode {
-            field: e.path().to_string(),
-            message: e.inner().to_string(),
-        },
+        Err(e) => CodecError::Decode { field: e.path().to_string(), message: e.inner().to_string() },
         Ok(_) => CodecError::Decode {
             field: ".".into(),
             message: "bytes after the end of the MessagePack value".into(),

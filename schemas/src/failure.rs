@@ -109,11 +109,7 @@ impl FailureClass {
                 (R::Never, true, B::None)
             }
         };
-        Remedy {
-            retry,
-            counts,
-            breaker,
-        }
+        Remedy { retry, counts, breaker }
     }
 
     /// The name on the wire, in labels and in dead-letter subjects.
@@ -161,11 +157,7 @@ pub struct Failure {
 impl Failure {
     /// A failure whose message is cut to [`MESSAGE_MAX`] characters.
     pub fn new(class: FailureClass, message: impl AsRef<str>) -> Self {
-        Self {
-            class,
-            message: message.as_ref().chars().take(MESSAGE_MAX).collect(),
-            retry_after_us: None,
-        }
+        Self { class, message: message.as_ref().chars().take(MESSAGE_MAX).collect(), retry_after_us: None }
     }
 
     /// The same, with the wait the provider asked for.
@@ -191,10 +183,7 @@ mod tests {
     fn a_wrong_request_is_never_tried_again_and_never_blames_the_pool() {
         for class in [FailureClass::InvalidRequest, FailureClass::Refused] {
             let remedy = class.remedy();
-            assert_eq!(
-                (remedy.retry, remedy.breaker),
-                (Retry::Never, BreakerEffect::None)
-            );
+            assert_eq!((remedy.retry, remedy.breaker), (Retry::Never, BreakerEffect::None));
         }
     }
 

@@ -12,7 +12,7 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const HANDOVER: &str = "Beacon-Handover";
 /// A [`crate::handover::Return`] as JSON, beside the untouched job body.
 pub const RETURN: &str = "Beacon-Return";
-/// A dead letter's [`crate::dead::Obituary`] as JSON, beside the job's own bytes.
+/// A dead letter's [`crate::dead::Obituary`] as JSON, beside the job's own bytes. The other headers are the job's.
 pub const OBITUARY: &str = "Beacon-Obituary";
 
 /// Schema of a job.
@@ -21,18 +21,13 @@ pub const JOB_V1: &str = "job.v1";
 pub const RESULT_V1: &str = "result.v1";
 /// Schema of a cost event.
 pub const COST_V1: &str = "cost.v1";
-/// Schema of a dead letter.
-pub const DEAD_V1: &str = "dead.v1";
 
 /// Whether a body that says `found` can be read by code that knows `expected`; no header means version 1.
 ///
 /// The minor version behind a second dot is ignored: fields may be added, never given a new meaning.
 pub fn schema_is(found: Option<&str>, expected: &str) -> bool {
     found.is_none_or(|text| {
-        text == expected
-            || text
-                .strip_prefix(expected)
-                .is_some_and(|rest| rest.starts_with('.'))
+        text == expected || text.strip_prefix(expected).is_some_and(|rest| rest.starts_with('.'))
     })
 }
 

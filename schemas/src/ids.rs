@@ -58,9 +58,7 @@ impl fmt::Display for JobId {
 impl FromStr for JobId {
     type Err = JobIdError;
     fn from_str(text: &str) -> Result<Self, JobIdError> {
-        Uuid::try_parse(text)
-            .map(Self)
-            .map_err(|_| JobIdError(text.chars().take(80).collect()))
+        Uuid::try_parse(text).map(Self).map_err(|_| JobIdError(text.chars().take(80).collect()))
     }
 }
 

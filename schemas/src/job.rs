@@ -182,10 +182,7 @@ pub enum JobError {
 
 impl JobError {
     fn field(field: &'static str, rule: impl Into<String>) -> Self {
-        Self::Field {
-            field,
-            rule: rule.into(),
-        }
+        Self::Field { field, rule: rule.into() }
     }
 }
 
@@ -212,16 +209,15 @@ impl Job {
         now: Micros,
     ) -> Result<Self, JobError> {
         if !headers::schema_is(headers.schema, headers::JOB_V1) {
-            return Err(JobError::Schema(
-                headers.schema.unwrap_or_default().chars().take(80).collect(),
-            ));
+            return Err(JobError::Schema(headers.schema.unwrap_or_default().chars().take(80).collect()));
         }
         let codec = Codec::from_content_type(headers.content_type)?;
         let body: JobBody = codec.decode(body)?;
         Self::check(subject, codec, headers, body, now)
     }
 
-    fn check(
+    /// Checks a body that was read, or is about to be written.
+    pub fn check(
         subject: JobSubject,
         codec: Codec,
         headers: JobHeaders<'_>,
@@ -278,41 +274,30 @@ impl Job {
 }
 
 fn one_id(body: Option<&str>, header: Option<&str>) -> Result<JobId, JobError> {
-    let parse = |field, text: &str| {
-        text.parse::<JobId>()
-            .map_err(|e| JobError::field(field, e.to_string()))
-    };
+    let parse = |field, text: &str| text.parse::<JobId>().map_err(|e| JobError::field(field, e.to_string()));
     match (body, header) {
         (Some(body), Some(header)) => {
             let (id, other) = (parse("id", body)?, parse("Nats-Msg-Id", header)?);
             if id == other {
                 Ok(id)
             } else {
-                Err(JobError::field(
-                    "id",
-                    format!("`{id}` must equal the `Nats-Msg-Id` header `{other}`"),
-                ))
+                Err(JobError::field("id", format!("`{id}` must equal the `Nats-Msg-Id` header `{other}`")))
             }
         }
         (Some(body), None) => parse("id", body),
         (None, Some(header)) => parse("Nats-Msg-Id", header),
-        (None, None) => Err(JobError::field(
-            "id",
-            "missing: a UUID in the body or in the `Nats-Msg-Id` header",
-        )),
+        (None, None) => {
+            Err(JobError::field("id", "missing: a UUID in the body or in the `Nats-Msg-Id` header"))
+        }
     }
 }
 
 fn one_input(messages: Option<Vec<Message>>, prompt: Option<String>) -> Result<Input, JobError> {
     match (messages, prompt) {
-        (Some(_), Some(_)) => Err(JobError::field(
-            "prompt",
-            "only one of `messages` and `prompt` may be given",
-        )),
-        (None, None) => Err(JobError::field(
-            "messages",
-            "missing: `messages` or `prompt` must be given",
-        )),
+        (Some(_), Some(_)) => {
+            Err(JobError::field("prompt", "only one of `messages` and `prompt` may be given"))
+        }
+        (None, None) => Err(JobError::field("messages", "missing: `messages` or `prompt` must be given")),
         (Some(messages), None) if messages.is_empty() => {
             Err(JobError::field("messages", "must hold at least one message"))
         }
@@ -330,10 +315,7 @@ fn check_params(params: &Params) -> Result<(), JobError> {
         return Err(JobError::field("params.temperature", "must be 0 to 2"));
     }
     if params.top_p.is_some_and(|p| !(p > 0.0 && p <= 1.0)) {
-        return Err(JobError::field(
-            "params.top_p",
-            "must be more than 0 and at most 1",
-        ));
+        return Err(JobError::field("params.top_p", "must be more than 0 and at most 1"));
     }
     if params.stop.len() > 4 {
         return Err(JobError::field("params.stop", "must hold at most 4 texts"));
@@ -350,24 +332,17 @@ pub fn read_mailbox(text: Option<&str>, tenant: &Tenant) -> Result<Mailbox, JobE
     match text.split_once('.') {
         None => text.parse().map_err(refuse),
         Some((owner, name)) if owner == tenant.as_str() => name.parse().map_err(refuse),
-        Some(_) => Err(JobError::field(
-            "mailbox",
-            format!("must lie in the subject's own tenant `{tenant}`"),
-        )),
+        Some(_) => {
+            Err(JobError::field("mailbox", format!("must lie in the subject's own tenant `{tenant}`")))
+        }
     }
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), JobError> {
     if labels.len() > LABELS_MAX {
-        return Err(JobError::field(
-            "labels",
-            format!("must hold at most {LABELS_MAX} labels"),
-        ));
+        return Err(JobError::field("labels", format!("must hold at most {LABELS_MAX} labels")));
     }
-    if labels
-        .iter()
-        .any(|(k, v)| k.len() > LABEL_LENGTH_MAX || v.len() > LABEL_LENGTH_MAX)
-    {
+    if labels.iter().any(|(k, v)| k.len() > LABEL_LENGTH_MAX || v.len() > LABEL_LENGTH_MAX) {
         return Err(JobError::field(
             "labels",
             format!("keys and values must be at most {LABEL_LENGTH_MAX} bytes"),
@@ -391,16 +366,8 @@ pub struct Salvage {
 pub fn salvage(subject: Option<&JobSubject>, headers: JobHeaders<'_>, body: &[u8]) -> Salvage {
     let codec = Codec::from_content_type(headers.content_type).unwrap_or_default();
     let fields: Option<serde_json::Value> = codec.decode(body).ok().filter(serde_json::Value::is_object);
-    let text = |key: &str| {
-        fields
-            .as_ref()
-            .and_then(|f| f.get(key))
-            .and_then(serde_json::Value::as_str)
-    };
-    let id = headers
-        .message_id
-        .or_else(|| text("id"))
-        .and_then(|t| t.parse().ok());
+    let text = |key: &str| fields.as_ref().and_then(|f| f.get(key)).and_then(serde_json::Value::as_str);
+    let id = headers.message_id.or_else(|| text("id")).and_then(|t| t.parse().ok());
     let mailbox = match (&fields, subject) {
         (Some(f), Some(s)) if f.get("mailbox").is_none_or(serde_json::Value::is_string) => {
             read_mailbox(text("mailbox"), &s.tenant).ok()
@@ -422,12 +389,7 @@ mod tests {
     }
 
     fn read(json: &str) -> Result<Job, JobError> {
-        Job::read(
-            subject(),
-            JobHeaders::default(),
-            json.as_bytes(),
-            Micros::new(1_795_000_000_000_000),
-        )
+        Job::read(subject(), JobHeaders::default(), json.as_bytes(), Micros::new(1_795_000_000_000_000))
     }
 
     fn check_refused(json: &str, words: &[&str]) {
@@ -455,10 +417,7 @@ mod tests {
         check_refused("{", &["field"]);
         check_refused(r#"{"prompt":"x"}"#, &["id", "missing"]);
         check_refused(&format!(r#"{{"id":"{ID}"}}"#), &["messages", "missing"]);
-        check_refused(
-            &format!(r#"{{"id":"{ID}","prompt":"x","messages":[]}}"#),
-            &["only one"],
-        );
+        check_refused(&format!(r#"{{"id":"{ID}","prompt":"x","messages":[]}}"#), &["only one"]);
         check_refused(&format!(r#"{{"id":"{ID}","prompt":7}}"#), &["prompt", "string"]);
         check_refused(
             &format!(r#"{{"id":"{ID}","prompt":"x","params":{{"max_tokens":"many"}}}}"#),
@@ -472,22 +431,10 @@ mod tests {
             &format!(r#"{{"id":"{ID}","prompt":"x","mailbox":"other.box"}}"#),
             &["mailbox", "acme"],
         );
-        check_refused(
-            &format!(r#"{{"id":"{ID}","prompt":"x","mailbox":">"}}"#),
-            &["mailbox"],
-        );
-        check_refused(
-            &format!(r#"{{"id":"{ID}","prompt":"x","max_cost_usd":"-1"}}"#),
-            &["max_cost_usd"],
-        );
-        check_refused(
-            &format!(r#"{{"id":"{ID}","prompt":"x","deadline":"soon"}}"#),
-            &["deadline"],
-        );
-        check_refused(
-            &format!(r#"{{"id":"{ID}","prompt":"x","max_attempts":0}}"#),
-            &["max_attempts"],
-        );
+        check_refused(&format!(r#"{{"id":"{ID}","prompt":"x","mailbox":">"}}"#), &["mailbox"]);
+        check_refused(&format!(r#"{{"id":"{ID}","prompt":"x","max_cost_usd":"-1"}}"#), &["max_cost_usd"]);
+        check_refused(&format!(r#"{{"id":"{ID}","prompt":"x","deadline":"soon"}}"#), &["deadline"]);
+        check_refused(&format!(r#"{{"id":"{ID}","prompt":"x","max_attempts":0}}"#), &["max_attempts"]);
         check_refused(
             &format!(r#"{{"id":"{ID}","prompt":"x","run_at":"2999-01-01T00:00:00Z"}}"#),
             &["run_at", "beacon.delayed"],
@@ -496,10 +443,8 @@ mod tests {
 
     #[test]
     fn header_and_body_must_name_the_same_job() {
-        let headers = JobHeaders {
-            message_id: Some("0198c0de-0000-7000-8000-000000000002"),
-            ..JobHeaders::default()
-        };
+        let headers =
+            JobHeaders { message_id: Some("0198c0de-0000-7000-8000-000000000002"), ..JobHeaders::default() };
         let body = format!(r#"{{"id":"{ID}","prompt":"hi"}}"#);
         let error = Job::read(subject(), headers, body.as_bytes(), Micros::default()).unwrap_err();
         assert!(error.to_string().contains("Nats-Msg-Id"));
@@ -527,21 +472,10 @@ mod tests {
             prop_oneof![
                 ".{1,40}".prop_map(|p| (None, Some(p))),
                 proptest::collection::vec((".{1,8}", ".{0,40}"), 1..4).prop_map(|ms| {
-                    (
-                        Some(
-                            ms.into_iter()
-                                .map(|(role, content)| Message { role, content })
-                                .collect(),
-                        ),
-                        None,
-                    )
+                    (Some(ms.into_iter().map(|(role, content)| Message { role, content }).collect()), None)
                 })
             ],
-            (
-                proptest::option::of(1..9_999u32),
-                proptest::option::of(0.0..2.0f64),
-                any::<Option<i64>>(),
-            ),
+            (proptest::option::of(1..9_999u32), proptest::option::of(0.0..2.0f64), any::<Option<i64>>()),
             proptest::option::of(0..2_000_000_000i64),
             any::<Option<u64>>(),
             proptest::option::of(1..=ATTEMPTS_MAX),
@@ -563,12 +497,7 @@ mod tests {
                         id: Some(uuid::Uuid::from_bytes(id).to_string()),
                         messages,
                         prompt,
-                        params: Params {
-                            max_tokens,
-                            temperature,
-                            seed,
-                            ..Params::default()
-                        },
+                        params: Params { max_tokens, temperature, seed, ..Params::default() },
                         deadline: deadline.and_then(|s| DateTime::from_timestamp(s, 0)),
                         max_cost_usd: cost.map(UsdNanos::new),
                         max_attempts,

@@ -75,12 +75,7 @@ impl Journal {
     /// The run to poll again, if the newest entry left one.
     pub fn running(&self) -> Option<(&Entry, &str)> {
         match self.entries.last() {
-            Some(
-                entry @ Entry {
-                    trace: Trace::Running { run },
-                    ..
-                },
-            ) => Some((entry, run)),
+            Some(entry @ Entry { trace: Trace::Running { run }, .. }) => Some((entry, run)),
             _ => None,
         }
     }
@@ -113,19 +108,11 @@ mod tests {
     use crate::failure::FailureClass;
 
     fn entry(attempt: u16, trace: Trace) -> Entry {
-        Entry {
-            attempt,
-            pool: "golem@us-east".parse().unwrap(),
-            started_us: Micros::new(1),
-            trace,
-        }
+        Entry { attempt, pool: "golem@us-east".parse().unwrap(), started_us: Micros::new(1), trace }
     }
 
     fn failed(class: FailureClass) -> Trace {
-        Trace::Failed {
-            failure: Failure::new(class, "x"),
-            cost_usd: UsdNanos::new(5),
-        }
+        Trace::Failed { failure: Failure::new(class, "x"), cost_usd: UsdNanos::new(5) }
     }
 
     #[test]
@@ -134,10 +121,7 @@ mod tests {
         journal.record(entry(1, Trace::Running { run: "fc-1".into() }));
         assert_eq!(journal.running().map(|(_, run)| run), Some("fc-1"));
         journal.record(entry(1, failed(FailureClass::Timeout)));
-        assert_eq!(
-            (journal.entries.len(), journal.counted(), journal.spent()),
-            (1, 1, UsdNanos::new(5))
-        );
+        assert_eq!((journal.entries.len(), journal.counted(), journal.spent()), (1, 1, UsdNanos::new(5)));
         assert!(journal.running().is_none());
     }
 
@@ -148,9 +132,6 @@ mod tests {
         for attempt in 2..100 {
             journal.record(entry(attempt, failed(FailureClass::RateLimited)));
         }
-        assert_eq!(
-            (journal.entries.len(), journal.counted(), journal.last_attempt()),
-            (ENTRIES_MAX, 1, 99)
-        );
+        assert_eq!((journal.entries.len(), journal.counted(), journal.last_attempt()), (ENTRIES_MAX, 1, 99));
     }
 }

@@ -67,11 +67,8 @@ impl TryFrom<String> for Lease {
             9.. => 2,
             _ => return Err(refuse()),
         };
-        let number = |i: usize| -> Option<u64> {
-            spans
-                .get(first + i)
-                .and_then(|&(a, b)| subject[a..b].parse().ok())
-        };
+        let number =
+            |i: usize| -> Option<u64> { spans.get(first + i).and_then(|&(a, b)| subject[a..b].parse().ok()) };
         let (Some(delivered), Some(stream_seq), Some(consumer_seq), Some(nanos), Some(pending)) =
             (number(2), number(3), number(4), number(5), number(6))
         else {
@@ -117,15 +114,7 @@ mod tests {
     fn check(text: &str) {
         let lease: Lease = text.parse().unwrap();
         assert_eq!((lease.stream(), lease.consumer()), ("JOBS_us-east", "d-m-high"));
-        assert_eq!(
-            (
-                lease.delivered,
-                lease.stream_seq,
-                lease.consumer_seq,
-                lease.pending
-            ),
-            (2, 17, 40, 3)
-        );
+        assert_eq!((lease.delivered, lease.stream_seq, lease.consumer_seq, lease.pending), (2, 17, 40, 3));
         assert_eq!(lease.stored_at, Micros::new(1_795_000_000_000_001));
         assert_eq!(lease.subject(), text);
     }
@@ -139,13 +128,7 @@ mod tests {
 
     #[test]
     fn other_subjects_are_refused() {
-        for bad in [
-            "",
-            "$JS.ACK",
-            "$JS.ACK.a.b.1.2",
-            "beacon.jobs.a.b.c.d",
-            "$JS.ACK.s.c.x.1.1.1.0",
-        ] {
+        for bad in ["", "$JS.ACK", "$JS.ACK.a.b.1.2", "beacon.jobs.a.b.c.d", "$JS.ACK.s.c.x.1.1.1.0"] {
             assert!(bad.parse::<Lease>().is_err(), "{bad}");
         }
     }

@@ -75,9 +75,7 @@ impl UsdNanos {
 
 /// Adds up amounts; `None` if out of range.
 pub fn total(amounts: impl IntoIterator<Item = UsdNanos>) -> Option<UsdNanos> {
-    amounts
-        .into_iter()
-        .try_fold(UsdNanos::ZERO, UsdNanos::checked_add)
+    amounts.into_iter().try_fold(UsdNanos::ZERO, UsdNanos::checked_add)
 }
 
 impl fmt::Display for UsdNanos {
@@ -104,11 +102,7 @@ impl FromStr for UsdNanos {
         }
         let whole: u64 = whole.parse().map_err(|_| refuse())?;
         let part: u64 = format!("{part:0<9}").parse().map_err(|_| refuse())?;
-        whole
-            .checked_mul(1_000_000_000)
-            .and_then(|n| n.checked_add(part))
-            .map(Self)
-            .ok_or_else(refuse)
+        whole.checked_mul(1_000_000_000).and_then(|n| n.checked_add(part)).map(Self).ok_or_else(refuse)
     }
 }
 
@@ -139,26 +133,12 @@ mod tests {
     #[test]
     fn two_seconds_of_a_t4_cost_what_the_report_says() {
         let t4: UsdNanos = "0.000164".parse().unwrap();
-        assert_eq!(
-            t4.for_seconds(Duration::from_secs(2)).unwrap().to_string(),
-            "0.000328"
-        );
+        assert_eq!(t4.for_seconds(Duration::from_secs(2)).unwrap().to_string(), "0.000328");
     }
 
     #[test]
     fn texts_that_are_no_amounts_are_refused() {
-        for bad in [
-            "",
-            "-1",
-            ".5",
-            "1.",
-            "1e3",
-            "0.0000000001",
-            "1,5",
-            "99999999999999",
-            " 1",
-            "NaN",
-        ] {
+        for bad in ["", "-1", ".5", "1.", "1e3", "0.0000000001", "1,5", "99999999999999", " 1", "NaN"] {
             assert!(bad.parse::<UsdNanos>().is_err(), "{bad}");
         }
     }

@@ -118,9 +118,7 @@ impl PriceBook {
     pub fn from_toml(text: &str) -> Result<Self, PriceError> {
         let book: Self = toml::from_str(text).map_err(|e| PriceError::Read(one_line(&e.to_string())))?;
         for (i, a) in book.prices.iter().enumerate() {
-            if book.prices[..i]
-                .iter()
-                .any(|b| (&b.provider, &b.sku, b.unit) == (&a.provider, &a.sku, a.unit))
+            if book.prices[..i].iter().any(|b| (&b.provider, &b.sku, b.unit) == (&a.provider, &a.sku, a.unit))
             {
                 return Err(PriceError::Twice(a.provider.clone(), a.sku.clone(), a.unit));
             }
@@ -130,9 +128,7 @@ impl PriceBook {
 
     /// All prices of a SKU, one per unit.
     pub fn of<'a>(&'a self, provider: &'a ProviderId, sku: &'a str) -> impl Iterator<Item = &'a Price> {
-        self.prices
-            .iter()
-            .filter(move |p| p.provider == *provider && p.sku == sku)
+        self.prices.iter().filter(move |p| p.provider == *provider && p.sku == sku)
     }
 
     /// Refuses a SKU that has no price, so that a pool is refused before it runs anything.
@@ -250,13 +246,8 @@ mod tests {
 
     fn check(provider: &str, sku: &str, used: Used, amounts: &[&str]) {
         let book = PriceBook::from_toml(BOOK).unwrap();
-        let bill = book
-            .bill(&provider.parse().unwrap(), sku, "execution", used)
-            .unwrap();
-        assert_eq!(
-            bill.iter().map(|l| l.amount_usd.to_string()).collect::<Vec<_>>(),
-            amounts
-        );
+        let bill = book.bill(&provider.parse().unwrap(), sku, "execution", used).unwrap();
+        assert_eq!(bill.iter().map(|l| l.amount_usd.to_string()).collect::<Vec<_>>(), amounts);
     }
 
     #[test]
@@ -264,29 +255,15 @@ mod tests {
         check("modal", "T4", Used::Time(Duration::from_secs(2)), &["0.000328"]);
         // The report's figure for two seconds of an A10 at Fly.io, rounded up to the nano-dollar.
         check("fly", "A10", Used::Time(Duration::from_secs(2)), &["0.000833334"]);
-        check(
-            "host",
-            "text",
-            Used::Tokens {
-                input: 1_000,
-                output: 10,
-            },
-            &["0.0001", "0.000004"],
-        );
+        check("host", "text", Used::Tokens { input: 1_000, output: 10 }, &["0.0001", "0.000004"]);
     }
 
     #[test]
     fn an_unknown_price_is_an_error_and_not_a_zero() {
         let book = PriceBook::from_toml(BOOK).unwrap();
         let modal = "modal".parse().unwrap();
-        assert!(matches!(
-            book.require(&modal, "H200"),
-            Err(PriceError::Unknown(..))
-        ));
-        assert!(matches!(
-            book.bill(&modal, "T4", "x", Used::Inferences(1)),
-            Err(PriceError::Unit { .. })
-        ));
+        assert!(matches!(book.require(&modal, "H200"), Err(PriceError::Unknown(..))));
+        assert!(matches!(book.bill(&modal, "T4", "x", Used::Inferences(1)), Err(PriceError::Unit { .. })));
     }
 
     #[test]

@@ -89,31 +89,16 @@ impl State {
     pub fn apply(self, event: Event) -> Step {
         use {Event as E, State as S};
         match (self, event) {
-            (
-                S::Waiting { attempts },
-                E::Offered {
-                    offer,
-                    pool,
-                    accept_by,
-                },
-            ) => Step::Moved(S::Offered {
-                attempt: attempts.saturating_add(1),
-                offer,
-                pool,
-                accept_by,
-            }),
-            (
-                S::Offered {
-                    attempt, offer, pool, ..
-                },
-                E::Accepted { offer: of },
-            ) if of == offer => Step::Moved(S::Running { attempt, pool }),
+            (S::Waiting { attempts }, E::Offered { offer, pool, accept_by }) => {
+                Step::Moved(S::Offered { attempt: attempts.saturating_add(1), offer, pool, accept_by })
+            }
+            (S::Offered { attempt, offer, pool, .. }, E::Accepted { offer: of }) if of == offer => {
+                Step::Moved(S::Running { attempt, pool })
+            }
             (S::Offered { attempt, offer, .. }, E::Refused { offer: of } | E::Lapsed { offer: of })
                 if of == offer =>
             {
-                Step::Moved(S::Waiting {
-                    attempts: attempt - 1,
-                })
+                Step::Moved(S::Waiting { attempts: attempt - 1 })
             }
             (S::Running { attempt, .. }, E::GivenBack { attempt: of }) if of == attempt => {
                 Step::Moved(S::Waiting { attempts: attempt })
@@ -164,12 +149,7 @@ mod tests {
     }
 
     fn offered(attempt: u16, offer: u64) -> State {
-        State::Offered {
-            attempt,
-            offer,
-            pool: pool(),
-            accept_by: Micros::new(9),
-        }
+        State::Offered { attempt, offer, pool: pool(), accept_by: Micros::new(9) }
     }
 
     fn check(from: State, event: Event, to: &Step) {
@@ -178,55 +158,29 @@ mod tests {
 
     #[test]
     fn an_answer_to_an_older_offer_changes_nothing() {
-        check(
-            offered(1, 8),
-            Event::Accepted { offer: 7 },
-            &Step::Stale(offered(1, 8)),
-        );
-        check(
-            offered(1, 8),
-            Event::Lapsed { offer: 7 },
-            &Step::Stale(offered(1, 8)),
-        );
+        check(offered(1, 8), Event::Accepted { offer: 7 }, &Step::Stale(offered(1, 8)));
+        check(offered(1, 8), Event::Lapsed { offer: 7 }, &Step::Stale(offered(1, 8)));
     }
 
     #[test]
     fn a_refused_offer_uses_up_no_attempt() {
-        check(
-            offered(1, 8),
-            Event::Refused { offer: 8 },
-            &Step::Moved(State::Waiting { attempts: 0 }),
-        );
+        check(offered(1, 8), Event::Refused { offer: 8 }, &Step::Moved(State::Waiting { attempts: 0 }));
     }
 
     #[test]
     fn a_job_that_has_ended_stays_ended() {
-        let ended = State::Ended {
-            status: Status::Succeeded,
-        };
-        check(
-            ended.clone(),
-            Event::Ended {
-                status: Status::Failed,
-            },
-            &Step::Stale(ended),
-        );
+        let ended = State::Ended { status: Status::Succeeded };
+        check(ended.clone(), Event::Ended { status: Status::Failed }, &Step::Stale(ended));
     }
 
     fn any_event() -> impl Strategy<Value = Event> {
         prop_oneof![
-            (0..4u64).prop_map(|offer| Event::Offered {
-                offer,
-                pool: pool(),
-                accept_by: Micros::new(1)
-            }),
+            (0..4u64).prop_map(|offer| Event::Offered { offer, pool: pool(), accept_by: Micros::new(1) }),
             (0..4u64).prop_map(|offer| Event::Accepted { offer }),
             (0..4u64).prop_map(|offer| Event::Refused { offer }),
             (0..4u64).prop_map(|offer| Event::Lapsed { offer }),
             (0..4u16).prop_map(|attempt| Event::GivenBack { attempt }),
-            Just(Event::Ended {
-                status: Status::Succeeded
-            }),
+            Just(Event::Ended { status: Status::Succeeded }),
         ]
     }
 

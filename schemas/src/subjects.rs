@@ -36,11 +36,7 @@ pub enum SubjectError {
 
 impl fmt::Display for JobSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "beacon.jobs.{}.{}.{}.{}",
-            self.region, self.model, self.lane, self.tenant
-        )
+        write!(f, "beacon.jobs.{}.{}.{}.{}", self.region, self.model, self.lane, self.tenant)
     }
 }
 

@@ -33,10 +33,7 @@ impl Micros {
 
     /// As a calendar time; the epoch when out of chrono's range.
     pub fn to_datetime(self) -> DateTime<Utc> {
-        i64::try_from(self.0)
-            .ok()
-            .and_then(DateTime::from_timestamp_micros)
-            .unwrap_or_default()
+        i64::try_from(self.0).ok().and_then(DateTime::from_timestamp_micros).unwrap_or_default()
     }
 }
 
@@ -63,11 +60,7 @@ impl std::ops::Sub<Duration> for Micros {
 
 impl fmt::Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            &self
-                .to_datetime()
-                .to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-        )
+        f.write_str(&self.to_datetime().to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
     }
 }
 

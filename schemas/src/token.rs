@@ -3,8 +3,9 @@
 //! A token is checked once, when it is made, so that building a subject cannot fail. The server itself stores
 //! `*`, `>`, `%` and `/` literally when they are published, so the rule here is the only guard.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr};
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 /// The longest token we accept, in bytes. Keeps a whole subject below 300 bytes; it is stored with each message.
@@ -22,17 +23,15 @@ pub struct TokenError {
 
 fn is_token(text: &str) -> bool {
     (1..=TOKEN_MAX).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
 }
 
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident, $kind:literal) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(Arc<str>);
+        #[serde(try_from = "CompactString")]
+        pub struct $name(CompactString);
 
         impl $name {
             /// The token as it stands in a subject.
@@ -45,10 +44,17 @@ macro_rules! token {
             type Error = TokenError;
             fn try_from(text: &str) -> Result<Self, TokenError> {
                 if is_token(text) {
-                    Ok(Self(Arc::from(text)))
+                    Ok(Self(CompactString::from(text)))
                 } else {
                     Err(TokenError { kind: $kind, value: text.chars().take(80).collect() })
                 }
+            }
+        }
+
+        impl TryFrom<CompactString> for $name {
+            type Error = TokenError;
+            fn try_from(text: CompactString) -> Result<Self, TokenError> {
+                if is_token(&text) { Ok(Self(text)) } else { Self::try_from(text.as_str()) }
             }
         }
 
@@ -68,7 +74,7 @@ macro_rules! token {
 
         impl From<$name> for String {
             fn from(token: $name) -> String {
-                token.0.as_ref().to_owned()
+                token.0.into_string()
             }
         }
 
@@ -146,13 +152,10 @@ impl fmt::Display for Lane {
 impl FromStr for Lane {
     type Err = TokenError;
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        Self::ALL
-            .into_iter()
-            .find(|lane| lane.as_str() == text)
-            .ok_or_else(|| TokenError {
-                kind: "lane (high, normal or low)",
-                value: text.chars().take(80).collect(),
-            })
+        Self::ALL.into_iter().find(|lane| lane.as_str() == text).ok_or_else(|| TokenError {
+            kind: "lane (high, normal or low)",
+            value: text.chars().take(80).collect(),
+        })
     }
 }
 
@@ -178,24 +181,21 @@ impl FromStr for PoolId {
             kind: "pool (written provider@region)",
             value: text.chars().take(80).collect(),
         })?;
-        Ok(Self {
-            region: region.parse()?,
-            provider: provider.parse()?,
-        })
+        Ok(Self { region: region.parse()?, provider: provider.parse()? })
     }
 }
 
 impl Default for Tenant {
     /// `default`: who pays when nobody says.
     fn default() -> Self {
-        Self(Arc::from("default"))
+        Self(CompactString::const_new("default"))
     }
 }
 
 impl Default for Mailbox {
     /// `default`: where replies go when the job names no mailbox.
     fn default() -> Self {
-        Self(Arc::from("default"))
+        Self(CompactString::const_new("default"))
     }
 }
 

@@ -171,16 +171,9 @@ impl Topology {
         ];
         let mut consumers = Vec::new();
         for region in &settings.regions {
-            let pairs = || {
-                settings
-                    .catalog
-                    .tokens()
-                    .flat_map(|m| Lane::ALL.map(|lane| (m, lane)))
-            };
+            let pairs = || settings.catalog.tokens().flat_map(|m| Lane::ALL.map(|lane| (m, lane)));
             // Model by lane is spelled out: a publish to an unknown one fails at the publisher.
-            let filters = pairs()
-                .map(|(model, lane)| subjects::job_filter(region, model, lane))
-                .collect();
+            let filters = pairs().map(|(model, lane)| subjects::job_filter(region, model, lane)).collect();
             streams.push(StreamSpec {
                 discard: "new".into(),
                 max_bytes: i64::try_from(settings.jobs_max_bytes).unwrap_or(i64::MAX),
@@ -271,11 +264,7 @@ mod tests {
 
     #[test]
     fn jobs_are_refused_rather_than_forgotten() {
-        for stream in Topology::new(&settings())
-            .streams
-            .iter()
-            .filter(|s| s.name.starts_with("JOBS_"))
-        {
+        for stream in Topology::new(&settings()).streams.iter().filter(|s| s.name.starts_with("JOBS_")) {
             assert_eq!(
                 (stream.discard.as_str(), stream.max_age, stream.retention.as_str()),
                 ("new", 0, "limits")

@@ -44,11 +44,7 @@ impl Audit {
                 audit.check_once(jobs);
                 return audit;
             }
-            assert!(
-                tokio::time::Instant::now() < end,
-                "{missing} of {} jobs have no result",
-                jobs.len()
-            );
+            assert!(tokio::time::Instant::now() < end, "{missing} of {} jobs have no result", jobs.len());
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
@@ -57,30 +53,21 @@ impl Audit {
     pub fn check_once(&self, jobs: &[JobId]) {
         for (job, results) in &self.results {
             assert_eq!(results.len(), 1, "job {job} has {} results", results.len());
-            assert!(
-                jobs.contains(job),
-                "a result for a job that was not submitted: {job}"
-            );
+            assert!(jobs.contains(job), "a result for a job that was not submitted: {job}");
         }
         assert_eq!(self.results.len(), jobs.len());
     }
 
     /// How many jobs ended so.
     pub fn count(&self, status: Status) -> usize {
-        self.results
-            .values()
-            .flatten()
-            .filter(|r| r.status == status)
-            .count()
+        self.results.values().flatten().filter(|r| r.status == status).count()
     }
 
     /// What was paid to each `provider@region`.
     pub fn paid(&self) -> BTreeMap<String, UsdNanos> {
         let mut paid: BTreeMap<String, UsdNanos> = BTreeMap::new();
         for cost in &self.costs {
-            let sum = paid
-                .entry(format!("{}@{}", cost.provider, cost.region))
-                .or_default();
+            let sum = paid.entry(format!("{}@{}", cost.provider, cost.region)).or_default();
             *sum = sum.checked_add(cost.amount_usd).unwrap();
         }
         paid

@@ -18,21 +18,13 @@ use crate::wait;
 pub fn binary() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let here = root.join(".beacon/bin/nats-server");
-    if here.exists() {
-        here
-    } else {
-        PathBuf::from("nats-server")
-    }
+    if here.exists() { here } else { PathBuf::from("nats-server") }
 }
 
 /// A port that was free a moment ago. Two tests may still draw the same one; the server then says so and ends, and
 /// [`NatsServer::start`] draws again.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// One server. Ended and removed when dropped.
@@ -53,10 +45,7 @@ impl NatsServer {
                 return server;
             }
         }
-        panic!(
-            "no nats-server came up; is {} there? `make setup` installs one",
-            binary().display()
-        );
+        panic!("no nats-server came up; is {} there? `make setup` installs one", binary().display());
     }
 
     /// Where it listens.
@@ -68,6 +57,14 @@ impl NatsServer {
     pub async fn kill_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        self.child = spawn(self.folder.path(), self.port);
+        assert!(self.ready().await, "nats-server does not come back");
+    }
+
+    /// Stops it, and starts it again after `span`: an outage whose length is the point.
+    pub async fn away_for(&mut self, span: Duration) {
+        end(&mut self.child);
+        tokio::time::sleep(span).await;
         self.child = spawn(self.folder.path(), self.port);
         assert!(self.ready().await, "nats-server does not come back");
     }
@@ -106,10 +103,7 @@ async fn jetstream_answers(url: &str) -> bool {
         return false;
     };
     let request = async_nats::Request::new().timeout(Some(Duration::from_secs(1)));
-    client
-        .send_request("$JS.API.INFO", request)
-        .await
-        .is_ok_and(|m| m.status.is_none())
+    client.send_request("$JS.API.INFO", request).await.is_ok_and(|m| m.status.is_none())
 }
 
 fn spawn(folder: &Path, port: u16) -> Child {
@@ -120,12 +114,7 @@ fn spawn(folder: &Path, port: u16) -> Child {
         .arg(folder.join("nats.log"))
         .stdin(Stdio::null())
         .spawn()
-        .unwrap_or_else(|e| {
-            panic!(
-                "cannot start {}: {e}; `make setup` installs it",
-                binary().display()
-            )
-        })
+        .unwrap_or_else(|e| panic!("cannot start {}: {e}; `make setup` installs it", binary().display()))
 }
 
 fn end(child: &mut Child) {
@@ -152,30 +141,14 @@ impl NatsCluster {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ports: Vec<(u16, u16)> = (0..3).map(|_| (free_port(), free_port())).collect();
-        let routes: Vec<String> = ports
-            .iter()
-            .map(|(_, c)| format!("nats://127.0.0.1:{c}"))
-            .collect();
+        let routes: Vec<String> = ports.iter().map(|(_, c)| format!("nats://127.0.0.1:{c}")).collect();
         let servers = ports
             .iter()
             .enumerate()
             .map(|(i, (port, cluster))| {
                 let child = Command::new(binary())
-                    .args([
-                        "-a",
-                        "127.0.0.1",
-                        "-p",
-                        &port.to_string(),
-                        "-js",
-                        "--name",
-                        &format!("n{i}"),
-                    ])
-                    .args([
-                        "--cluster_name",
-                        "test",
-                        "--cluster",
-                        &format!("nats://127.0.0.1:{cluster}"),
-                    ])
+                    .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "--name", &format!("n{i}")])
+                    .args(["--cluster_name", "test", "--cluster", &format!("nats://127.0.0.1:{cluster}")])
                     .args(["--routes", &routes.join(",")])
                     .arg("-sd")
                     .arg(folder.path().join(format!("n{i}")))
@@ -187,25 +160,17 @@ impl NatsCluster {
                 (child, *port)
             })
             .collect();
-        let cluster = Self {
-            servers,
-            _folder: folder,
-        };
+        let cluster = Self { servers, _folder: folder };
         for url in cluster.urls() {
-            wait::until("a cluster with a leader", || async {
-                jetstream_answers(&url).await.then_some(())
-            })
-            .await;
+            wait::until("a cluster with a leader", || async { jetstream_answers(&url).await.then_some(()) })
+                .await;
         }
         cluster
     }
 
     /// Where they listen.
     pub fn urls(&self) -> Vec<String> {
-        self.servers
-            .iter()
-            .map(|(_, port)| format!("nats://127.0.0.1:{port}"))
-            .collect()
+        self.servers.iter().map(|(_, port)| format!("nats://127.0.0.1:{port}")).collect()
     }
 }
 

@@ -55,19 +55,12 @@ pub fn settings(ack_wait: Duration) -> Settings {
 /// A dispatcher's settings against `urls`.
 pub fn dispatcher_config(urls: &[String], id: &str, topology: Settings) -> DispatcherConfig {
     DispatcherConfig {
-        link: LinkConfig {
-            urls: urls.to_vec(),
-            credentials: None,
-            root_certificates: None,
-        },
+        link: LinkConfig { urls: urls.to_vec(), credentials: None, root_certificates: None },
         id: id.parse().unwrap(),
         regions: topology.regions.clone(),
         topology,
         policy: PolicyConfig::default(),
-        breaker: BreakerConfig {
-            open_for: Duration::from_millis(300),
-            ..BreakerConfig::default()
-        },
+        breaker: BreakerConfig { open_for: Duration::from_millis(300), ..BreakerConfig::default() },
         offers: OfferConfig::default(),
         trim: TrimConfig::default(),
         grace: Duration::from_secs(5),
@@ -85,11 +78,7 @@ pub fn pool_config(
 ) -> PoolConfig {
     let pool: schemas::PoolId = pool.parse().unwrap();
     PoolConfig {
-        link: LinkConfig {
-            urls: urls.to_vec(),
-            credentials: None,
-            root_certificates: None,
-        },
+        link: LinkConfig { urls: urls.to_vec(), credentials: None, root_certificates: None },
         price_name: pool.provider.clone(),
         pool,
         worker: worker.parse().unwrap(),

@@ -90,20 +90,9 @@ impl Provider for Scripted {
                 },
             }
             *self.runs.lock().unwrap().entry(call.job).or_default() += 1;
-            let output = Output {
-                text: format!("scripted {}", call.model),
-                finish_reason: "stop".into(),
-            };
-            let usage = Usage {
-                prompt_tokens: 1,
-                completion_tokens: 2,
-                estimated: false,
-            };
-            let used = UsedItem {
-                sku: call.sku.clone(),
-                item: "inference",
-                used: Used::Inferences(1),
-            };
+            let output = Output { text: format!("scripted {}", call.model), finish_reason: "stop".into() };
+            let usage = Usage { prompt_tokens: 1, completion_tokens: 2, estimated: false };
+            let used = UsedItem { sku: call.sku.clone(), item: "inference", used: Used::Inferences(1) };
             Ended {
                 outcome: Ok(Success { output, usage }),
                 used: vec![used],

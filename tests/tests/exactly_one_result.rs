@@ -21,15 +21,8 @@ async fn many_jobs_each_end_once_and_are_paid_once() {
     let urls = [server.url()];
     let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
     let provider = Scripted::new(Script::Succeed);
-    let worker = Role::worker(roles::pool_config(
-        &urls,
-        "golem@us-east",
-        "w1",
-        64,
-        ACK_WAIT,
-        provider.clone(),
-    ))
-    .await;
+    let worker =
+        Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 64, ACK_WAIT, provider.clone())).await;
     let mut producer = roles::producer(&urls).await;
     let jobs = roles::submit_many(&producer, 1_000).await;
     let audit = Audit::all_ended(&mut producer, &jobs).await;
@@ -47,20 +40,9 @@ async fn a_waiting_producer_gets_its_result() {
     let urls = [server.url()];
     let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
     let provider = Scripted::new(Script::Succeed);
-    let worker = Role::worker(roles::pool_config(
-        &urls,
-        "golem@us-east",
-        "w1",
-        4,
-        ACK_WAIT,
-        provider,
-    ))
-    .await;
+    let worker = Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 4, ACK_WAIT, provider)).await;
     let producer = roles::producer(&urls).await;
-    let result = producer
-        .submit_and_wait(&roles::job("hello"), Duration::from_secs(30))
-        .await
-        .unwrap();
+    let result = producer.submit_and_wait(&roles::job("hello"), Duration::from_secs(30)).await.unwrap();
     assert_eq!(result.status, Status::Succeeded);
     assert_eq!(result.output.unwrap().text, "scripted llama-3.2-1b");
     assert_eq!(result.cost_usd.to_string(), "0.0001");
@@ -78,15 +60,8 @@ async fn a_job_that_always_fails_ends_failed_with_a_dead_letter() {
     let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
     let failure = Failure::new(FailureClass::ProviderDown, "always");
     let provider = Scripted::new(Script::Fail(failure));
-    let worker = Role::worker(roles::pool_config(
-        &urls,
-        "golem@us-east",
-        "w1",
-        4,
-        ACK_WAIT,
-        provider.clone(),
-    ))
-    .await;
+    let worker =
+        Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 4, ACK_WAIT, provider.clone())).await;
     let mut producer = roles::producer(&urls).await;
     let jobs = roles::submit_many(&producer, 3).await;
     let audit = Audit::all_ended(&mut producer, &jobs).await;
@@ -94,9 +69,8 @@ async fn a_job_that_always_fails_ends_failed_with_a_dead_letter() {
     let result = &audit.results[&jobs[0]][0];
     assert_eq!(result.error.as_ref().unwrap().class, FailureClass::ProviderDown);
     assert_eq!(result.attempts, schemas::job::ATTEMPTS_DEFAULT);
-    let dead = transport::api::ask(producer.client(), "STREAM.INFO.DEAD", &serde_json::Value::Null)
-        .await
-        .unwrap();
+    let dead =
+        transport::api::ask(producer.client(), "STREAM.INFO.DEAD", &serde_json::Value::Null).await.unwrap();
     assert_eq!(transport::api::number(&dead, "state/messages"), Some(3));
     worker.stop().await;
     dispatcher.stop().await;

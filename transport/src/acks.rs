@@ -91,10 +91,7 @@ struct Confirm {
 /// Makes the ack task for the leases of `streams`.
 pub async fn acks(link: &Link) -> Result<(Acks, AckTask), async_nats::SubscribeError> {
     // All streams: a pool may hold leases of any region.
-    let elections = link
-        .client
-        .subscribe("$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.*.*")
-        .await?;
+    let elections = link.client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.*.*").await?;
     let (tell, inbox) = mpsc::channel(INBOX);
     let task = AckTask {
         client: link.client.clone(),
@@ -156,16 +153,10 @@ impl AckTask {
         let key = (lease.stream().to_owned(), lease.consumer().to_owned());
         let ring = self.rings.entry(key).or_insert_with(Ring::new);
         if ring.entries.len() >= RING_MAX {
-            warn!(
-                consumer = lease.consumer(),
-                "ack ring is full, dropping the oldest"
-            );
+            warn!(consumer = lease.consumer(), "ack ring is full, dropping the oldest");
             ring.drop_front(1);
         }
-        ring.entries.push_back(Entry {
-            subject: lease.subject().to_owned(),
-            confirmed_at: None,
-        });
+        ring.entries.push_back(Entry { subject: lease.subject().to_owned(), confirmed_at: None });
         publish(&self.client, lease.subject()).await;
     }
 
@@ -225,16 +216,9 @@ impl AckTask {
             let (client, subject) = (self.client.clone(), newest.subject.clone());
             let (key, epoch, below) = (key.clone(), ring.epoch, ring.base + ring.entries.len() as u64);
             self.confirms.push(Box::pin(async move {
-                let request = async_nats::Request::new()
-                    .payload(ACK)
-                    .timeout(Some(Duration::from_secs(5)));
+                let request = async_nats::Request::new().payload(ACK).timeout(Some(Duration::from_secs(5)));
                 let answered = client.send_request(subject, request).await.is_ok();
-                Confirm {
-                    key,
-                    epoch,
-                    below,
-                    answered,
-                }
+                Confirm { key, epoch, below, answered }
             }));
         }
         let unconfirmed: usize = self.rings.values().map(Ring::unconfirmed).sum();
@@ -272,9 +256,7 @@ impl Ring {
 
     fn confirm(&mut self, below: u64) {
         let from = usize::try_from(self.confirmed.saturating_sub(self.base)).unwrap_or(0);
-        let to = usize::try_from(below.saturating_sub(self.base))
-            .unwrap_or(0)
-            .min(self.entries.len());
+        let to = usize::try_from(below.saturating_sub(self.base)).unwrap_or(0).min(self.entries.len());
         for entry in self.entries.range_mut(from.min(to)..to) {
             entry.confirmed_at = Some(Instant::now());
         }
@@ -313,12 +295,7 @@ mod tests {
 
     fn ring(count: usize) -> Ring {
         let mut ring = Ring::new();
-        ring.entries = (0..count)
-            .map(|i| Entry {
-                subject: i.to_string(),
-                confirmed_at: None,
-            })
-            .collect();
+        ring.entries = (0..count).map(|i| Entry { subject: i.to_string(), confirmed_at: None }).collect();
         ring
     }
 
@@ -337,9 +314,6 @@ mod tests {
         assert_eq!(ring.entries.len(), 2);
         tokio::time::advance(SETTLE).await;
         ring.forget(Instant::now());
-        assert_eq!(
-            (ring.entries.len(), ring.base, ring.all_confirmed()),
-            (0, 2, true)
-        );
+        assert_eq!((ring.entries.len(), ring.base, ring.all_confirmed()), (0, 2, true));
     }
 }

@@ -73,36 +73,20 @@ struct Refusal {
 
 /// Asks `$JS.API.<subject>` and gives the answer's JSON. `body` may be `Value::Null` for none.
 pub async fn ask(client: &Client, subject: &str, body: &Value) -> Result<Value, ApiError> {
-    let payload = if body.is_null() {
-        Vec::new()
-    } else {
-        body.to_string().into_bytes()
-    };
+    let payload = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
     let request = Request::new().payload(payload.into()).timeout(Some(TIMEOUT));
     let answer = client
         .send_request(format!("$JS.API.{subject}"), request)
         .await
-        .map_err(|source| ApiError::Silent {
-            subject: subject.to_owned(),
-            source,
-        })?;
-    let odd = |what: String| ApiError::Odd {
-        subject: subject.to_owned(),
-        what,
-    };
+        .map_err(|source| ApiError::Silent { subject: subject.to_owned(), source })?;
+    let odd = |what: String| ApiError::Odd { subject: subject.to_owned(), what };
     let mut value: Value = serde_json::from_slice(&answer.payload).map_err(|e| odd(e.to_string()))?;
     match value.get_mut("error").map(Value::take) {
         None => Ok(value),
         Some(error) => {
-            let Refusal {
-                err_code,
-                description,
-            } = serde_json::from_value(error).map_err(|e| odd(e.to_string()))?;
-            Err(ApiError::Refused {
-                subject: subject.to_owned(),
-                code: err_code,
-                description,
-            })
+            let Refusal { err_code, description } =
+                serde_json::from_value(error).map_err(|e| odd(e.to_string()))?;
+            Err(ApiError::Refused { subject: subject.to_owned(), code: err_code, description })
         }
     }
 }

@@ -3,11 +3,11 @@
 //! Written through the shared [`Publisher`], so that a journal entry costs one message among many and not a round
 //! trip of its own connection; read by direct get, which needs no meta layer.
 
-use async_nats::{Client, HeaderMap, Request};
+use async_nats::{Client, Request};
 use bytes::Bytes;
 use schemas::topology::bucket_stream;
 
-use crate::publisher::{PublishError, Publisher};
+use crate::publisher::{Headers, PublishError, Publisher};
 
 /// Why a value could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,39 +30,25 @@ pub struct Bucket {
 impl Bucket {
     /// Binds to a bucket that the topology made.
     pub fn new(client: Client, publisher: Publisher, name: &'static str) -> Self {
-        Self {
-            client,
-            publisher,
-            name,
-        }
+        Self { client, publisher, name }
     }
 
     /// Writes a value; when it returns, the value is stored.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<(), PublishError> {
         let subject = format!("$KV.{}.{key}", self.name);
-        self.publisher
-            .publish(subject, HeaderMap::new(), value)
-            .await
-            .map(drop)
+        self.publisher.publish(subject, Headers::new(), value).await.map(drop)
     }
 
     /// Reads the newest value; `None` when there is none or it was deleted.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, ReadError> {
         let stream = bucket_stream(self.name);
         let subject = format!("$JS.API.DIRECT.GET.{stream}.$KV.{}.{key}", self.name);
-        let answer = self
-            .client
-            .send_request(subject, Request::new())
-            .await
-            .map_err(|source| ReadError {
-                bucket: self.name,
-                key: key.to_owned(),
-                source,
-            })?;
-        let deleted = answer
-            .headers
-            .as_ref()
-            .is_some_and(|h| h.get("KV-Operation").is_some());
+        let answer = self.client.send_request(subject, Request::new()).await.map_err(|source| ReadError {
+            bucket: self.name,
+            key: key.to_owned(),
+            source,
+        })?;
+        let deleted = answer.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some());
         Ok((answer.status.is_none() && !deleted).then_some(answer.payload))
     }
 }

@@ -15,4 +15,4 @@ pub mod topology;
 
 pub use clock::SystemClock;
 pub use link::{Link, LinkConfig, LinkError};
-pub use publisher::{PublishError, Publisher, Stored};
+pub use publisher::{Headers, PublishError, Publisher, Stored};

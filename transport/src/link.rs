@@ -30,11 +30,7 @@ pub struct LinkConfig {
 impl LinkConfig {
     /// One server without authentication.
     pub fn to(url: impl Into<String>) -> Self {
-        Self {
-            urls: vec![url.into()],
-            credentials: None,
-            root_certificates: None,
-        }
+        Self { urls: vec![url.into()], credentials: None, root_certificates: None }
     }
 }
 
@@ -110,10 +106,7 @@ impl Link {
             options = options
                 .credentials_file(path)
                 .await
-                .map_err(|source| LinkError::Credentials {
-                    path: path.clone(),
-                    source,
-                })?;
+                .map_err(|source| LinkError::Credentials { path: path.clone(), source })?;
         }
         if let Some(path) = &config.root_certificates {
             options = options.add_root_certificates(path.clone()).require_tls(true);
@@ -121,16 +114,10 @@ impl Link {
         let client = options
             .connect(addresses)
             .await
-            .map_err(|source| LinkError::Connect {
-                urls: urls.clone(),
-                source,
-            })?;
+            .map_err(|source| LinkError::Connect { urls: urls.clone(), source })?;
         let server = client.server_info();
         if !new_enough(&server.version) {
-            return Err(LinkError::TooOld {
-                found: server.version,
-                urls,
-            });
+            return Err(LinkError::TooOld { found: server.version, urls });
         }
         if !server.jetstream {
             return Err(LinkError::NoJetStream(urls));
@@ -146,23 +133,12 @@ impl Link {
 
 /// Whether a version text is at least [`SERVER_MIN`]. What does not read is too old.
 pub fn new_enough(version: &str) -> bool {
-    let mut parts = version
-        .trim_start_matches('v')
-        .split('.')
-        .map(|p| p.parse::<u64>().ok());
+    let mut parts = version.trim_start_matches('v').split('.').map(|p| p.parse::<u64>().ok());
     matches!((parts.next().flatten(), parts.next().flatten()), (Some(a), Some(b)) if (a, b) >= SERVER_MIN)
 }
 
 fn inbox_token(name: &str) -> String {
-    name.chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '-' {
-                c
-            } else {
-                '_'
-            }
-        })
-        .collect()
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
 /// Doubles from 20 ms to 2 s with full jitter, so that a thousand clients do not come back at once.

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber};
+use async_nats::{Client, HeaderMap, HeaderName, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
@@ -40,6 +40,41 @@ const STORE_FAILED: u64 = 10_077;
 const DUPLICATE_IN_PROCESS: u64 = 10_158;
 const SUBJECT_IN_PROCESS: u64 = 10_164;
 const TOO_MANY_REQUESTS: u64 = 10_167;
+
+/// Headers as they are kept for sending again: a handful of pairs is cheaper to copy than a map.
+#[derive(Clone, Debug, Default)]
+pub struct Headers(Vec<(&'static str, String)>);
+
+impl Headers {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one; a second of the same name replaces the first when it is sent.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.0.push((name, value.into()));
+        self
+    }
+
+    /// The same, if there is a value.
+    #[must_use]
+    pub fn with_some(self, name: &'static str, value: Option<impl Into<String>>) -> Self {
+        match value {
+            Some(value) => self.with(name, value),
+            None => self,
+        }
+    }
+
+    fn map(&self) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in &self.0 {
+            map.insert(HeaderName::from_static(name), value.as_str());
+        }
+        map
+    }
+}
 
 /// Where a message was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,15 +133,12 @@ pub struct Patience {
 
 impl Patience {
     /// For those who must store it: results, costs, journals.
-    pub const FOREVER: Self = Self {
-        no_stream: Duration::MAX,
-        total: None,
-    };
+    pub const FOREVER: Self = Self { no_stream: Duration::MAX, total: None };
 }
 
 struct Pending {
-    subject: String,
-    headers: HeaderMap,
+    subject: Subject,
+    headers: Headers,
     payload: Bytes,
     first: Instant,
     send_again: Instant,
@@ -130,9 +162,7 @@ pub struct Publisher {
 
 impl std::fmt::Debug for Publisher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Publisher")
-            .field("inbox", &self.shared.inbox)
-            .finish_non_exhaustive()
+        f.debug_struct("Publisher").field("inbox", &self.shared.inbox).finish_non_exhaustive()
     }
 }
 
@@ -150,10 +180,7 @@ pub async fn publisher(link: &Link, patience: Patience) -> Result<(Publisher, Pu
         .client
         .subscribe(format!("{inbox}.*"))
         .await
-        .map_err(|e| PublishError::Client {
-            subject: inbox.clone(),
-            reason: e.to_string(),
-        })?;
+        .map_err(|e| PublishError::Client { subject: inbox.clone(), reason: e.to_string() })?;
     let shared = Arc::new(Shared {
         client: link.client.clone(),
         inbox,
@@ -162,11 +189,7 @@ pub async fn publisher(link: &Link, patience: Patience) -> Result<(Publisher, Pu
         window: Semaphore::new(WINDOW),
         pending: Mutex::default(),
     });
-    let task = PublisherTask {
-        shared: shared.clone(),
-        acks,
-        reconnects: link.reconnects.clone(),
-    };
+    let task = PublisherTask { shared: shared.clone(), acks, reconnects: link.reconnects.clone() };
     Ok((Publisher { shared }, task))
 }
 
@@ -177,18 +200,16 @@ impl Publisher {
     pub async fn publish(
         &self,
         subject: String,
-        headers: HeaderMap,
+        headers: Headers,
         payload: Bytes,
     ) -> Result<Stored, PublishError> {
         let shared = &*self.shared;
         let limit = shared.client.max_payload();
         if payload.len() > limit {
-            let reason = format!(
-                "{} bytes are over the server's max_payload of {limit}",
-                payload.len()
-            );
+            let reason = format!("{} bytes are over the server's max_payload of {limit}", payload.len());
             return Err(PublishError::Client { subject, reason });
         }
+        let subject = Subject::from(subject);
         let _permit = shared.window.acquire().await.map_err(|_| closed(&subject))?;
         let (done, answer) = oneshot::channel();
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
@@ -202,7 +223,7 @@ impl Publisher {
             done,
         };
         shared.lock().insert(number, pending);
-        if let Err(error) = shared.send(number, subject.clone(), headers, payload).await {
+        if let Err(error) = shared.send(number, subject.clone(), &headers, payload).await {
             shared.lock().remove(&number);
             return Err(error);
         }
@@ -216,10 +237,7 @@ impl Publisher {
 }
 
 fn closed(subject: &str) -> PublishError {
-    PublishError::Client {
-        subject: subject.to_owned(),
-        reason: "the publisher has stopped".into(),
-    }
+    PublishError::Client { subject: subject.to_owned(), reason: "the publisher has stopped".into() }
 }
 
 impl Shared {
@@ -231,24 +249,17 @@ impl Shared {
     async fn send(
         &self,
         number: u64,
-        subject: String,
-        headers: HeaderMap,
+        subject: Subject,
+        headers: &Headers,
         payload: Bytes,
     ) -> Result<(), PublishError> {
         let reply = format!("{}.{number}", self.inbox);
-        let sent = if headers.is_empty() {
-            self.client
-                .publish_with_reply(subject.clone(), reply, payload)
-                .await
+        let sent = if headers.0.is_empty() {
+            self.client.publish_with_reply(subject.clone(), reply, payload).await
         } else {
-            self.client
-                .publish_with_reply_and_headers(subject.clone(), reply, headers, payload)
-                .await
+            self.client.publish_with_reply_and_headers(subject.clone(), reply, headers.map(), payload).await
         };
-        sent.map_err(|e| PublishError::Client {
-            subject,
-            reason: e.to_string(),
-        })
+        sent.map_err(|e| PublishError::Client { subject: subject.to_string(), reason: e.to_string() })
     }
 }
 
@@ -305,12 +316,7 @@ impl PublisherTask {
     }
 
     fn settle(&self, ack: &Message) {
-        let number = ack
-            .subject
-            .as_str()
-            .rsplit('.')
-            .next()
-            .and_then(|n| n.parse::<u64>().ok());
+        let number = ack.subject.as_str().rsplit('.').next().and_then(|n| n.parse::<u64>().ok());
         let Some(number) = number else { return };
         let mut pending = self.shared.lock();
         let Some(entry) = pending.get_mut(&number) else {
@@ -321,17 +327,11 @@ impl PublisherTask {
                 entry.send_again = Instant::now() + RETRY_SOON * 5;
                 return;
             }
-            Err(PublishError::NoStream(entry.subject.clone()))
+            Err(PublishError::NoStream(entry.subject.to_string()))
         } else {
             match serde_json::from_slice::<PubAck<'_>>(&ack.payload) {
-                Ok(PubAck {
-                    error: None,
-                    seq,
-                    duplicate,
-                }) => Ok(Stored { seq, duplicate }),
-                Ok(PubAck {
-                    error: Some(error), ..
-                }) => match error.err_code {
+                Ok(PubAck { error: None, seq, duplicate }) => Ok(Stored { seq, duplicate }),
+                Ok(PubAck { error: Some(error), .. }) => match error.err_code {
                     DUPLICATE_IN_PROCESS | SUBJECT_IN_PROCESS | TOO_MANY_REQUESTS => {
                         entry.send_again = Instant::now() + RETRY_SOON;
                         return;
@@ -361,17 +361,12 @@ impl PublisherTask {
                 .collect();
             for number in lost {
                 if let Some(entry) = pending.remove(&number) {
-                    let _ = entry.done.send(Err(PublishError::Unknown(entry.subject)));
+                    let _ = entry.done.send(Err(PublishError::Unknown(entry.subject.to_string())));
                 }
             }
             for (number, entry) in pending.iter_mut().filter(|(_, p)| p.send_again <= at) {
                 entry.send_again = Instant::now() + RESEND_AFTER;
-                again.push((
-                    *number,
-                    entry.subject.clone(),
-                    entry.headers.clone(),
-                    entry.payload.clone(),
-                ));
+                again.push((*number, entry.subject.clone(), entry.headers.clone(), entry.payload.clone()));
             }
         }
         if again.is_empty() {
@@ -379,7 +374,7 @@ impl PublisherTask {
         }
         debug!(count = again.len(), "sending unacknowledged messages again");
         for (number, subject, headers, payload) in again {
-            if let Err(error) = self.shared.send(number, subject, headers, payload).await {
+            if let Err(error) = self.shared.send(number, subject, &headers, payload).await {
                 warn!(%error, "cannot send again");
             }
         }
@@ -391,10 +386,6 @@ fn refused(subject: &str, code: u64, reason: &str) -> PublishError {
     if code == STORE_FAILED {
         PublishError::Full { subject, reason }
     } else {
-        PublishError::Refused {
-            subject,
-            code,
-            reason,
-        }
+        PublishError::Refused { subject, code, reason }
     }
 }

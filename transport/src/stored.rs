@@ -26,14 +26,8 @@ pub async fn results_since(
 ) -> Result<HashSet<JobId>, ApiError> {
     let deliver = client.new_inbox();
     let subject = format!("CONSUMER.CREATE.{}", topology::REPLIES);
-    let silent = |what: &str| ApiError::Odd {
-        subject: subject.clone(),
-        what: what.to_owned(),
-    };
-    let mut messages = client
-        .subscribe(deliver.clone())
-        .await
-        .map_err(|e| silent(&e.to_string()))?;
+    let silent = |what: &str| ApiError::Odd { subject: subject.clone(), what: what.to_owned() };
+    let mut messages = client.subscribe(deliver.clone()).await.map_err(|e| silent(&e.to_string()))?;
     let config = json!({
         "stream_name": topology::REPLIES,
         "config": {
@@ -67,16 +61,8 @@ pub async fn results_since(
     let complete = tokio::time::timeout(PATIENCE, scan).await.is_ok();
     if let Some(name) = created.get("name").and_then(serde_json::Value::as_str) {
         // It would end by itself; asking only makes it sooner.
-        let _ = api::ask(
-            client,
-            &format!("CONSUMER.DELETE.{}.{name}", topology::REPLIES),
-            &json!(null),
-        )
-        .await;
+        let _ =
+            api::ask(client, &format!("CONSUMER.DELETE.{}.{name}", topology::REPLIES), &json!(null)).await;
     }
-    if complete {
-        Ok(found)
-    } else {
-        Err(silent("the scan of stored results took too long"))
-    }
+    if complete { Ok(found) } else { Err(silent("the scan of stored results took too long")) }
 }

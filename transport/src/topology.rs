@@ -85,12 +85,8 @@ pub fn floor_key(stream: &str, consumer: &str) -> String {
 /// Creates or updates everything in `topology`. Buckets come first in it; floors are written before job streams.
 pub async fn ensure(client: &Client, topology: &Topology) -> Result<(), TopologyError> {
     for stream in &topology.streams {
-        let consumers: Vec<&ConsumerSpec> = topology
-            .consumers
-            .iter()
-            .filter(|(s, _)| *s == stream.name)
-            .map(|(_, c)| c)
-            .collect();
+        let consumers: Vec<&ConsumerSpec> =
+            topology.consumers.iter().filter(|(s, _)| *s == stream.name).map(|(_, c)| c).collect();
         ensure_stream(client, stream, &consumers).await?;
     }
     for (stream, consumer) in &topology.consumers {
@@ -237,16 +233,10 @@ async fn read_floor(client: &Client, key: &str) -> Result<Option<u64>, TopologyE
         Err(error) if error.code() == Some(MESSAGE_NOT_FOUND) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let data = answer
-        .pointer("/message/data")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let data = answer.pointer("/message/data").and_then(Value::as_str).unwrap_or_default();
     let bytes = BASE64.decode(data).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    text.trim().parse().map(Some).map_err(|_| TopologyError::Floor {
-        key: key.to_owned(),
-        value: text,
-    })
+    text.trim().parse().map(Some).map_err(|_| TopologyError::Floor { key: key.to_owned(), value: text })
 }
 
 /// Writes floor 0 unless there is one.
@@ -254,14 +244,8 @@ async fn create_floor(client: &Client, key: &str) -> Result<(), TopologyError> {
     let subject = format!("$KV.{FLOORS_BUCKET}.{key}");
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
-    let silent = |source| ApiError::Silent {
-        subject: subject.clone(),
-        source,
-    };
-    let answer = client
-        .request_with_headers(subject.clone(), headers, "0".into())
-        .await
-        .map_err(silent)?;
+    let silent = |source| ApiError::Silent { subject: subject.clone(), source };
+    let answer = client.request_with_headers(subject.clone(), headers, "0".into()).await.map_err(silent)?;
     let answer: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
     match answer.pointer("/error/err_code").and_then(Value::as_u64) {
         None | Some(WRONG_LAST_SEQUENCE) => Ok(()),
@@ -327,9 +311,7 @@ fn same(found: &Value, wanted: &Value) -> bool {
         }
         (Value::Object(found), Value::Object(wanted)) => {
             let found: BTreeMap<_, _> = found.iter().collect();
-            wanted
-                .iter()
-                .all(|(k, w)| same(found.get(k).copied().unwrap_or(&Value::Null), w))
+            wanted.iter().all(|(k, w)| same(found.get(k).copied().unwrap_or(&Value::Null), w))
         }
         _ => found == wanted,
     }
@@ -352,9 +334,6 @@ mod tests {
         let wanted = json!({ "name": "S", "subjects": ["a", "b"], "deny_delete": false, "sources": [{"name": "R", "filter_subject": "x"}] });
         assert_eq!(differences(&current, &wanted), vec![]);
         let other = json!({ "max_age": 5 });
-        assert_eq!(
-            differences(&current, &other),
-            vec![("max_age".into(), "0".into(), "5".into())]
-        );
+        assert_eq!(differences(&current, &other), vec![("max_age".into(), "0".into(), "5".into())]);
     }
 }

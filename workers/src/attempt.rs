@@ -107,14 +107,7 @@ impl Attempt {
             handover.leased_us,
             received,
         );
-        Self {
-            bench,
-            handover,
-            message,
-            model,
-            keeper,
-            received,
-        }
+        Self { bench, handover, message, model, keeper, received }
     }
 
     /// Runs to its end. Extends the lease meanwhile.
@@ -178,11 +171,7 @@ impl Attempt {
 
     async fn provider(&self, job: &Job, call: &Call, started: Micros) -> Ended {
         let provider = &self.bench.config.provider;
-        let notebook = Notebook {
-            attempt: self,
-            job,
-            started,
-        };
+        let notebook = Notebook { attempt: self, job, started };
         let here = |e: &&Entry| e.pool == self.bench.config.pool;
         if let Some((_, run)) = self.handover.journal.running().filter(|(e, _)| here(e)) {
             debug!(job = %job.id, run, "going on with a run of an earlier attempt");
@@ -210,11 +199,7 @@ impl Attempt {
     fn dropped(&self, class: FailureClass, why: &str, took: Duration) -> Ended {
         let config = &self.bench.config;
         let used = booking::reckon(&config.prices, &config.price_name, &self.model.sku, took);
-        Ended {
-            used,
-            estimated: true,
-            ..Ended::unbilled(Failure::new(class, why))
-        }
+        Ended { used, estimated: true, ..Ended::unbilled(Failure::new(class, why)) }
     }
 
     async fn succeed(&self, job: &Job, success: &Success, ended: &Ended, started: Micros, took: Duration) {
@@ -257,8 +242,7 @@ impl Attempt {
             Err(error) if !matches!(error, PublishError::Full { .. } | PublishError::Unknown(_)) => {
                 // The output is too large, most likely. The job must end all the same, and say why.
                 warn!(job = %job.id, %error, "result not stored, telling so instead");
-                self.store(nats::result(job, &without_output(result, &error)))
-                    .await
+                self.store(nats::result(job, &without_output(result, &error))).await
             }
             told => told,
         };
@@ -273,9 +257,8 @@ impl Attempt {
         let (now, cost_usd) = (SystemClock.now(), amount.1);
         debug!(job = %job.id, class = %failure.class, message = failure.message, "attempt failed");
         if !ended.used.is_empty()
-            && let Err(error) = self
-                .store_cost(job, Purpose::WastedFailure, amount, ended.estimated, now)
-                .await
+            && let Err(error) =
+                self.store_cost(job, Purpose::WastedFailure, amount, ended.estimated, now).await
         {
             error!(job = %job.id, %error, "cost event not stored");
         }
@@ -284,10 +267,7 @@ impl Attempt {
             warn!(job = %job.id, "lease lost; its next holder goes on");
             return;
         }
-        let trace = Trace::Failed {
-            failure: failure.clone(),
-            cost_usd,
-        };
+        let trace = Trace::Failed { failure: failure.clone(), cost_usd };
         let journal = self.write_journal(job, started, trace).await;
         if !self.keeper.is_ours() {
             metrics::lease_lost();
@@ -304,12 +284,7 @@ impl Attempt {
             journal,
         };
         let (subject, headers, payload) = nats::give_back(&self.message, &back);
-        if let Err(error) = self
-            .bench
-            .client
-            .publish_with_headers(subject, headers, payload)
-            .await
-        {
+        if let Err(error) = self.bench.client.publish_with_headers(subject, headers, payload).await {
             // The lease runs out and the journal says what happened.
             warn!(job = %job.id, %error, "job not given back");
         }
@@ -334,32 +309,20 @@ impl Attempt {
     ) -> Result<(), PublishError> {
         let config = &self.bench.config;
         metrics::booked(&config.pool, purpose, amount.1);
-        let booker = Booker {
-            pool: &config.pool,
-            prices: &config.prices,
-        };
+        let booker = Booker { pool: &config.pool, prices: &config.prices };
         let event = booker.event(job, self.handover.attempt, purpose, amount, estimated, now);
         self.store(nats::cost(job, &event)).await
     }
 
     async fn store(&self, (subject, headers, body): nats::Outgoing) -> Result<(), PublishError> {
-        self.bench
-            .publisher
-            .publish(subject, headers, body)
-            .await
-            .map(drop)
+        self.bench.publisher.publish(subject, headers, body).await.map(drop)
     }
 
     /// Writes what is known of this attempt; when it returns, that is stored, or was logged as not.
     async fn write_journal(&self, job: &Job, started: Micros, trace: Trace) -> Journal {
         let mut journal = self.handover.journal.clone();
         let pool = self.bench.config.pool.clone();
-        journal.record(Entry {
-            attempt: self.handover.attempt,
-            pool,
-            started_us: started,
-            trace,
-        });
+        journal.record(Entry { attempt: self.handover.attempt, pool, started_us: started, trace });
         let bytes =
             serde_json::to_vec(&journal).expect("a journal has only string keys and no failing parts");
         if let Err(error) = self.bench.journals.put(&job.id.to_string(), bytes.into()).await {
@@ -373,9 +336,7 @@ fn without_output(mut result: JobResult, error: &PublishError) -> JobResult {
     result.status = Status::Failed;
     result.output = None;
     result.decision = None;
-    result.error = Some(Failure::new(
-        FailureClass::InvalidRequest,
-        format!("the result cannot be stored: {error}"),
-    ));
+    result.error =
+        Some(Failure::new(FailureClass::InvalidRequest, format!("the result cannot be stored: {error}")));
     result
 }

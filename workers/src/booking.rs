@@ -23,12 +23,8 @@ pub fn bill(
         lines.extend(prices.bill(provider, &item.sku, item.item, item.used)?);
     }
     let sum = money::total(lines.iter().map(|l| l.amount_usd));
-    let range = || {
-        PriceError::Range(
-            provider.clone(),
-            used.first().map_or_else(String::new, |u| u.sku.clone()),
-        )
-    };
+    let range =
+        || PriceError::Range(provider.clone(), used.first().map_or_else(String::new, |u| u.sku.clone()));
     Ok((lines, sum.ok_or_else(range)?))
 }
 
@@ -42,11 +38,7 @@ pub fn reckon(prices: &PriceBook, provider: &ProviderId, sku: &str, took: Durati
                 Unit::Inference => ("inference", Used::Inferences(1)),
                 Unit::MillionTokens | Unit::MillionInputTokens | Unit::MillionOutputTokens => return None,
             };
-            Some(UsedItem {
-                sku: sku.to_owned(),
-                item,
-                used,
-            })
+            Some(UsedItem { sku: sku.to_owned(), item, used })
         })
         .collect()
 }
@@ -54,19 +46,14 @@ pub fn reckon(prices: &PriceBook, provider: &ProviderId, sku: &str, took: Durati
 /// What one job is expected to cost; tokens as many as a usual answer has.
 pub fn expected_cost(prices: &PriceBook, provider: &ProviderId, sku: &str, p50: Duration) -> UsdNanos {
     let each = |used| {
-        prices
-            .bill(provider, sku, "", used)
-            .map_or(UsdNanos::ZERO, |lines| {
-                money::total(lines.iter().map(|l| l.amount_usd)).unwrap_or(UsdNanos::new(u64::MAX))
-            })
+        prices.bill(provider, sku, "", used).map_or(UsdNanos::ZERO, |lines| {
+            money::total(lines.iter().map(|l| l.amount_usd)).unwrap_or(UsdNanos::new(u64::MAX))
+        })
     };
     let parts = [
         each(Used::Time(p50)),
         each(Used::Inferences(1)),
-        each(Used::Tokens {
-            input: 256,
-            output: u64::from(schemas::job::MAX_TOKENS_DEFAULT) / 2,
-        }),
+        each(Used::Tokens { input: 256, output: u64::from(schemas::job::MAX_TOKENS_DEFAULT) / 2 }),
     ];
     money::total(parts).unwrap_or(UsdNanos::new(u64::MAX))
 }
@@ -149,17 +136,10 @@ mod tests {
     #[test]
     fn cold_start_and_execution_are_lines_of_one_bill() {
         let modal = "modal".parse().unwrap();
-        let item = |item, ms| UsedItem {
-            sku: "T4".into(),
-            item,
-            used: Used::Time(Duration::from_millis(ms)),
-        };
-        let (lines, sum) = bill(
-            &book(),
-            &modal,
-            &[item("cold_start", 800), item("execution", 1_200)],
-        )
-        .unwrap();
+        let item =
+            |item, ms| UsedItem { sku: "T4".into(), item, used: Used::Time(Duration::from_millis(ms)) };
+        let (lines, sum) =
+            bill(&book(), &modal, &[item("cold_start", 800), item("execution", 1_200)]).unwrap();
         assert_eq!((lines.len(), sum.to_string().as_str()), (2, "0.000328"));
     }
 
@@ -168,9 +148,6 @@ mod tests {
         let modal = "modal".parse().unwrap();
         let used = reckon(&book(), &modal, "T4", Duration::from_secs(2));
         assert_eq!(used[0].used, Used::Time(Duration::from_secs(2)));
-        assert_eq!(
-            expected_cost(&book(), &modal, "T4", Duration::from_secs(2)).to_string(),
-            "0.000328"
-        );
+        assert_eq!(expected_cost(&book(), &modal, "T4", Duration::from_secs(2)).to_string(), "0.000328");
     }
 }

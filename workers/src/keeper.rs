@@ -33,13 +33,7 @@ impl Keeper {
     pub fn new(client: Client, lease: Lease, ack_wait: Duration, leased: Micros, now: Micros) -> Self {
         let instant = Instant::now();
         let extended = instant.checked_sub(now.since(leased)).unwrap_or(instant);
-        Self {
-            client,
-            lease,
-            ack_wait,
-            extended: Mutex::new(extended),
-            lost: CancellationToken::new(),
-        }
+        Self { client, lease, ack_wait, extended: Mutex::new(extended), lost: CancellationToken::new() }
     }
 
     /// The lease.
@@ -81,19 +75,12 @@ impl Keeper {
 
     async fn extend(&self) -> bool {
         let asked = Instant::now();
-        let patience = self
-            .lost_at()
-            .saturating_duration_since(asked)
-            .min(Duration::from_secs(2));
+        let patience = self.lost_at().saturating_duration_since(asked).min(Duration::from_secs(2));
         if patience.is_zero() {
             return false;
         }
         let request = Request::new().payload(EXTEND).timeout(Some(patience));
-        let answered = self
-            .client
-            .send_request(self.lease.subject().to_owned(), request)
-            .await
-            .is_ok();
+        let answered = self.client.send_request(self.lease.subject().to_owned(), request).await.is_ok();
         // An answer that comes after the time is up says nothing: the lease may have gone to another before.
         if answered && asked < self.lost_at() {
             *self.extended.lock().expect("no panic while held") = asked;

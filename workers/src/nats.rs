@@ -11,6 +11,7 @@ use schemas::{
     reply::JobResult,
     subjects,
 };
+use transport::Headers;
 
 /// Why an offer does not read.
 #[derive(Debug, thiserror::Error)]
@@ -22,23 +23,14 @@ pub enum OfferError {
 
 /// Reads what a dispatcher added to a job.
 pub fn read_offer(message: &Message) -> Result<Handover, OfferError> {
-    let text = message
-        .headers
-        .as_ref()
-        .and_then(|h| h.get(headers::HANDOVER))
-        .map_or("", HeaderValue::as_str);
+    let text =
+        message.headers.as_ref().and_then(|h| h.get(headers::HANDOVER)).map_or("", HeaderValue::as_str);
     Ok(serde_json::from_str(text)?)
 }
 
 /// Reads the job of an offer.
 pub fn read_job(handover: &Handover, message: &Message, now: Micros) -> Result<Job, JobError> {
-    let get = |name| {
-        message
-            .headers
-            .as_ref()
-            .and_then(|m| m.get(name))
-            .map(HeaderValue::as_str)
-    };
+    let get = |name| message.headers.as_ref().and_then(|m| m.get(name)).map(HeaderValue::as_str);
     let headers = JobHeaders {
         content_type: get(headers::CONTENT_TYPE),
         message_id: get(headers::MESSAGE_ID),
@@ -49,58 +41,34 @@ pub fn read_job(handover: &Handover, message: &Message, now: Micros) -> Result<J
 }
 
 /// A message to be stored: subject, headers, body.
-pub type Outgoing = (String, HeaderMap, Bytes);
+pub type Outgoing = (String, Headers, Bytes);
 
-fn stamped(id: String, schema: &'static str, codec: Codec, traceparent: Option<&str>) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    map.insert(headers::MESSAGE_ID, id);
-    map.insert(headers::CONTENT_TYPE, codec.content_type());
-    map.insert(headers::SCHEMA, schema);
-    if let Some(trace) = traceparent {
-        map.insert(headers::TRACEPARENT, trace);
-    }
-    map
+fn stamped(id: String, schema: &'static str, codec: Codec, traceparent: Option<&str>) -> Headers {
+    Headers::new()
+        .with(headers::MESSAGE_ID, id)
+        .with(headers::CONTENT_TYPE, codec.content_type())
+        .with(headers::SCHEMA, schema)
+        .with_some(headers::TRACEPARENT, traceparent)
 }
 
 /// A job's result.
 pub fn result(job: &Job, result: &JobResult) -> Outgoing {
-    let body = job
-        .codec
-        .encode(result)
-        .expect("a result has only string keys and no failing parts");
-    let map = stamped(
-        job.id.result_message(),
-        headers::RESULT_V1,
-        job.codec,
-        job.traceparent.as_deref(),
-    );
-    (
-        subjects::result(&job.subject.tenant, &job.mailbox),
-        map,
-        body.into(),
-    )
+    let body = job.codec.encode(result).expect("a result has only string keys and no failing parts");
+    let headers = stamped(job.id.result_message(), headers::RESULT_V1, job.codec, job.traceparent.as_deref());
+    (subjects::result(&job.subject.tenant, &job.mailbox), headers, body.into())
 }
 
 /// An attempt's cost.
 pub fn cost(job: &Job, event: &CostEvent) -> Outgoing {
-    let body = job
-        .codec
-        .encode(event)
-        .expect("a cost event has only string keys and no failing parts");
+    let body = job.codec.encode(event).expect("a cost event has only string keys and no failing parts");
     let id = job.id.cost_message(event.attempt);
-    let map = stamped(id, headers::COST_V1, job.codec, job.traceparent.as_deref());
-    (
-        subjects::cost(&job.subject.tenant, &job.mailbox),
-        map,
-        body.into(),
-    )
+    let headers = stamped(id, headers::COST_V1, job.codec, job.traceparent.as_deref());
+    (subjects::cost(&job.subject.tenant, &job.mailbox), headers, body.into())
 }
 
 /// A pool's standing cost, in the mailbox `standing` of the default tenant; `id` names the span it covers.
 pub fn standing(event: &CostEvent, id: String) -> Outgoing {
-    let body = Codec::Json
-        .encode(event)
-        .expect("a cost event has only string keys and no failing parts");
+    let body = Codec::Json.encode(event).expect("a cost event has only string keys and no failing parts");
     let mailbox = Mailbox::try_from("standing").expect("a literal that is a token");
     (
         subjects::cost(&Tenant::default(), &mailbox),
@@ -110,7 +78,7 @@ pub fn standing(event: &CostEvent, id: String) -> Outgoing {
 }
 
 /// A job given back: its own message with our header in place of the dispatcher's.
-pub fn give_back(offer: &Message, back: &Return) -> Outgoing {
+pub fn give_back(offer: &Message, back: &Return) -> (String, HeaderMap, Bytes) {
     let json = serde_json::to_string(back).expect("a return has only string keys and no failing parts");
     let mut map: HeaderMap = offer
         .headers
@@ -120,9 +88,5 @@ pub fn give_back(offer: &Message, back: &Return) -> Outgoing {
         .filter_map(|(name, values)| values.first().map(|v| (name.clone(), v.clone())))
         .collect();
     map.insert(headers::RETURN, json);
-    (
-        subjects::returns(&back.subject.region),
-        map,
-        offer.payload.clone(),
-    )
+    (subjects::returns(&back.subject.region), map, offer.payload.clone())
 }

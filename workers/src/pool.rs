@@ -121,11 +121,8 @@ impl Pool {
         if let Some(every) = config.health_every {
             background.spawn(watch_health(config.clone(), every, tell, background_stop.clone()));
         }
-        let models = config
-            .models
-            .iter()
-            .map(|m| (m.model.clone(), (m.clone(), Recent::default())))
-            .collect();
+        let models =
+            config.models.iter().map(|m| (m.model.clone(), (m.clone(), Recent::default()))).collect();
         let bucket = |name| Bucket::new(control.client.clone(), publisher.clone(), name);
         let (journals, floors) = (bucket(JOURNAL_BUCKET), bucket(FLOORS_BUCKET));
         let bench = Bench {
@@ -322,20 +319,12 @@ impl Pool {
             failed: self.failed,
             models: config.models.iter().map(|m| self.served(m)).collect(),
         };
-        send(
-            &self.bench.client,
-            &subjects::heartbeat(&config.pool, &config.worker),
-            &beat,
-        )
-        .await;
+        send(&self.bench.client, &subjects::heartbeat(&config.pool, &config.worker), &beat).await;
     }
 
     fn served(&self, model: &PoolModel) -> ServedModel {
         let config = &self.bench.config;
-        let recent = self
-            .models
-            .get(&model.model)
-            .map(|(_, r)| r.quantiles(model.expected));
+        let recent = self.models.get(&model.model).map(|(_, r)| r.quantiles(model.expected));
         let (p50, p95) = recent.unwrap_or((model.expected, model.expected * 2));
         ServedModel {
             model: model.model.clone(),
@@ -363,15 +352,9 @@ impl Pool {
         self.flush().await;
         let grace = self.bench.config.grace;
         if tokio::time::timeout(grace, self.finish_running()).await.is_err() {
-            warn!(
-                jobs = self.running.len(),
-                "grace period over, giving back what still runs"
-            );
+            warn!(jobs = self.running.len(), "grace period over, giving back what still runs");
             self.bench.stop.cancel();
-            if tokio::time::timeout(Duration::from_secs(5), self.finish_running())
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout(Duration::from_secs(5), self.finish_running()).await.is_err() {
                 warn!(jobs = self.running.len(), "abandoned; they are delivered again");
                 self.running.shutdown().await;
             }
@@ -402,9 +385,7 @@ impl Pool {
         };
         let key = format!("standing.{}.{}", config.pool.region, config.pool.provider);
         let before: Booked = match self.floors.get(&key).await {
-            Ok(bytes) => bytes
-                .and_then(|b| serde_json::from_slice(&b).ok())
-                .unwrap_or_default(),
+            Ok(bytes) => bytes.and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default(),
             Err(error) => {
                 warn!(%error, "standing cost not booked now");
                 return;
@@ -418,10 +399,7 @@ impl Pool {
                 return;
             }
         };
-        let booker = Booker {
-            pool: &config.pool,
-            prices: &config.prices,
-        };
+        let booker = Booker { pool: &config.pool, prices: &config.prices };
         let event = booker.standing(lines, SystemClock.now());
         metrics::booked(&config.pool, event.purpose, event.amount_usd);
         // The same span booked by two workers of the pool has the same id and is stored once.
@@ -493,10 +471,7 @@ fn new_standing(
 
 async fn send(client: &Client, subject: &str, value: &impl Serialize) {
     let body = serde_json::to_vec(value).expect("our own messages have only string keys");
-    if let Err(error) = client
-        .publish_with_headers(subject.to_owned(), HeaderMap::new(), body.into())
-        .await
-    {
+    if let Err(error) = client.publish_with_headers(subject.to_owned(), HeaderMap::new(), body.into()).await {
         debug!(subject, %error, "not sent");
     }
 }

@@ -46,16 +46,10 @@ mod tests {
         for ms in 1..=100 {
             recent.add(Duration::from_millis(ms));
         }
-        assert_eq!(
-            recent.quantiles(Duration::ZERO),
-            (Duration::from_millis(50), Duration::from_millis(95))
-        );
+        assert_eq!(recent.quantiles(Duration::ZERO), (Duration::from_millis(50), Duration::from_millis(95)));
         for _ in 0..WINDOW {
             recent.add(Duration::from_millis(7));
         }
-        assert_eq!(
-            recent.quantiles(Duration::ZERO),
-            (Duration::from_millis(7), Duration::from_millis(7))
-        );
+        assert_eq!(recent.quantiles(Duration::ZERO), (Duration::from_millis(7), Duration::from_millis(7)));
     }
 }

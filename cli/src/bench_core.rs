@@ -1,0 +1,136 @@
+//! The measurements behind `beacon bench`, against one server, in one run.
+//!
+//! Absolute figures of a shared machine mean little; the ratio of the pipeline to raw publishing on the same server
+//! in the same minute means something.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use producer::{JobRequest, Producer};
+use schemas::headers;
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use transport::api;
+
+/// Messages on the way, in the raw measurement and in the pipeline's.
+const OUTSTANDING: usize = 1_024;
+/// A usual job: a short chat. The raw messages are as large.
+const PROMPT: &str = "Summarise the following in one sentence for a busy reader: the harbour was rebuilt twice, \
+                      first after the storm of 1911 and then when the railway came, and each time the town argued \
+                      for ten years about who should pay.";
+
+/// What was measured.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Figures {
+    /// Raw JetStream publishes with message ids, per second.
+    pub raw_publish_per_s: f64,
+    /// Jobs through the whole pipeline, result and cost stored and delivered, per second.
+    pub pipeline_jobs_per_s: f64,
+    /// The ratio of the two.
+    pub pipeline_per_raw: f64,
+    /// One publish at a time, median, microseconds.
+    pub raw_publish_sync_us: f64,
+    /// Submit to result on an idle system, median, microseconds.
+    pub idle_p50_us: f64,
+    /// The same, 99th percentile.
+    pub idle_p99_us: f64,
+}
+
+/// Raw publishes into a stream of their own: rate with many outstanding, and the median of one at a time.
+pub async fn raw(client: &Client, count: usize, body: Bytes) -> anyhow::Result<(f64, f64)> {
+    let spec = json!({
+        "name": "BENCH_RAW", "subjects": ["bench.raw"], "storage": "file", "num_replicas": 1,
+        "duplicate_window": 120_000_000_000u64,
+    });
+    api::ask(client, "STREAM.CREATE.BENCH_RAW", &spec).await?;
+    let inbox = client.new_inbox();
+    let mut acks = client.subscribe(format!("{inbox}.*")).await?;
+    let window = Arc::new(Semaphore::new(OUTSTANDING));
+    let begin = Instant::now();
+    let counting = async {
+        for _ in 0..count {
+            anyhow::ensure!(acks.next().await.is_some(), "the connection closed");
+            window.add_permits(1);
+        }
+        Ok(())
+    };
+    let sending = async {
+        for n in 0..count {
+            window.acquire().await?.forget();
+            let mut map = HeaderMap::new();
+            map.insert(headers::MESSAGE_ID, producer::request::new_job_id().to_string());
+            client
+                .publish_with_reply_and_headers("bench.raw", format!("{inbox}.{n}"), map, body.clone())
+                .await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(counting, sending)?;
+    let rate = count as f64 / begin.elapsed().as_secs_f64();
+    let mut times = Vec::new();
+    for _ in 0..count.min(1_000) {
+        let begin = Instant::now();
+        let mut map = HeaderMap::new();
+        map.insert(headers::MESSAGE_ID, producer::request::new_job_id().to_string());
+        client
+            .request_with_headers("bench.raw", map, body.clone())
+            .await?;
+        times.push(begin.elapsed());
+    }
+    api::ask(client, "STREAM.DELETE.BENCH_RAW", &json!(null)).await?;
+    Ok((rate, quantile(&mut times, 50)))
+}
+
+/// A job like any other.
+pub fn request(region: &str, model: &str) -> anyhow::Result<JobRequest> {
+    Ok(JobRequest::prompt(region, model, PROMPT)?)
+}
+
+/// Jobs per second from the first submit to the last result delivered; every result and cost is stored by then.
+pub async fn pipeline(producer: &Producer, request: &JobRequest, count: usize) -> anyhow::Result<f64> {
+    // A listener of its own, so that delivery counts and not just storage.
+    let mut results = producer.client().subscribe("beacon.reply.*.*.result").await?;
+    let begin = Instant::now();
+    let submitting = async {
+        let mut sent = stream::iter(0..count)
+            .map(|_| producer.submit(request))
+            .buffer_unordered(OUTSTANDING);
+        while let Some(ticket) = sent.next().await {
+            ticket?;
+        }
+        anyhow::Ok(())
+    };
+    let receiving = async {
+        for n in 0..count {
+            let next = tokio::time::timeout(Duration::from_secs(60), results.next()).await;
+            anyhow::ensure!(matches!(next, Ok(Some(_))), "only {n} of {count} results came");
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(submitting, receiving)?;
+    Ok(count as f64 / begin.elapsed().as_secs_f64())
+}
+
+/// Submit to result, one at a time: median and 99th percentile, microseconds.
+pub async fn idle(producer: &Producer, request: &JobRequest, count: usize) -> anyhow::Result<(f64, f64)> {
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        let begin = Instant::now();
+        producer.submit_and_wait(request, Duration::from_secs(30)).await?;
+        times.push(begin.elapsed());
+    }
+    Ok((quantile(&mut times, 50), quantile(&mut times, 99)))
+}
+
+/// Nearest rank, microseconds.
+fn quantile(times: &mut [Duration], percent: usize) -> f64 {
+    times.sort_unstable();
+    let rank = (times.len() * percent).div_ceil(100).max(1) - 1;
+    times.get(rank).map_or(0.0, |t| t.as_secs_f64() * 1e6)
+}
