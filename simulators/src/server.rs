@@ -1,0 +1,160 @@
+//! Starts a simulator, steers it, and stops it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post},
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    bill::Bill,
+    board::Stats,
+    config::{ConfigError, Kind, SimulatorConfig},
+    connection::{Connection, Door},
+    control, edge,
+    fault::Fault,
+    modal, openai,
+    service::Service,
+};
+
+/// Larger than any job: the largest payload that NATS takes is 64 MiB.
+const BODY_MAX: usize = 64 * 1024 * 1024;
+
+/// A simulator that is listening.
+#[derive(Debug)]
+pub struct Simulator {
+    address: SocketAddr,
+    service: Arc<Service>,
+}
+
+/// Why a simulator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address is taken or not ours.
+    #[error("simulator {simulator} cannot listen on {listen}")]
+    Bind {
+        /// The simulator's name.
+        simulator: String,
+        /// The address asked for.
+        listen: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Starts a simulator; it serves when this returns. Cancelling `shutdown` ends it and all its requests at once.
+pub async fn start(config: SimulatorConfig, shutdown: CancellationToken) -> Result<Simulator, StartError> {
+    config.check()?;
+    let bind = |source| StartError::Bind { simulator: config.name.clone(), listen: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
+    let address = listener.local_addr().map_err(bind)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let service = Service::new(config, now, shutdown.clone());
+    info!(simulator = %service.config.name, %address, "simulator listening");
+
+    for containers in service.rooms().iter().filter_map(|room| room.containers()) {
+        service.tasks.spawn(Arc::clone(containers).run_reaper(shutdown.clone()));
+    }
+    let door = Door { listener, shutdown: shutdown.clone() };
+    let app = routes(&service).into_make_service_with_connect_info::<Connection>();
+    let server = axum::serve(door, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let name = service.config.name.clone();
+    service.tasks.spawn(async move {
+        if let Err(error) = server.await {
+            warn!(simulator = %name, %error, "simulator stopped serving");
+        }
+    });
+    let tasks: TaskTracker = service.tasks.clone();
+    // Once closed the tracker still takes the tasks of calls; it only lets its waiters go when none is left.
+    tasks.close();
+    Ok(Simulator { address, service })
+}
+
+fn routes(service: &Arc<Service>) -> Router {
+    let api = Router::new()
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/completions", post(openai::completions))
+        .route("/v1/models", get(openai::models));
+    let api = match service.config.kind {
+        Kind::OpenAi | Kind::Golem => {
+            api.route("/health", get(openai::health)).route("/metrics", get(openai::metrics))
+        }
+        Kind::Modal => api
+            .route("/v1/run", post(modal::run).get(modal::result))
+            .route("/v1/jobs", post(modal::spawn))
+            .route("/v1/jobs/{call_id}", get(modal::poll).delete(modal::cancel))
+            .route("/health", get(modal::health))
+            .route("/billing", get(modal::billing)),
+    };
+    api.fallback(edge::not_found)
+        .method_not_allowed_fallback(edge::method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(service), edge::guard))
+        // Added after the guard, so that it does not stand before them.
+        .route("/_sim/bill", get(control::bill))
+        .route("/_sim/stats", get(control::stats))
+        .route("/_sim/fault", get(control::fault).post(control::set_fault))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(Arc::clone(service))
+}
+
+impl Simulator {
+    /// The base URL, without a trailing slash: `http://127.0.0.1:40123`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.service.config.name
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &SimulatorConfig {
+        &self.service.config
+    }
+
+    /// What has been charged so far.
+    pub fn bill(&self) -> Bill {
+        self.service.bill()
+    }
+
+    /// Replaces the fault in force; `None` clears it. Requests that are under way keep the fault they drew.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.service.faults.set(fault);
+    }
+
+    /// The fault in force, with what is left of its count.
+    pub fn fault(&self) -> Option<Fault> {
+        self.service.faults.get()
+    }
+
+    /// Who waits, who runs, and how it ended so far.
+    pub fn stats(&self) -> Stats {
+        self.service.board.total()
+    }
+
+    /// Waits until it has stopped, which happens when its `shutdown` is cancelled.
+    pub async fn stopped(self) {
+        self.service.tasks.wait().await;
+    }
+}
