@@ -10,6 +10,7 @@ pub mod credit;
 pub mod dispatch;
 pub mod ending;
 pub mod flight;
+pub mod held;
 pub mod metrics;
 pub mod nats;
 pub mod pick;

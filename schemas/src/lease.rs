@@ -56,13 +56,15 @@ impl TryFrom<String> for Lease {
     fn try_from(subject: String) -> Result<Self, LeaseError> {
         let refuse = || LeaseError(subject.chars().take(160).collect());
         let rest = subject.strip_prefix("$JS.ACK.").ok_or_else(refuse)?;
-        let mut spans = Vec::with_capacity(12);
+        // At most twelve tokens; more is no ack subject of any form we know.
+        let (mut spans, mut count) = ([(0, 0); 12], 0);
         let mut start = subject.len() - rest.len();
         for part in rest.split('.') {
-            spans.push((start, start + part.len()));
+            *spans.get_mut(count).ok_or_else(refuse)? = (start, start + part.len());
+            count += 1;
             start += part.len() + 1;
         }
-        let first = match spans.len() {
+        let first = match count {
             7 => 0,
             9.. => 2,
             _ => return Err(refuse()),

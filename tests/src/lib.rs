@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test stops where it breaks")]
 
 pub mod audit;
+pub mod llm;
 pub mod nats_server;
+pub mod process;
 pub mod roles;
 pub mod scripted;
 pub mod wait;

@@ -211,19 +211,10 @@ impl Publisher {
         }
         let subject = Subject::from(subject);
         let _permit = shared.window.acquire().await.map_err(|_| closed(&subject))?;
-        let (done, answer) = oneshot::channel();
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
-        let now = Instant::now();
-        let pending = Pending {
-            subject: subject.clone(),
-            headers: headers.clone(),
-            payload: payload.clone(),
-            first: now,
-            send_again: now + RESEND_AFTER,
-            done,
-        };
-        shared.lock().insert(number, pending);
-        if let Err(error) = shared.send(number, subject.clone(), &headers, payload).await {
+        let map = headers.map();
+        let answer = shared.expect(number, subject.clone(), headers, payload.clone());
+        if let Err(error) = shared.send(number, subject.clone(), map, payload).await {
             shared.lock().remove(&number);
             return Err(error);
         }
@@ -246,18 +237,33 @@ impl Shared {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps a message until it is acknowledged.
+    fn expect(
+        &self,
+        number: u64,
+        subject: Subject,
+        headers: Headers,
+        payload: Bytes,
+    ) -> oneshot::Receiver<Result<Stored, PublishError>> {
+        let (done, answer) = oneshot::channel();
+        let first = Instant::now();
+        let pending = Pending { subject, headers, payload, first, send_again: first + RESEND_AFTER, done };
+        self.lock().insert(number, pending);
+        answer
+    }
+
     async fn send(
         &self,
         number: u64,
         subject: Subject,
-        headers: &Headers,
+        headers: HeaderMap,
         payload: Bytes,
     ) -> Result<(), PublishError> {
         let reply = format!("{}.{number}", self.inbox);
-        let sent = if headers.0.is_empty() {
+        let sent = if headers.is_empty() {
             self.client.publish_with_reply(subject.clone(), reply, payload).await
         } else {
-            self.client.publish_with_reply_and_headers(subject.clone(), reply, headers.map(), payload).await
+            self.client.publish_with_reply_and_headers(subject.clone(), reply, headers, payload).await
         };
         sent.map_err(|e| PublishError::Client { subject: subject.to_string(), reason: e.to_string() })
     }
@@ -374,7 +380,7 @@ impl PublisherTask {
         }
         debug!(count = again.len(), "sending unacknowledged messages again");
         for (number, subject, headers, payload) in again {
-            if let Err(error) = self.shared.send(number, subject, &headers, payload).await {
+            if let Err(error) = self.shared.send(number, subject, headers.map(), payload).await {
                 warn!(%error, "cannot send again");
             }
         }

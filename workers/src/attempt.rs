@@ -29,7 +29,8 @@ use crate::{
     booking::{self, Booker},
     config::{JournalMode, PoolConfig, PoolModel},
     keeper::Keeper,
-    metrics, nats,
+    metrics::{self, PoolMetrics},
+    nats,
     provider::{Call, Ended, Progress, Success},
 };
 
@@ -47,6 +48,8 @@ pub struct Bench {
     pub acks: Acks,
     /// What earlier attempts left behind.
     pub journals: Bucket,
+    /// The pool's own numbers.
+    pub metrics: PoolMetrics,
     /// Cancelled when the grace period is over: running calls are dropped and given back.
     pub stop: CancellationToken,
 }
@@ -68,7 +71,7 @@ pub struct Attempt {
     handover: Handover,
     message: Message,
     model: PoolModel,
-    keeper: Keeper,
+    keeper: Arc<Keeper>,
     received: Micros,
 }
 
@@ -107,25 +110,22 @@ impl Attempt {
             handover.leased_us,
             received,
         );
-        Self { bench, handover, message, model, keeper, received }
+        Self { bench, handover, message, model, keeper: Arc::new(keeper), received }
     }
 
-    /// Runs to its end. Extends the lease meanwhile.
-    pub async fn run(self) -> Settled {
-        let work = self.work();
-        tokio::pin!(work);
-        tokio::select! {
-            biased;
-            settled = &mut work => settled,
-            // The lease is lost: the call was told so and ends; what it still has to store is stored.
-            () = self.keeper.keep() => work.await,
-        }
+    /// Its lease, to be extended while it runs.
+    pub fn keeper(&self) -> Arc<Keeper> {
+        self.keeper.clone()
     }
 
-    async fn work(&self) -> Settled {
+    /// Runs to its end.
+    ///
+    /// A short job is mostly overhead, so this future is kept small: what is rarely awaited is boxed, and what can
+    /// be done without waiting is done by plain functions.
+    pub async fn run(self: Box<Self>) -> Settled {
         let now = SystemClock.now();
         let job = match nats::read_job(&self.handover, &self.message, now) {
-            Ok(job) => job,
+            Ok(job) => Box::new(job),
             Err(error) => {
                 // The dispatcher read it; then it is a worker of an older version.
                 error!(%error, "an offered job does not read");
@@ -133,7 +133,7 @@ impl Attempt {
             }
         };
         if self.bench.config.journal == JournalMode::Always {
-            self.write_journal(&job, now, Trace::Started).await;
+            Box::pin(self.write_journal(&job, now, Trace::Started)).await;
         }
         // Once more, right before it costs money: the dispatcher may have given it to another by now.
         let started = SystemClock.now();
@@ -142,31 +142,40 @@ impl Attempt {
             return Settled::Nothing;
         }
         let clock = Instant::now();
-        let call = self.call(&job);
-        let ended = tokio::select! {
-            biased;
-            ended = self.provider(&job, &call, started) => ended,
-            () = self.keeper.lost() => self.dropped(FailureClass::WorkerLost, "the lease was lost", clock.elapsed()),
-            () = self.bench.stop.cancelled() => {
-                self.dropped(FailureClass::Preempted, "the worker stopped before the job ended", clock.elapsed())
-            }
-        };
+        let ended = self.call_provider(&job, started, clock).await;
         let took = clock.elapsed();
         match &ended.outcome {
             Ok(success) => {
-                metrics::succeeded(&self.bench.config.pool, took.as_secs_f64());
-                self.succeed(&job, success, &ended, started, took).await;
-                Settled::Succeeded(took.saturating_sub(ended.cold_start))
+                self.bench.metrics.succeeded(took.as_secs_f64());
+                let (cost, result) = self.success(&job, success, &ended, started, took);
+                let settled = Settled::Succeeded(took.saturating_sub(ended.cold_start));
+                drop(ended);
+                self.tell(&job, cost, result).await;
+                settled
             }
             Err(failure) => {
-                metrics::failed(&self.bench.config.pool, failure.class);
-                self.fail(&job, failure, &ended, started).await;
+                self.bench.metrics.failed(failure.class);
+                Box::pin(self.fail(&job, failure, &ended, started)).await;
                 match failure.class {
                     FailureClass::WorkerLost | FailureClass::Preempted => Settled::Nothing,
                     _ => Settled::Failed,
                 }
             }
         }
+    }
+
+    async fn call_provider(&self, job: &Job, started: Micros, clock: Instant) -> Box<Ended> {
+        let call = Box::new(self.call(job));
+        let running = Box::pin(self.provider(job, &call, started));
+        let ended = tokio::select! {
+            biased;
+            ended = running => ended,
+            () = self.keeper.lost() => self.dropped(FailureClass::WorkerLost, "the lease was lost", clock.elapsed()),
+            () = self.bench.stop.cancelled() => {
+                self.dropped(FailureClass::Preempted, "the worker stopped before the job ended", clock.elapsed())
+            }
+        };
+        Box::new(ended)
     }
 
     async fn provider(&self, job: &Job, call: &Call, started: Micros) -> Ended {
@@ -202,7 +211,15 @@ impl Attempt {
         Ended { used, estimated: true, ..Ended::unbilled(Failure::new(class, why)) }
     }
 
-    async fn succeed(&self, job: &Job, success: &Success, ended: &Ended, started: Micros, took: Duration) {
+    /// The cost event as it is published, and the result.
+    fn success(
+        &self,
+        job: &Job,
+        success: &Success,
+        ended: &Ended,
+        started: Micros,
+        took: Duration,
+    ) -> (nats::Outgoing, Box<JobResult>) {
         let amount = self.bill(ended);
         let spent = self.handover.journal.spent();
         let now = SystemClock.now();
@@ -231,10 +248,14 @@ impl Attempt {
             decision: self.handover.decision.clone(),
             finished_us: now,
         };
+        (self.cost(job, Purpose::Useful, amount, ended.estimated, now), Box::new(result))
+    }
+
+    /// Stores cost and result, then finishes the lease.
+    async fn tell(&self, job: &Job, cost: nats::Outgoing, result: Box<JobResult>) {
         let reply = nats::result(job, &result);
-        let cost = self.store_cost(job, Purpose::Useful, amount, ended.estimated, now);
-        let told = self.store(reply);
-        let (cost, told) = tokio::join!(cost, told);
+        // The cost goes first on the wire: whoever sees the result finds the cost stored.
+        let (cost, told) = tokio::join!(self.store(cost), self.store(reply));
         if let Err(error) = cost {
             error!(job = %job.id, %error, "cost event not stored");
         }
@@ -242,7 +263,7 @@ impl Attempt {
             Err(error) if !matches!(error, PublishError::Full { .. } | PublishError::Unknown(_)) => {
                 // The output is too large, most likely. The job must end all the same, and say why.
                 warn!(job = %job.id, %error, "result not stored, telling so instead");
-                self.store(nats::result(job, &without_output(result, &error))).await
+                Box::pin(self.store(nats::result(job, &without_output(*result, &error)))).await
             }
             told => told,
         };
@@ -258,7 +279,7 @@ impl Attempt {
         debug!(job = %job.id, class = %failure.class, message = failure.message, "attempt failed");
         if !ended.used.is_empty()
             && let Err(error) =
-                self.store_cost(job, Purpose::WastedFailure, amount, ended.estimated, now).await
+                self.store(self.cost(job, Purpose::WastedFailure, amount, ended.estimated, now)).await
         {
             error!(job = %job.id, %error, "cost event not stored");
         }
@@ -299,19 +320,19 @@ impl Attempt {
         })
     }
 
-    async fn store_cost(
+    /// Books an attempt's cost: the event as it is published.
+    fn cost(
         &self,
         job: &Job,
         purpose: Purpose,
         amount: (Vec<schemas::cost::CostLine>, UsdNanos),
         estimated: bool,
         now: Micros,
-    ) -> Result<(), PublishError> {
+    ) -> nats::Outgoing {
         let config = &self.bench.config;
-        metrics::booked(&config.pool, purpose, amount.1);
+        self.bench.metrics.booked(purpose, amount.1);
         let booker = Booker { pool: &config.pool, prices: &config.prices };
-        let event = booker.event(job, self.handover.attempt, purpose, amount, estimated, now);
-        self.store(nats::cost(job, &event)).await
+        nats::cost(job, &booker.event(job, self.handover.attempt, purpose, amount, estimated, now))
     }
 
     async fn store(&self, (subject, headers, body): nats::Outgoing) -> Result<(), PublishError> {

@@ -1,21 +1,28 @@
-//! Keeps one lease alive while its job runs, and knows when it may be lost.
+//! One lease in our hands: when it was last extended, and when it may be lost.
 //!
-//! Every extension is a request, so that "extended" means the server said so. Past `ack_wait` less a margin the
+//! The pool looks at all its keepers a few times a lease and extends those that are due: a timer per job would cost
+//! every short job something, and only long ones need it. Every extension is a request, so that "extended" means the server said so. Past `ack_wait` less a margin the
 //! lease may be another worker's, and the server does not fence: whoever holds such a lease neither naks nor
 //! returns, and acks only after the result is stored.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{Client, Request};
 use bytes::Bytes;
 use schemas::{Micros, lease::Lease};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 const EXTEND: Bytes = Bytes::from_static(b"+WPI");
-/// Between two tries while nobody answers.
-const TRY_AGAIN: Duration = Duration::from_millis(250);
+/// How long one request may take before the next is sent.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A lease in our hands.
 #[derive(Debug)]
@@ -25,6 +32,7 @@ pub struct Keeper {
     ack_wait: Duration,
     /// When it was last surely extended, by our own clock.
     extended: Mutex<Instant>,
+    asking: AtomicBool,
     lost: CancellationToken,
 }
 
@@ -33,7 +41,14 @@ impl Keeper {
     pub fn new(client: Client, lease: Lease, ack_wait: Duration, leased: Micros, now: Micros) -> Self {
         let instant = Instant::now();
         let extended = instant.checked_sub(now.since(leased)).unwrap_or(instant);
-        Self { client, lease, ack_wait, extended: Mutex::new(extended), lost: CancellationToken::new() }
+        Self {
+            client,
+            lease,
+            ack_wait,
+            extended: Mutex::new(extended),
+            asking: AtomicBool::new(false),
+            lost: CancellationToken::new(),
+        }
     }
 
     /// The lease.
@@ -56,37 +71,33 @@ impl Keeper {
         now - self.extended().elapsed()
     }
 
-    /// Extends it every third of `ack_wait` until it is lost. Cancel-safe: drop it when the job has ended.
-    pub async fn keep(&self) {
-        loop {
-            // A little earlier each, so that ten thousand leases do not extend in step.
-            let rest = self.ack_wait / 3 * rand::random_range(80..=100) / 100;
-            sleep_until(self.extended() + rest).await;
-            while !self.extend().await {
-                if Instant::now() >= self.lost_at() {
-                    debug!(lease = %self.lease, "lease may be lost");
-                    self.lost.cancel();
-                    return;
-                }
-                sleep(TRY_AGAIN).await;
-            }
+    /// Whether it should be extended now: a third of `ack_wait` has passed, and no request is on its way. Says yes
+    /// once, until [`Keeper::extend`] has ended.
+    pub fn due(&self) -> bool {
+        self.extended().elapsed() >= self.ack_wait / 3 && !self.asking.swap(true, Ordering::AcqRel)
+    }
+
+    /// Declares it lost once its time is up.
+    pub fn check(&self) {
+        if Instant::now() >= self.lost_at() && !self.lost.is_cancelled() {
+            debug!(lease = %self.lease, "lease may be lost");
+            self.lost.cancel();
         }
     }
 
-    async fn extend(&self) -> bool {
+    /// Asks the server to extend it, and notes when it said so.
+    pub async fn extend(&self) {
         let asked = Instant::now();
-        let patience = self.lost_at().saturating_duration_since(asked).min(Duration::from_secs(2));
-        if patience.is_zero() {
-            return false;
+        let patience = self.lost_at().saturating_duration_since(asked).min(PATIENCE);
+        if !patience.is_zero() {
+            let request = Request::new().payload(EXTEND).timeout(Some(patience));
+            let answered = self.client.send_request(self.lease.subject().to_owned(), request).await.is_ok();
+            // Asked in time and answered: the server restarted the lease no earlier than we asked.
+            if answered {
+                *self.extended.lock().expect("no panic while held") = asked;
+            }
         }
-        let request = Request::new().payload(EXTEND).timeout(Some(patience));
-        let answered = self.client.send_request(self.lease.subject().to_owned(), request).await.is_ok();
-        // An answer that comes after the time is up says nothing: the lease may have gone to another before.
-        if answered && asked < self.lost_at() {
-            *self.extended.lock().expect("no panic while held") = asked;
-            return true;
-        }
-        false
+        self.asking.store(false, Ordering::Release);
     }
 
     fn extended(&self) -> Instant {

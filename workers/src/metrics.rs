@@ -1,22 +1,64 @@
 //! Every number this crate reports.
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use schemas::{PoolId, UsdNanos, cost::Purpose, failure::FailureClass, handover::RefusedBecause};
 
-/// Balances the gauge of running jobs by its own life.
-pub struct Running(PoolId);
+/// A pool's own metrics, made once: a handle costs nothing to use, a label made of text does.
+pub struct PoolMetrics {
+    pool: PoolId,
+    running: Gauge,
+    seconds: Histogram,
+    useful: Counter,
+}
 
-impl Running {
-    /// One more.
-    pub fn begin(pool: &PoolId) -> Self {
-        gauge!("workers_jobs_running", "pool" => pool.to_string()).increment(1.0);
-        Self(pool.clone())
+impl PoolMetrics {
+    /// The metrics of one pool.
+    pub fn new(pool: &PoolId) -> Self {
+        let name = pool.to_string();
+        Self {
+            running: gauge!("workers_jobs_running", "pool" => name.clone()),
+            seconds: histogram!("workers_call_seconds", "pool" => name.clone()),
+            useful: counter!("workers_cost_nanodollars_total", "pool" => name, "purpose" => "useful"),
+            pool: pool.clone(),
+        }
+    }
+
+    /// One more job runs, until the guard is dropped.
+    pub fn begin(&self) -> Running {
+        self.running.increment(1.0);
+        Running(self.running.clone())
+    }
+
+    /// A call to the provider ended well.
+    pub fn succeeded(&self, seconds: f64) {
+        self.seconds.record(seconds);
+    }
+
+    /// A call to the provider failed.
+    pub fn failed(&self, class: FailureClass) {
+        let labels = [("pool", self.pool.to_string()), ("class", class.as_str().to_owned())];
+        counter!("workers_calls_failed_total", &labels).increment(1);
+    }
+
+    /// Money was booked.
+    pub fn booked(&self, purpose: Purpose, amount: UsdNanos) {
+        let purpose = match purpose {
+            Purpose::Useful => return self.useful.increment(amount.get()),
+            Purpose::WastedFailure => "wasted_failure",
+            Purpose::WastedRace => "wasted_race",
+            Purpose::Standing => "standing",
+        };
+        let labels = [("pool", self.pool.to_string()), ("purpose", purpose.to_owned())];
+        counter!("workers_cost_nanodollars_total", &labels).increment(amount.get());
     }
 }
 
+/// Balances the gauge of running jobs by its own life.
+pub struct Running(Gauge);
+
 impl Drop for Running {
     fn drop(&mut self) {
-        gauge!("workers_jobs_running", "pool" => self.0.to_string()).decrement(1.0);
+        self.0.decrement(1.0);
     }
 }
 
@@ -36,30 +78,7 @@ pub fn offer_late() {
     counter!("workers_offers_late_total").increment(1);
 }
 
-/// A call to the provider ended well.
-pub fn succeeded(pool: &PoolId, seconds: f64) {
-    histogram!("workers_call_seconds", "pool" => pool.to_string()).record(seconds);
-}
-
-/// A call to the provider failed.
-pub fn failed(pool: &PoolId, class: FailureClass) {
-    counter!("workers_calls_failed_total", "pool" => pool.to_string(), "class" => class.as_str())
-        .increment(1);
-}
-
 /// A lease may be somebody else's by now.
 pub fn lease_lost() {
     counter!("workers_leases_lost_total").increment(1);
-}
-
-/// Money was booked.
-pub fn booked(pool: &PoolId, purpose: Purpose, amount: UsdNanos) {
-    let purpose = match purpose {
-        Purpose::Useful => "useful",
-        Purpose::WastedFailure => "wasted_failure",
-        Purpose::WastedRace => "wasted_race",
-        Purpose::Standing => "standing",
-    };
-    counter!("workers_cost_nanodollars_total", "pool" => pool.to_string(), "purpose" => purpose)
-        .increment(amount.get());
 }

@@ -42,7 +42,9 @@ use crate::{
     attempt::{Attempt, Bench, Settled},
     booking::{self, Booker},
     config::{PoolConfig, PoolModel},
-    metrics, nats,
+    keeper::Keeper,
+    metrics::{self, PoolMetrics},
+    nats,
     provider::{Health, UsedItem},
     stats::Recent,
 };
@@ -56,6 +58,14 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 const BURST: usize = 256;
 /// Health checks missed in a row before the provider counts as down: a busy server misses one now and then.
 const MISSES: u32 = 3;
+
+/// A job that runs here.
+struct Running {
+    region: Region,
+    seq: u64,
+    model: ModelToken,
+    keeper: Arc<Keeper>,
+}
 
 /// Why a worker could not start.
 #[derive(Debug, thiserror::Error)]
@@ -88,9 +98,10 @@ pub struct Pool {
     floors: Bucket,
     models: HashMap<ModelToken, (PoolModel, Recent)>,
     running: JoinSet<Settled>,
-    /// Region, stream sequence and model of what runs, by task.
-    jobs: HashMap<Id, (Region, u64, ModelToken)>,
+    /// What runs, by task.
+    jobs: HashMap<Id, Running>,
     held: HashSet<(Region, u64)>,
+    extensions: JoinSet<()>,
     answers: HashMap<String, Acceptances>,
     flush_at: Option<Instant>,
     beat_at: Instant,
@@ -125,6 +136,7 @@ impl Pool {
             config.models.iter().map(|m| (m.model.clone(), (m.clone(), Recent::default()))).collect();
         let bucket = |name| Bucket::new(control.client.clone(), publisher.clone(), name);
         let (journals, floors) = (bucket(JOURNAL_BUCKET), bucket(FLOORS_BUCKET));
+        let metrics = PoolMetrics::new(&config.pool);
         let bench = Bench {
             config,
             client: link.client,
@@ -133,6 +145,7 @@ impl Pool {
             acks,
             journals,
             stop: CancellationToken::new(),
+            metrics,
         };
         Ok(Self {
             bench: Arc::new(bench),
@@ -144,6 +157,7 @@ impl Pool {
             running: JoinSet::new(),
             jobs: HashMap::new(),
             held: HashSet::new(),
+            extensions: JoinSet::new(),
             answers: HashMap::new(),
             flush_at: None,
             beat_at: Instant::now(),
@@ -170,6 +184,7 @@ impl Pool {
         let mut standing = interval(self.bench.config.standing_every);
         standing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         standing.reset();
+        let mut keep = self.keep_interval();
         loop {
             let flush_at = self.flush_at;
             tokio::select! {
@@ -191,6 +206,8 @@ impl Pool {
                 }
                 () = sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => self.flush().await,
                 Ok(()) = self.healthy.changed() => self.beat().await,
+                _ = keep.tick() => self.keep_leases(),
+                Some(_) = self.extensions.join_next() => {}
                 _ = beat.tick() => self.beat().await,
                 _ = standing.tick() => self.book_standing().await,
             }
@@ -242,14 +259,15 @@ impl Pool {
             (None, Some(model)) => {
                 answer.accepted.push(offer);
                 let token = model.model.clone();
-                let attempt = Attempt::new(self.bench.clone(), handover, message, model, now);
-                let gauge = metrics::Running::begin(pool);
+                let attempt = Box::new(Attempt::new(self.bench.clone(), handover, message, model, now));
+                let (gauge, keeper) = (self.bench.metrics.begin(), attempt.keeper());
                 let task = self.running.spawn(async move {
                     let _gauge = gauge;
                     attempt.run().await
                 });
                 self.held.insert(key.clone());
-                self.jobs.insert(task.id(), (key.0, key.1, token));
+                let running = Running { region: key.0, seq: key.1, model: token, keeper };
+                self.jobs.insert(task.id(), running);
             }
             (because, _) => {
                 let because = because.unwrap_or(RefusedBecause::Model);
@@ -268,9 +286,7 @@ impl Pool {
                 (error.id(), Settled::Failed)
             }
         };
-        let Some((region, seq, model)) = self.jobs.remove(&id) else {
-            return;
-        };
+        let Some(Running { region, seq, model, .. }) = self.jobs.remove(&id) else { return };
         self.held.remove(&(region, seq));
         match settled {
             Settled::Succeeded(took) => {
@@ -372,8 +388,33 @@ impl Pool {
     }
 
     async fn finish_running(&mut self) {
-        while let Some(ended) = self.running.join_next_with_id().await {
-            self.settle(ended);
+        let mut keep = self.keep_interval();
+        loop {
+            tokio::select! {
+                ended = self.running.join_next_with_id() => match ended {
+                    Some(ended) => self.settle(ended),
+                    None => return,
+                },
+                _ = keep.tick() => self.keep_leases(),
+            }
+        }
+    }
+
+    /// Often enough that a lease is extended in good time, and that two lost requests do not cost it.
+    fn keep_interval(&self) -> tokio::time::Interval {
+        let mut keep =
+            interval((self.bench.config.ack_wait / 12).clamp(Duration::from_millis(50), BEAT_EVERY));
+        keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        keep
+    }
+
+    fn keep_leases(&mut self) {
+        for running in self.jobs.values() {
+            running.keeper.check();
+            if running.keeper.due() {
+                let keeper = running.keeper.clone();
+                self.extensions.spawn(async move { keeper.extend().await });
+            }
         }
     }
 
@@ -401,7 +442,7 @@ impl Pool {
         };
         let booker = Booker { pool: &config.pool, prices: &config.prices };
         let event = booker.standing(lines, SystemClock.now());
-        metrics::booked(&config.pool, event.purpose, event.amount_usd);
+        self.bench.metrics.booked(event.purpose, event.amount_usd);
         // The same span booked by two workers of the pool has the same id and is stored once.
         let id = format!("standing:{}:{}-{}:cost", config.pool, before.sum(), after.sum());
         let (subject, headers, body) = nats::standing(&event, id);

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -27,23 +28,37 @@ const PROMPT: &str = "Summarise the following in one sentence for a busy reader:
 
 /// What was measured.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// Raw JetStream publishes with message ids, per second.
-    pub raw_publish_per_s: f64,
+    pub(crate) raw_publish_per_s: f64,
     /// Jobs through the whole pipeline, result and cost stored and delivered, per second.
-    pub pipeline_jobs_per_s: f64,
+    pub(crate) pipeline_jobs_per_s: f64,
     /// The ratio of the two.
-    pub pipeline_per_raw: f64,
+    pub(crate) pipeline_per_raw: f64,
     /// One publish at a time, median, microseconds.
-    pub raw_publish_sync_us: f64,
+    pub(crate) raw_publish_sync_us: f64,
     /// Submit to result on an idle system, median, microseconds.
-    pub idle_p50_us: f64,
+    pub(crate) idle_p50_us: f64,
     /// The same, 99th percentile.
-    pub idle_p99_us: f64,
+    pub(crate) idle_p99_us: f64,
+    /// With `--backlog`: what a dispatcher process held before and while so many jobs waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) backlog: Option<Backlog>,
+}
+
+/// A dispatcher's memory beside a backlog.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Backlog {
+    /// Jobs that waited.
+    pub(crate) jobs: u64,
+    /// Resident memory of an idle dispatcher, MiB.
+    pub(crate) rss_before_mib: f64,
+    /// The same with all jobs waiting.
+    pub(crate) rss_after_mib: f64,
 }
 
 /// Raw publishes into a stream of their own: rate with many outstanding, and the median of one at a time.
-pub async fn raw(client: &Client, count: usize, body: Bytes) -> anyhow::Result<(f64, f64)> {
+pub(crate) async fn raw(client: &Client, count: usize, body: Bytes) -> anyhow::Result<(f64, f64)> {
     let spec = json!({
         "name": "BENCH_RAW", "subjects": ["bench.raw"], "storage": "file", "num_replicas": 1,
         "duplicate_window": 120_000_000_000u64,
@@ -78,38 +93,33 @@ pub async fn raw(client: &Client, count: usize, body: Bytes) -> anyhow::Result<(
         let begin = Instant::now();
         let mut map = HeaderMap::new();
         map.insert(headers::MESSAGE_ID, producer::request::new_job_id().to_string());
-        client
-            .request_with_headers("bench.raw", map, body.clone())
-            .await?;
+        client.request_with_headers("bench.raw", map, body.clone()).await?;
         times.push(begin.elapsed());
     }
     api::ask(client, "STREAM.DELETE.BENCH_RAW", &json!(null)).await?;
     Ok((rate, quantile(&mut times, 50)))
 }
 
-/// A job like any other.
-pub fn request(region: &str, model: &str) -> anyhow::Result<JobRequest> {
-    Ok(JobRequest::prompt(region, model, PROMPT)?)
+/// A job like any other, whose replies go to `mailbox`.
+pub(crate) fn request(region: &str, model: &str, mailbox: Option<&str>) -> anyhow::Result<JobRequest> {
+    let mut request = JobRequest::prompt(region, model, PROMPT)?;
+    request.body.mailbox = mailbox.map(str::to_owned);
+    Ok(request)
 }
 
-/// Jobs per second from the first submit to the last result delivered; every result and cost is stored by then.
-pub async fn pipeline(producer: &Producer, request: &JobRequest, count: usize) -> anyhow::Result<f64> {
-    // A listener of its own, so that delivery counts and not just storage.
-    let mut results = producer.client().subscribe("beacon.reply.*.*.result").await?;
+/// Where the pipeline's replies go: not to the producer's own mailbox, or every one would be delivered twice.
+pub(crate) const MAILBOX: &str = "bench";
+
+/// Jobs per second from the first submit until every result and cost is delivered; `request` goes to [`MAILBOX`].
+pub(crate) async fn pipeline(producer: &Producer, request: &JobRequest, count: usize) -> anyhow::Result<f64> {
+    // Delivery counts, and not just storage.
+    let mut replies = producer.client().subscribe(format!("beacon.reply.*.{MAILBOX}.*")).await?;
     let begin = Instant::now();
-    let submitting = async {
-        let mut sent = stream::iter(0..count)
-            .map(|_| producer.submit(request))
-            .buffer_unordered(OUTSTANDING);
-        while let Some(ticket) = sent.next().await {
-            ticket?;
-        }
-        anyhow::Ok(())
-    };
+    let submitting = submit(producer, request, count as u64);
     let receiving = async {
-        for n in 0..count {
-            let next = tokio::time::timeout(Duration::from_secs(60), results.next()).await;
-            anyhow::ensure!(matches!(next, Ok(Some(_))), "only {n} of {count} results came");
+        for n in 0..count * 2 {
+            let next = tokio::time::timeout(Duration::from_secs(60), replies.next()).await;
+            anyhow::ensure!(matches!(next, Ok(Some(_))), "only {n} of {} results and costs came", count * 2);
         }
         anyhow::Ok(())
     };
@@ -118,7 +128,11 @@ pub async fn pipeline(producer: &Producer, request: &JobRequest, count: usize) -
 }
 
 /// Submit to result, one at a time: median and 99th percentile, microseconds.
-pub async fn idle(producer: &Producer, request: &JobRequest, count: usize) -> anyhow::Result<(f64, f64)> {
+pub(crate) async fn idle(
+    producer: &Producer,
+    request: &JobRequest,
+    count: usize,
+) -> anyhow::Result<(f64, f64)> {
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
         let begin = Instant::now();
@@ -133,4 +147,23 @@ fn quantile(times: &mut [Duration], percent: usize) -> f64 {
     times.sort_unstable();
     let rank = (times.len() * percent).div_ceil(100).max(1) - 1;
     times.get(rank).map_or(0.0, |t| t.as_secs_f64() * 1e6)
+}
+
+/// Resident memory of a process in MiB, from `/proc`.
+pub(crate) fn resident_mib(process: u32) -> anyhow::Result<f64> {
+    let path = format!("/proc/{process}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let kib = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
+    Ok(kib.context("no VmRSS in /proc")? / 1024.0)
+}
+
+/// Submits `count` jobs, [`OUTSTANDING`] at a time.
+pub(crate) async fn submit(producer: &Producer, request: &JobRequest, count: u64) -> anyhow::Result<()> {
+    let mut sent = stream::iter(0..count).map(|_| producer.submit(request)).buffer_unordered(OUTSTANDING);
+    while let Some(ticket) = sent.next().await {
+        ticket?;
+    }
+    Ok(())
 }

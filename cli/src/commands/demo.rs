@@ -1,0 +1,235 @@
+//! `beacon demo`: the whole pipeline in one process, with faults, and what it came to beside the report's targets.
+//!
+//! ```text
+//!  crowd ─▶ nats-server ─▶ dispatcher ─▶ pools ─▶ simulators, real model        faults strike the last two
+//!    │           │                                     │
+//!    └─▶ results └─▶ ledger ───────▶ report ◀──────────┘ bills
+//! ```
+
+mod crowd;
+mod faults;
+mod local;
+
+use std::{
+    collections::HashSet,
+    fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use producer::{JobRequest, Producer, ProducerConfig};
+use schemas::{JobId, Micros, ProviderId, Region, UsdNanos, time::Clock as _};
+use tracing::warn;
+use transport::{LinkConfig, SystemClock};
+
+use self::{crowd::Crowd, faults::Timeline, local::LocalModels};
+use crate::{
+    args::Demo,
+    batch,
+    config::pools::Pool,
+    exit::{Unsuccessful, Usage},
+    ledger::Ledger,
+    output,
+    report::{Report, Run, Seen},
+    roles::Roles,
+    session::{Running, Session},
+    simulated::Simulated,
+    table::table,
+};
+
+/// The prompts when no file is named.
+const PROMPTS: &str = include_str!("../../../examples/prompts.jsonl");
+/// How long the server may take to acknowledge a job.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long bills must stand still before they count as closed; the simulators look for idle containers more often.
+const BILL_STANDS: Duration = Duration::from_millis(700);
+/// Modal's idle containers are gone long before that.
+const BILL_WITHIN: Duration = Duration::from_secs(30);
+
+/// Plays it and reports. Fails when a job was lost or failed, or when a bill is not booked exactly.
+pub(crate) async fn run(args: Demo, mut session: Session) -> anyhow::Result<()> {
+    let text = match &args.prompts {
+        Some(file) => fs::read_to_string(file)
+            .map_err(|error| Usage(format!("--prompts {}: {error}", file.display())))?,
+        None => PROMPTS.to_owned(),
+    };
+    let name = args.prompts.as_ref().map_or_else(|| "prompts".into(), |file| file.display().to_string());
+    let lines =
+        batch::read(&text, &name, &session.config.topology.catalog).map_err(|e| Usage(e.to_string()))?;
+    session.config.pools.iter().try_for_each(|pool| pool.check_secrets(&session.config))?;
+    let mut models = LocalModels::none();
+    let outcome = async {
+        if args.no_local {
+            session.say("real model: left out (--no-local)");
+        } else {
+            models = LocalModels::start(&session).await;
+            models.join(&mut session.config)?;
+        }
+        let jobs = crowd::jobs(&lines, &args, &session.config.topology.regions, !models.is_empty())?;
+        let mut nats = session.nats_for_once().await?;
+        let outcome = on_server(&args, &session, &mut nats, &mut models, jobs).await;
+        nats.stop().await;
+        outcome
+    };
+    let outcome = outcome.await;
+    models.stop().await;
+    conclude(&session, &outcome?)
+}
+
+/// With NATS there: starts the simulators, plays, and ends them.
+async fn on_server(
+    args: &Demo,
+    session: &Session,
+    nats: &mut Running,
+    models: &mut LocalModels,
+    jobs: Vec<JobRequest>,
+) -> anyhow::Result<Report> {
+    let simulated = Simulated::start(&session.config.simulators).await?;
+    let mut roles = Roles::default();
+    let link = nats.link.clone();
+    let play = async {
+        roles.everything(&session.config, &link, &simulated).await?;
+        let producer = Arc::new(Producer::connect(audience(&link)?).await?);
+        let played = tokio::select! {
+            error = roles.ended() => Err(error),
+            played = play(args, session, &simulated, models, &producer, jobs) => played,
+        }?;
+        // They book what stood.
+        roles.stop().await?;
+        report(session, &simulated, &producer, &played).await
+    };
+    let outcome = tokio::select! {
+        biased;
+        // Nothing is worth finishing: what runs ends with its connections.
+        () = session.signals.shutdown().cancelled() => Err(session.signals.interrupted()),
+        error = nats.died() => Err(error),
+        outcome = play => outcome,
+    };
+    simulated.stop().await;
+    outcome
+}
+
+/// The producer of all jobs.
+fn audience(link: &LinkConfig) -> anyhow::Result<ProducerConfig> {
+    Ok(ProducerConfig {
+        link: link.clone(),
+        tenant: "demo".parse()?,
+        mailbox: "audience".parse()?,
+        patience: PATIENCE,
+    })
+}
+
+/// What the crowd saw.
+struct Played {
+    seen: Vec<Seen>,
+    accepted: usize,
+    since: Micros,
+    elapsed: Duration,
+}
+
+/// Sends all jobs while the faults strike, until the last result is here and nobody bills any more.
+async fn play(
+    args: &Demo,
+    session: &Session,
+    simulated: &Simulated,
+    models: &mut LocalModels,
+    producer: &Arc<Producer>,
+    jobs: Vec<JobRequest>,
+) -> anyhow::Result<Played> {
+    let (accepted, since, started) = (jobs.len(), SystemClock.now(), Instant::now());
+    let crowd = Crowd::new(session, producer, args.rate);
+    let timeline = Timeline::new(crowd.lasts(accepted));
+    // The faults end before the jobs do.
+    let (seen, ()) = tokio::join!(crowd.play(jobs), timeline.play(session, simulated, models));
+    let seen = seen?;
+    let elapsed = started.elapsed();
+    session.say("all results are in; waiting until Modal's idle containers are gone");
+    bills_stand(simulated).await;
+    Ok(Played { seen, accepted, since, elapsed })
+}
+
+/// Holds the ledger against the bills.
+async fn report(
+    session: &Session,
+    simulated: &Simulated,
+    producer: &Producer,
+    played: &Played,
+) -> anyhow::Result<Report> {
+    let mut ledger = Ledger::read(producer.client()).await?;
+    // A server that was there before us has older events.
+    ledger.costs.retain(|cost| cost.at_us >= played.since);
+    let ours: HashSet<JobId> = played.seen.iter().map(|seen| seen.result.job).collect();
+    ledger.results.retain(|job, _| ours.contains(job));
+    let run = Run {
+        accepted: played.accepted,
+        seen: &played.seen,
+        ledger: &ledger,
+        bills: &bills(&session.config.pools, simulated),
+        nats_server: producer.server_version(),
+        elapsed: played.elapsed,
+    };
+    Report::new(&run).context("the costs add up to more than fits")
+}
+
+/// What each simulated pool was billed.
+fn bills(pools: &[Pool], simulated: &Simulated) -> Vec<(ProviderId, Region, UsdNanos)> {
+    let of_pool = |pool: &Pool| {
+        let simulator = simulated.find(pool.simulator()?)?;
+        let total = UsdNanos::new(simulator.bill().total_nanos);
+        Some((pool.id.provider.clone(), pool.id.region.clone(), total))
+    };
+    pools.iter().filter_map(of_pool).collect()
+}
+
+/// Waits until no bill grows any more: idle containers are billed when they go.
+async fn bills_stand(simulated: &Simulated) {
+    let window = simulated.all().iter().map(|s| s.config().modal.scaledown_window_ms).max();
+    let has_modal = simulated.all().iter().any(|s| s.config().kind == simulators::Kind::Modal);
+    if let Some(window) = window.filter(|_| has_modal) {
+        tokio::time::sleep(Duration::from_millis(window)).await;
+    }
+    let total = || simulated.all().iter().map(|s| s.bill().total_nanos).sum::<u64>();
+    let (started, mut before) = (Instant::now(), total());
+    loop {
+        tokio::time::sleep(BILL_STANDS).await;
+        let now = total();
+        if now == before {
+            break;
+        }
+        if started.elapsed() > BILL_WITHIN {
+            warn!("the simulators' bills still grow");
+            break;
+        }
+        before = now;
+    }
+}
+
+/// Prints the report and says whether it is good.
+fn conclude(session: &Session, report: &Report) -> anyhow::Result<()> {
+    if session.json {
+        output::json(report)?;
+    } else {
+        let baseline = &session.config.policy.baseline[0];
+        let rows = report.rows(baseline);
+        output::line(table(["", "measured", "target", ""], &[1, 2], &rows).to_string())?;
+        output::line(format!(
+            "nats-server {}, {} jobs in {:.1} s; simulated providers, real queue, ledger and failover",
+            report.nats_server, report.jobs, report.elapsed_s
+        ))?;
+    }
+    if report.is_good() {
+        return Ok(());
+    }
+    let audit = report.bills.iter().find(|audit| !audit.agrees()).map_or_else(String::new, |audit| {
+        format!(
+            "; the ledger has ${} for {}@{}, which billed ${}",
+            audit.ledger_usd, audit.provider, audit.region, audit.billed_usd
+        )
+    });
+    let Report { jobs, failed, lost, doubled, .. } = report;
+    Err(Unsuccessful(format!(
+        "of {jobs} jobs {failed} failed, {lost} were lost, {doubled} ended twice{audit}"
+    ))
+    .into())
+}

@@ -1,0 +1,88 @@
+//! What goes wrong in the demo, and when, in parts of the whole:
+//!
+//! ```text
+//!  0      0.2        0.35       0.5          0.65      0.75          1
+//!  ├───────┼──────────┼──────────┼─────────────┼─────────┼───────────┤
+//!          │ local    │          │ golem@us-east answers │ local
+//!          │ hangs    │ wakes    │ 503         │ again   │ is killed
+//! ```
+
+use std::time::Duration;
+
+use simulators::{Fault, FaultKind};
+use tokio::time::sleep;
+
+use super::local::LocalModels;
+use crate::{session::Session, simulated::Simulated};
+
+/// The provider that fails half-way.
+const FAILING: &str = "golem-us-east";
+/// However long the demo, the outage is as short as the report's availability allows for.
+const OUTAGE_MAX: Duration = Duration::from_secs(6);
+
+/// When what happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Timeline {
+    whole: Duration,
+}
+
+impl Timeline {
+    /// For a demo whose jobs are sent within `whole`.
+    pub(super) fn new(whole: Duration) -> Self {
+        Self { whole }
+    }
+
+    /// From the start of the one to the start of the other, in percent of the whole.
+    fn between(self, from: u32, to: u32) -> Duration {
+        self.whole * (to - from) / 100
+    }
+
+    fn outage(self) -> Duration {
+        self.between(50, 65).min(OUTAGE_MAX)
+    }
+
+    /// Lets everything strike and heal.
+    pub(super) async fn play(self, session: &Session, simulated: &Simulated, models: &mut LocalModels) {
+        tokio::join!(self.provider(session, simulated), self.model(session, models));
+    }
+
+    async fn provider(self, session: &Session, simulated: &Simulated) {
+        let Some(failing) = simulated.find(FAILING) else { return };
+        sleep(self.between(0, 50)).await;
+        session.say(format!("fault: {FAILING} answers 503 for {:.1} s", self.outage().as_secs_f64()));
+        failing.set_fault(Some(Fault::always(FaultKind::Status {
+            code: 503,
+            body: None,
+            retry_after_s: None,
+        })));
+        sleep(self.outage()).await;
+        failing.set_fault(None);
+        session.say(format!("{FAILING} is well again"));
+    }
+
+    async fn model(self, session: &Session, models: &mut LocalModels) {
+        if models.is_empty() {
+            return;
+        }
+        sleep(self.between(0, 20)).await;
+        session.say("fault: the first real model hangs (SIGSTOP)");
+        models.freeze();
+        sleep(self.between(20, 35)).await;
+        models.wake();
+        session.say("the first real model goes on (SIGCONT)");
+        sleep(self.between(35, 75)).await;
+        session.say("fault: the first real model is killed (SIGKILL)");
+        models.kill().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_demo_has_a_short_outage() {
+        assert_eq!(Timeline::new(Duration::from_secs(10)).outage(), Duration::from_millis(1_500));
+        assert_eq!(Timeline::new(Duration::from_secs(1_000)).outage(), OUTAGE_MAX);
+    }
+}

@@ -1,0 +1,195 @@
+//! `beacon submit`: one job, or a file of OpenAI batch lines; with `--wait` their results.
+
+use std::{io::Read as _, path::Path, time::Duration};
+
+use anyhow::Context as _;
+use futures_util::{StreamExt as _, stream};
+use producer::{JobRequest, Producer, ProducerConfig, request::new_job_id};
+use schemas::{
+    Codec, ModelToken, Region,
+    job::{JobBody, Message},
+    reply::{JobResult, Status},
+};
+use serde_json::json;
+
+use crate::{
+    args::Submit,
+    batch::{self, CUSTOM_ID},
+    exit::{Unsuccessful, Usage},
+    output,
+    session::Session,
+};
+
+/// Jobs on their way at a time: enough to hide the round trip, and few enough that a refusal stops us early.
+const SUBMITTING: usize = 256;
+/// Jobs waited for at a time. Each holds one entry in memory; the rest of the file waits its turn.
+const WAITING: usize = 4_096;
+/// How long the server may take to acknowledge a job.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A job with the name its person gave it.
+struct Named {
+    custom_id: Option<String>,
+    request: JobRequest,
+}
+
+/// Submits, and waits if asked to.
+pub(crate) async fn run(args: Submit, session: Session) -> anyhow::Result<()> {
+    let jobs = jobs(&args, &session)?;
+    let config = ProducerConfig {
+        link: session.link()?,
+        tenant: args.tenant.clone(),
+        mailbox: args.mailbox.clone(),
+        patience: PATIENCE,
+    };
+    let producer = Producer::connect(config).await?;
+    let shutdown = session.signals.shutdown().clone();
+    let work = async {
+        if args.wait {
+            wait_for_all(&producer, jobs, args.timeout.get(), session.json).await
+        } else {
+            submit_all(&producer, jobs, session.json).await
+        }
+    };
+    let outcome = tokio::select! {
+        () = shutdown.cancelled() => Err(session.signals.interrupted()),
+        outcome = work => outcome,
+    };
+    producer.close().await;
+    outcome
+}
+
+/// Everything that was asked for, checked, before anything is sent.
+fn jobs(args: &Submit, session: &Session) -> anyhow::Result<Vec<Named>> {
+    let topology = &session.config.topology;
+    let region = match &args.region {
+        Some(region) if topology.regions.contains(region) => region.clone(),
+        Some(region) => {
+            let known = topology.regions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Err(Usage(format!("--region `{region}` is not in beacon.regions ({known})")).into());
+        }
+        None => topology.regions[0].clone(),
+    };
+    let Some(file) = &args.file else {
+        let token = match &args.model {
+            Some(name) => topology
+                .catalog
+                .find(name)
+                .ok_or_else(|| Usage(batch::unknown_model(name, &topology.catalog, "--model")))?,
+            None => topology.catalog.tokens().next().context("the catalog is empty")?,
+        };
+        let prompt = args.prompt.clone().unwrap_or_default();
+        if prompt.trim().is_empty() {
+            return Err(Usage("PROMPT must not be empty".into()).into());
+        }
+        return Ok(vec![one(prompt, token.clone(), region, args)]);
+    };
+    let (text, name) = read(file)?;
+    let lines = batch::read(&text, &name, &topology.catalog).map_err(|error| Usage(error.to_string()))?;
+    let named = lines.into_iter().map(|line| Named {
+        request: line.request(new_job_id(), region.clone(), args.lane),
+        custom_id: Some(line.custom_id),
+    });
+    Ok(named.collect())
+}
+
+fn one(prompt: String, model: ModelToken, region: Region, args: &Submit) -> Named {
+    let message = Message { role: "user".into(), content: prompt };
+    let body =
+        JobBody { id: Some(new_job_id().to_string()), messages: Some(vec![message]), ..JobBody::default() };
+    let request = JobRequest { region, model, lane: args.lane, codec: Codec::Json, traceparent: None, body };
+    Named { custom_id: None, request }
+}
+
+fn read(file: &Path) -> anyhow::Result<(String, String)> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        return Ok((text, "standard input".into()));
+    }
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Usage(format!("--file {}: {error}", file.display())))?;
+    Ok((text, file.display().to_string()))
+}
+
+/// Prints each job's id as it is accepted, in the order of the file.
+async fn submit_all(producer: &Producer, jobs: Vec<Named>, json: bool) -> anyhow::Result<()> {
+    let all = jobs.len();
+    let mut accepted = stream::iter(jobs)
+        .map(async |job| (producer.submit(&job.request).await, job.custom_id))
+        .buffered(SUBMITTING);
+    let mut count = 0;
+    while let Some((ticket, custom_id)) = accepted.next().await {
+        let ticket =
+            ticket.with_context(|| format!("{count} of {all} jobs were accepted; the next was not"))?;
+        count += 1;
+        if json {
+            output::json(&json!({ "job": ticket.job, "custom_id": custom_id, "seq": ticket.seq }))?;
+        } else {
+            output::line(ticket.job.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints each result as it comes.
+async fn wait_for_all(
+    producer: &Producer,
+    jobs: Vec<Named>,
+    timeout: Duration,
+    json: bool,
+) -> anyhow::Result<()> {
+    let (all, alone) = (jobs.len(), jobs.iter().all(|job| job.custom_id.is_none()));
+    let mut results = stream::iter(jobs)
+        .map(async |job| producer.submit_and_wait(&job.request, timeout).await)
+        .buffer_unordered(WAITING);
+    let (mut good, mut trouble) = (0, None);
+    while let Some(result) = results.next().await {
+        match result {
+            Ok(result) => {
+                if result.status == Status::Succeeded {
+                    good += 1;
+                } else {
+                    trouble.get_or_insert_with(|| why(&result));
+                }
+                print(&result, alone, json)?;
+            }
+            Err(error) => {
+                trouble.get_or_insert_with(|| error.to_string());
+            }
+        }
+    }
+    match trouble {
+        None => Ok(()),
+        Some(why) if alone => Err(Unsuccessful(why).into()),
+        Some(why) => {
+            Err(Unsuccessful(format!("{good} of {all} jobs succeeded; the first that did not: {why}")).into())
+        }
+    }
+}
+
+fn print(result: &JobResult, alone: bool, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(result);
+    }
+    let text = result.output.as_ref().map(|output| output.text.as_str());
+    match (alone, text) {
+        (true, Some(text)) => output::line(text),
+        // The error line says it.
+        (true, None) => Ok(()),
+        (false, text) => {
+            let id = result.labels.get(CUSTOM_ID).cloned().unwrap_or_else(|| result.job.to_string());
+            let text = text.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+            output::line(format!("{id}\t{}\t{text}", result.status.as_str()))
+        }
+    }
+}
+
+/// Why a job did not succeed, with its name.
+fn why(result: &JobResult) -> String {
+    let cause = match &result.error {
+        Some(failure) => format!("{}: {}", failure.class, failure.message),
+        None => "no reason was given".to_owned(),
+    };
+    format!("job {} {} after {} attempts: {cause}", result.job, result.status.as_str(), result.attempts)
+}

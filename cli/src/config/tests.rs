@@ -1,0 +1,270 @@
+//! Every refusal names the file, the key, the value and the rule, on one line; what we ship is accepted.
+
+use super::*;
+
+/// A pool that is fine, with keys replaced or added: `("slots", "0")`.
+fn pool(changes: &[(&str, &str)]) -> String {
+    let mut keys = vec![
+        ("provider", r#""golem""#),
+        ("region", r#""us-east""#),
+        ("kind", r#""openai""#),
+        ("base_url", r#""http://127.0.0.1:1""#),
+        ("billing", r#""per_inference""#),
+        ("slots", "4"),
+        ("models", r#"[{ model = "llama-3.2-1b", sku = "standard" }]"#),
+    ];
+    for change in changes {
+        keys.retain(|(key, _)| key != &change.0);
+        if !change.1.is_empty() {
+            keys.push(*change);
+        }
+    }
+    let lines: Vec<String> = keys.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    format!("[[pools]]\n{}\n", lines.join("\n"))
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, "beacon.toml", Path::new(""))
+}
+
+/// The text is refused with one line that has the file and all of `parts`.
+fn refused(text: &str, parts: &[&str]) {
+    let said = match parse(text) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(error) => error.to_string(),
+    };
+    assert!(said.starts_with("beacon.toml: ") && !said.contains('\n'), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "`{part}` is not in: {said}");
+    }
+}
+
+#[test]
+fn nothing_at_all_is_a_configuration() {
+    let config = parse("").unwrap();
+    assert_eq!(config.nats, Nats::Embedded(Embedded::default()));
+    assert_eq!((config.topology.regions.len(), config.topology.catalog.names().count()), (3, 3));
+    assert_eq!(config.topology.ack_wait, Duration::from_secs(60));
+    assert!(config.pools.is_empty() && config.simulators.is_empty());
+}
+
+#[test]
+fn an_unknown_key_is_refused_where_it_stands() {
+    refused("[nats]\nurll = \"x\"", &["line 2", "nats", "unknown field `urll`", "urls"]);
+    refused("[bacon]\n", &["unknown field `bacon`", "beacon"]);
+    refused(&pool(&[("slot", "1")]), &["pools[0]", "unknown field `slot`", "slots"]);
+    refused(
+        &pool(&[("models", r#"[{ model = "llama-3.2-1b", sku = "standard", size_gb = 1 }]"#)]),
+        &["pools[0].models[0]", "size_gb"],
+    );
+    refused(
+        "[[simulators]]\nname = \"x\"\nkind = \"golem\"\nmodels = []\nslots = 1",
+        &["simulators[0]", "slots"],
+    );
+}
+
+#[test]
+fn a_wrong_type_is_refused_with_key_and_value() {
+    refused("[lease]\nack_wait = 60", &["line 2", "lease.ack_wait", "60", "span"]);
+    refused("[lease]\nack_wait = \"60\"", &["lease.ack_wait", "`60`", "ms, s, m, h"]);
+    refused(&pool(&[("slots", "\"four\"")]), &["pools[0].slots", "four"]);
+    refused(&pool(&[("slots", "-1")]), &["pools[0].slots", "-1"]);
+    refused(&pool(&[("kind", "\"runpod\"")]), &["pools[0].kind", "runpod", "openai"]);
+    refused("[beacon]\nregions = [\"US East\"]", &["beacon.regions[0]", "`US East`", "a-z"]);
+    refused("[metrics]\nlisten = \"here\"", &["metrics.listen"]);
+    refused("nats = ", &["line 1"]);
+}
+
+#[test]
+fn the_map_of_streams_must_make_sense() {
+    refused("[beacon]\nmodels = [\"qwen-2.5\", \"qwen 2.5\"]", &["beacon.models", "qwen-2-5", "rename"]);
+    refused("[beacon]\nmodels = []", &["beacon.models", "at least one"]);
+    refused("[beacon]\nregions = []", &["beacon.regions", "at least one"]);
+    refused("[beacon]\nregions = [\"a\", \"b\", \"a\"]", &["beacon.regions[2]", "`a`", "twice"]);
+    refused("[beacon]\nreplicas = 2", &["beacon.replicas", "`2`", "1", "3"]);
+    refused("[beacon]\njobs_max_bytes = 1000", &["beacon.jobs_max_bytes", "`1000`", "1 MiB"]);
+}
+
+#[test]
+fn a_lease_must_outlast_its_heartbeats_and_offers() {
+    refused("[lease]\nack_wait = \"500ms\"", &["lease.ack_wait", "`500ms`", "at least 1s", "extended"]);
+    refused(
+        "[lease]\nack_wait = \"5m\"",
+        &["lease.jobs_window", "`2m`", "longer than lease.ack_wait", "`5m`"],
+    );
+    refused("[lease]\njobs_window = \"1m\"", &["lease.jobs_window", "`1m`", "lease.ack_wait"]);
+    refused("[lease]\nreplies_window = \"60s\"", &["lease.replies_window", "lease.ack_wait"]);
+    refused(
+        "[offers]\naccept_within = \"45s\"",
+        &["offers.accept_within", "45s", "half of lease.ack_wait", "60s"],
+    );
+    refused("[offers]\naccept_within = \"1ms\"", &["offers.accept_within", "`1ms`", "at least 10ms"]);
+    refused("[offers]\npull_batch = 0", &["offers.pull_batch", "`0`", "at least 1"]);
+    refused("[trim]\nhorizon = \"1m\"", &["trim.horizon", "`1m`", "lease.jobs_window"]);
+    let short = parse("[lease]\nack_wait = \"2s\"").unwrap();
+    assert!(short.offers.accept_within + short.offers.margin <= Duration::from_secs(1), "{:?}", short.offers);
+}
+
+#[test]
+fn routing_and_breaker_stay_in_range() {
+    refused("[routing]\nshare = 1.1", &["routing.share", "`1.1`", "0 to 1"]);
+    refused("[routing]\nshare = -0.1", &["routing.share", "`-0.1`"]);
+    refused("[routing]\nshare = nan", &["routing.share"]);
+    refused("[routing]\nsilent_after = \"1s\"", &["routing.silent_after", "`1s`", "at least 2s"]);
+    let misspelt = format!("[routing]\nbaseline = [\"golom\"]\n{}", pool(&[]));
+    refused(&misspelt, &["routing.baseline[0]", "`golom`", "no pool"]);
+    refused("[breaker]\nconsecutive_failures = 0", &["breaker.consecutive_failures", "`0`"]);
+    refused("[breaker]\nopen_for = \"10m\"", &["breaker.open_max", "breaker.open_for"]);
+}
+
+#[test]
+fn a_pool_must_fit_the_catalog_and_the_prices() {
+    refused(&pool(&[("region", "\"mars\"")]), &["pools[0].region", "`mars`", "us-east"]);
+    refused(&pool(&[("slots", "0")]), &["pools[0].slots", "`0`", "at least 1"]);
+    refused(&pool(&[("models", "[]")]), &["pools[0].models", "at least one"]);
+    refused(
+        &pool(&[("models", r#"[{ model = "gpt-5", sku = "standard" }]"#)]),
+        &["pools[0].models[0].model", "`gpt-5`", "llama-3.2-1b"],
+    );
+    refused(
+        &pool(&[("models", r#"[{ model = "llama-3.2-1b", sku = "H100" }]"#)]),
+        &["pools[0].models[0].sku", "golem", "`H100`", "[[price]]"],
+    );
+    let twice =
+        r#"[{ model = "llama-3.2-1b", sku = "standard" }, { model = "llama-3-2-1b", sku = "standard" }]"#;
+    refused(&pool(&[("models", twice)]), &["pools[0].models[1].model", "twice"]);
+    refused(&format!("{}{}", pool(&[]), pool(&[])), &["pools[1].provider", "golem@us-east", "pools[0]"]);
+    refused(&pool(&[("timeout", "\"1ms\"")]), &["pools[0].timeout", "`1ms`"]);
+    refused(
+        &format!("[lease]\nmax_ack_pending = 7\n{}", pool(&[])),
+        &["lease.max_ack_pending", "`7`", "us-east"],
+    );
+}
+
+#[test]
+fn a_pool_must_say_where_and_how_to_call() {
+    refused(&pool(&[("base_url", "")]), &["pools[0].base_url", "must be given"]);
+    refused(&pool(&[("base_url", "\"127.0.0.1:80\"")]), &["pools[0].base_url", "`127.0.0.1:80`", "http://"]);
+    refused(
+        &pool(&[("base_url", ""), ("simulator", "\"x\"")]),
+        &["pools[0].simulator", "`x`", "[[simulators]]"],
+    );
+    refused(&pool(&[("simulator", "\"x\"")]), &["pools[0].simulator", "only one"]);
+    refused(&pool(&[("billing", "")]), &["pools[0].billing", "inference"]);
+    refused(&pool(&[("mode", "\"spawn\"")]), &["pools[0].mode", "not a key of kind openai"]);
+    refused(
+        &pool(&[("api_key_env", "\"A\""), ("api_key_file", "\"b\"")]),
+        &["pools[0].api_key_file", "only one"],
+    );
+    let half = pool(&[
+        ("provider", "\"modal\""),
+        ("kind", "\"modal\""),
+        ("billing", ""),
+        ("modal_key_env", "\"A\""),
+        ("models", r#"[{ model = "llama-3.2-1b", sku = "T4" }]"#),
+    ]);
+    refused(&half, &["pools[0].modal_key_env", "modal_secret"]);
+}
+
+#[test]
+fn a_missing_secret_names_its_variable() {
+    let config = parse(&pool(&[("api_key_env", "\"BEACON_TEST_NOT_SET\"")])).unwrap();
+    let said = config.pools[0].check_secrets(&config).unwrap_err().to_string();
+    assert_eq!(
+        said,
+        "beacon.toml: pools[0].api_key_env: the environment variable `BEACON_TEST_NOT_SET` is not set or empty"
+    );
+    let config = parse(&pool(&[("api_key_file", "\"/no/such/file\"")])).unwrap();
+    let said = config.pools[0].check_secrets(&config).unwrap_err().to_string();
+    assert!(said.contains("pools[0].api_key_file") && said.contains("/no/such/file"), "{said}");
+}
+
+#[test]
+fn a_server_is_ours_or_theirs() {
+    refused("[nats]\nurl = \"localhost\"", &["nats.url", "`localhost`", "nats://"]);
+    refused("[nats]\nurl = \"nats://a:1\"\nurls = [\"nats://b:1\"]", &["nats.urls", "only one"]);
+    refused("[nats]\nurl = \"nats://a:1\"\ndata = \"x\"", &["nats.data", "embedded"]);
+    refused("[nats]\ncredentials = \"x.creds\"", &["nats.credentials", "nats.url"]);
+    let config =
+        Config::parse("[nats]\nurl = \"nats://a:1\"\ncredentials = \"x.creds\"", "f", Path::new("/etc"))
+            .unwrap();
+    let Nats::Remote(link) = config.nats else { panic!("{:?}", config.nats) };
+    assert_eq!(link.credentials.as_deref(), Some(Path::new("/etc/x.creds")));
+}
+
+#[test]
+fn simulators_have_names_and_addresses_of_their_own() {
+    let simulator = |name: &str, port: u16| {
+        format!(
+            "[[simulators]]\nname = \"{name}\"\nkind = \"golem\"\nlisten = \"127.0.0.1:{port}\"\nmodels = [{{ name = \"m\" }}]\n"
+        )
+    };
+    refused(&format!("{}{}", simulator("a", 0), simulator("a", 0)), &["simulators[1].name", "`a`", "twice"]);
+    refused(&format!("{}{}", simulator("a", 9), simulator("b", 9)), &["simulators[1].listen", "127.0.0.1:9"]);
+    refused("[[simulators]]\nname = \"a\"\nkind = \"golem\"\nmodels = []", &["simulators[0]", "models"]);
+}
+
+#[test]
+fn a_missing_file_and_missing_prices_are_told_by_name() {
+    let error = Config::load(Some(Path::new("/no/such/beacon.toml"))).unwrap_err();
+    assert_eq!(error.to_string(), "/no/such/beacon.toml: cannot be read");
+    let error = Config::parse("[beacon]\nprices = \"none.toml\"", "f", Path::new("/no")).unwrap_err();
+    assert_eq!(error.to_string(), "/no/none.toml: cannot be read");
+}
+
+/// What a simulator charges is what the price book says: else no ledger could ever agree.
+fn prices_agree(config: &Config) {
+    for pool in &config.pools {
+        for simulator in &config.simulators {
+            let stands_for = simulator.name == format!("{}-{}", pool.id.provider, pool.id.region);
+            for model in simulator.models.iter().filter(|_| stands_for) {
+                let charged = match simulator.kind {
+                    simulators::Kind::Golem => model.price_per_inference_nanos,
+                    simulators::Kind::OpenAi | simulators::Kind::Modal => model.price_per_second_nanos,
+                };
+                let nanos: Vec<u64> = config
+                    .prices
+                    .of(&pool.id.provider, &model.sku)
+                    .map(|price| match price.unit {
+                        schemas::prices::Unit::Hour => price.usd.get() / 3_600,
+                        _ => price.usd.get(),
+                    })
+                    .collect();
+                assert_eq!(nanos, [charged], "{} {}", simulator.name, model.sku);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_built_in_is_accepted() {
+    let config = Config::built_in().unwrap();
+    assert_eq!((config.pools.len(), config.simulators.len()), (6, 6));
+    assert!(config.pools.iter().all(|pool| pool.simulator().is_some()));
+    prices_agree(&config);
+}
+
+#[test]
+fn the_documented_example_is_accepted_and_runs_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let config = Config::load(Some(&root.join("beacon.example.toml"))).unwrap();
+    assert!(!config.pools.is_empty() && !config.simulators.is_empty());
+    assert!(config.simulators.iter().all(|s| s.listen.port() != 0 && s.listen.ip().is_loopback()));
+    prices_agree(&config);
+}
+
+#[test]
+fn what_compose_runs_is_accepted() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = fs_read(&root.join("deploy/beacon.toml"));
+    // In the container the prices lie beside the configuration; here they lie one folder up.
+    let config =
+        Config::parse(&text.replace("\"prices.toml\"", "\"../prices.toml\""), "deploy", &root.join("deploy"))
+            .unwrap();
+    assert_eq!(config.topology.replicas, 3);
+    prices_agree(&config);
+}
+
+fn fs_read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}

@@ -1,0 +1,56 @@
+//! The `beacon` command: reads arguments and configuration, wires the roles, and says how it went.
+//!
+//! Reading order: [`args`] and [`config`] (what we are told), [`commands`] (one file each), then what they share:
+//! [`embedded`] (our own nats-server), [`simulated`] (providers in this process), [`roles`] (dispatchers and pools),
+//! [`batch`] (files of jobs), [`ledger`] and [`report`] (what a run came to), [`exit`] (how we end).
+
+mod args;
+mod batch;
+mod commands;
+mod config;
+mod embedded;
+mod environment;
+mod exit;
+mod guard;
+mod ledger;
+mod logging;
+mod metrics;
+mod output;
+mod report;
+mod roles;
+mod session;
+mod signals;
+mod simulated;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+
+use crate::{
+    args::{Args, Command},
+    exit::conclude,
+    session::Session,
+};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Command::Guard(guard) = &args.command {
+        return conclude(Err(guard::become_program(guard.parent, &guard.command)));
+    }
+    conclude(start(args))
+}
+
+/// Everything below runs on this thread or is spawned from it, so that what we start ends when the process does.
+fn start(args: Args) -> anyhow::Result<()> {
+    let session = Session::new(&args)?;
+    // Two of our libraries would each choose a TLS library; there is one, and only a second call could fail.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let signals = session.signals.clone();
+    runtime.block_on(signals.while_running(commands::run(args.command, session)))
+}

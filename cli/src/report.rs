@@ -1,0 +1,361 @@
+//! What a run came to, beside what the discovery report asks for. Pure.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use schemas::{
+    ProviderId, Region, UsdNanos,
+    cost::{CostEvent, Purpose},
+    money,
+    reply::{JobResult, Status},
+};
+use serde::Serialize;
+
+use crate::ledger::Ledger;
+
+/// The report's targets.
+pub(crate) mod target {
+    use std::time::Duration;
+
+    use schemas::UsdNanos;
+
+    /// 95 of 100 inferences are faster than this.
+    pub(crate) const P95: Duration = Duration::from_secs(2);
+    /// Jobs that succeed, of those that ended, at least.
+    pub(crate) const AVAILABILITY: f64 = 0.995;
+    /// Blended cost per inference, less than.
+    pub(crate) const COST: UsdNanos = UsdNanos::new(500_000);
+    /// The baseline's share of steady traffic, about.
+    pub(crate) const SHARE: f64 = 0.7;
+}
+
+/// How one job went, as its producer saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    /// Its result.
+    pub(crate) result: JobResult,
+    /// From submitting to having the result.
+    pub(crate) latency: Duration,
+}
+
+/// What a simulated provider billed in one region, and what the ledger says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Audit {
+    pub(crate) provider: ProviderId,
+    pub(crate) region: Region,
+    pub(crate) ledger_usd: UsdNanos,
+    pub(crate) billed_usd: UsdNanos,
+}
+
+impl Audit {
+    pub(crate) fn agrees(&self) -> bool {
+        self.ledger_usd == self.billed_usd
+    }
+}
+
+/// What a run came to; serialises to what `--json` prints.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) jobs: usize,
+    pub(crate) succeeded: usize,
+    /// Ended otherwise.
+    pub(crate) failed: usize,
+    /// Accepted, and no result came.
+    pub(crate) lost: usize,
+    /// Had more than one stored result.
+    pub(crate) doubled: usize,
+    pub(crate) p50_ms: f64,
+    pub(crate) p95_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) blended_cost_usd: UsdNanos,
+    pub(crate) total_cost_usd: UsdNanos,
+    pub(crate) wasted_cost_usd: UsdNanos,
+    pub(crate) standing_cost_usd: UsdNanos,
+    pub(crate) availability: f64,
+    /// Attempts beyond each job's first.
+    pub(crate) retries: u64,
+    /// Of the jobs that succeeded, by provider.
+    pub(crate) share: BTreeMap<ProviderId, f64>,
+    pub(crate) ledger_matches_bill: bool,
+    pub(crate) bills: Vec<Audit>,
+    /// Cost events whose amount is an estimate of ours.
+    pub(crate) estimated_costs: usize,
+    pub(crate) nats_server: String,
+    pub(crate) elapsed_s: f64,
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    /// Jobs accepted.
+    pub(crate) accepted: usize,
+    /// Jobs that ended.
+    pub(crate) seen: &'a [Seen],
+    /// What is stored.
+    pub(crate) ledger: &'a Ledger,
+    /// What each simulated provider billed per region.
+    pub(crate) bills: &'a [(ProviderId, Region, UsdNanos)],
+    pub(crate) nats_server: &'a str,
+    pub(crate) elapsed: Duration,
+}
+
+impl Report {
+    /// `None` when an amount is out of range.
+    pub(crate) fn new(run: &Run<'_>) -> Option<Self> {
+        let Run { accepted, seen, ledger, bills, nats_server, elapsed } = run;
+        let good: Vec<&Seen> = seen.iter().filter(|s| s.result.status == Status::Succeeded).collect();
+        let mut latencies: Vec<Duration> = good.iter().map(|s| s.latency).collect();
+        latencies.sort_unstable();
+        let spent = |wanted: &[Purpose]| {
+            money::total(ledger.costs.iter().filter(|c| wanted.contains(&c.purpose)).map(|c| c.amount_usd))
+        };
+        let total = money::total(ledger.costs.iter().map(|c| c.amount_usd))?;
+        let bills = audit(&ledger.costs, bills)?;
+        Some(Self {
+            jobs: *accepted,
+            succeeded: good.len(),
+            failed: seen.len() - good.len(),
+            lost: accepted.saturating_sub(seen.len()),
+            doubled: ledger.results.values().filter(|count| **count > 1).count(),
+            p50_ms: millis(percentile(&latencies, 50)),
+            p95_ms: millis(percentile(&latencies, 95)),
+            p99_ms: millis(percentile(&latencies, 99)),
+            blended_cost_usd: total.per(good.len() as u64).unwrap_or(total),
+            total_cost_usd: total,
+            wasted_cost_usd: spent(&[Purpose::WastedFailure, Purpose::WastedRace])?,
+            standing_cost_usd: spent(&[Purpose::Standing])?,
+            availability: ratio(good.len(), *accepted),
+            retries: seen.iter().map(|s| u64::from(s.result.attempts.saturating_sub(1))).sum(),
+            share: share(&good),
+            ledger_matches_bill: bills.iter().all(Audit::agrees),
+            bills,
+            estimated_costs: ledger.costs.iter().filter(|c| c.estimated).count(),
+            nats_server: (*nats_server).to_owned(),
+            elapsed_s: round(elapsed.as_secs_f64(), 1),
+        })
+    }
+
+    /// Whether every job ended well, once, and every bill is booked to the nano-dollar.
+    pub(crate) fn is_good(&self) -> bool {
+        self.lost == 0 && self.failed == 0 && self.doubled == 0 && self.ledger_matches_bill
+    }
+
+    /// The lines of the table: what, measured, target, and whether it is met.
+    pub(crate) fn rows(&self, baseline: &ProviderId) -> Vec<[String; 4]> {
+        let met = |good: bool| if good { "met" } else { "MISSED" }.to_owned();
+        let plain = |what: &str, measured: String| [what.to_owned(), measured, String::new(), String::new()];
+        let mut rows = vec![
+            plain("jobs", self.jobs.to_string()),
+            [
+                "succeeded".into(),
+                self.succeeded.to_string(),
+                "all".into(),
+                met(self.succeeded == self.jobs && self.doubled == 0),
+            ],
+            plain("p50", format!("{:.0} ms", self.p50_ms)),
+            [
+                "p95".into(),
+                format!("{:.0} ms", self.p95_ms),
+                format!("< {:.0} ms", millis(target::P95)),
+                met(self.p95_ms < millis(target::P95)),
+            ],
+            plain("p99", format!("{:.0} ms", self.p99_ms)),
+        ];
+        for (provider, share) in &self.share {
+            let measured = format!("{:.1} %", share * 100.0);
+            rows.push(if provider == baseline {
+                let wanted = format!("{:.0} %", target::SHARE * 100.0);
+                // It can only come close: jobs are whole, and the outage took some away.
+                [format!("share of {provider}"), measured, wanted, met((share - target::SHARE).abs() < 0.05)]
+            } else {
+                plain(&format!("share of {provider}"), measured)
+            });
+        }
+        rows.extend([
+            [
+                "cost per inference".into(),
+                format!("${}", self.blended_cost_usd),
+                format!("< ${}", target::COST),
+                met(self.blended_cost_usd < target::COST),
+            ],
+            [
+                "availability".into(),
+                format!("{:.2} %", self.availability * 100.0),
+                format!("> {:.1} %", target::AVAILABILITY * 100.0),
+                met(self.availability > target::AVAILABILITY),
+            ],
+            plain("retries", self.retries.to_string()),
+            plain("wasted cost", format!("${}", self.wasted_cost_usd)),
+            plain("standing cost", format!("${}", self.standing_cost_usd)),
+            [
+                "ledger against bills".into(),
+                if self.ledger_matches_bill { "equal" } else { "DIFFERENT" }.into(),
+                "equal".into(),
+                met(self.ledger_matches_bill),
+            ],
+        ]);
+        rows
+    }
+}
+
+/// Each bill beside what the ledger has for that provider and region.
+fn audit(costs: &[CostEvent], bills: &[(ProviderId, Region, UsdNanos)]) -> Option<Vec<Audit>> {
+    let mut audits = Vec::with_capacity(bills.len());
+    for (provider, region, billed) in bills {
+        let of_pool = costs.iter().filter(|c| c.provider == *provider && c.region == *region);
+        audits.push(Audit {
+            provider: provider.clone(),
+            region: region.clone(),
+            ledger_usd: money::total(of_pool.map(|c| c.amount_usd))?,
+            billed_usd: *billed,
+        });
+    }
+    Some(audits)
+}
+
+fn share(good: &[&Seen]) -> BTreeMap<ProviderId, f64> {
+    let mut counts: BTreeMap<ProviderId, usize> = BTreeMap::new();
+    for provider in good.iter().filter_map(|s| s.result.provider.clone()) {
+        *counts.entry(provider).or_default() += 1;
+    }
+    counts.into_iter().map(|(provider, count)| (provider, ratio(count, good.len()))).collect()
+}
+
+/// The smallest value that at least `percent` of 100 values do not exceed (nearest rank); zero of nothing.
+pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+fn millis(span: Duration) -> f64 {
+    round(span.as_secs_f64() * 1_000.0, 1)
+}
+
+fn ratio(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { round(part as f64 / whole as f64, 4) }
+}
+
+/// For reading: enough digits and no more.
+fn round(value: f64, digits: i32) -> f64 {
+    let factor = 10f64.powi(digits);
+    (value * factor).round() / factor
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::{Micros, Tenant, reply::Timings};
+
+    fn seen(status: Status, provider: &str, ms: u64, attempts: u16) -> Seen {
+        let result = JobResult {
+            job: schemas::JobId::new(uuid::Uuid::now_v7()),
+            status,
+            output: None,
+            usage: None,
+            error: None,
+            model: None,
+            lane: None,
+            provider: provider.parse().ok(),
+            region: None,
+            attempts,
+            timings: Timings::default(),
+            cost_usd: UsdNanos::ZERO,
+            labels: BTreeMap::new(),
+            decision: None,
+            finished_us: Micros::new(0),
+        };
+        Seen { result, latency: Duration::from_millis(ms) }
+    }
+
+    fn cost(provider: &str, purpose: Purpose, nanos: u64) -> CostEvent {
+        CostEvent {
+            job: None,
+            attempt: 1,
+            tenant: Tenant::default(),
+            model: None,
+            provider: provider.parse().unwrap(),
+            region: "us-east".parse().unwrap(),
+            purpose,
+            lines: Vec::new(),
+            amount_usd: UsdNanos::new(nanos),
+            estimated: false,
+            price_book: String::new(),
+            at_us: Micros::new(0),
+        }
+    }
+
+    fn report(accepted: usize, seen: &[Seen], costs: Vec<CostEvent>, billed: u64) -> Report {
+        let ledger = Ledger { results: seen.iter().map(|s| (s.result.job, 1)).collect(), costs };
+        let bills = [("golem".parse().unwrap(), "us-east".parse().unwrap(), UsdNanos::new(billed))];
+        let run = Run {
+            accepted,
+            seen,
+            ledger: &ledger,
+            bills: &bills,
+            nats_server: "2.15.1",
+            elapsed: Duration::ZERO,
+        };
+        Report::new(&run).unwrap()
+    }
+
+    #[test]
+    fn a_percentile_is_the_nearest_rank() {
+        let values: Vec<Duration> = (1..=100).map(Duration::from_millis).collect();
+        assert_eq!(percentile(&values, 50), Duration::from_millis(50));
+        assert_eq!(percentile(&values, 99), Duration::from_millis(99));
+        assert_eq!(percentile(&values[..1], 99), Duration::from_millis(1));
+        assert_eq!(percentile(&[], 50), Duration::ZERO);
+    }
+
+    #[test]
+    fn all_cost_counts_and_only_good_jobs_share_it() {
+        let seen = [
+            seen(Status::Succeeded, "golem", 500, 1),
+            seen(Status::Succeeded, "golem", 700, 3),
+            seen(Status::Failed, "golem", 90_000, 4),
+        ];
+        let costs = vec![
+            cost("golem", Purpose::Useful, 100),
+            cost("golem", Purpose::WastedFailure, 30),
+            cost("golem", Purpose::Standing, 71),
+        ];
+        let report = report(4, &seen, costs, 201);
+        assert_eq!((report.succeeded, report.failed, report.lost, report.retries), (2, 1, 1, 5));
+        assert_eq!(report.blended_cost_usd, UsdNanos::new(101));
+        assert_eq!(
+            (report.wasted_cost_usd, report.standing_cost_usd),
+            (UsdNanos::new(30), UsdNanos::new(71))
+        );
+        assert!(report.ledger_matches_bill && !report.is_good());
+        assert!((report.p99_ms - 700.0).abs() < f64::EPSILON);
+        assert!((report.availability - 0.5).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn one_nano_dollar_is_a_difference() {
+        let seen = [seen(Status::Succeeded, "golem", 1, 1)];
+        let costs = || vec![cost("golem", Purpose::Useful, 100), cost("modal", Purpose::Useful, 7)];
+        assert!(report(1, &seen, costs(), 100).is_good());
+        assert!(!report(1, &seen, costs(), 101).is_good());
+    }
+
+    #[test]
+    fn the_json_has_the_keys_that_were_promised() {
+        let json = serde_json::to_value(report(1, &[], Vec::new(), 0)).unwrap();
+        for key in [
+            "jobs",
+            "succeeded",
+            "failed",
+            "lost",
+            "p50_ms",
+            "p95_ms",
+            "p99_ms",
+            "blended_cost_usd",
+            "availability",
+            "share",
+            "ledger_matches_bill",
+            "nats_server",
+        ] {
+            assert!(json.get(key).is_some(), "{key}");
+        }
+    }
+}

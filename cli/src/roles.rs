@@ -1,0 +1,163 @@
+//! The roles that run in this process, and the order in which they end: dispatchers first, so that no more work is
+//! handed out, then pools, which finish what they have and book what stood.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use dispatcher::{Dispatcher, DispatcherConfig};
+use schemas::{PoolId, Region, WorkerId};
+use tokio::{task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use transport::LinkConfig;
+use workers::{Pool, PoolConfig};
+
+use crate::{
+    config::{Config, pools::Place},
+    environment,
+    signals::Signals,
+    simulated::Simulated,
+};
+
+/// Beyond a role's own grace: what it takes to close connections.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// Running roles. Dropping it ends them where they stand.
+#[derive(Debug, Default)]
+pub(crate) struct Roles {
+    dispatchers: Group,
+    pools: Group,
+}
+
+/// Roles of one kind, which end together.
+#[derive(Debug, Default)]
+struct Group {
+    tasks: JoinSet<anyhow::Result<()>>,
+    shutdown: CancellationToken,
+    grace: Duration,
+}
+
+impl Group {
+    fn spawn(&mut self, grace: Duration, role: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.grace = self.grace.max(grace);
+        self.tasks.spawn(role);
+    }
+
+    /// The next role that ends by itself; never returns while there is none.
+    async fn ended(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Ok(Ok(()))) => anyhow::anyhow!("a role ended though nobody asked it to"),
+            Some(Ok(Err(error))) => error,
+            Some(Err(error)) => anyhow::Error::new(error).context("a role broke down"),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks all to end and waits; the first error is told.
+    async fn stop(&mut self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        let mut outcome = Ok(());
+        let ending = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                let ended = ended.context("a role broke down").and_then(|inner| inner);
+                outcome = std::mem::replace(&mut outcome, Ok(())).and(ended);
+            }
+        };
+        timeout(self.grace + MARGIN, ending)
+            .await
+            .map_err(|_| anyhow::anyhow!("a role did not end within its grace period"))
+            .and(outcome)
+    }
+}
+
+impl Roles {
+    /// Connects a dispatcher, which makes the streams, and lets it run.
+    pub(crate) async fn dispatcher(&mut self, config: DispatcherConfig) -> anyhow::Result<()> {
+        let grace = config.grace;
+        let dispatcher = Dispatcher::connect(config).await.context("the dispatcher cannot start")?;
+        let shutdown = self.dispatchers.shutdown.clone();
+        self.dispatchers
+            .spawn(grace, async move { dispatcher.run(shutdown).await.context("the dispatcher failed") });
+        Ok(())
+    }
+
+    /// Connects a worker of a pool and lets it run.
+    pub(crate) async fn pool(&mut self, config: PoolConfig) -> anyhow::Result<()> {
+        let (id, grace) = (config.pool.clone(), config.grace);
+        let pool = Pool::connect(config).await.with_context(|| format!("pool {id} cannot start"))?;
+        let shutdown = self.pools.shutdown.clone();
+        self.pools.spawn(grace, async move {
+            pool.run(shutdown).await.with_context(|| format!("pool {id} failed"))
+        });
+        Ok(())
+    }
+
+    /// Connects a dispatcher for all regions, which makes the streams, and then every pool.
+    pub(crate) async fn everything(
+        &mut self,
+        config: &Config,
+        link: &LinkConfig,
+        simulated: &Simulated,
+    ) -> anyhow::Result<()> {
+        let worker = environment::process_name();
+        let regions = config.topology.regions.clone();
+        self.dispatcher(dispatcher_config(config, link.clone(), worker.clone(), regions)).await?;
+        let place = Place { link: link.clone(), worker, simulated: &|name| simulated.url(name) };
+        for pool in &config.pools {
+            self.pool(pool.build(config, &place)?).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a role ends by itself, which is an error.
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
+        tokio::select! {
+            error = self.dispatchers.ended() => error,
+            error = self.pools.ended() => error,
+        }
+    }
+
+    /// Runs until a signal comes or a role fails, then ends in order. SIGTERM is how a role is meant to be ended, so
+    /// it is no failure; Ctrl-C says 130, as everywhere.
+    pub(crate) async fn serve(mut self, signals: &Signals) -> anyhow::Result<()> {
+        let outcome = tokio::select! {
+            () = signals.shutdown().cancelled() => Ok(()),
+            error = self.ended() => Err(error),
+        };
+        outcome.and(self.stop().await)?;
+        signals.conclude_role()
+    }
+
+    /// Ends all roles in order.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        info!("stopping: no more work is taken, running jobs are finished");
+        let dispatchers = self.dispatchers.stop().await;
+        let pools = self.pools.stop().await;
+        dispatchers.and(pools)
+    }
+}
+
+/// What a dispatcher of this configuration needs.
+pub(crate) fn dispatcher_config(
+    config: &Config,
+    link: LinkConfig,
+    id: WorkerId,
+    regions: Vec<Region>,
+) -> DispatcherConfig {
+    DispatcherConfig {
+        link,
+        id,
+        topology: config.topology.clone(),
+        regions,
+        policy: config.policy.clone(),
+        breaker: config.breaker.clone(),
+        offers: config.offers.clone(),
+        trim: config.trim.clone(),
+        grace: config.dispatcher_grace,
+    }
+}
+
+/// `a@x, b@y` for a message.
+pub(crate) fn names<'a>(pools: impl IntoIterator<Item = &'a PoolId>) -> String {
+    pools.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

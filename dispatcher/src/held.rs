@@ -1,0 +1,214 @@
+//! What a dispatcher holds: feeds, pools, open offers, parked jobs, and the tasks that work on them.
+//!
+//! Changes that need no message of their own happen here; `dispatch` sends the messages.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use async_nats::Client;
+use rand::{SeedableRng, rngs::StdRng};
+use rustc_hash::FxHashMap;
+use schemas::{
+    Lane, Micros, PoolId,
+    decision::{Decision, Reason},
+    lease::Lease,
+    state::{Event, State, Step},
+    time::Clock as _,
+};
+use tokio::{task::JoinSet, time::Instant};
+use tracing::{debug, warn};
+use transport::{SystemClock, topology::TopologyError};
+
+use crate::{
+    config::DispatcherConfig,
+    ending,
+    flight::{Flight, lease_margin},
+    metrics,
+    nats::Feed,
+    pick::Picker,
+    pool::Pools,
+    redelivery::{Fate, Suspects},
+};
+
+/// Everything the task decides with.
+pub struct Held {
+    /// Where pulls are answered.
+    pub inbox: String,
+    /// Where workers answer offers.
+    pub accept: String,
+    /// The consumers we read, the lanes of one (region, model) together.
+    pub feeds: Vec<Feed>,
+    /// Index of each feed, by stream and consumer.
+    pub feed_of: HashMap<String, HashMap<String, usize>>,
+    /// What we know of pools.
+    pub pools: Pools,
+    /// The policy and its memory.
+    pub picker: Picker,
+    /// Chance, for jitter only.
+    pub rng: StdRng,
+    /// The next number for an offer, a pull or a place in the queue.
+    pub next: u64,
+    /// Open offers by number.
+    pub offered: FxHashMap<u64, Flight>,
+    /// Jobs without a place, urgent lanes first.
+    pub parked: BTreeMap<(Lane, u64), Flight>,
+    /// Jobs delivered again, waiting for a scan.
+    pub suspects: Suspects,
+    /// Scans on their way.
+    pub look_ups: JoinSet<Vec<Fate>>,
+    /// Terminal results on their way.
+    pub endings: JoinSet<()>,
+    /// Lease extensions on their way.
+    pub extensions: JoinSet<()>,
+    /// The topology being made right again.
+    pub repair: JoinSet<Result<(), TopologyError>>,
+    /// When to look at the topology again; none while all consumers answer.
+    pub repair_at: Option<Instant>,
+    /// Set when something changed that may give a parked job a place.
+    pub stirred: bool,
+}
+
+impl Held {
+    /// Holds nothing yet.
+    pub fn new(config: &DispatcherConfig, inbox: String, accept: String, feeds: Vec<Feed>) -> Self {
+        let mut feed_of: HashMap<String, HashMap<String, usize>> = HashMap::new();
+        for (index, feed) in feeds.iter().enumerate() {
+            feed_of.entry(feed.stream.clone()).or_default().insert(feed.consumer.clone(), index);
+        }
+        Self {
+            inbox,
+            accept,
+            feeds,
+            feed_of,
+            pools: Pools::default(),
+            picker: Picker::new(config.policy.clone(), config.breaker.clone()),
+            rng: StdRng::seed_from_u64(SystemClock.now().get()),
+            next: 0,
+            offered: FxHashMap::default(),
+            parked: BTreeMap::new(),
+            suspects: Suspects::default(),
+            look_ups: JoinSet::new(),
+            endings: JoinSet::new(),
+            extensions: JoinSet::new(),
+            repair: JoinSet::new(),
+            repair_at: None,
+            stirred: false,
+        }
+    }
+
+    /// The feed a lease came from.
+    pub fn feed_index(&self, lease: &Lease) -> Option<usize> {
+        self.feed_of.get(lease.stream())?.get(lease.consumer()).copied()
+    }
+
+    /// Keeps a job until something changes.
+    pub fn park(&mut self, flight: Flight) {
+        self.next += 1;
+        self.parked.insert((flight.job.subject.lane, self.next), flight);
+    }
+
+    /// An offer is no longer open; `untaken` when the pool did not take it.
+    pub fn unoffer(&mut self, flight: &Flight, untaken: bool) {
+        if let State::Offered { pool, .. } = &flight.state
+            && let Some(pool) = self.pools.find(pool)
+        {
+            pool.offered = pool.offered.saturating_sub(1);
+            if untaken {
+                pool.breaker.unsent();
+            }
+        }
+    }
+
+    /// Takes back offers that nobody answered, once the worker must have dropped them too.
+    pub fn lapse(&mut self, margin: Duration, now: Micros) {
+        let open =
+            |f: &Flight| matches!(&f.state, State::Offered { accept_by, .. } if *accept_by + margin < now);
+        let lapsed: Vec<u64> = self.offered.iter().filter(|(_, f)| open(f)).map(|(n, _)| *n).collect();
+        for offer in lapsed {
+            let Some(mut flight) = self.offered.remove(&offer) else {
+                continue;
+            };
+            metrics::lapsed();
+            self.unoffer(&flight, true);
+            if let State::Offered { pool, .. } = &flight.state {
+                warn!(job = %flight.job.id, %pool, "nobody answered an offer");
+                flight.avoid.push(pool.clone());
+            }
+            flight.state = moved(flight.state, Event::Lapsed { offer });
+            self.park(flight);
+            self.stirred = true;
+        }
+    }
+
+    /// Extends leases of parked jobs, and lets go of those that may be somebody else's by now.
+    pub fn keep_leases(&mut self, client: &Client, ack_wait: Duration, now: Micros) -> usize {
+        let before = self.parked.len();
+        let limit = ack_wait.saturating_sub(lease_margin(ack_wait));
+        self.parked.retain(|_, flight| {
+            let kept = flight.age(now) < limit;
+            if !kept {
+                warn!(job = %flight.job.id, "lease lost while parked; the job comes again");
+            }
+            kept
+        });
+        for flight in self.parked.values_mut().filter(|f| f.age(now) > ack_wait / 4) {
+            // One request at a time: a second would only follow if the first was not answered for so long.
+            if flight.extending && flight.age(now) < ack_wait / 2 {
+                continue;
+            }
+            flight.extending = true;
+            let (client, lease, leased) = (client.clone(), flight.lease.clone(), flight.leased.clone());
+            self.extensions.spawn(async move {
+                let asked = SystemClock.now();
+                if ending::extend(&client, &lease).await {
+                    leased.fetch_max(asked.get(), std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+        }
+        for flight in self.parked.values_mut().filter(|f| f.age(now) <= ack_wait / 4) {
+            flight.extending = false;
+        }
+        before - self.parked.len()
+    }
+
+    /// Where a run of an earlier attempt still is, if that pool can be asked.
+    pub fn reattach(
+        &self,
+        flight: &Flight,
+        config: &DispatcherConfig,
+        now: Micros,
+    ) -> Option<(PoolId, u16, Decision)> {
+        let (entry, _) = flight.journal.running()?;
+        let pool = self.pools.iter().find(|p| p.id == entry.pool)?;
+        let closed = pool.closed(config.policy.silent_after, &config.breaker, now).is_some();
+        if closed || flight.avoid.contains(&pool.id) {
+            return None;
+        }
+        let decision = Decision { chosen: pool.id.clone(), reason: Reason::Reattach, candidates: Vec::new() };
+        Some((pool.id.clone(), entry.attempt, decision))
+    }
+
+    /// The size of what a pool runs the job's model on.
+    pub fn size_of(&self, pool: &PoolId, job: &schemas::job::Job) -> Option<u16> {
+        self.pools.iter().find(|p| p.id == *pool)?.serves(&job.subject.model).map(|m| m.size)
+    }
+}
+
+/// An offer must not outlive the lease it hands over.
+pub fn lease_outlasts_offer(flight: &Flight, config: &DispatcherConfig, now: Micros) -> bool {
+    let ack_wait = config.topology.ack_wait;
+    flight.age(now) + config.offers.accept_within + lease_margin(ack_wait) < ack_wait
+}
+
+/// The state after an event of ours, which cannot be stale: we own the flight.
+pub fn moved(state: State, event: Event) -> State {
+    match state.apply(event) {
+        Step::Moved(next) => next,
+        Step::Stale(same) => {
+            debug!(?same, "stale event");
+            same
+        }
+    }
+}

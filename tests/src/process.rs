@@ -1,0 +1,79 @@
+//! The `beacon` binary as a process of its own: started, watched, ended by its id.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// The binary that `make build` makes, beside this test's own; `BEACON_BIN` names another.
+#[expect(clippy::disallowed_methods, reason = "tests have no command line of their own to be told by")]
+pub fn beacon() -> PathBuf {
+    if let Ok(path) = std::env::var("BEACON_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    let found = test.ancestors().skip(1).map(|dir| dir.join("beacon")).find(|path| path.is_file());
+    found.expect(
+        "no beacon binary beside the tests; `make test` builds it, or: cargo build -p cli --bin beacon",
+    )
+}
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// Runs the binary to its end.
+pub fn run(args: &[&str]) -> Output {
+    Command::new(beacon()).args(args).current_dir(root()).stdin(Stdio::null()).output().unwrap()
+}
+
+/// A running role. Killed when dropped.
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts the binary with its logs going to `log`.
+    pub fn start(args: &[&str], log: &Path) -> Self {
+        let log = std::fs::File::create(log).unwrap();
+        let child = Command::new(beacon())
+            .args(args)
+            .current_dir(root())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { child }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit code of the two-stage end.
+    pub fn terminate(mut self) -> Option<i32> {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,268 @@
+//! Modal: calls Beacon's own app there, in one of three modes.
+//!
+//! | mode | a call is | found again by its id |
+//! |---|---|---|
+//! | `openai` | one streamed request, as in [`super::openai`], with Modal's headers and the app's bill as a comment | no |
+//! | `wait` | one POST that is held; after 150 s a redirect names the run, and its result URL is fetched | after the redirect |
+//! | `spawn` | a POST that names the run at once, then polls; the same job and attempt never start twice | yes |
+//!
+//! Modal's edge answers in plain text that begins with `modal-http:`; its redirects are followed by hand, because the
+//! run's id must be in the journal before the result is fetched. What a run used is measured by the app, in the
+//! container, and told in a `billing` object; without one, our own clock gives an estimate.
+
+mod app;
+mod runs;
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use reqwest::{Client, header::HeaderMap};
+use schemas::{
+    failure::{Failure, FailureClass},
+    prices::Used,
+};
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+use self::{app::Billing as AppBilling, runs::Runs};
+use super::{
+    exchange::{Answered, Reached},
+    http::{self, BaseUrl, BuildError},
+    openai::{self, Billing, Dialect, OpenAi, OpenAiConfig},
+    refusal,
+    secret::Secret,
+};
+use crate::provider::{Call, Ended, Health, Progress, Provider, UsedItem};
+
+/// How calls are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModalMode {
+    /// Streamed; for interactive traffic.
+    #[default]
+    OpenAi,
+    /// Held until done; for jobs of some minutes.
+    Wait,
+    /// Started and polled; for long jobs, and whatever must not be billed twice.
+    Spawn,
+}
+
+/// How to reach Beacon's app in one region.
+#[derive(Clone, Debug)]
+pub struct ModalConfig {
+    /// `https://<workspace>--<label>.modal.run`.
+    pub base_url: String,
+    /// The proxy auth token's id, `wk-…`. Together with `secret`, or neither.
+    pub key: Option<Secret>,
+    /// The proxy auth token's secret, `ws-…`.
+    pub secret: Option<Secret>,
+    /// How calls are made.
+    pub mode: ModalMode,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// In `openai` mode: how long until the app answers, cold start included.
+    pub first_byte_timeout: Duration,
+    /// In `openai` mode: how long a stream may be silent.
+    pub idle_timeout: Duration,
+    /// In `spawn` mode: the first pause between polls; they grow by half each time.
+    pub poll_min: Duration,
+    /// The longest pause between polls, and between tries after an error.
+    pub poll_max: Duration,
+    /// How long a request that the app answers at once may take: submit, poll, cancel.
+    pub request_timeout: Duration,
+}
+
+impl ModalConfig {
+    /// No authentication, and the usual limits.
+    pub fn new(base_url: impl Into<String>, mode: ModalMode) -> Self {
+        Self {
+            base_url: base_url.into(),
+            key: None,
+            secret: None,
+            mode,
+            connect_timeout: Duration::from_secs(5),
+            first_byte_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(45),
+            poll_min: Duration::from_millis(100),
+            poll_max: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The adapter.
+#[derive(Debug)]
+pub struct Modal {
+    client: Client,
+    base: BaseUrl,
+    headers: HeaderMap,
+    streamed: OpenAi,
+    config: ModalConfig,
+}
+
+impl Modal {
+    /// Checks the configuration. Connects to nothing.
+    pub fn new(config: ModalConfig) -> Result<Self, BuildError> {
+        let base = BaseUrl::parse(&config.base_url)?;
+        let client = base.client(config.connect_timeout)?;
+        let mut extra_headers = Vec::new();
+        let mut headers = HeaderMap::new();
+        match (&config.key, &config.secret) {
+            (Some(key), Some(secret)) => {
+                for (name, value) in [("modal-key", key), ("modal-secret", secret)] {
+                    headers.insert(name, value.header(name, "")?);
+                    extra_headers.push((name.to_owned(), value.clone()));
+                }
+            }
+            (None, None) => {}
+            (Some(_), None) | (None, Some(_)) => return Err(BuildError::KeyPair),
+        }
+        let streamed = OpenAi::new(OpenAiConfig {
+            dialect: Dialect::Vllm,
+            billing: Billing::PerSecond,
+            connect_timeout: config.connect_timeout,
+            first_byte_timeout: config.first_byte_timeout,
+            idle_timeout: config.idle_timeout,
+            extra_headers,
+            ..OpenAiConfig::new(&config.base_url)
+        })?;
+        Ok(Self { client, base, headers, streamed, config })
+    }
+
+    fn runs<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> Runs<'a> {
+        Runs::new(self, call, progress)
+    }
+
+    /// A failure that repeats neither the keys nor what the job said.
+    fn clean(&self, failure: Failure, call: &Call) -> Failure {
+        let mut failure = refusal::without_input(failure, &call.input);
+        for secret in self.config.key.iter().chain(&self.config.secret) {
+            failure.message = secret.scrub(&failure.message);
+        }
+        failure
+    }
+}
+
+/// What a call without a bill used, by our own clock. `item` says what it was doing.
+fn measured(call: &Call, item: &'static str, took: Duration) -> Vec<UsedItem> {
+    vec![UsedItem { sku: call.sku.clone(), item, used: Used::Time(took) }]
+}
+
+/// The bill of a streamed call.
+fn ended(call: &Call, answered: Answered) -> Ended {
+    let Answered { outcome, reached, took, first_token, usage: _, billing } = answered;
+    let billing = billing.as_deref().and_then(AppBilling::parse);
+    let (used, estimated, cold_start) = match (reached, billing) {
+        (_, Some(billing)) => (billing.used(), false, billing.cold_start()),
+        (Reached::Admission, None) => (measured(call, "execution", took), true, Duration::ZERO),
+        // Modal queues only above our own slot limit: who waits, waits for a container that is starting, and pays.
+        (Reached::Silence, None) => (measured(call, "cold_start", took), true, Duration::ZERO),
+        (Reached::Refusal(status), None) if died(status) => {
+            (measured(call, "execution", took), true, Duration::ZERO)
+        }
+        (Reached::Nobody | Reached::Refusal(_), None) => (Vec::new(), false, Duration::ZERO),
+    };
+    Ended { outcome, used, estimated, cold_start, first_token }
+}
+
+/// Whether this status of the edge tells of a container that began and did not end well.
+fn died(status: u16) -> bool {
+    matches!(status, 502 | 504)
+}
+
+impl Provider for Modal {
+    fn run<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> BoxFuture<'a, Ended> {
+        Box::pin(async move {
+            match self.config.mode {
+                ModalMode::OpenAi => ended(call, self.streamed.answer(call, progress).await),
+                ModalMode::Wait => self.runs(call, progress).wait().await,
+                ModalMode::Spawn => self.runs(call, progress).spawn().await,
+            }
+        })
+    }
+
+    fn reattach<'a>(
+        &'a self,
+        call: &'a Call,
+        run: &'a str,
+        progress: &'a dyn Progress,
+    ) -> BoxFuture<'a, Option<Ended>> {
+        Box::pin(async move {
+            match self.config.mode {
+                ModalMode::OpenAi => None,
+                ModalMode::Wait | ModalMode::Spawn => self.runs(call, progress).reattach(run).await,
+            }
+        })
+    }
+
+    fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            match self.config.mode {
+                ModalMode::OpenAi => Ok(()),
+                ModalMode::Wait | ModalMode::Spawn => self.cancel_run(run).await,
+            }
+        })
+    }
+
+    fn health(&self) -> BoxFuture<'_, Health> {
+        let (url, headers) = (self.base.join("/health"), self.headers.clone());
+        Box::pin(openai::health_of(&self.client, url, headers, Dialect::Vllm))
+    }
+
+    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
+        Box::pin(async move {
+            let limit = openai::HEALTH_TIMEOUT;
+            match tokio::time::timeout(limit, self.idle()).await {
+                Ok(Ok(items)) => items,
+                Ok(Err(failure)) => {
+                    debug!(class = %failure.class, "standing cost not read; it is cumulative, so nothing is lost");
+                    None
+                }
+                Err(_) => {
+                    debug!("standing cost not read in time; it is cumulative, so nothing is lost");
+                    None
+                }
+            }
+        })
+    }
+}
+
+impl Modal {
+    /// Idle time of all containers so far, by GPU; `None` where the app does not count it.
+    async fn idle(&self) -> Result<Option<Vec<UsedItem>>, Failure> {
+        let request = self.client.get(self.base.join("/billing")).headers(self.headers.clone());
+        let response = request.send().await.map_err(http::broken)?;
+        match response.status().as_u16() {
+            200 => app::idle(&http::whole_body(response, app::ANSWER_MAX).await?).map(Some),
+            404 => Ok(None),
+            status => {
+                let message = format!("status {status} for the idle time");
+                Err(Failure::new(FailureClass::ProviderDown, message))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_a_pair() {
+        let mut config = ModalConfig::new("https://a.modal.run", ModalMode::Spawn);
+        config.key = Some(Secret::new("wk-1"));
+        assert!(matches!(Modal::new(config.clone()), Err(BuildError::KeyPair)));
+        config.secret = Some(Secret::new("ws-2"));
+        let shown = format!("{:?}", Modal::new(config).unwrap());
+        assert!(!shown.contains("wk-1") && !shown.contains("ws-2"), "{shown}");
+    }
+
+    #[test]
+    fn a_mode_reads_as_operators_write_it() {
+        for (text, mode) in
+            [("openai", ModalMode::OpenAi), ("wait", ModalMode::Wait), ("spawn", ModalMode::Spawn)]
+        {
+            assert_eq!(serde_json::from_str::<ModalMode>(&format!("\"{text}\"")).unwrap(), mode);
+        }
+    }
+}

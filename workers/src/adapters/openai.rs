@@ -1,0 +1,292 @@
+//! Any server that speaks the OpenAI API: vLLM, llama.cpp, Ollama, TGI, SGLang, OpenAI itself, and all rented
+//! machines, Golem's included, that run one of them.
+//!
+//! A call is one streamed request; nothing of it is kept at the server. So a lost connection is a lost attempt, there
+//! is nothing to re-attach to, and closing the connection is the only way to cancel.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use reqwest::{
+    Client, Url,
+    header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue},
+};
+use schemas::{
+    failure::{Failure, FailureClass},
+    prices::Used,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    chat,
+    exchange::{Answered, Exchange, Reached},
+    http::{self, BaseUrl, BuildError},
+    refusal,
+    secret::Secret,
+};
+use crate::provider::{Call, Ended, Health, Progress, Provider, UsedItem};
+
+/// SGLang's health check generates a token and takes a second; busy servers take longer, and have been
+/// restarted for missing a shorter limit.
+pub(super) const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which server it is, for what the API leaves open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// OpenAI itself, or a hosted service like it.
+    OpenAi,
+    /// vLLM.
+    #[default]
+    Vllm,
+    /// llama.cpp's `llama-server`.
+    LlamaCpp,
+    /// Ollama's `/v1`.
+    Ollama,
+    /// Hugging Face's text generation inference.
+    Tgi,
+    /// SGLang.
+    SgLang,
+}
+
+impl Dialect {
+    /// The cheapest route that says whether the server could take work.
+    pub const fn health_path(self) -> &'static str {
+        match self {
+            Self::OpenAi => "/v1/models",
+            Self::Vllm | Self::LlamaCpp | Self::Tgi | Self::SgLang => "/health",
+            // `/health` does not exist there.
+            Self::Ollama => "/api/version",
+        }
+    }
+}
+
+/// How whoever stands behind the server charges for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Billing {
+    /// Once for each call that was admitted, that is, answered with status 200, however it ends.
+    PerInference,
+    /// The time from sending to the last byte of each admitted call. Our own measurement, so always an estimate.
+    PerSecond,
+    /// The tokens of the answer's `usage`; without one, what was seen of them, as an estimate.
+    PerToken,
+}
+
+/// How to reach a server.
+#[derive(Clone, Debug)]
+pub struct OpenAiConfig {
+    /// `http(s)://host[:port][/path]`, with or without `/v1` at its end.
+    pub base_url: String,
+    /// Sent as `Authorization: Bearer`.
+    pub api_key: Option<Secret>,
+    /// Which server it is.
+    pub dialect: Dialect,
+    /// Whether answers are streamed. Without it a cancelled call may run on, so only for servers whose streams break.
+    pub stream: bool,
+    /// How calls are charged.
+    pub billing: Billing,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long until the server answers, model load and queue included.
+    pub first_byte_timeout: Duration,
+    /// How long a stream may be silent. llama.cpp shows a sign of life every 30 s.
+    pub idle_timeout: Duration,
+    /// Asked instead of the dialect's own health route: llama-cpp-python, for one, has only `/v1/models`.
+    pub health_path: Option<String>,
+    /// More headers for every request, by name.
+    pub extra_headers: Vec<(String, Secret)>,
+}
+
+impl OpenAiConfig {
+    /// A vLLM without a key, streamed, charged by the second, with the usual limits.
+    pub fn new(base_url: impl Into<String>) -> Self {
+        Self {
+            base_url: base_url.into(),
+            api_key: None,
+            dialect: Dialect::default(),
+            stream: true,
+            billing: Billing::PerSecond,
+            connect_timeout: Duration::from_secs(5),
+            first_byte_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(45),
+            health_path: None,
+            extra_headers: Vec::new(),
+        }
+    }
+}
+
+/// The adapter.
+#[derive(Debug)]
+pub struct OpenAi {
+    client: Client,
+    base: BaseUrl,
+    health: Url,
+    headers: HeaderMap,
+    config: OpenAiConfig,
+}
+
+impl OpenAi {
+    /// Checks the configuration. Connects to nothing.
+    pub fn new(config: OpenAiConfig) -> Result<Self, BuildError> {
+        let base = BaseUrl::parse(&config.base_url)?;
+        let client = base.client(config.connect_timeout)?;
+        let mut headers = HeaderMap::new();
+        if let Some(key) = &config.api_key {
+            headers.insert(AUTHORIZATION, key.header("authorization", "Bearer ")?);
+        }
+        for (name, value) in &config.extra_headers {
+            let header = HeaderName::try_from(name).map_err(|_| BuildError::Header(name.clone()))?;
+            headers.insert(header, value.header(name, "")?);
+        }
+        let health = config.health_path.as_deref().unwrap_or(config.dialect.health_path());
+        let health = base.join(&format!("/{}", health.trim_start_matches('/')));
+        Ok(Self { client, base, health, headers, config })
+    }
+
+    /// One call, before anybody asks what it cost.
+    pub(super) async fn answer(&self, call: &Call, progress: &dyn Progress) -> Answered {
+        let exchange = Exchange {
+            client: &self.client,
+            url: self.base.join(chat::path(&call.input)),
+            headers: headers_of(&self.headers, call),
+            dialect: self.config.dialect,
+            stream: self.config.stream,
+            first_byte_timeout: self.config.first_byte_timeout,
+            idle_timeout: self.config.idle_timeout,
+        };
+        let mut answered = exchange.run(call, progress).await;
+        if let Err(failure) = &mut answered.outcome {
+            failure.message = self.scrub(&failure.message);
+        }
+        answered
+    }
+
+    fn scrub(&self, message: &str) -> String {
+        let extra = self.config.extra_headers.iter().map(|(_, value)| value);
+        let secrets = self.config.api_key.iter().chain(extra);
+        secrets.fold(message.to_owned(), |text, secret| secret.scrub(&text))
+    }
+
+    fn ended(&self, call: &Call, answered: Answered) -> Ended {
+        let Answered { outcome, reached, took, first_token, usage, billing: _ } = answered;
+        let item = |item, used| UsedItem { sku: call.sku.clone(), item, used };
+        let (used, estimated) = match (reached, self.config.billing) {
+            (Reached::Nobody | Reached::Silence | Reached::Refusal(_), _) => (Vec::new(), false),
+            (Reached::Admission, Billing::PerInference) => {
+                (vec![item("inference", Used::Inferences(1))], false)
+            }
+            (Reached::Admission, Billing::PerSecond) => (vec![item("execution", Used::Time(took))], true),
+            (Reached::Admission, Billing::PerToken) => match usage {
+                Some(usage) => {
+                    let used = Used::Tokens { input: usage.prompt_tokens, output: usage.completion_tokens };
+                    (vec![item("tokens", used)], usage.estimated)
+                }
+                None => (Vec::new(), true),
+            },
+        };
+        Ended { outcome, used, estimated, cold_start: Duration::ZERO, first_token }
+    }
+}
+
+/// The headers of one call: `X-Request-Id` is not a key that makes a call happen once, but it stands in the logs.
+pub(super) fn headers_of(base: &HeaderMap, call: &Call) -> HeaderMap {
+    let mut headers = base.clone();
+    let request_id = HeaderValue::from_str(&call.request_id()).expect("a UUID and a number are ASCII");
+    headers.insert("x-request-id", request_id);
+    if let Some(Ok(context)) = call.traceparent.as_deref().map(HeaderValue::from_str) {
+        headers.insert("traceparent", context);
+    }
+    headers
+}
+
+/// Whether a route answers with 2xx in time.
+pub(super) async fn health_of(client: &Client, url: Url, headers: HeaderMap, dialect: Dialect) -> Health {
+    let ask = async {
+        let response = client.get(url).headers(headers).send().await.map_err(http::broken)?;
+        let status = response.status();
+        let wait = http::retry_after(response.headers());
+        let body = http::error_body(response).await;
+        if status.is_success() {
+            Ok(())
+        } else {
+            Err(refusal::refused(status.as_u16(), &body, wait, dialect))
+        }
+    };
+    match tokio::time::timeout(HEALTH_TIMEOUT, ask).await {
+        Ok(Ok(())) => Health::Up,
+        Ok(Err(failure)) => Health::Down(failure),
+        Err(_) => {
+            Health::Down(Failure::new(FailureClass::Timeout, "no answer to the health check within 5 s"))
+        }
+    }
+}
+
+impl Provider for OpenAi {
+    fn run<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> BoxFuture<'a, Ended> {
+        Box::pin(async move { self.ended(call, self.answer(call, progress).await) })
+    }
+
+    fn reattach<'a>(&'a self, _: &'a Call, _: &'a str, _: &'a dyn Progress) -> BoxFuture<'a, Option<Ended>> {
+        Box::pin(async { None })
+    }
+
+    fn cancel<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn health(&self) -> BoxFuture<'_, Health> {
+        Box::pin(async move {
+            match health_of(&self.client, self.health.clone(), self.headers.clone(), self.config.dialect)
+                .await
+            {
+                Health::Up => Health::Up,
+                Health::Down(mut failure) => {
+                    failure.message = self.scrub(&failure.message);
+                    Health::Down(failure)
+                }
+            }
+        })
+    }
+
+    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
+        Box::pin(async { None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dialect_reads_as_operators_write_it() {
+        for (text, dialect) in [
+            ("openai", Dialect::OpenAi),
+            ("vllm", Dialect::Vllm),
+            ("llamacpp", Dialect::LlamaCpp),
+            ("ollama", Dialect::Ollama),
+            ("tgi", Dialect::Tgi),
+            ("sglang", Dialect::SgLang),
+        ] {
+            assert_eq!(serde_json::from_str::<Dialect>(&format!("\"{text}\"")).unwrap(), dialect);
+        }
+        assert_eq!(serde_json::from_str::<Billing>("\"per_inference\"").unwrap(), Billing::PerInference);
+    }
+
+    #[test]
+    fn a_configuration_shows_no_key() {
+        let mut config = OpenAiConfig::new("http://h/v1");
+        config.api_key = Some(Secret::new("sk-very-secret"));
+        config.extra_headers = vec![("x-gate".to_owned(), Secret::new("gate-secret"))];
+        let shown = format!("{config:?} {:?}", OpenAi::new(config.clone()).unwrap());
+        assert!(!shown.contains("secret\""), "{shown}");
+        assert!(!shown.contains("very"), "{shown}");
+    }
+
+    #[test]
+    fn a_header_that_is_none_is_refused_by_its_name() {
+        let mut config = OpenAiConfig::new("http://h");
+        config.extra_headers = vec![("not a name".to_owned(), Secret::new("x"))];
+        assert!(matches!(OpenAi::new(config), Err(BuildError::Header(name)) if name == "not a name"));
+    }
+}

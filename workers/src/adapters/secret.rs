@@ -1,0 +1,56 @@
+//! A text that is never shown.
+
+use std::fmt;
+
+use reqwest::header::HeaderValue;
+
+use super::http::BuildError;
+
+/// A key or token. `Debug` prints `***`, there is no `Display`, and headers made of it are marked sensitive.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text that was read from the environment or a file; blanks around it are dropped.
+    pub fn new(text: impl AsRef<str>) -> Self {
+        Self(text.as_ref().trim().to_owned())
+    }
+
+    /// A header value of `prefix` and the text; `header` only names it in the refusal.
+    pub(super) fn header(&self, header: &str, prefix: &str) -> Result<HeaderValue, BuildError> {
+        let mut value = HeaderValue::from_str(&format!("{prefix}{}", self.0))
+            .map_err(|_| BuildError::Header(header.to_owned()))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    /// `text` without this secret: some servers repeat the key they refuse.
+    pub(super) fn scrub(&self, text: &str) -> String {
+        if self.0.is_empty() { text.to_owned() } else { text.replace(&self.0, "***") }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_shows_itself_to_nobody() {
+        let secret = Secret::new(" sk-abc\n");
+        assert_eq!(format!("{secret:?}"), "***");
+        assert_eq!(format!("{:?}", secret.header("authorization", "Bearer ").unwrap()), "Sensitive");
+        assert_eq!(secret.scrub("key sk-abc is wrong"), "key *** is wrong");
+    }
+
+    #[test]
+    fn a_secret_that_no_header_can_carry_is_refused_without_being_told() {
+        let error = Secret::new("a\u{1}b").header("authorization", "").unwrap_err();
+        assert_eq!(error.to_string(), "header `authorization` must be visible ASCII");
+    }
+}

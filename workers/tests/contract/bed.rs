@@ -1,0 +1,273 @@
+//! A simulator, an adapter that points at it, and what a test needs to watch both.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use schemas::{
+    JobId, UsdNanos,
+    failure::{Failure, FailureClass},
+    job::{Input, Message, Params},
+    prices::PriceBook,
+};
+use simulators::{BillKind, Fault, FaultKind, Kind, SimulatedModel, Simulator, SimulatorConfig, Stats};
+use tokio::time;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use workers::{
+    adapters::{Billing, Modal, ModalConfig, ModalMode, OpenAi, OpenAiConfig, Secret},
+    provider::{Call, Ended, Progress, Provider, Success, UsedItem},
+};
+
+/// The adapters that have a simulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Adapter {
+    OpenAi,
+    Golem,
+    Modal(ModalMode),
+}
+
+/// Longer than any test takes; a test that waits for it has failed.
+const LONG: Duration = Duration::from_secs(60);
+
+/// How long a condition may take to come true.
+const SOON: Duration = Duration::from_secs(20);
+
+/// One simulator and one adapter.
+pub(crate) struct Bed {
+    pub(crate) adapter: Adapter,
+    pub(crate) simulator: Simulator,
+    pub(crate) provider: Arc<dyn Provider>,
+    jobs: AtomicUsize,
+    _stop: DropGuard,
+}
+
+/// What a test wants to be different.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    pub(crate) model: SimulatedModel,
+    pub(crate) hold_limit_ms: u64,
+    pub(crate) right_key: bool,
+    pub(crate) stream: bool,
+    pub(crate) first_byte_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        let model = SimulatedModel {
+            service_ms_p50: 20,
+            sku: "T4".to_owned(),
+            price_per_second_nanos: 164_000,
+            price_per_inference_nanos: 100_000,
+            ..SimulatedModel::new("m")
+        };
+        let long = LONG;
+        Self {
+            model,
+            hold_limit_ms: 150_000,
+            right_key: true,
+            stream: true,
+            first_byte_timeout: long,
+            idle_timeout: long,
+        }
+    }
+}
+
+impl Adapter {
+    pub(crate) async fn bed(self) -> Bed {
+        self.bed_with(Wish::default()).await
+    }
+
+    pub(crate) async fn bed_with(self, wish: Wish) -> Bed {
+        let kind = match self {
+            Self::OpenAi => Kind::OpenAi,
+            Self::Golem => Kind::Golem,
+            Self::Modal(_) => Kind::Modal,
+        };
+        let mut config = SimulatorConfig::new("contract", kind, vec![wish.model.clone()]);
+        config.api_key = Some("key-1:secret-1".to_owned());
+        config.modal.hold_limit_ms = wish.hold_limit_ms;
+        config.modal.scaledown_window_ms = 200;
+        let stop = CancellationToken::new();
+        let simulator = simulators::start(config, stop.clone()).await.unwrap();
+        let provider = self.provider(&simulator.url(), &wish);
+        Bed { adapter: self, simulator, provider, jobs: AtomicUsize::new(0), _stop: stop.drop_guard() }
+    }
+
+    fn provider(self, url: &str, wish: &Wish) -> Arc<dyn Provider> {
+        match self {
+            Self::OpenAi | Self::Golem => {
+                let key = if wish.right_key { "key-1:secret-1" } else { "wrong-key" };
+                let mut config = OpenAiConfig::new(url);
+                config.api_key = Some(Secret::new(key));
+                config.stream = wish.stream;
+                config.first_byte_timeout = wish.first_byte_timeout;
+                config.idle_timeout = wish.idle_timeout;
+                config.billing = if self == Self::Golem { Billing::PerInference } else { Billing::PerSecond };
+                Arc::new(OpenAi::new(config).unwrap())
+            }
+            Self::Modal(mode) => {
+                let mut config = ModalConfig::new(url, mode);
+                config.key = Some(Secret::new("key-1"));
+                config.secret = Some(Secret::new(if wish.right_key { "secret-1" } else { "wrong" }));
+                config.first_byte_timeout = wish.first_byte_timeout;
+                config.idle_timeout = wish.idle_timeout;
+                config.poll_min = Duration::from_millis(2);
+                config.poll_max = Duration::from_millis(20);
+                Arc::new(Modal::new(config).unwrap())
+            }
+        }
+    }
+
+    /// Whether the answer comes on the connection that carried the question.
+    pub(crate) fn is_streamed(self) -> bool {
+        match self {
+            Self::OpenAi | Self::Golem | Self::Modal(ModalMode::OpenAi) => true,
+            Self::Modal(ModalMode::Wait | ModalMode::Spawn) => false,
+        }
+    }
+}
+
+impl Bed {
+    pub(crate) fn call(&self) -> Call {
+        call(self.jobs.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn fault(&self, kind: FaultKind) {
+        self.simulator.set_fault(Some(Fault::always(kind)));
+    }
+
+    pub(crate) fn fault_once(&self, kind: FaultKind) {
+        self.simulator.set_fault(Some(Fault::times(kind, 1)));
+    }
+
+    pub(crate) async fn run(&self) -> Ended {
+        self.run_call(&self.call()).await
+    }
+
+    /// Runs a call; one that never ends fails the test.
+    pub(crate) async fn run_call(&self, call: &Call) -> Ended {
+        let recorder = Recorder::default();
+        let ended = time::timeout(LONG * 2, self.provider.run(call, &recorder));
+        ended.await.expect("a call keeps to its own time limit")
+    }
+
+    pub(crate) async fn fails(&self, class: FailureClass) -> Ended {
+        let ended = self.run().await;
+        assert_eq!(failure(&ended).class, class, "{:?}: {ended:?}", self.adapter);
+        ended
+    }
+
+    /// Waits until the simulator's counts are as the test wants them.
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn(Stats) -> bool) {
+        eventually(what, || condition(self.simulator.stats())).await;
+    }
+
+    /// What the simulator charged so far, idle time left out.
+    pub(crate) fn charged(&self) -> UsdNanos {
+        let lines = self.simulator.bill().lines;
+        let runs = lines.iter().filter(|line| line.kind != BillKind::Idle);
+        UsdNanos::new(runs.map(|line| line.amount_nanos).sum())
+    }
+
+    /// What these items cost by the price book.
+    pub(crate) fn cost(&self, used: &[UsedItem]) -> UsdNanos {
+        let provider = match self.adapter {
+            Adapter::OpenAi => "host",
+            Adapter::Golem => "golem",
+            Adapter::Modal(_) => "modal",
+        };
+        let (book, provider) = (prices(), provider.parse().unwrap());
+        let lines = used.iter().flat_map(|u| book.bill(&provider, &u.sku, u.item, u.used).unwrap());
+        schemas::money::total(lines.map(|line| line.amount_usd)).unwrap()
+    }
+}
+
+/// The prices of [`Wish::default`] as an operator would write them.
+fn prices() -> PriceBook {
+    let price = |provider: &str, unit: &str, usd: &str| {
+        format!("[[price]]\nprovider = \"{provider}\"\nsku = \"T4\"\nunit = \"{unit}\"\nusd = \"{usd}\"\n")
+    };
+    let head = "version = \"t1\"\nas_of = \"2025-09-05\"\nsource = \"test\"\n";
+    let prices = [
+        price("host", "second", "0.000164"),
+        price("modal", "second", "0.000164"),
+        price("golem", "inference", "0.0001"),
+    ];
+    PriceBook::from_toml(&(head.to_owned() + &prices.concat())).unwrap()
+}
+
+/// A call of its own job.
+pub(crate) fn call(number: usize) -> Call {
+    let content = format!("Why is the sky blue on day {number}?");
+    Call {
+        job: format!("0198c0de-0000-7000-8000-{number:012x}").parse::<JobId>().unwrap(),
+        attempt: 1,
+        model: "m".to_owned(),
+        sku: "T4".to_owned(),
+        input: Input::Messages(vec![Message { role: "user".to_owned(), content }]),
+        params: Params { max_tokens: Some(24), ..Params::default() },
+        timeout: LONG,
+        traceparent: None,
+    }
+}
+
+pub(crate) fn success(ended: &Ended) -> &Success {
+    ended.outcome.as_ref().unwrap_or_else(|failure| panic!("expected a success, got {failure:?}"))
+}
+
+pub(crate) fn failure(ended: &Ended) -> &Failure {
+    ended.outcome.as_ref().expect_err("expected a failure")
+}
+
+/// Waits until a condition holds, looking again and again; fails the test when it does not come.
+pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let look = async {
+        while !condition() {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(time::timeout(SOON, look).await.is_ok(), "it never came true that {what}");
+}
+
+/// Remembers what an adapter told while it ran.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recorder(Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    text: String,
+    pieces: usize,
+    runs: Vec<String>,
+}
+
+impl Recorder {
+    pub(crate) fn text(&self) -> String {
+        self.0.lock().unwrap().text.clone()
+    }
+
+    pub(crate) fn pieces(&self) -> usize {
+        self.0.lock().unwrap().pieces
+    }
+
+    pub(crate) fn runs(&self) -> Vec<String> {
+        self.0.lock().unwrap().runs.clone()
+    }
+}
+
+impl Progress for Recorder {
+    fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.0.lock().unwrap().runs.push(run.to_owned()) })
+    }
+
+    fn token(&self, text: &str) {
+        let mut told = self.0.lock().unwrap();
+        told.text.push_str(text);
+        told.pieces += 1;
+    }
+}

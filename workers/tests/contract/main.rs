@@ -1,0 +1,18 @@
+//! One contract suite, run on every adapter against a simulator that speaks the provider's own API, and for what no
+//! simulator does, against servers that answer byte by byte as a test says.
+//!
+//! The simulator keeps its own bill, so what an adapter says was used can be held against it.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot go on has failed")]
+
+mod bed;
+mod raw;
+mod suite;
+
+mod contract_golem;
+mod contract_modal_openai;
+mod contract_modal_spawn;
+mod contract_modal_wait;
+mod contract_noop;
+mod contract_openai;
+mod contract_openai_dialects;
