@@ -27,6 +27,13 @@ pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Shows what the roles log, where a failing test is read; `RUST_LOG` says how much, warnings otherwise.
+fn logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,async_nats=error"));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+}
+
 /// One server. Ended and removed when dropped.
 pub struct NatsServer {
     child: Child,
@@ -37,6 +44,7 @@ pub struct NatsServer {
 impl NatsServer {
     /// Starts a server with JetStream and waits until it answers.
     pub async fn start() -> Self {
+        logs();
         for _ in 0..10 {
             let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
             let child = spawn(folder.path(), port);
@@ -139,6 +147,7 @@ pub struct NatsCluster {
 impl NatsCluster {
     /// Starts three servers and waits until JetStream has a leader and three peers.
     pub async fn start() -> Self {
+        logs();
         let folder = tempfile::tempdir().unwrap();
         let ports: Vec<(u16, u16)> = (0..3).map(|_| (free_port(), free_port())).collect();
         let routes: Vec<String> = ports.iter().map(|(_, c)| format!("nats://127.0.0.1:{c}")).collect();

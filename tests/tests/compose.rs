@@ -76,7 +76,11 @@ fn the_mounted_configuration_is_valid_and_names_what_the_services_run() {
     }
     assert_eq!(served, pools, "every pool of the configuration has a worker, and every worker a pool");
     // Valid as far as the binary reads it: what fails is the connection (1), not the configuration (2).
-    let config = root().join("deploy/beacon.toml");
+    // As it is mounted: the price book beside it.
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("beacon.toml");
+    std::fs::copy(root().join("deploy/beacon.toml"), &config).unwrap();
+    std::fs::copy(root().join("prices.toml"), folder.path().join("prices.toml")).unwrap();
     let port = nats_server::free_port();
     let nats = format!("nats://127.0.0.1:{port}");
     let output = process::run(&["dispatcher", "--config", config.to_str().unwrap(), "--nats-url", &nats]);

@@ -17,7 +17,7 @@ const ACK_WAIT: Duration = Duration::from_secs(20);
 
 fn pool(urls: &[String], name: &str, llm: &Llm) -> workers::PoolConfig {
     let config = OpenAiConfig {
-        dialect: Dialect::Llamacpp,
+        dialect: Dialect::LlamaCpp,
         billing: Billing::PerSecond,
         first_byte_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),

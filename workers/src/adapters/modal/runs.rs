@@ -204,7 +204,7 @@ impl<'a> Runs<'a> {
         let now = Instant::now();
         let stop_by = now + (self.end - now) / 2;
         // A run that cannot be stopped ends at its own `timeout_s`.
-        
+        let _ = timeout_at(stop_by, modal.cancel_run(run)).await;
         for poll in 1.. {
             let request = modal.request(Method::GET, modal.job_url(run));
             match self.ask(request, self.end).await {
