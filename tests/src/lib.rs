@@ -1,7 +1,6 @@
 //! What the tests share: a real nats-server, roles in this process or in their own, a scripted provider, an auditor.
 //!
 //! Nothing here sleeps to be safe: [`wait::until`] waits for a condition with a deadline.
-#![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test stops where it breaks")]
 
 pub mod audit;
 pub mod llm;

@@ -100,8 +100,7 @@ async fn what_is_no_job_becomes_a_dead_letter_and_the_others_go_on() {
     });
     dead.await;
     for (index, case) in cases.iter().enumerate() {
-        let letter =
-            client.request(format!("$JS.API.DIRECT.GET.DEAD"), format!(r#"{{"seq":{}}}"#, index + 1).into());
+        let letter = client.request("$JS.API.DIRECT.GET.DEAD", format!(r#"{{"seq":{}}}"#, index + 1).into());
         let letter = letter.await.unwrap();
         let map = letter.headers.unwrap();
         let obituary: schemas::dead::Obituary =

@@ -99,6 +99,21 @@ async fn one_connection_serves_call_after_call() {
 }
 
 #[tokio::test]
+async fn llama_cpp_gets_a_connection_for_each_stream_because_it_closes_them_unannounced() {
+    let reply = || Reply::stream([AIR, STOP, USAGE, DONE].map(str::as_bytes));
+    let server = RawServer::start(vec![reply(), reply()]).await;
+    let mut config = OpenAiConfig::new(server.url());
+    config.dialect = Dialect::LlamaCpp;
+    let provider = OpenAi::new(config).unwrap();
+    for number in 0..2 {
+        success(&provider.run(&call(number), &Recorder::default()).await);
+    }
+    let connections: Vec<_> = server.requests().iter().map(|request| request.connection).collect();
+    assert_eq!(connections, [0, 1]);
+    assert!(server.requests()[0].head.lines().any(|line| line == "connection: close"));
+}
+
+#[tokio::test]
 async fn a_finish_reason_is_enough_whatever_the_end_looks_like() {
     for reply in [
         Reply::stream([AIR, STOP].map(str::as_bytes)),
