@@ -1,7 +1,7 @@
 //! One file per provider, each behind [`crate::provider::Provider`].
 //!
-//! Reading order: the tools ([`secret`], [`http`], [`sse`]), what the servers say ([`chat`] reads answers, [`refusal`]
-//! reads errors; both pure), one streamed request ([`exchange`]), then the providers: [`openai`] for every server
+//! Reading order: the tools ([`secret`], [`http`], [`sse`]), what the servers say (`chat` reads answers, `refusal`
+//! reads errors; both pure), one streamed request (`exchange`), then the providers: [`openai`] for every server
 //! that speaks that API, Golem rentals included, [`modal`], and [`noop`] for benchmarks.
 
 pub mod http;
