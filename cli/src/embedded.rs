@@ -276,11 +276,11 @@ async fn is_ours(pid: i32, folder: &Path) -> bool {
 fn tidy(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        match path.file_name().and_then(OsStr::to_str).unwrap_or_default() {
-            "nats.log" => fs::rename(&path, folder.join("nats.log.old"))?,
-            "url" => fs::remove_file(path)?,
-            name if name.ends_with(".ports") => fs::remove_file(path)?,
-            _ => {}
+        if path.file_name() == Some(OsStr::new("nats.log")) {
+            fs::rename(&path, folder.join("nats.log.old"))?;
+        } else if path.file_name() == Some(OsStr::new("url")) || path.extension() == Some(OsStr::new("ports"))
+        {
+            fs::remove_file(path)?;
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What the `REPLIES` stream says in the end: how often each job ended, and what everything cost. The one file of
+//! What the streams `REPLIES` and `LEDGER` say in the end: how often each job ended, and what everything cost. The one file of
 //! this crate that reads NATS itself.
 
 use std::collections::HashMap;
@@ -10,7 +10,11 @@ use async_nats::{
 };
 use futures_util::StreamExt as _;
 use producer::{Reply, nats::read_reply};
-use schemas::{JobId, cost::CostEvent, topology::REPLIES};
+use schemas::{
+    JobId,
+    cost::CostEvent,
+    topology::{LEDGER, REPLIES},
+};
 
 /// Everything that was stored.
 #[derive(Debug, Default)]
@@ -24,23 +28,29 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Reads all replies of all tenants, as stored now.
     pub(crate) async fn read(client: &Client) -> anyhow::Result<Self> {
-        let context = jetstream::new(client.clone());
-        let stream = context.get_stream(REPLIES).await.context("cannot read stream REPLIES")?;
-        let config =
-            pull::OrderedConfig { filter_subject: "beacon.reply.>".into(), ..pull::OrderedConfig::default() };
-        let mut consumer = stream.create_consumer(config).await.context("cannot read stream REPLIES")?;
-        let mut left = consumer.info().await.context("cannot read stream REPLIES")?.num_pending;
-        let mut messages = consumer.messages().await.context("cannot read stream REPLIES")?;
         let mut ledger = Self::default();
+        for stream in [REPLIES, LEDGER] {
+            ledger
+                .read_stream(client, stream)
+                .await
+                .with_context(|| format!("cannot read stream {stream}"))?;
+        }
+        Ok(ledger)
+    }
+
+    async fn read_stream(&mut self, client: &Client, stream: &str) -> anyhow::Result<()> {
+        let stream = jetstream::new(client.clone()).get_stream(stream).await?;
+        let mut consumer = stream.create_consumer(pull::OrderedConfig::default()).await?;
+        let mut left = consumer.info().await?.num_pending;
+        let mut messages = consumer.messages().await?;
         while left > 0 {
-            let message = messages.next().await.context("stream REPLIES ended early")?;
-            let message = message.context("cannot read stream REPLIES")?;
+            let message = messages.next().await.context("it ended early")??;
             match read_reply(&message)? {
-                Reply::Result(result) => *ledger.results.entry(result.job).or_default() += 1,
-                Reply::Cost(cost) => ledger.costs.push(*cost),
+                Reply::Result(result) => *self.results.entry(result.job).or_default() += 1,
+                Reply::Cost(cost) => self.costs.push(*cost),
             }
             left -= 1;
         }
-        Ok(ledger)
+        Ok(())
     }
 }

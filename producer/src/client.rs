@@ -35,7 +35,7 @@ use transport::{
 };
 
 use crate::{
-    nats::{self, MailboxError, Reply},
+    nats::{self, Kind, MailboxError, Reply},
     request::{JobRequest, new_job_id},
 };
 
@@ -282,7 +282,11 @@ impl Producer {
         let (client, tenant, mailbox) = (self.client.clone(), self.tenant.clone(), self.mailbox.clone());
         let failed = out.clone();
         let reading = async move {
-            if let Err(error) = nats::stored_replies(&client, &tenant, &mailbox, since, follow, raw).await {
+            let read =
+                |kind| nats::stored_replies(&client, &tenant, &mailbox, kind, since, follow, raw.clone());
+            let outcome = tokio::try_join!(read(Kind::Results), read(Kind::Costs));
+            drop(raw);
+            if let Err(error) = outcome {
                 let _ = failed.send(Err(error)).await;
             }
         };
@@ -386,8 +390,15 @@ impl Router {
     async fn look_up(&self, since: Micros) {
         let (out, mut stored) = mpsc::channel(REPLIES_AHEAD);
         let since = since - Duration::from_secs(5);
-        let reading =
-            nats::stored_replies(&self.client, &self.tenant, &self.mailbox, Some(since), false, out);
+        let reading = nats::stored_replies(
+            &self.client,
+            &self.tenant,
+            &self.mailbox,
+            Kind::Results,
+            Some(since),
+            false,
+            out,
+        );
         let routing = async {
             while let Some(message) = stored.recv().await {
                 self.route(&message);

@@ -1,4 +1,5 @@
-//! Reading a mailbox: live from core NATS, and from the `REPLIES` stream for what came while nobody listened.
+//! Reading a mailbox: live from core NATS, and from the streams for what came while nobody listened: results from
+//! `REPLIES`, costs from `LEDGER`.
 
 use async_nats::{
     Client, Message,
@@ -26,7 +27,7 @@ pub enum Reply {
 #[derive(Debug, thiserror::Error)]
 pub enum MailboxError {
     /// The stream did not answer.
-    #[error("cannot read stream REPLIES")]
+    #[error("cannot read the mailbox's stored replies")]
     Stream(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A message of the mailbox does not read.
     #[error("a reply on `{subject}` does not read")]
@@ -66,18 +67,32 @@ pub fn read_reply(message: &Message) -> Result<Reply, MailboxError> {
     }
 }
 
-/// Sends every stored reply since `since` into `out`, oldest first; with `follow`, goes on with new ones until the
+/// The two kinds of replies, which lie in two streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Terminal results.
+    Results,
+    /// Cost events.
+    Costs,
+}
+
+/// Sends every stored reply of a kind since `since` into `out`, oldest first; with `follow`, goes on with new ones until the
 /// receiver is dropped. Survives reconnects and server restarts without gaps or repeats.
 pub async fn stored_replies(
     client: &Client,
     tenant: &Tenant,
     mailbox: &Mailbox,
+    kind: Kind,
     since: Option<Micros>,
     follow: bool,
     out: mpsc::Sender<Message>,
 ) -> Result<(), MailboxError> {
     let context = jetstream::new(client.clone());
-    let stream = context.get_stream(topology::REPLIES).await.map_err(stream_error)?;
+    let (stream, filter_subject) = match kind {
+        Kind::Results => (topology::REPLIES, subjects::result(tenant, mailbox)),
+        Kind::Costs => (topology::LEDGER, subjects::cost(tenant, mailbox)),
+    };
+    let stream = context.get_stream(stream).await.map_err(stream_error)?;
     let deliver_policy = match since {
         None => DeliverPolicy::All,
         Some(at) => DeliverPolicy::ByStartTime {
@@ -85,11 +100,7 @@ pub async fn stored_replies(
                 .ok_or_else(|| stream_error(std::io::Error::other("time out of range")))?,
         },
     };
-    let config = pull::OrderedConfig {
-        filter_subject: subjects::replies(tenant, mailbox),
-        deliver_policy,
-        ..pull::OrderedConfig::default()
-    };
+    let config = pull::OrderedConfig { filter_subject, deliver_policy, ..pull::OrderedConfig::default() };
     let mut consumer = stream.create_consumer(config).await.map_err(stream_error)?;
     if !follow && consumer.info().await.map_err(stream_error)?.num_pending == 0 {
         return Ok(());

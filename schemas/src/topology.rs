@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Lane, ModelToken, Region, catalog::Catalog, subjects};
 
-/// Results and costs.
+/// Results.
 pub const REPLIES: &str = "REPLIES";
-/// Cost events only, kept for a year and more.
+/// Cost events, stored here and nowhere else: copying them out of REPLIES cost the server a seventh of its work.
 pub const LEDGER: &str = "LEDGER";
 /// Jobs that will not be tried again.
 pub const DEAD: &str = "DEAD";
@@ -77,18 +77,6 @@ pub struct StreamSpec {
     pub allow_rollup_hdrs: bool,
     /// No single message may be deleted.
     pub deny_delete: bool,
-    /// Streams it copies from.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub sources: Vec<SourceSpec>,
-}
-
-/// A stream copied from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceSpec {
-    /// Its name.
-    pub name: String,
-    /// What is copied.
-    pub filter_subject: String,
 }
 
 /// A durable pull consumer, as the JetStream API writes it.
@@ -113,7 +101,7 @@ pub struct ConsumerSpec {
 /// All streams and consumers of an installation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
-    /// Buckets first, then the streams that others copy from.
+    /// Buckets first: the others' floors are kept there.
     pub streams: Vec<StreamSpec>,
     /// Consumers with the stream each belongs to.
     pub consumers: Vec<(String, ConsumerSpec)>,
@@ -149,20 +137,13 @@ impl Topology {
             StreamSpec {
                 max_age: nanos(3 * DAY),
                 duplicate_window: nanos(settings.replies_window),
-                ..plain(
-                    REPLIES,
-                    vec!["beacon.reply.*.*.result".into(), "beacon.reply.*.*.cost".into()],
-                    settings.replicas,
-                )
+                ..plain(REPLIES, vec!["beacon.reply.*.*.result".into()], settings.replicas)
             },
             StreamSpec {
                 max_age: nanos(400 * DAY),
+                duplicate_window: nanos(settings.replies_window),
                 deny_delete: true,
-                sources: vec![SourceSpec {
-                    name: REPLIES.into(),
-                    filter_subject: "beacon.reply.*.*.cost".into(),
-                }],
-                ..plain(LEDGER, Vec::new(), settings.replicas)
+                ..plain(LEDGER, vec!["beacon.reply.*.*.cost".into()], settings.replicas)
             },
             StreamSpec {
                 max_age: nanos(90 * DAY),
@@ -214,7 +195,6 @@ fn plain(name: &str, subjects: Vec<String>, replicas: u8) -> StreamSpec {
         allow_atomic: false,
         allow_rollup_hdrs: false,
         deny_delete: false,
-        sources: Vec::new(),
     }
 }
 

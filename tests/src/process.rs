@@ -58,6 +58,18 @@ impl Process {
         self.child.id()
     }
 
+    /// Waits for an end that was asked for, or panics.
+    pub fn wait_within(mut self, limit: std::time::Duration) -> std::process::ExitStatus {
+        let end = std::time::Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(std::time::Instant::now() < end, "the process does not end");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
     /// SIGKILL, and waits for the end.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -31,7 +31,7 @@ use crate::{
     exit::{Unsuccessful, Usage},
     ledger::Ledger,
     output,
-    report::{Report, Run, Seen},
+    report::{Outage, Report, Run, Seen},
     roles::Roles,
     session::{Running, Session},
     simulated::Simulated,
@@ -126,6 +126,7 @@ struct Played {
     accepted: usize,
     since: Micros,
     elapsed: Duration,
+    outage: Option<Outage>,
 }
 
 /// Sends all jobs while the faults strike, until the last result is here and nobody bills any more.
@@ -141,12 +142,15 @@ async fn play(
     let crowd = Crowd::new(session, producer, args.rate);
     let timeline = Timeline::new(crowd.lasts(accepted));
     // The faults end before the jobs do.
-    let (seen, ()) = tokio::join!(crowd.play(jobs), timeline.play(session, simulated, models));
+    let (seen, outage) = tokio::join!(crowd.play(jobs), timeline.play(session, simulated, models));
     let seen = seen?;
     let elapsed = started.elapsed();
     session.say("all results are in; waiting until Modal's idle containers are gone");
     bills_stand(simulated).await;
-    Ok(Played { seen, accepted, since, elapsed })
+    // A pool that was left alone is tried again only after a while, with up to a quarter of jitter.
+    let healing = session.config.breaker.open_max * 5 / 4;
+    let outage = outage.map(|outage| Outage { until: outage.until + healing, ..outage });
+    Ok(Played { seen, accepted, since, elapsed, outage })
 }
 
 /// Holds the ledger against the bills.
@@ -168,6 +172,8 @@ async fn report(
         bills: &bills(&session.config.pools, simulated),
         nats_server: producer.server_version(),
         elapsed: played.elapsed,
+        baseline: &session.config.policy.baseline,
+        outage: played.outage.as_ref(),
     };
     Report::new(&run).context("the costs add up to more than fits")
 }
@@ -184,9 +190,12 @@ fn bills(pools: &[Pool], simulated: &Simulated) -> Vec<(ProviderId, Region, UsdN
 
 /// Waits until no bill grows any more: idle containers are billed when they go.
 async fn bills_stand(simulated: &Simulated) {
-    let window = simulated.all().iter().map(|s| s.config().modal.scaledown_window_ms).max();
-    let has_modal = simulated.all().iter().any(|s| s.config().kind == simulators::Kind::Modal);
-    if let Some(window) = window.filter(|_| has_modal) {
+    let modal = simulated
+        .all()
+        .iter()
+        .map(simulators::Simulator::config)
+        .filter(|config| config.kind == simulators::Kind::Modal);
+    if let Some(window) = modal.map(|config| config.modal.scaledown_window_ms).max() {
         tokio::time::sleep(Duration::from_millis(window)).await;
     }
     let total = || simulated.all().iter().map(|s| s.bill().total_nanos).sum::<u64>();
@@ -210,8 +219,7 @@ fn conclude(session: &Session, report: &Report) -> anyhow::Result<()> {
     if session.json {
         output::json(report)?;
     } else {
-        let baseline = &session.config.policy.baseline[0];
-        let rows = report.rows(baseline);
+        let rows = report.rows();
         output::line(table(["", "measured", "target", ""], &[1, 2], &rows).to_string())?;
         output::line(format!(
             "nats-server {}, {} jobs in {:.1} s; simulated providers, real queue, ledger and failover",

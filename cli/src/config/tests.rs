@@ -144,7 +144,10 @@ fn a_pool_must_fit_the_catalog_and_the_prices() {
 #[test]
 fn a_pool_must_say_where_and_how_to_call() {
     refused(&pool(&[("base_url", "")]), &["pools[0].base_url", "must be given"]);
-    refused(&pool(&[("base_url", "\"127.0.0.1:80\"")]), &["pools[0].base_url", "`127.0.0.1:80`", "http://"]);
+    refused(
+        &pool(&[("base_url", "\"127.0.0.1:80\"")]),
+        &["pools[0].base_url", "`127.0.0.1:80`", "http(s)://"],
+    );
     refused(
         &pool(&[("base_url", ""), ("simulator", "\"x\"")]),
         &["pools[0].simulator", "`x`", "[[simulators]]"],

@@ -9,11 +9,13 @@
 
 use std::time::Duration;
 
+use schemas::time::Clock as _;
 use simulators::{Fault, FaultKind};
 use tokio::time::sleep;
+use transport::SystemClock;
 
 use super::local::LocalModels;
-use crate::{session::Session, simulated::Simulated};
+use crate::{report::Outage, session::Session, simulated::Simulated};
 
 /// The provider that fails half-way.
 const FAILING: &str = "golem-us-east";
@@ -41,13 +43,20 @@ impl Timeline {
         self.between(50, 65).min(OUTAGE_MAX)
     }
 
-    /// Lets everything strike and heal.
-    pub(super) async fn play(self, session: &Session, simulated: &Simulated, models: &mut LocalModels) {
-        tokio::join!(self.provider(session, simulated), self.model(session, models));
+    /// Lets everything strike and heal, and says where and when the provider was out.
+    pub(super) async fn play(
+        self,
+        session: &Session,
+        simulated: &Simulated,
+        models: &mut LocalModels,
+    ) -> Option<Outage> {
+        let (outage, ()) = tokio::join!(self.provider(session, simulated), self.model(session, models));
+        outage
     }
 
-    async fn provider(self, session: &Session, simulated: &Simulated) {
-        let Some(failing) = simulated.find(FAILING) else { return };
+    async fn provider(self, session: &Session, simulated: &Simulated) -> Option<Outage> {
+        let failing = simulated.find(FAILING)?;
+        let region = failing.config().region.parse().ok()?;
         sleep(self.between(0, 50)).await;
         session.say(format!("fault: {FAILING} answers 503 for {:.1} s", self.outage().as_secs_f64()));
         failing.set_fault(Some(Fault::always(FaultKind::Status {
@@ -55,9 +64,12 @@ impl Timeline {
             body: None,
             retry_after_s: None,
         })));
+        let from = SystemClock.now();
         sleep(self.outage()).await;
         failing.set_fault(None);
+        let until = SystemClock.now();
         session.say(format!("{FAILING} is well again"));
+        Some(Outage { region, from, until })
     }
 
     async fn model(self, session: &Session, models: &mut LocalModels) {

@@ -1,11 +1,6 @@
 //! Real inference beside the simulators: two llama.cpp servers with a small model, where `make setup` installed them.
 
-use std::{
-    ffi::{OsStr, OsString},
-    path::PathBuf,
-    process::Stdio,
-    time::Duration,
-};
+use std::{ffi::OsStr, path::Path, process::Stdio, time::Duration};
 
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
@@ -89,26 +84,23 @@ impl LocalModels {
             return Ok(());
         }
         let region = config.topology.regions[0].clone();
-        let pools: String = PROVIDERS
-            .iter()
-            .zip(&self.servers)
-            .map(|(provider, Server { url, .. })| {
-                format!(
-                    "[[pools]]\n\
-                     provider = \"{provider}\"\n\
-                     region = \"{region}\"\n\
-                     kind = \"openai\"\n\
-                     base_url = \"{url}\"\n\
-                     dialect = \"llamacpp\"\n\
-                     billing = \"per_second\"\n\
-                     price_name = \"local\"\n\
-                     slots = 2\n\
-                     timeout = \"5s\"\n\
-                     health_every = \"1s\"\n\
-                     models = [{{ model = \"{MODEL}\", sku = \"cpu\", expected = \"800ms\" }}]\n"
-                )
-            })
-            .collect();
+        let pool = |(provider, Server { url, .. }): (&&str, &Server)| {
+            format!(
+                "[[pools]]\n\
+                 provider = \"{provider}\"\n\
+                 region = \"{region}\"\n\
+                 kind = \"openai\"\n\
+                 base_url = \"{url}\"\n\
+                 dialect = \"llamacpp\"\n\
+                 billing = \"per_second\"\n\
+                 price_name = \"local\"\n\
+                 slots = 2\n\
+                 timeout = \"5s\"\n\
+                 health_every = \"1s\"\n\
+                 models = [{{ model = \"{MODEL}\", sku = \"cpu\", expected = \"800ms\" }}]\n"
+            )
+        };
+        let pools = PROVIDERS.iter().zip(&self.servers).map(pool).collect::<Vec<_>>().concat();
         config.add(MODEL, &pools)
     }
 
@@ -144,7 +136,7 @@ impl LocalModels {
 }
 
 impl Server {
-    async fn start(python: &PathBuf, script: &PathBuf) -> anyhow::Result<Self> {
+    async fn start(python: &Path, script: &Path) -> anyhow::Result<Self> {
         let options = ["--port", "0", "--slots", "2", "--threads", "1", "--alias", MODEL].map(OsStr::new);
         let arguments: Vec<&OsStr> = std::iter::once(script.as_os_str()).chain(options).collect();
         let mut child = guard::command(python, &arguments)?
@@ -156,8 +148,9 @@ impl Server {
         let mut lines = BufReader::new(stdout).lines();
         let line = timeout(READY_WITHIN, lines.next_line()).await.context("it is not ready in time")??;
         let url = line.as_deref().and_then(|line| line.strip_prefix("READY ")).map(str::to_owned);
-        let url = url.with_context(|| {
-            format!("it said {:?} instead of READY", OsString::from(line.unwrap_or_default()))
+        let url = url.with_context(|| match line {
+            Some(line) => format!("it said `{line}` instead of READY"),
+            None => "it ended at once".to_owned(),
         })?;
         Ok(Self { child, url })
     }
