@@ -11,8 +11,9 @@ use schemas::{
     reply::Status,
 };
 
-/// The first pause before a job goes back to a pool that failed it; doubles with each attempt.
-pub const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+/// The first pause before a job goes back to a pool that failed it; doubles with each attempt. Four attempts then last
+/// some seconds, longer than it takes other pools to be heard of again after a NATS server restarts.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// The longest such pause.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
@@ -58,14 +59,16 @@ pub fn expired(job: &Job, now: Micros) -> Option<Verdict> {
     Some(Verdict::End(Status::Expired, failure))
 }
 
-/// The pause before going back to a pool that failed it, full jitter (Brooker, "Exponential Backoff And Jitter").
+/// The pause before going back to a pool that failed it: half fixed and half drawn, so that it is never nothing ("equal
+/// jitter" in Brooker, "Exponential Backoff And Jitter").
 pub fn backoff(attempts: u16, rng: &mut impl Rng) -> Duration {
     let ceiling = BACKOFF_FIRST.saturating_mul(1 << attempts.min(10)).min(BACKOFF_MAX);
-    Duration::from_micros(rng.random_range(0..=schemas::time::micros(ceiling)))
+    ceiling / 2 + Duration::from_micros(rng.random_range(0..=schemas::time::micros(ceiling) / 2))
 }
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
     use schemas::{
         UsdNanos,
         job::JobHeaders,
@@ -108,6 +111,15 @@ mod tests {
         check("", &[F::ProviderDown, F::Connection], false);
         check("", &[F::RateLimited, F::RateLimited, F::RateLimited, F::ProviderDown], true);
         check("", &[F::InvalidRequest], false);
+    }
+
+    #[test]
+    fn a_pause_grows_and_is_never_nothing() {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        for attempts in 0..30 {
+            let (pause, ceiling) = (backoff(attempts, &mut rng), BACKOFF_FIRST * (1 << attempts.min(10)));
+            assert!(pause >= ceiling.min(BACKOFF_MAX) / 2 && pause <= ceiling.min(BACKOFF_MAX), "{pause:?}");
+        }
     }
 
     #[test]

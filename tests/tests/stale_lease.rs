@@ -65,7 +65,13 @@ async fn a_worker_that_cannot_extend_lets_go_and_returns_nothing() {
     let worker =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 4, ACK_WAIT, held.clone())).await;
     let mut producer = roles::producer(&urls).await;
-    let jobs = roles::submit_many(&producer, 2).await;
+    // Attempts enough to outlast the time until the other pool is heard of again.
+    let mut patient = roles::job("through an outage");
+    patient.body.max_attempts = Some(schemas::job::ATTEMPTS_MAX);
+    let mut jobs = Vec::new();
+    for _ in 0..2 {
+        jobs.push(producer.submit(&patient).await.unwrap().job);
+    }
     wait::until("the jobs to run", || async { (held.begun() == 2).then_some(()) }).await;
     let good = Scripted::new(Script::Succeed);
     let other =
