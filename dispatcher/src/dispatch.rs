@@ -1,5 +1,8 @@
 //! The task that owns all dispatching state and turns events into calls.
 //!
+//! Longer than most rooms: it is the one switchboard, an arm per event from start to wind-down, and decides nothing that
+//! `pick`, `retry`, `credit`, `pool` or `held` could decide.
+//!
 //! ```text
 //!  pulls ──▶ delivered ──┬─ first time ─────────────────────────┐
 //!                        └─ again ─▶ redelivery ─┬─ has result ─┼─▶ ack
