@@ -140,7 +140,9 @@ impl Trimmer {
                         .await?;
                 let count = api::number(&purged, "purged").unwrap_or(0);
                 metrics::trimmed(count);
-                info!(stream, keep, count, "log trimmed");
+                if count > 0 {
+                    info!(stream, keep, count, "log trimmed");
+                }
             }
             _ => debug!(stream, last, young, "nothing to trim"),
         }
