@@ -7,11 +7,19 @@
 //! | `modal`, startup | each container start, with the run that caused it | per second, rounded up |
 //! | `modal`, run | each input a container began, to its end or abort | per second, rounded up |
 //! | `modal`, idle | each GPU, all closed idle spans together | per second of the sum, rounded up |
+//! | `replicate` by predict time | each prediction that ran, canceled and failed ones as far as they ran | per second, rounded up |
+//! | `replicate` by tokens | each prediction that succeeded, or was canceled after some output | `ceil(read × price / 10⁶) + ceil(written × price / 10⁶)` |
+//! | `replicate` standing, startup | each boot of an instance, with the prediction that caused it | per second, rounded up |
+//! | `replicate` standing, run | each prediction that ran | per second, rounded up |
+//! | `replicate` standing, idle | each SKU, all closed idle spans together | per second of the sum, rounded up |
 //!
 //! Time is whole microseconds and an amount is `ceil(price_per_second_nanos × micros / 1,000,000)`, line by line.
 //! A request that was refused, or whose caller left before admission, has no line. An answer's status 200 is sent
 //! at admission, with nothing in between, so a caller who saw a 200 has been billed. A caller who left at that very
 //! moment may have been billed without seeing it, as with any network.
+//!
+//! Replicate charges nothing for a prediction that never ran, nor for one that the platform itself interrupted. The
+//! time of a run is `metrics.predict_time` on the wire; with standing instances a caller sees no more than that.
 //!
 //! A line of kind `golem` stands from admission, with `billed_micros` 0 until the request ends; the other lines stand
 //! from the end of what they bill. An idle span closes when its container takes the next input or scales down;
@@ -37,7 +45,8 @@ pub struct Bill {
 /// One charge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BillLine {
-    /// What the caller called the run: its `X-Request-Id`, or the `id` of a Modal job. Absent for idle time.
+    /// What the caller called the run: its `X-Request-Id`, or the `id` of a Modal job; for Replicate the id of the
+    /// prediction. Absent for idle time.
     pub run: Option<String>,
     /// The SKU.
     pub sku: String,
@@ -169,6 +178,11 @@ impl Book {
             amount_nanos: amount_for(price_per_second_nanos, micros),
             completed,
         });
+    }
+
+    /// Charges an amount that was reckoned elsewhere, and says for how long something ran.
+    pub(crate) fn charge_amount(&self, line: BillLine) {
+        self.pages().lines.push(line);
     }
 
     /// The bill as it stands.

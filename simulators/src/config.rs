@@ -6,6 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::{
+    replicate::{MaxTokensKey, OutputShape, ReplicateBilling, ReplicateSettings},
+    runpod::{RunPodSettings, WorkerAge},
+};
+
 /// One simulated provider in one region: one listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +36,15 @@ pub struct SimulatorConfig {
     /// Read by [`Kind::Modal`] only.
     #[serde(default)]
     pub modal: ModalSettings,
+    /// Read by [`Kind::RunPod`] only.
+    #[serde(default)]
+    pub runpod: RunPodSettings,
+    /// Read by [`Kind::Replicate`] only.
+    #[serde(default)]
+    pub replicate: ReplicateSettings,
+    /// Whether every request and its answer is kept for [`crate::Simulator::exchanges`].
+    #[serde(default)]
+    pub record: bool,
 }
 
 /// Which provider a simulator stands for.
@@ -43,15 +57,19 @@ pub enum Kind {
     Golem,
     /// Beacon's app on Modal: billed by the container-second, start and idle time included.
     Modal,
+    /// A queue-based endpoint on RunPod with worker-vllm: billed by the worker-second, start and idle time included.
+    RunPod,
+    /// Replicate's predictions: billed by the second of prediction, by tokens, or by the second an instance stands.
+    Replicate,
 }
 
 /// One model as the simulated server knows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SimulatedModel {
-    /// The name on the wire.
+    /// The name on the wire; for Replicate `owner/name`.
     pub name: String,
-    /// Requests that run at a time; for Modal the most containers, each of which runs one.
+    /// Requests that run at a time; for Modal, RunPod and Replicate the most containers, each of which runs one.
     pub slots: u32,
     /// Median time from admission to the last token.
     pub service_ms_p50: u64,
@@ -67,6 +85,10 @@ pub struct SimulatedModel {
     pub price_per_second_nanos: u64,
     /// Nano-dollars per admitted inference. Read by [`Kind::Golem`] only.
     pub price_per_inference_nanos: u64,
+    /// Nano-dollars per million tokens read. Read by [`Kind::Replicate`] only, for models that are billed by tokens.
+    pub price_per_million_input_tokens_nanos: u64,
+    /// Nano-dollars per million tokens written. Read by [`Kind::Replicate`] only.
+    pub price_per_million_output_tokens_nanos: u64,
     /// The shortest answer, in tokens.
     pub output_tokens_min: u32,
     /// The longest answer, in tokens, unless the request's own limit is lower.
@@ -138,6 +160,26 @@ pub enum ConfigError {
         /// The key at fault.
         key: &'static str,
     },
+    /// A value of the `replicate` table cannot work.
+    #[error("simulator {simulator}: replicate.{key} must be {rule}")]
+    ReplicateRange {
+        /// The simulator's name.
+        simulator: String,
+        /// The key at fault.
+        key: &'static str,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// A value of the `runpod` table cannot work.
+    #[error("simulator {simulator}: runpod.{key} must be {rule}")]
+    RunPodRange {
+        /// The simulator's name.
+        simulator: String,
+        /// The key at fault.
+        key: &'static str,
+        /// What it must be.
+        rule: &'static str,
+    },
     /// The key for Modal is not a pair.
     #[error("simulator {simulator}: api_key must be \"key:secret\" for kind modal")]
     KeyPair {
@@ -163,6 +205,9 @@ impl SimulatorConfig {
             models,
             seed: 0,
             modal: ModalSettings::default(),
+            runpod: RunPodSettings::default(),
+            replicate: ReplicateSettings::default(),
+            record: false,
         }
     }
 
@@ -173,7 +218,10 @@ impl SimulatorConfig {
             return Err(ConfigError::NoModels { simulator: simulator() });
         }
         for (index, model) in self.models.iter().enumerate() {
-            if let Some((key, rule)) = model.out_of_range() {
+            let two_parts = model.name.split('/').map(str::is_empty).eq([false, false]);
+            let misnamed = (self.kind == Kind::Replicate && !two_parts)
+                .then_some(("name", "owner/name for kind replicate"));
+            if let Some((key, rule)) = model.out_of_range().or(misnamed) {
                 let (simulator, model) = (simulator(), model.name.clone());
                 return Err(ConfigError::Range { simulator, model, key, rule });
             }
@@ -182,8 +230,13 @@ impl SimulatorConfig {
                     let (simulator, model) = (simulator(), model.name.clone());
                     return Err(ConfigError::DuplicateModel { simulator, model });
                 }
+                let idle_is_billed = match self.kind {
+                    Kind::Modal => true,
+                    Kind::Replicate => self.replicate.billing == ReplicateBilling::Standing,
+                    Kind::OpenAi | Kind::Golem | Kind::RunPod => false,
+                };
                 let prices_differ = earlier.price_per_second_nanos != model.price_per_second_nanos;
-                if self.kind == Kind::Modal && earlier.sku == model.sku && prices_differ {
+                if idle_is_billed && earlier.sku == model.sku && prices_differ {
                     return Err(ConfigError::TwoPrices { simulator: simulator(), sku: model.sku.clone() });
                 }
             }
@@ -191,11 +244,17 @@ impl SimulatorConfig {
         if let Some(key) = self.modal.too_long() {
             return Err(ConfigError::ModalRange { simulator: simulator(), key });
         }
+        if let Some((key, rule)) = self.runpod.out_of_range() {
+            return Err(ConfigError::RunPodRange { simulator: simulator(), key, rule });
+        }
+        if let Some((key, rule)) = self.replicate.out_of_range() {
+            return Err(ConfigError::ReplicateRange { simulator: simulator(), key, rule });
+        }
         match (self.kind, &self.api_key) {
             (Kind::Modal, Some(key)) if !key.contains(':') => {
                 Err(ConfigError::KeyPair { simulator: simulator() })
             }
-            (Kind::OpenAi | Kind::Golem | Kind::Modal, _) => Ok(()),
+            (Kind::OpenAi | Kind::Golem | Kind::Modal | Kind::RunPod | Kind::Replicate, _) => Ok(()),
         }
     }
 }
@@ -207,7 +266,12 @@ impl SimulatedModel {
     }
 
     fn out_of_range(&self) -> Option<(&'static str, &'static str)> {
-        let prices = [self.price_per_second_nanos, self.price_per_inference_nanos];
+        let prices = [
+            self.price_per_second_nanos,
+            self.price_per_inference_nanos,
+            self.price_per_million_input_tokens_nanos,
+            self.price_per_million_output_tokens_nanos,
+        ];
         let times = [self.service_ms_p50, self.cold_start_ms, self.unload_after_ms];
         [
             (!self.name.is_empty(), "name", "given"),
@@ -224,7 +288,7 @@ impl SimulatedModel {
             (self.context_tokens > self.output_tokens_max, "context_tokens", "above output_tokens_max"),
             (
                 prices.iter().all(|&price| price <= PRICE_MAX),
-                "price_per_second_nanos or price_per_inference_nanos",
+                "each price_per_…_nanos",
                 "at most 1000000000000 ($1000)",
             ),
             (
@@ -263,6 +327,8 @@ impl Default for SimulatedModel {
             sku: "standard".to_owned(),
             price_per_second_nanos: 0,
             price_per_inference_nanos: 0,
+            price_per_million_input_tokens_nanos: 0,
+            price_per_million_output_tokens_nanos: 0,
             output_tokens_min: 8,
             output_tokens_max: 24,
             tokens_per_chunk: 1,

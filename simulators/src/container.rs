@@ -73,6 +73,13 @@ impl Containers {
         fleet.busy + fleet.idle.len()
     }
 
+    /// How many are starting or busy, and how many are idle.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let mut fleet = self.fleet();
+        self.reap(&mut fleet, Instant::now());
+        (fleet.busy, fleet.idle.len())
+    }
+
     /// Closes the idle spans that are due, so that nobody sees the reaper's delay.
     pub(crate) fn reap_due(&self) {
         self.reap(&mut self.fleet(), Instant::now());

@@ -21,6 +21,7 @@ use crate::{
     connection::Connection,
     fault::FaultKind,
     frames::{self, error_body},
+    replicate, runpod,
     service::Service,
 };
 
@@ -36,8 +37,11 @@ pub(crate) async fn guard(
         return refuse(&connection).await;
     }
     let config = &service.config;
-    // vLLM guards its API and leaves health and metrics open; Modal's edge guards every route.
-    let guarded = config.kind == Kind::Modal || request.uri().path().starts_with("/v1");
+    // vLLM guards its API and leaves health and metrics open; the others guard every route.
+    let guarded = match config.kind {
+        Kind::OpenAi | Kind::Golem => request.uri().path().starts_with("/v1"),
+        Kind::Modal | Kind::RunPod | Kind::Replicate => true,
+    };
     match &config.api_key {
         Some(key) if guarded && !presents(request.headers(), config.kind, key) => {
             service.board.refused();
@@ -50,7 +54,7 @@ pub(crate) async fn guard(
 fn presents(headers: &HeaderMap, kind: Kind, key: &str) -> bool {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match kind {
-        Kind::OpenAi | Kind::Golem => {
+        Kind::OpenAi | Kind::Golem | Kind::RunPod | Kind::Replicate => {
             header("authorization").and_then(|value| value.strip_prefix("Bearer ")) == Some(key)
         }
         Kind::Modal => key.split_once(':').is_some_and(|(id, secret)| {
@@ -108,8 +112,12 @@ pub(crate) async fn refuse(connection: &Connection) -> Response {
 /// A body that somebody chose, in the content type it looks like.
 fn given(kind: Kind, status: StatusCode, body: String) -> Response {
     match kind {
-        Kind::OpenAi | Kind::Golem if body.starts_with('{') => json(status, Bytes::from(body)),
-        Kind::OpenAi | Kind::Golem | Kind::Modal => (status, body).into_response(),
+        Kind::OpenAi | Kind::Golem | Kind::RunPod | Kind::Replicate if body.starts_with('{') => {
+            json(status, Bytes::from(body))
+        }
+        Kind::OpenAi | Kind::Golem | Kind::Modal | Kind::RunPod | Kind::Replicate => {
+            (status, body).into_response()
+        }
     }
 }
 
@@ -132,6 +140,8 @@ pub(crate) fn status_answer(kind: Kind, status: StatusCode) -> Response {
             modal_error(status, "container failed while serving the request")
         }
         (Kind::Modal, _) => modal_error(status, "internal error"),
+        (Kind::RunPod, _) => runpod::error_answer(status),
+        (Kind::Replicate, _) => replicate::error_answer(status),
     }
 }
 

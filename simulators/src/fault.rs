@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 /// A fault, who it hits and when it ends. JSON: `{"kind":"status","code":503,"rate":0.5,"count":10}`.
 ///
-/// It hits inference calls: completions, `POST /v1/run`, `POST /v1/jobs`. `status`, `refuse` and `hang` also hit
-/// Modal's result and cancel calls. A `refuse` with neither `rate` nor `count` closes every route but the control
+/// It hits inference calls: completions, `POST /v1/run`, `POST /v1/jobs`, creating predictions. `status`, `refuse` and
+/// `hang` also hit Modal's result and cancel calls, and Replicate's get, list and cancel. A `refuse` with neither `rate` nor `count` closes every route but the control
 /// endpoints, health included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Map<String, Value>")]

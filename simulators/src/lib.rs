@@ -6,7 +6,7 @@
 //! checks, money arithmetic included. All text it generates begins with `[simulated]`.
 //!
 //! ```text
-//!  client ─▶ server ─▶ openai / modal ─▶ service (queue, seat) ─▶ script (what is sent when) ─▶ playback
+//!  client ─▶ server ─▶ openai, modal, … ─▶ service (queue, seat) ─▶ script (what is sent when) ─▶ playback
 //!                │                            │                                                    │
 //!             control ◀────────────────────  bill, board  ◀────────────────────────────────────────┘
 //! ```
@@ -32,13 +32,21 @@ mod calls;
 mod control;
 mod modal;
 mod openai;
+mod replicate;
+mod runpod;
 
 mod connection;
 mod edge;
+mod outgoing;
 mod server;
+mod tape;
 
 pub use bill::{Bill, BillKind, BillLine, GpuUsage, Price};
 pub use board::Stats;
-pub use config::{ConfigError, Kind, ModalSettings, SimulatedModel, SimulatorConfig};
+pub use config::{
+    ConfigError, Kind, MaxTokensKey, ModalSettings, OutputShape, ReplicateBilling, ReplicateSettings,
+    RunPodSettings, SimulatedModel, SimulatorConfig, WorkerAge,
+};
 pub use fault::{Fault, FaultError, FaultKind};
 pub use server::{Simulator, StartError, start};
+pub use tape::Exchange;

@@ -14,6 +14,7 @@ use crate::{
     board::{Board, Queued, Running},
     config::{Kind, SimulatedModel, SimulatorConfig},
     container::{Containers, Lease},
+    runpod,
     service::{micros, sleep_until},
     slots::{Slot, Slots},
 };
@@ -25,6 +26,8 @@ pub(crate) struct Room {
     index: usize,
     region: String,
     price: Price,
+    /// What a run is rounded up to: RunPod tells, and bills, whole milliseconds.
+    tick_micros: u64,
     seats: Seats,
     book: Arc<Book>,
     board: Arc<Board>,
@@ -45,9 +48,13 @@ impl Room {
         board: &Arc<Board>,
     ) -> Arc<Self> {
         let seats = match config.kind {
-            Kind::OpenAi | Kind::Golem => Seats::Slots(Slots::new(model)),
-            Kind::Modal => {
-                let window = Duration::from_millis(config.modal.scaledown_window_ms);
+            // Replicate keeps a fleet of its own.
+            Kind::OpenAi | Kind::Golem | Kind::Replicate => Seats::Slots(Slots::new(model)),
+            Kind::Modal | Kind::RunPod => {
+                let window = match config.kind {
+                    Kind::RunPod => runpod::idle_timeout(&config.runpod),
+                    _ => Duration::from_millis(config.modal.scaledown_window_ms),
+                };
                 let price = model.price_per_second_nanos;
                 let sku = model.sku.clone();
                 let most = usize::try_from(model.slots).expect("checked to be at most 100000");
@@ -56,13 +63,16 @@ impl Room {
         };
         let price = match config.kind {
             Kind::Golem => Price::PerInference(model.price_per_inference_nanos),
-            Kind::OpenAi | Kind::Modal => Price::PerSecond(model.price_per_second_nanos),
+            Kind::OpenAi | Kind::Modal | Kind::RunPod | Kind::Replicate => {
+                Price::PerSecond(model.price_per_second_nanos)
+            }
         };
         Arc::new(Self {
             model: model.clone(),
             index,
             region: config.region.clone(),
             price,
+            tick_micros: if config.kind == Kind::RunPod { 1_000 } else { 1 },
             seats,
             book: Arc::clone(book),
             board: Arc::clone(board),
@@ -165,11 +175,19 @@ impl Visit {
     }
 
     /// The run ended because its container died.
-    pub(crate) fn die(mut self) {
+    pub(crate) fn die(mut self) -> Option<Billing> {
         if let Seat::Container(lease) = &mut self.seat {
             lease.kill();
         }
-        self.settle(None);
+        self.settle(None)
+    }
+
+    /// The id of the container it sits in.
+    pub(crate) fn container(&self) -> Option<&str> {
+        match &self.seat {
+            Seat::Container(lease) => Some(&lease.id),
+            Seat::Slot(_) => None,
+        }
     }
 
     /// Writes the bill, once. `generated` tells that the run ended well.
@@ -189,7 +207,7 @@ impl Visit {
                 0
             }
             Stage::Admitted { running, since, line } => {
-                let spent = micros(since.elapsed());
+                let spent = micros(since.elapsed()).next_multiple_of(self.room.tick_micros);
                 self.charge_run(line, spent, generated.is_some());
                 if let Some(tokens) = generated {
                     running.finish(tokens);
@@ -244,6 +262,13 @@ pub(crate) struct Billing {
     pub(crate) cold_start_s: Option<Seconds>,
     pub(crate) container_id: String,
     pub(crate) region: String,
+}
+
+impl Billing {
+    /// Execution in whole milliseconds.
+    pub(crate) fn execution_millis(&self) -> u64 {
+        self.execution_s.0 / 1_000
+    }
 }
 
 /// Microseconds that are written as seconds with exactly six decimals, so that `round(seconds × 10⁶)` is exact.

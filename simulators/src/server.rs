@@ -24,8 +24,9 @@ use crate::{
     connection::{Connection, Door},
     control, edge,
     fault::Fault,
-    modal, openai,
-    service::Service,
+    modal, openai, replicate, runpod,
+    service::{Service, micros},
+    tape::{self, Exchange},
 };
 
 /// Larger than any job: the largest payload that NATS takes is 64 MiB.
@@ -63,12 +64,16 @@ pub async fn start(config: SimulatorConfig, shutdown: CancellationToken) -> Resu
     let bind = |source| StartError::Bind { simulator: config.name.clone(), listen: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, micros);
     let service = Service::new(config, now, shutdown.clone());
     info!(simulator = %service.config.name, %address, "simulator listening");
 
     for containers in service.rooms().iter().filter_map(|room| room.containers()) {
         service.tasks.spawn(Arc::clone(containers).run_reaper(shutdown.clone()));
+    }
+    match service.config.kind {
+        Kind::OpenAi | Kind::Golem | Kind::Modal | Kind::RunPod => {}
+        Kind::Replicate => replicate::start(&service),
     }
     let door = Door { listener, shutdown: shutdown.clone() };
     let app = routes(&service).into_make_service_with_connect_info::<Connection>();
@@ -86,15 +91,19 @@ pub async fn start(config: SimulatorConfig, shutdown: CancellationToken) -> Resu
 }
 
 fn routes(service: &Arc<Service>) -> Router {
-    let api = Router::new()
-        .route("/v1/chat/completions", post(openai::chat))
-        .route("/v1/completions", post(openai::completions))
-        .route("/v1/models", get(openai::models));
+    let openai = || {
+        Router::new()
+            .route("/v1/chat/completions", post(openai::chat))
+            .route("/v1/completions", post(openai::completions))
+            .route("/v1/models", get(openai::models))
+    };
     let api = match service.config.kind {
         Kind::OpenAi | Kind::Golem => {
-            api.route("/health", get(openai::health)).route("/metrics", get(openai::metrics))
+            openai().route("/health", get(openai::health)).route("/metrics", get(openai::metrics))
         }
-        Kind::Modal => api
+        Kind::RunPod => runpod::routes(),
+        Kind::Replicate => replicate::routes(),
+        Kind::Modal => openai()
             .route("/v1/run", post(modal::run).get(modal::result))
             .route("/v1/jobs", post(modal::spawn))
             .route("/v1/jobs/{call_id}", get(modal::poll).delete(modal::cancel))
@@ -104,6 +113,7 @@ fn routes(service: &Arc<Service>) -> Router {
     api.fallback(edge::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)
         .layer(middleware::from_fn_with_state(Arc::clone(service), edge::guard))
+        .layer(middleware::from_fn_with_state(Arc::clone(service), tape::record))
         // Added after the guard, so that it does not stand before them.
         .route("/_sim/bill", get(control::bill))
         .route("/_sim/stats", get(control::stats))
@@ -151,6 +161,11 @@ impl Simulator {
     /// Who waits, who runs, and how it ended so far.
     pub fn stats(&self) -> Stats {
         self.service.board.total()
+    }
+
+    /// Every request that has been answered so far, and its answer; empty unless the configuration says `record`.
+    pub fn exchanges(&self) -> Vec<Exchange> {
+        self.service.tape.exchanges()
     }
 
     /// Waits until it has stopped, which happens when its `shutdown` is cancelled.

@@ -16,9 +16,12 @@ use crate::{
     bill::{Bill, Book},
     board::Board,
     calls::Calls,
-    config::{SimulatedModel, SimulatorConfig},
+    config::{Kind, SimulatedModel, SimulatorConfig},
     fault::{FaultBox, FaultKind},
+    replicate,
     room::Room,
+    runpod,
+    tape::Tape,
 };
 
 /// One simulator, as its handlers see it.
@@ -29,20 +32,23 @@ pub(crate) struct Service {
     pub(crate) board: Arc<Board>,
     pub(crate) faults: FaultBox,
     pub(crate) calls: Calls,
+    pub(crate) runpod: runpod::State,
+    pub(crate) replicate: replicate::State,
+    pub(crate) tape: Tape,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
     rooms: Vec<Arc<Room>>,
     chance: Mutex<StdRng>,
     started: Instant,
-    /// The wall clock at the start, for `created` on the wire.
-    started_unix_s: u64,
+    /// The wall clock at the start, in microseconds, for the times on the wire.
+    started_unix_us: u64,
     requests: AtomicU64,
 }
 
 impl Service {
     pub(crate) fn new(
         config: SimulatorConfig,
-        started_unix_s: u64,
+        started_unix_us: u64,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let book = Arc::new(Book::default());
@@ -55,11 +61,14 @@ impl Service {
             board,
             faults: FaultBox::default(),
             calls: Calls::default(),
+            runpod: runpod::State::new(&config),
+            replicate: replicate::State::new(&config),
+            tape: Tape::new(config.record),
             tasks: TaskTracker::new(),
             shutdown,
             chance: Mutex::new(StdRng::seed_from_u64(config.seed)),
             started: Instant::now(),
-            started_unix_s,
+            started_unix_us,
             requests: AtomicU64::new(0),
             config,
         })
@@ -78,6 +87,10 @@ impl Service {
     pub(crate) fn bill(&self) -> Bill {
         for containers in self.rooms.iter().filter_map(|room| room.containers()) {
             containers.reap_due();
+        }
+        match self.config.kind {
+            Kind::OpenAi | Kind::Golem | Kind::Modal | Kind::RunPod => {}
+            Kind::Replicate => replicate::close_due(self),
         }
         self.book.bill()
     }
@@ -105,7 +118,12 @@ impl Service {
 
     /// Unix seconds, from a clock that pauses when tokio's does.
     pub(crate) fn unix_s(&self) -> u64 {
-        self.started_unix_s + self.started.elapsed().as_secs()
+        self.unix_us(Instant::now()) / 1_000_000
+    }
+
+    /// The same clock in microseconds, at a moment since the start.
+    pub(crate) fn unix_us(&self, at: Instant) -> u64 {
+        self.started_unix_us + micros(at.saturating_duration_since(self.started))
     }
 
     /// A number no other request of this simulator has.

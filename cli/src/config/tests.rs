@@ -69,7 +69,7 @@ fn a_wrong_type_is_refused_with_key_and_value() {
     refused("[lease]\nack_wait = \"60\"", &["lease.ack_wait", "`60`", "ms, s, m, h"]);
     refused(&pool(&[("slots", "\"four\"")]), &["pools[0].slots", "four"]);
     refused(&pool(&[("slots", "-1")]), &["pools[0].slots", "-1"]);
-    refused(&pool(&[("kind", "\"runpod\"")]), &["pools[0].kind", "runpod", "openai"]);
+    refused(&pool(&[("kind", "\"fly\"")]), &["pools[0].kind", "fly", "openai"]);
     refused("[beacon]\nregions = [\"US East\"]", &["beacon.regions[0]", "`US East`", "a-z"]);
     refused("[metrics]\nlisten = \"here\"", &["metrics.listen"]);
     refused("nats = ", &["line 1"]);
@@ -223,7 +223,10 @@ fn prices_agree(config: &Config) {
             for model in simulator.models.iter().filter(|_| stands_for) {
                 let charged = match simulator.kind {
                     simulators::Kind::Golem => model.price_per_inference_nanos,
-                    simulators::Kind::OpenAi | simulators::Kind::Modal => model.price_per_second_nanos,
+                    simulators::Kind::OpenAi
+                    | simulators::Kind::Modal
+                    | simulators::Kind::RunPod
+                    | simulators::Kind::Replicate => model.price_per_second_nanos,
                 };
                 let nanos: Vec<u64> = config
                     .prices

@@ -1,0 +1,347 @@
+//! RunPod's job API: a queue-based endpoint with worker-vllm, whose jobs outlive the request that made them.
+//!
+//! ```text
+//!  run, runsync ─▶ limits ─▶ job ─▶ queue ─▶ worker (start, run, death and again) ─▶ bill
+//!                             │ status, cancel, requests, health          └─▶ webhook
+//! ```
+//!
+//! A fault that concerns the connection (`reset_mid_stream`, `truncated_body`, `garbage_json`, `silent_end`) spoils
+//! the answer to the POST and leaves the job alone; one that concerns the run (`slow`, `stall_mid_stream`,
+//! `error_frame`, `oom`, `container_dies`) shows in the job. A dead worker's job goes back to the queue.
+//!
+//! Not simulated: caps on concurrent requests, `/stream`, `/retry`, `/purge-queue`, more than one job at a time on a
+//! worker, and the rounding of a worker's whole life to the second, which no job tells.
+
+mod job;
+mod run;
+mod settings;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{ConnectInfo, Path, Query, State as Shared},
+    http::{HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::time::{self, Instant};
+
+pub use settings::{RunPodSettings, WorkerAge};
+
+use self::{
+    job::{Job, Jobs, Policy, Status},
+    run::Plan,
+};
+use crate::{
+    config::SimulatorConfig,
+    connection::Connection,
+    edge::{self, answer, broken_off},
+    fault::{FaultKind, Spoil},
+    frames::{self, GARBAGE_BODY},
+    replicate::limits::Limit,
+    service::Service,
+};
+
+const RUN_BODY_MAX: usize = 10 * 1024 * 1024;
+const SYNC_BODY_MAX: usize = 20 * 1024 * 1024;
+const WINDOW_MS: u64 = 10_000;
+const EXECUTION_RANGE: std::ops::RangeInclusive<u64> = 5_000..=604_800_000;
+const TTL_RANGE: std::ops::RangeInclusive<u64> = 10_000..=604_800_000;
+const TTL_DEFAULT: u64 = 86_400_000;
+const WAIT_RANGE: std::ops::RangeInclusive<u64> = 1_000..=300_000;
+const WAIT_DEFAULT: u64 = 90_000;
+
+/// What one simulator of RunPod knows.
+#[derive(Debug)]
+pub(crate) struct State {
+    jobs: Jobs,
+    limits: Option<Limits>,
+}
+
+#[derive(Debug)]
+struct Limits {
+    run: Limit,
+    status: Limit,
+    cancel: Limit,
+}
+
+impl State {
+    /// Expects a configuration that has been checked.
+    pub(crate) fn new(config: &SimulatorConfig) -> Self {
+        let settings = &config.runpod;
+        let limit = |most| Limit::new(most, settings.scaled(WINDOW_MS));
+        let limits = settings.limits.then(|| Limits {
+            run: limit(settings.run_limit),
+            status: limit(settings.status_limit),
+            cancel: limit(settings.cancel_limit),
+        });
+        Self { jobs: Jobs::default(), limits }
+    }
+}
+
+/// All routes.
+pub(crate) fn routes() -> Router<Arc<Service>> {
+    Router::new()
+        .route("/v2/{endpoint}/run", post(run))
+        .route("/v2/{endpoint}/runsync", post(run_sync))
+        .route("/v2/{endpoint}/status/{id}", get(status))
+        .route("/v2/{endpoint}/cancel/{id}", post(cancel))
+        .route("/v2/{endpoint}/requests", get(requests))
+        .route("/v2/{endpoint}/health", get(health))
+}
+
+/// `POST /run`: answers with an id.
+async fn run(
+    Shared(service): Shared<Arc<Service>>,
+    ConnectInfo(connection): ConnectInfo<Connection>,
+    Path(endpoint): Path<String>,
+    body: Bytes,
+) -> Response {
+    let (job, fault) = match take(&service, &endpoint, &connection, &body, false).await {
+        Ok(taken) => taken,
+        Err(response) => return *response,
+    };
+    spoilt(fault.as_ref(), &json!({ "id": job.id, "status": "IN_QUEUE" }), connection).await
+}
+
+/// `POST /runsync`: answers when the job is over, or the wait.
+async fn run_sync(
+    Shared(service): Shared<Arc<Service>>,
+    ConnectInfo(connection): ConnectInfo<Connection>,
+    Path(endpoint): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+    body: Bytes,
+) -> Response {
+    let wait = query.get("wait").map_or(Ok(WAIT_DEFAULT), |text| text.parse());
+    let Some(wait) = wait.ok().filter(|wait| WAIT_RANGE.contains(wait)) else {
+        return refused(&service, StatusCode::BAD_REQUEST, "wait must be 1000 to 300000");
+    };
+    let (job, fault) = match take(&service, &endpoint, &connection, &body, true).await {
+        Ok(taken) => taken,
+        Err(response) => return *response,
+    };
+    // Over or not, the answer is the job as it is.
+    let _ = time::timeout(service.config.runpod.scaled(wait), job.ended()).await;
+    spoilt(fault.as_ref(), &job.wire(&service), connection).await
+}
+
+/// Takes a job on, or gives the answer of a refusal. Boxed because a response is large.
+async fn take(
+    service: &Arc<Service>,
+    endpoint: &str,
+    connection: &Connection,
+    body: &Bytes,
+    sync: bool,
+) -> Result<(Arc<Job>, Option<FaultKind>), Box<Response>> {
+    let fault = service.strike();
+    if let Some(fault) = &fault
+        && let Some(response) = edge::struck(service, fault, connection).await
+    {
+        return Err(Box::new(response));
+    }
+    let refuse = |status, text: &str| Box::new(refused(service, status, text));
+    allowed(service, endpoint, |limits| &limits.run)?;
+    if body.len() > if sync { SYNC_BODY_MAX } else { RUN_BODY_MAX } {
+        return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"));
+    }
+    let bad = |text: &str| refuse(StatusCode::BAD_REQUEST, text);
+    let mut body: Value = serde_json::from_slice(body).map_err(|error| bad(&error.to_string()))?;
+    let Some(Value::Object(input)) = body.get_mut("input").map(Value::take) else {
+        return Err(bad("input must be an object"));
+    };
+    let limit = |key: &str, range: std::ops::RangeInclusive<u64>, default| match &body["policy"][key] {
+        Value::Null => Ok(default),
+        given => given
+            .as_u64()
+            .filter(|value| range.contains(value))
+            .ok_or_else(|| bad(&format!("policy.{key} is out of range"))),
+    };
+    let policy = Policy {
+        execution_timeout: limit(
+            "executionTimeout",
+            EXECUTION_RANGE,
+            service.config.runpod.execution_timeout_ms,
+        )?,
+        ttl: limit("ttl", TTL_RANGE, TTL_DEFAULT)?,
+    };
+    let webhook = match &body["webhook"] {
+        Value::Null => None,
+        given => {
+            let url =
+                given.as_str().and_then(|url| url.parse::<Uri>().ok()).filter(|url| url.host().is_some());
+            Some(url.ok_or_else(|| bad("webhook must be a URL"))?)
+        }
+    };
+    let job = Arc::new(Job::new(service, sync, input, webhook, policy));
+    service.runpod.jobs.add(Arc::clone(&job));
+    let plan = Plan {
+        slowdown: fault.as_ref().map_or(1.0, FaultKind::slowdown),
+        breakdown: fault.as_ref().and_then(FaultKind::breakdown),
+    };
+    service.tasks.spawn(run::carry(Arc::clone(service), Arc::clone(&job), plan));
+    Ok((job, fault))
+}
+
+/// The answer of a POST, unless a fault loses it.
+async fn spoilt(fault: Option<&FaultKind>, value: &Value, connection: Connection) -> Response {
+    let ok = StatusCode::OK;
+    match fault.and_then(FaultKind::spoil) {
+        None => answer(ok, value),
+        Some(Spoil::Cut) => edge::refuse(&connection).await,
+        Some(Spoil::BreakOff) => broken_off(ok, &frames::json(value), connection),
+        Some(Spoil::Garbage) => edge::json(ok, GARBAGE_BODY),
+        Some(Spoil::Empty) => edge::json(ok, Bytes::new()),
+    }
+}
+
+/// `GET /status/{id}`
+async fn status(
+    Shared(service): Shared<Arc<Service>>,
+    ConnectInfo(connection): ConnectInfo<Connection>,
+    Path((endpoint, id)): Path<(String, String)>,
+) -> Response {
+    if let Some(response) = struck(&service, &connection).await {
+        return response;
+    }
+    if let Err(response) = allowed(&service, &endpoint, |limits| &limits.status) {
+        return *response;
+    }
+    match service.runpod.jobs.get(&id) {
+        Some(job) => answer(StatusCode::OK, &job.wire(&service)),
+        None => error_text(&service, StatusCode::NOT_FOUND, "job not found"),
+    }
+}
+
+/// `POST /cancel/{id}`: one that is over stays as it is.
+async fn cancel(
+    Shared(service): Shared<Arc<Service>>,
+    ConnectInfo(connection): ConnectInfo<Connection>,
+    Path((endpoint, id)): Path<(String, String)>,
+) -> Response {
+    if let Some(response) = struck(&service, &connection).await {
+        return response;
+    }
+    if let Err(response) = allowed(&service, &endpoint, |limits| &limits.cancel) {
+        return *response;
+    }
+    let Some(job) = service.runpod.jobs.get(&id) else {
+        return error_text(&service, StatusCode::NOT_FOUND, "job not found");
+    };
+    job.cancel.cancel();
+    job.ended().await;
+    answer(StatusCode::OK, &json!({ "id": job.id, "status": job.wire(&service)["status"] }))
+}
+
+/// `GET /requests`
+async fn requests(
+    Shared(service): Shared<Arc<Service>>,
+    ConnectInfo(connection): ConnectInfo<Connection>,
+    Path(endpoint): Path<String>,
+) -> Response {
+    if let Some(response) = struck(&service, &connection).await {
+        return response;
+    }
+    if !service.config.runpod.list_requests || endpoint != service.config.runpod.endpoint_id {
+        return error_text(&service, StatusCode::NOT_FOUND, "not found");
+    }
+    let list = service.runpod.jobs.list().into_iter().map(|job| {
+        let mut wire = job.wire(&service);
+        wire["input"] = Value::Object(job.input.clone());
+        wire
+    });
+    answer(StatusCode::OK, &json!({ "requests": list.collect::<Vec<_>>() }))
+}
+
+/// `GET /health`
+async fn health(Shared(service): Shared<Arc<Service>>, Path(endpoint): Path<String>) -> Response {
+    let settings = &service.config.runpod;
+    if endpoint != settings.endpoint_id {
+        return error_text(&service, StatusCode::NOT_FOUND, "endpoint not found");
+    }
+    let (mut busy, mut idle) = (0, 0);
+    for containers in service.rooms().iter().filter_map(|room| room.containers()) {
+        let (more_busy, more_idle) = containers.counts();
+        (busy, idle) = (busy + more_busy, idle + more_idle);
+    }
+    let stats = service.board.total();
+    let running = usize::try_from(stats.running).unwrap_or(usize::MAX).min(busy);
+    let workers = if settings.short_health {
+        json!({ "idle": idle, "running": running })
+    } else {
+        json!({
+            "idle": idle,
+            "initializing": busy - running,
+            "ready": idle,
+            "running": running,
+            "throttled": u32::from(settings.throttled),
+            "unhealthy": u32::from(settings.unhealthy),
+        })
+    };
+    let jobs = service.runpod.jobs.list();
+    let count = |status: &[Status]| jobs.iter().filter(|job| status.contains(&job.state().status)).count();
+    let jobs = json!({
+        "completed": count(&[Status::Completed]),
+        "failed": count(&[Status::Failed, Status::TimedOut]),
+        "inProgress": count(&[Status::InProgress]),
+        "inQueue": count(&[Status::InQueue]),
+        "retried": jobs.iter().map(|job| job.state().retries).sum::<u32>(),
+    });
+    answer(StatusCode::OK, &json!({ "jobs": jobs, "workers": workers }))
+}
+
+async fn struck(service: &Arc<Service>, connection: &Connection) -> Option<Response> {
+    let fault = service.strike_at_the_edge()?;
+    edge::struck(service, &fault, connection).await
+}
+
+/// Whether the endpoint is ours and the limit of an operation leaves room.
+fn allowed(
+    service: &Service,
+    endpoint: &str,
+    limit: impl FnOnce(&Limits) -> &Limit,
+) -> Result<(), Box<Response>> {
+    if endpoint != service.config.runpod.endpoint_id {
+        return Err(Box::new(refused(service, StatusCode::NOT_FOUND, "endpoint not found")));
+    }
+    let Some(limits) = &service.runpod.limits else { return Ok(()) };
+    limit(limits).take(Instant::now()).map_err(|seconds| {
+        let mut response = refused(service, StatusCode::TOO_MANY_REQUESTS, "too many requests");
+        if service.config.runpod.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        Box::new(response)
+    })
+}
+
+fn refused(service: &Service, status: StatusCode, text: &str) -> Response {
+    service.board.refused();
+    error_text(service, status, text)
+}
+
+/// Nobody documents error bodies; clients have met all of these.
+fn error_text(service: &Service, status: StatusCode, text: &str) -> Response {
+    match service.next_number() % 4 {
+        0 => answer(status, &json!({ "error": text })),
+        1 => answer(status, &json!({ "message": text })),
+        2 => answer(status, &json!({ "detail": text })),
+        _ => (status, text.to_owned()).into_response(),
+    }
+}
+
+/// What the provider itself says with this status.
+pub(crate) fn error_answer(status: StatusCode) -> Response {
+    let text = status.canonical_reason().unwrap_or("error");
+    // An edge's page for what the edge itself answers.
+    if status.as_u16() > 500 {
+        return (status, format!("<html><head><title>{text}</title></head></html>")).into_response();
+    }
+    answer(status, &json!({ "error": text }))
+}
+
+/// How long an idle worker stays.
+pub(crate) fn idle_timeout(settings: &RunPodSettings) -> Duration {
+    Duration::from_millis(settings.idle_timeout_ms)
+}
