@@ -95,11 +95,21 @@ pub(crate) struct Embedded {
 }
 
 /// What all pools have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Workers {
     pub(crate) journal: JournalMode,
     pub(crate) standing_every: Duration,
     pub(crate) grace: Duration,
+    pub(crate) webhooks: Option<ReceiveWebhooks>,
+}
+
+/// `[workers.webhooks]`, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReceiveWebhooks {
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
+    /// How providers reach that.
+    pub(crate) public_url: String,
 }
 
 /// Why a configuration is refused.
@@ -178,8 +188,15 @@ impl Config {
         self.topology.catalog =
             Catalog::new(names).map_err(|error| refuse(Rule::new("beacon.models", error.to_string())))?;
         let raw = read_toml(pools, FILE)?;
-        let added = pools::check(raw.pools, &self.topology, &self.prices, &self.simulators, Path::new(""))
-            .map_err(refuse)?;
+        let added = pools::check(
+            raw.pools,
+            &self.topology,
+            &self.prices,
+            &self.simulators,
+            Path::new(""),
+            self.workers.webhooks.is_some(),
+        )
+        .map_err(refuse)?;
         self.pools.extend(added);
         Ok(())
     }
@@ -235,7 +252,7 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
     let trim = trim.check(topology.jobs_window)?;
     let workers = workers.check()?;
     check_simulators(&simulators)?;
-    let pools = pools::check(pools, &topology, &prices, &simulators, folder)?;
+    let pools = pools::check(pools, &topology, &prices, &simulators, folder, workers.webhooks.is_some())?;
     enough_pending(&topology, &pools)?;
     let policy = routing.check(&pools)?;
     Ok(Config {

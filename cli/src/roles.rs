@@ -1,7 +1,7 @@
 //! The roles that run in this process, and the order in which they end: dispatchers first, so that no more work is
 //! handed out, then pools, which finish what they have and book what stood.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use dispatcher::{Dispatcher, DispatcherConfig};
@@ -13,7 +13,10 @@ use transport::LinkConfig;
 use workers::{Pool, PoolConfig};
 
 use crate::{
-    config::{Config, pools::Place},
+    config::{
+        Config,
+        pools::{Place, Shared},
+    },
     environment,
     signals::Signals,
     simulated::Simulated,
@@ -92,6 +95,21 @@ impl Roles {
         Ok(())
     }
 
+    /// Listens for webhooks, where the configuration says so.
+    pub(crate) async fn webhooks(&mut self, config: &Config, shared: &Shared) -> anyhow::Result<()> {
+        let (Some(webhooks), Some(receive)) = (&shared.webhooks, &config.workers.webhooks) else {
+            return Ok(());
+        };
+        let shutdown = self.pools.shutdown.clone();
+        let (address, serving) = Arc::clone(webhooks)
+            .serve(receive.listen, shutdown)
+            .await
+            .with_context(|| format!("webhooks cannot listen on {}", receive.listen))?;
+        info!(%address, public_url = receive.public_url, "webhooks are received");
+        self.pools.spawn(Duration::ZERO, async move { serving.await.context("the webhook receiver failed") });
+        Ok(())
+    }
+
     /// Connects a dispatcher for all regions, which makes the streams, and then every pool.
     pub(crate) async fn everything(
         &mut self,
@@ -102,7 +120,10 @@ impl Roles {
         let worker = environment::process_name();
         let regions = config.topology.regions.clone();
         self.dispatcher(dispatcher_config(config, link.clone(), worker.clone(), regions)).await?;
-        let place = Place { link: link.clone(), worker, simulated: &|name| simulated.url(name) };
+        let shared = Shared::new(config);
+        self.webhooks(config, &shared).await?;
+        let place =
+            Place { link: link.clone(), worker, simulated: &|name| simulated.url(name), shared: &shared };
         for pool in &config.pools {
             self.pool(pool.build(config, &place)?).await?;
         }

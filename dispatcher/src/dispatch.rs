@@ -519,7 +519,7 @@ impl Dispatcher {
         info!(job = %flight.job.id, delivered, attempts = flight.journal.entries.len(), "delivered again, going on");
         let attempts = flight.journal.last_attempt().max(flight.attempts());
         flight.state = State::Waiting { attempts };
-        if flight.journal.running().is_none()
+        if flight.journal.unfinished().is_none()
             && flight.journal.counted() >= flight.job.max_attempts
             && let Some(failure) = flight.journal.last_failure().cloned()
         {

@@ -180,7 +180,7 @@ impl Held {
         config: &DispatcherConfig,
         now: Micros,
     ) -> Option<(PoolId, u16, Decision)> {
-        let (entry, _) = flight.journal.running()?;
+        let entry = flight.journal.unfinished()?;
         let pool = self.pools.iter().find(|p| p.id == entry.pool)?;
         let closed = pool.closed(config.policy.silent_after, &config.breaker, now).is_some();
         if closed || flight.avoid.contains(&pool.id) {

@@ -21,6 +21,8 @@ pub const JOB_V1: &str = "job.v1";
 pub const RESULT_V1: &str = "result.v1";
 /// Schema of a cost event.
 pub const COST_V1: &str = "cost.v1";
+/// A piece of live output.
+pub const LIVE_V1: &str = "live.v1";
 
 /// Whether a body that says `found` can be read by code that knows `expected`; no header means version 1.
 ///

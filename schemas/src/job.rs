@@ -127,6 +127,9 @@ pub struct JobBody {
     /// Free text for people and filters, repeated in results.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Whether output is also published piece by piece on the job's live subject, where the provider streams.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub live: bool,
     /// RFC 3339; only on the delayed subject may it lie in the future.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_at: Option<DateTime<Utc>>,
@@ -157,6 +160,8 @@ pub struct Job {
     pub mailbox: Mailbox,
     /// Repeated in results.
     pub labels: BTreeMap<String, String>,
+    /// Whether output is also published while it is being written.
+    pub live: bool,
     /// W3C trace context.
     pub traceparent: Option<String>,
 }
@@ -236,6 +241,7 @@ impl Job {
             routing,
             mailbox,
             labels,
+            live,
             run_at,
         } = body;
         let id = one_id(id.as_deref(), headers.message_id)?;
@@ -268,6 +274,7 @@ impl Job {
             routing,
             mailbox,
             labels,
+            live,
             traceparent: headers.traceparent.map(str::to_owned),
         })
     }
@@ -506,6 +513,7 @@ mod tests {
                             ..Routing::default()
                         },
                         mailbox,
+                        live: labels.len() == 1,
                         labels,
                         run_at: None,
                     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Micros, PoolId, UsdNanos, failure::Failure};
+use crate::{Micros, PoolId, UsdNanos, cost::CostLine, failure::Failure, money};
 
 /// Entries kept per job. Attempts that do not count (rate limits) are unbounded; the oldest of them go first.
 pub const ENTRIES_MAX: usize = 32;
@@ -25,11 +25,18 @@ pub struct Entry {
 #[serde(rename_all = "snake_case", tag = "is")]
 pub enum Trace {
     /// It was about to call the provider; nothing more is known.
-    Started,
+    Started {
+        /// What it is expected to cost: what is booked, as possibly wasted, when nobody can ever tell.
+        #[serde(default)]
+        expected: Vec<CostLine>,
+    },
     /// It runs at the provider under this id and can be polled again.
     Running {
         /// The provider's own id of the run.
         run: String,
+        /// As above.
+        #[serde(default)]
+        expected: Vec<CostLine>,
     },
     /// It ended badly.
     Failed {
@@ -38,6 +45,22 @@ pub enum Trace {
         /// What it cost all the same.
         cost_usd: UsdNanos,
     },
+}
+
+impl Entry {
+    /// What the attempt is expected to cost, as long as nobody knows how it ended.
+    pub fn expected(&self) -> Option<&[CostLine]> {
+        match &self.trace {
+            Trace::Started { expected } | Trace::Running { expected, .. } => Some(expected),
+            Trace::Failed { .. } => None,
+        }
+    }
+
+    /// The sum of what it is expected to cost; saturates.
+    pub fn expected_usd(&self) -> UsdNanos {
+        let lines = self.expected().unwrap_or_default();
+        money::total(lines.iter().map(|line| line.amount_usd)).unwrap_or(UsdNanos::new(u64::MAX))
+    }
 }
 
 /// All that is known of a job's earlier attempts, oldest first.
@@ -57,7 +80,7 @@ impl Journal {
     /// How many attempts count against the job's limit. An attempt nobody heard of again counts.
     pub fn counted(&self) -> u16 {
         let counts = |e: &&Entry| match &e.trace {
-            Trace::Started | Trace::Running { .. } => true,
+            Trace::Started { .. } | Trace::Running { .. } => true,
             Trace::Failed { failure, .. } => failure.class.remedy().counts,
         };
         u16::try_from(self.entries.iter().filter(counts).count()).unwrap_or(u16::MAX)
@@ -67,24 +90,26 @@ impl Journal {
     pub fn spent(&self) -> UsdNanos {
         let sum = self.entries.iter().fold(0u64, |sum, e| match &e.trace {
             Trace::Failed { cost_usd, .. } => sum.saturating_add(cost_usd.get()),
-            Trace::Started | Trace::Running { .. } => sum,
+            Trace::Started { .. } | Trace::Running { .. } => sum,
         });
         UsdNanos::new(sum)
     }
 
-    /// The run to poll again, if the newest entry left one.
-    pub fn running(&self) -> Option<(&Entry, &str)> {
-        match self.entries.last() {
-            Some(entry @ Entry { trace: Trace::Running { run }, .. }) => Some((entry, run)),
-            _ => None,
-        }
+    /// The newest entry, if nobody knows how that attempt ended: its run is to be polled again, or looked for.
+    pub fn unfinished(&self) -> Option<&Entry> {
+        self.entries.last().filter(|e| e.expected().is_some())
+    }
+
+    /// Attempts other than `attempt` of which nobody knows how they ended. Their runs may have been billed.
+    pub fn abandoned(&self, attempt: u16) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |e| e.attempt != attempt && e.expected().is_some())
     }
 
     /// The failure the job ended with, if its newest entry is one.
     pub fn last_failure(&self) -> Option<&Failure> {
         self.entries.iter().rev().find_map(|e| match &e.trace {
             Trace::Failed { failure, .. } => Some(failure),
-            Trace::Started | Trace::Running { .. } => None,
+            Trace::Started { .. } | Trace::Running { .. } => None,
         })
     }
 
@@ -118,11 +143,21 @@ mod tests {
     #[test]
     fn a_later_word_on_an_attempt_replaces_the_earlier() {
         let mut journal = Journal::default();
-        journal.record(entry(1, Trace::Running { run: "fc-1".into() }));
-        assert_eq!(journal.running().map(|(_, run)| run), Some("fc-1"));
+        journal.record(entry(1, Trace::Started { expected: Vec::new() }));
+        journal.record(entry(1, Trace::Running { run: "fc-1".into(), expected: Vec::new() }));
+        assert_eq!(journal.unfinished().map(|e| e.attempt), Some(1));
+        assert_eq!((journal.abandoned(1).count(), journal.abandoned(2).count()), (0, 1));
         journal.record(entry(1, failed(FailureClass::Timeout)));
         assert_eq!((journal.entries.len(), journal.counted(), journal.spent()), (1, 1, UsdNanos::new(5)));
-        assert!(journal.running().is_none());
+        assert!(journal.unfinished().is_none() && journal.abandoned(2).next().is_none());
+    }
+
+    #[test]
+    fn an_entry_of_an_older_version_reads_without_what_it_may_cost() {
+        let text = r#"{"attempt":1,"pool":{"region":"us-east","provider":"golem"},"started_us":1,
+            "trace":{"is":"running","run":"x"}}"#;
+        let entry: Entry = serde_json::from_str(text).unwrap();
+        assert_eq!((entry.expected(), entry.expected_usd()), (Some(&[][..]), UsdNanos::ZERO));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Nothing here awaits, logs, reads a clock or touches the network. Reading order: the small types
 //! ([`token`], [`ids`], [`money`], [`time`]), then what travels ([`job`], [`reply`], [`cost`], [`handover`],
-//! [`heartbeat`], [`dead`]), then what decides ([`failure`], [`state`]), then the map ([`subjects`],
+//! [`heartbeat`], [`live`], [`dead`]), then what decides ([`failure`], [`state`]), then the map ([`subjects`],
 //! [`catalog`], [`topology`], [`prices`]).
 
 pub mod catalog;
@@ -18,6 +18,7 @@ pub mod ids;
 pub mod job;
 pub mod journal;
 pub mod lease;
+pub mod live;
 pub mod money;
 pub mod prices;
 pub mod reply;

@@ -107,6 +107,7 @@ impl Provider for Scripted {
         &'a self,
         _call: &'a Call,
         _run: &'a str,
+        _age: Duration,
         _progress: &'a dyn Progress,
     ) -> BoxFuture<'a, Option<Ended>> {
         Box::pin(async { None })

@@ -9,10 +9,9 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, Message};
-use futures_util::future::BoxFuture;
 use schemas::{
     Micros, UsdNanos,
-    cost::Purpose,
+    cost::{CostLine, Purpose},
     failure::{Failure, FailureClass},
     handover::{Handover, Return},
     job::Job,
@@ -20,9 +19,9 @@ use schemas::{
     reply::{JobResult, Status, Timings},
     time::{Clock as _, micros},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 use transport::{PublishError, Publisher, SystemClock, acks::Acks, bucket::Bucket};
 
 use crate::{
@@ -31,7 +30,8 @@ use crate::{
     keeper::Keeper,
     metrics::{self, PoolMetrics},
     nats,
-    provider::{Call, Ended, Progress, Success},
+    notebook::Notebook,
+    provider::{Call, Ended, Progress as _, Success, Trail, UsedItem},
 };
 
 /// What every attempt of a pool needs.
@@ -65,6 +65,9 @@ pub enum Settled {
     Nothing,
 }
 
+/// How long looking for a run of an earlier worker may take.
+const FIND_MAX: Duration = Duration::from_secs(30);
+
 /// An accepted offer.
 pub struct Attempt {
     bench: Arc<Bench>,
@@ -73,24 +76,6 @@ pub struct Attempt {
     model: PoolModel,
     keeper: Arc<Keeper>,
     received: Micros,
-}
-
-/// Writes the provider's run id to the journal before the first poll.
-struct Notebook<'a> {
-    attempt: &'a Attempt,
-    job: &'a Job,
-    started: Micros,
-}
-
-impl Progress for Notebook<'_> {
-    fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let trace = Trace::Running { run: run.to_owned() };
-            self.attempt.write_journal(self.job, self.started, trace).await;
-        })
-    }
-
-    fn token(&self, _text: &str) {}
 }
 
 impl Attempt {
@@ -122,7 +107,7 @@ impl Attempt {
     ///
     /// A short job is mostly overhead, so this future is kept small: what is rarely awaited is boxed, and what can
     /// be done without waiting is done by plain functions.
-    pub async fn run(self: Box<Self>) -> Settled {
+    pub async fn run(mut self: Box<Self>) -> Settled {
         let now = SystemClock.now();
         let job = match nats::read_job(&self.handover, &self.message, now) {
             Ok(job) => Box::new(job),
@@ -132,8 +117,12 @@ impl Attempt {
                 return Settled::Nothing;
             }
         };
-        if self.bench.config.journal == JournalMode::Always {
-            Box::pin(self.write_journal(&job, now, Trace::Started)).await;
+        if self.handover.journal.abandoned(self.handover.attempt).next().is_some() {
+            Box::pin(self.book_abandoned(&job)).await;
+        }
+        if self.bench.config.journal == JournalMode::Always && self.left().is_none() {
+            let expected = self.expected(&job);
+            Box::pin(self.write_journal(&job, now, Trace::Started { expected })).await;
         }
         // Once more, right before it costs money: the dispatcher may have given it to another by now.
         let started = SystemClock.now();
@@ -142,7 +131,9 @@ impl Attempt {
             return Settled::Nothing;
         }
         let clock = Instant::now();
-        let ended = self.call_provider(&job, started, clock).await;
+        let Some(ended) = self.call_provider(&job, started, clock).await else {
+            return Settled::Nothing;
+        };
         let took = clock.elapsed();
         match &ended.outcome {
             Ok(success) => {
@@ -164,31 +155,130 @@ impl Attempt {
         }
     }
 
-    async fn call_provider(&self, job: &Job, started: Micros, clock: Instant) -> Box<Ended> {
+    /// Calls the provider. `None` when the call was dropped and its run goes on: the journal leads to it, so whoever
+    /// holds the job next goes on with it, and nothing is booked twice.
+    async fn call_provider(&self, job: &Job, started: Micros, clock: Instant) -> Option<Box<Ended>> {
         let call = Box::new(self.call(job));
-        let running = Box::pin(self.provider(job, &call, started));
-        let ended = tokio::select! {
+        let trail = self.bench.config.journal == JournalMode::Always || self.left().is_some();
+        let since = self.left().map_or(started, |entry| entry.started_us);
+        let notebook = Notebook::new(self, job, since, trail);
+        let running = Box::pin(self.provider(&call, &notebook));
+        let (class, why) = tokio::select! {
             biased;
-            ended = running => ended,
-            () = self.keeper.lost() => self.dropped(FailureClass::WorkerLost, "the lease was lost", clock.elapsed()),
+            ended = running => {
+                notebook.close();
+                return Some(Box::new(ended));
+            }
+            () = self.keeper.lost() => (FailureClass::WorkerLost, "the lease was lost"),
             () = self.bench.stop.cancelled() => {
-                self.dropped(FailureClass::Preempted, "the worker stopped before the job ended", clock.elapsed())
+                (FailureClass::Preempted, "the worker stopped before the job ended")
             }
         };
-        Box::new(ended)
+        if notebook.has_trail() {
+            info!(job = %job.id, why, "its run is left going at the provider; the next holder of the job goes on with it");
+            return None;
+        }
+        Some(Box::new(self.dropped(class, why, clock.elapsed())))
     }
 
-    async fn provider(&self, job: &Job, call: &Call, started: Micros) -> Ended {
-        let provider = &self.bench.config.provider;
-        let notebook = Notebook { attempt: self, job, started };
-        let here = |e: &&Entry| e.pool == self.bench.config.pool;
-        if let Some((_, run)) = self.handover.journal.running().filter(|(e, _)| here(e)) {
-            debug!(job = %job.id, run, "going on with a run of an earlier attempt");
-            if let Some(ended) = provider.reattach(call, run, &notebook).await {
-                return ended;
-            }
+    async fn provider(&self, call: &Call, notebook: &Notebook<'_>) -> Ended {
+        match self.left() {
+            Some(entry) => Box::pin(self.go_on(call, entry, notebook)).await,
+            None => self.bench.config.provider.run(call, notebook).await,
         }
-        provider.run(call, &notebook).await
+    }
+
+    /// What an earlier worker left of this very attempt.
+    fn left(&self) -> Option<&Entry> {
+        let here = |e: &&Entry| e.pool == self.bench.config.pool && e.attempt == self.handover.attempt;
+        self.handover.journal.unfinished().filter(here)
+    }
+
+    /// Goes on where an earlier worker was lost.
+    async fn go_on(&self, call: &Call, entry: &Entry, notebook: &Notebook<'_>) -> Ended {
+        let provider = &self.bench.config.provider;
+        let age = SystemClock.now().since(entry.started_us);
+        let run = match &entry.trace {
+            Trace::Running { run, .. } => run.clone(),
+            Trace::Started { .. } | Trace::Failed { .. } => {
+                match timeout(FIND_MAX, provider.find(call, age)).await.unwrap_or(Trail::Lost) {
+                    Trail::Run(run) => {
+                        info!(job = %call.job, run, "found the run that an earlier worker had started");
+                        notebook.started(&run).await;
+                        run
+                    }
+                    Trail::Clean => return provider.run(call, notebook).await,
+                    Trail::Lost => {
+                        return self.possibly_wasted(call, "nobody can tell what became of the call");
+                    }
+                }
+            }
+        };
+        debug!(job = %call.job, run, ?age, "going on with a run of an earlier attempt");
+        match provider.reattach(call, &run, age, notebook).await {
+            Some(ended) => ended,
+            None => self.possibly_wasted(call, "its run is unknown to the provider by now"),
+        }
+    }
+
+    /// The worker was lost, and so is what its call gave; that may have been billed.
+    fn possibly_wasted(&self, call: &Call, why: &str) -> Ended {
+        warn!(job = %call.job, attempt = call.attempt, why, "a call of a lost worker is booked as possibly wasted");
+        metrics::possibly_wasted();
+        let failure = Failure::new(FailureClass::WorkerLost, format!("the worker was lost: {why}"));
+        Ended { used: self.expected_use(), estimated: true, ..Ended::unbilled(failure) }
+    }
+
+    /// Books attempts of which nobody will hear again, as this one begins anew.
+    async fn book_abandoned(&mut self, job: &Job) {
+        let now = SystemClock.now();
+        let config = &self.bench.config;
+        let booker = Booker { pool: &config.pool, prices: &config.prices };
+        let mut journal = self.handover.journal.clone();
+        for entry in self.handover.journal.abandoned(self.handover.attempt) {
+            warn!(job = %job.id, attempt = entry.attempt, pool = %entry.pool, "an attempt nobody heard of again is booked as possibly wasted");
+            metrics::possibly_wasted();
+            let event = booker.abandoned(job, entry, now);
+            let cost_usd = event.amount_usd;
+            if !event.lines.is_empty() {
+                self.bench.metrics.booked(Purpose::WastedFailure, cost_usd);
+                if let Err(error) = self.store(nats::cost(job, &event)).await {
+                    error!(job = %job.id, %error, "cost event not stored");
+                    continue;
+                }
+            }
+            let failure = Failure::new(FailureClass::WorkerLost, "nobody heard of this attempt again");
+            journal.record(Entry { trace: Trace::Failed { failure, cost_usd }, ..entry.clone() });
+        }
+        self.handover.journal = journal;
+    }
+
+    /// What this attempt is expected to use.
+    fn expected_use(&self) -> Vec<UsedItem> {
+        let config = &self.bench.config;
+        booking::expect(&config.prices, &config.price_name, &self.model.sku, self.model.expected)
+    }
+
+    /// What this attempt is expected to cost, for the journal.
+    pub(crate) fn expected(&self, job: &Job) -> Vec<CostLine> {
+        let config = &self.bench.config;
+        booking::bill(&config.prices, &config.price_name, &self.expected_use()).map_or_else(
+            |error| {
+                error!(job = %job.id, %error, "what the attempt may cost is unknown");
+                Vec::new()
+            },
+            |(lines, _)| lines,
+        )
+    }
+
+    /// The connection for core messages.
+    pub(crate) fn client(&self) -> &Client {
+        &self.bench.client
+    }
+
+    /// Which attempt it is, from 1.
+    pub(crate) fn number(&self) -> u16 {
+        self.handover.attempt
     }
 
     fn call(&self, job: &Job) -> Call {
@@ -340,7 +430,7 @@ impl Attempt {
     }
 
     /// Writes what is known of this attempt; when it returns, that is stored, or was logged as not.
-    async fn write_journal(&self, job: &Job, started: Micros, trace: Trace) -> Journal {
+    pub(crate) async fn write_journal(&self, job: &Job, started: Micros, trace: Trace) -> Journal {
         let mut journal = self.handover.journal.clone();
         let pool = self.bench.config.pool.clone();
         journal.record(Entry { attempt: self.handover.attempt, pool, started_us: started, trace });

@@ -6,6 +6,7 @@ use schemas::{
     Micros, PoolId, ProviderId, UsdNanos,
     cost::{CostEvent, CostLine, Purpose},
     job::Job,
+    journal::Entry,
     money,
     prices::{PriceBook, PriceError, Unit, Used},
 };
@@ -43,6 +44,21 @@ pub fn reckon(prices: &PriceBook, provider: &ProviderId, sku: &str, took: Durati
         .collect()
 }
 
+/// What an attempt is expected to use that takes as long as usual; tokens as many as a usual answer has.
+pub fn expect(prices: &PriceBook, provider: &ProviderId, sku: &str, usual: Duration) -> Vec<UsedItem> {
+    let mut used = reckon(prices, provider, sku, usual);
+    let tokens =
+        |unit| matches!(unit, Unit::MillionTokens | Unit::MillionInputTokens | Unit::MillionOutputTokens);
+    if prices.of(provider, sku).any(|price| tokens(price.unit)) {
+        used.push(UsedItem { sku: sku.to_owned(), item: "tokens", used: usual_tokens() });
+    }
+    used
+}
+
+fn usual_tokens() -> Used {
+    Used::Tokens { input: 256, output: u64::from(schemas::job::MAX_TOKENS_DEFAULT) / 2 }
+}
+
 /// What one job is expected to cost; tokens as many as a usual answer has.
 pub fn expected_cost(prices: &PriceBook, provider: &ProviderId, sku: &str, p50: Duration) -> UsdNanos {
     let each = |used| {
@@ -50,11 +66,7 @@ pub fn expected_cost(prices: &PriceBook, provider: &ProviderId, sku: &str, p50: 
             money::total(lines.iter().map(|l| l.amount_usd)).unwrap_or(UsdNanos::new(u64::MAX))
         })
     };
-    let parts = [
-        each(Used::Time(p50)),
-        each(Used::Inferences(1)),
-        each(Used::Tokens { input: 256, output: u64::from(schemas::job::MAX_TOKENS_DEFAULT) / 2 }),
-    ];
+    let parts = [each(Used::Time(p50)), each(Used::Inferences(1)), each(usual_tokens())];
     money::total(parts).unwrap_or(UsdNanos::new(u64::MAX))
 }
 
@@ -92,6 +104,19 @@ impl Booker<'_> {
             price_book: self.prices.version.clone(),
             at_us: now,
         }
+    }
+
+    /// The cost event of an attempt that nobody heard of again, as its own journal entry expected it.
+    pub fn abandoned(&self, job: &Job, entry: &Entry, now: Micros) -> CostEvent {
+        let amount = (entry.expected().unwrap_or_default().to_vec(), entry.expected_usd());
+        Booker { pool: &entry.pool, prices: self.prices }.event(
+            job,
+            entry.attempt,
+            Purpose::WastedFailure,
+            amount,
+            true,
+            now,
+        )
     }
 
     /// The cost event of capacity that no job used.

@@ -62,6 +62,21 @@ impl Drop for Running {
     }
 }
 
+/// A provider sent a webhook.
+pub fn webhook(provider: &'static str, outcome: &'static str) {
+    counter!("workers_webhooks_total", "provider" => provider, "outcome" => outcome).increment(1);
+}
+
+/// A call of a lost worker was booked though nobody knows whether it was billed.
+pub fn possibly_wasted() {
+    counter!("workers_calls_possibly_wasted_total").increment(1);
+}
+
+/// A result was fetched with less than a minute left before its provider removes it.
+pub fn result_nearly_lost(provider: &'static str) {
+    counter!("workers_results_nearly_lost_total", "provider" => provider).increment(1);
+}
+
 /// An offer was refused.
 pub fn refused(because: RefusedBecause) {
     let because = match because {

@@ -8,6 +8,7 @@ use schemas::{
     handover::{Handover, Return},
     headers,
     job::{Job, JobError, JobHeaders},
+    live::LivePiece,
     reply::JobResult,
     subjects,
 };
@@ -64,6 +65,15 @@ pub fn cost(job: &Job, event: &CostEvent) -> Outgoing {
     let id = job.id.cost_message(event.attempt);
     let headers = stamped(id, headers::COST_V1, job.codec, job.traceparent.as_deref());
     (subjects::cost(&job.subject.tenant, &job.mailbox), headers, body.into())
+}
+
+/// A piece of live output; not stored.
+pub fn live(job: &Job, piece: &LivePiece) -> (HeaderMap, Bytes) {
+    let body = job.codec.encode(piece).expect("a piece has only string keys and no failing parts");
+    let mut map = HeaderMap::new();
+    map.insert(headers::CONTENT_TYPE, job.codec.content_type());
+    map.insert(headers::SCHEMA, headers::LIVE_V1);
+    (map, body.into())
 }
 
 /// A pool's standing cost, in the mailbox `standing` of the default tenant; `id` names the span it covers.

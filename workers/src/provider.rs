@@ -92,12 +92,28 @@ impl Ended {
 
 /// What an adapter reports while a call goes on.
 pub trait Progress: Send + Sync {
+    /// The provider is about to be asked for a run that goes on without us. Awaited before the request is sent: when
+    /// it returns, the journal says so, and whoever comes after a crash knows that something may be running.
+    fn submitting(&self) -> BoxFuture<'_, ()>;
+
     /// The provider gave the run an id by which it can be found again. Awaited before the first poll: when it
     /// returns, the id is in the journal.
     fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()>;
 
     /// A piece of output came.
     fn token(&self, text: &str);
+}
+
+/// What is left of a call whose worker was lost between asking for a run and writing down its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trail {
+    /// The run was found; it goes on, or has ended, under this id.
+    Run(String),
+    /// The call can simply be made: nothing was started, or the provider knows the call by our own id and will not
+    /// start it twice.
+    Clean,
+    /// Nobody can tell. Something may have run and been billed.
+    Lost,
 }
 
 /// Whether the provider could take work now.
@@ -114,13 +130,20 @@ pub trait Provider: Send + Sync + 'static {
     /// Runs a job to its end. Never longer than `call.timeout`.
     fn run<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> BoxFuture<'a, Ended>;
 
-    /// Goes on with a run that an earlier attempt started. `None` when this provider has no such thing.
+    /// Goes on with a run that was started `age` ago. `None` when the provider knows it no more, or has no such thing.
     fn reattach<'a>(
         &'a self,
         call: &'a Call,
         run: &'a str,
+        age: Duration,
         progress: &'a dyn Progress,
     ) -> BoxFuture<'a, Option<Ended>>;
+
+    /// Looks for the run of this very call (same job, same attempt), which somebody was about to make `age` ago.
+    fn find<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail> {
+        let _ = (call, age);
+        Box::pin(async { Trail::Lost })
+    }
 
     /// Asks the provider to stop a run. Best effort; `Ok` also where closing the connection is all there is.
     fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>>;

@@ -2,7 +2,7 @@
 
 use crate::{
     args::Worker,
-    config::pools::{Place, Pool},
+    config::pools::{Place, Pool, Shared},
     environment,
     exit::Usage,
     metrics, output,
@@ -31,10 +31,12 @@ pub(crate) async fn run(args: Worker, session: Session) -> anyhow::Result<()> {
     let link = session.link()?;
     let worker = id.unwrap_or_else(environment::process_name);
     // All of them before the first connects: a missing secret is found at once.
-    let place = Place { link: link.clone(), worker: worker.clone(), simulated: &|_| None };
+    let shared = Shared::new(config);
+    let place = Place { link: link.clone(), worker: worker.clone(), simulated: &|_| None, shared: &shared };
     let ready = chosen.iter().map(|pool| pool.build(config, &place)).collect::<Result<Vec<_>, _>>()?;
     metrics::serve(config.metrics)?;
     let mut roles = Roles::default();
+    roles.webhooks(config, &shared).await?;
     for pool in ready {
         roles.pool(pool).await?;
     }

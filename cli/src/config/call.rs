@@ -10,13 +10,20 @@ use serde::Deserialize;
 use simulators::SimulatorConfig;
 use workers::{
     adapters::{
-        Billing, Dialect, Modal, ModalConfig, ModalMode, Noop, OpenAi, OpenAiConfig, Secret as Hidden,
+        Billing, Dialect, Modal, ModalConfig, ModalMode, Noop, OpenAi, OpenAiConfig, Replicate,
+        ReplicateConfig, RunPod, RunPodConfig, RunPodMode, Secret as Hidden,
         http::{BaseUrl, BuildError},
+        replicate::{InputKeys, Target},
     },
     provider::Provider,
+    webhooks::SigningKey,
 };
 
-use super::{Rule, at_least, pools::Secret, span::Span};
+use super::{
+    Rule, at_least,
+    pools::{Place, Secret},
+    span::Span,
+};
 use crate::environment;
 
 /// Shorter limits would refuse a healthy server.
@@ -30,6 +37,10 @@ pub(super) enum Kind {
     OpenAi,
     /// Beacon's app on Modal.
     Modal,
+    /// A queue-based endpoint on RunPod.
+    RunPod,
+    /// Replicate's predictions.
+    Replicate,
     /// Nobody: every job succeeds at once. For measurements.
     Noop,
 }
@@ -47,7 +58,17 @@ pub(super) struct RawCall {
     pub(super) connect_timeout: Option<Span>,
     pub(super) first_byte_timeout: Option<Span>,
     pub(super) idle_timeout: Option<Span>,
-    pub(super) mode: Option<ModalMode>,
+    pub(super) mode: Option<Mode>,
+    pub(super) wait: Option<Span>,
+    pub(super) queue_timeout: Option<Span>,
+    pub(super) trust_requests: Option<bool>,
+    pub(super) target: Option<Target>,
+    pub(super) input: Option<InputKeys>,
+    pub(super) poll_min: Option<Span>,
+    pub(super) poll_max: Option<Span>,
+    pub(super) webhook: Option<bool>,
+    pub(super) webhook_secret_env: Option<String>,
+    pub(super) webhook_secret_file: Option<PathBuf>,
     pub(super) api_key_env: Option<String>,
     pub(super) api_key_file: Option<PathBuf>,
     pub(super) modal_key_env: Option<String>,
@@ -71,9 +92,33 @@ pub(super) enum Call {
         mode: ModalMode,
         key: Option<(Secret, Secret)>,
     },
+    RunPod {
+        at: At,
+        settings: Box<RunPodConfig>,
+        key: Option<Secret>,
+        webhook: bool,
+    },
+    Replicate {
+        at: At,
+        settings: Box<ReplicateConfig>,
+        key: Option<Secret>,
+        /// What the account signs its webhooks with.
+        webhook: Option<Secret>,
+    },
     Noop {
         delay: Duration,
     },
+}
+
+/// How calls are made, in the words of every kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Mode {
+    OpenAi,
+    Wait,
+    Spawn,
+    Run,
+    RunSync,
 }
 
 /// Where the provider is.
@@ -90,8 +135,13 @@ impl RawCall {
         pool: &str,
         simulators: &[SimulatorConfig],
         folder: &Path,
+        receives: bool,
     ) -> Result<Call, Rule> {
         self.only_its_own_keys(pool)?;
+        if self.webhook == Some(true) && !receives {
+            let rule = "needs [workers.webhooks] with listen and public_url";
+            return Err(Rule::new(format!("{pool}.webhook"), rule));
+        }
         let place = || place(pool, self.base_url.as_deref(), self.simulator.as_deref(), simulators);
         let secret = |name, variable: &Option<String>, file: &Option<PathBuf>| {
             Secret::named(pool, name, variable.clone(), file.clone(), folder)
@@ -114,7 +164,36 @@ impl RawCall {
                         return Err(Rule::new(format!("{pool}.modal_key_env"), rule));
                     }
                 };
-                Ok(Call::Modal { at: place()?, mode: self.mode.unwrap_or_default(), key })
+                Ok(Call::Modal { at: place()?, mode: self.modal_mode(pool)?, key })
+            }
+            Kind::RunPod => Ok(Call::RunPod {
+                at: place()?,
+                settings: Box::new(self.runpod(pool)?),
+                key: secret("api_key", &self.api_key_env, &self.api_key_file)?,
+                webhook: self.webhook.unwrap_or(false),
+            }),
+            Kind::Replicate => {
+                let signing = secret("webhook_secret", &self.webhook_secret_env, &self.webhook_secret_file)?;
+                let webhook = match (self.webhook.unwrap_or(false), signing) {
+                    (true, None) => {
+                        let rule =
+                            "needs webhook_secret_env or webhook_secret_file: without it nobody is believed";
+                        return Err(Rule::new(format!("{pool}.webhook"), rule));
+                    }
+                    (false, Some(_)) => {
+                        return Err(Rule::new(
+                            format!("{pool}.webhook"),
+                            "must be true where it has a secret",
+                        ));
+                    }
+                    (_, signing) => signing,
+                };
+                Ok(Call::Replicate {
+                    at: place()?,
+                    settings: Box::new(self.replicate(pool)?),
+                    key: secret("api_key", &self.api_key_env, &self.api_key_file)?,
+                    webhook,
+                })
             }
         }
     }
@@ -144,23 +223,116 @@ impl RawCall {
         })
     }
 
+    fn modal_mode(&self, pool: &str) -> Result<ModalMode, Rule> {
+        match self.mode {
+            None | Some(Mode::OpenAi) => Ok(ModalMode::OpenAi),
+            Some(Mode::Wait) => Ok(ModalMode::Wait),
+            Some(Mode::Spawn) => Ok(ModalMode::Spawn),
+            Some(Mode::Run | Mode::RunSync) => {
+                Err(Rule::new(format!("{pool}.mode"), "must be openai, wait or spawn for kind modal"))
+            }
+        }
+    }
+
+    /// The pauses between polls: given, or the adapter's.
+    fn polls(&self, pool: &str, plan: (Duration, Duration)) -> Result<(Duration, Duration), Rule> {
+        let least = |field: &str, given: Option<Span>, plan| match given {
+            Some(span) => at_least(&format!("{pool}.{field}"), span, LIMIT_MIN, ""),
+            None => Ok(plan),
+        };
+        let min = least("poll_min", self.poll_min, plan.0)?;
+        let max = least("poll_max", self.poll_max, plan.1.max(min))?;
+        if max < min {
+            return Err(Rule::new(format!("{pool}.poll_max"), "must not be shorter than poll_min"));
+        }
+        Ok((min, max))
+    }
+
+    /// What the RunPod adapter is told besides address and key.
+    fn runpod(&self, pool: &str) -> Result<RunPodConfig, Rule> {
+        let plan = RunPodConfig::new("");
+        let mode = match self.mode {
+            None | Some(Mode::Run) => RunPodMode::Run,
+            Some(Mode::RunSync) => RunPodMode::RunSync,
+            Some(Mode::OpenAi | Mode::Wait | Mode::Spawn) => {
+                return Err(Rule::new(format!("{pool}.mode"), "must be run or runsync for kind runpod"));
+            }
+        };
+        let wait = self.wait.map_or(plan.wait, Span::get);
+        if !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&wait) {
+            return Err(Rule::new(format!("{pool}.wait"), "must be 1s to 300s"));
+        }
+        let (poll_min, poll_max) = self.polls(pool, (plan.poll_min, plan.poll_max))?;
+        Ok(RunPodConfig {
+            mode,
+            wait,
+            poll_min,
+            poll_max,
+            queue_timeout: self.queue_timeout.map_or(plan.queue_timeout, Span::get),
+            trust_requests: self.trust_requests.unwrap_or(plan.trust_requests),
+            ..plan
+        })
+    }
+
+    /// What the Replicate adapter is told besides address and key.
+    fn replicate(&self, pool: &str) -> Result<ReplicateConfig, Rule> {
+        let plan = ReplicateConfig::new("");
+        let key = |field: &str| format!("{pool}.{field}");
+        let billing = match self.billing {
+            Some(billing @ (Billing::PerSecond | Billing::PerToken)) => billing,
+            Some(Billing::PerInference) | None => {
+                return Err(Rule::new(key("billing"), "must be given: per_second or per_token"));
+            }
+        };
+        let wait = self.wait.map_or(plan.wait, Span::get);
+        if wait > Duration::from_secs(60) {
+            return Err(Rule::new(key("wait"), "must be at most 60s; 0s never holds a call"));
+        }
+        let input = self.input.clone().unwrap_or_default();
+        if input.prompt.is_empty() {
+            return Err(Rule::new(key("input.prompt"), "must not be empty"));
+        }
+        let (poll_min, poll_max) = self.polls(pool, (plan.poll_min, plan.poll_max))?;
+        Ok(ReplicateConfig {
+            target: self.target.unwrap_or_default(),
+            input,
+            billing,
+            wait,
+            poll_min,
+            poll_max,
+            ..plan
+        })
+    }
+
     /// A key of another kind would be ignored, and somebody meant something by it.
     fn only_its_own_keys(&self, pool: &str) -> Result<(), Rule> {
         use Kind as K;
-        let remote: &[Kind] = &[K::OpenAi, K::Modal];
-        let given: [(&str, bool, &[Kind]); 17] = [
+        let remote: &[Kind] = &[K::OpenAi, K::Modal, K::RunPod, K::Replicate];
+        let keyed: &[Kind] = &[K::OpenAi, K::RunPod, K::Replicate];
+        let polled: &[Kind] = &[K::RunPod, K::Replicate];
+        let given: [(&str, bool, &[Kind]); 27] = [
             ("base_url", self.base_url.is_some(), remote),
             ("simulator", self.simulator.is_some(), remote),
             ("dialect", self.dialect.is_some(), &[K::OpenAi]),
-            ("billing", self.billing.is_some(), &[K::OpenAi]),
+            ("billing", self.billing.is_some(), &[K::OpenAi, K::Replicate]),
             ("stream", self.stream.is_some(), &[K::OpenAi]),
             ("health_path", self.health_path.is_some(), &[K::OpenAi]),
             ("connect_timeout", self.connect_timeout.is_some(), &[K::OpenAi]),
             ("first_byte_timeout", self.first_byte_timeout.is_some(), &[K::OpenAi]),
             ("idle_timeout", self.idle_timeout.is_some(), &[K::OpenAi]),
-            ("api_key_env", self.api_key_env.is_some(), &[K::OpenAi]),
-            ("api_key_file", self.api_key_file.is_some(), &[K::OpenAi]),
-            ("mode", self.mode.is_some(), &[K::Modal]),
+            ("api_key_env", self.api_key_env.is_some(), keyed),
+            ("api_key_file", self.api_key_file.is_some(), keyed),
+            ("mode", self.mode.is_some(), &[K::Modal, K::RunPod]),
+            ("wait", self.wait.is_some(), polled),
+            ("poll_min", self.poll_min.is_some(), polled),
+            ("poll_max", self.poll_max.is_some(), polled),
+            ("webhook", self.webhook.is_some(), polled),
+            ("queue_timeout", self.queue_timeout.is_some(), &[K::RunPod]),
+            ("trust_requests", self.trust_requests.is_some(), &[K::RunPod]),
+            ("target", self.target.is_some(), &[K::Replicate]),
+            ("input", self.input.is_some(), &[K::Replicate]),
+            ("webhook_secret_env", self.webhook_secret_env.is_some(), &[K::Replicate]),
+            ("webhook_secret_file", self.webhook_secret_file.is_some(), &[K::Replicate]),
             ("modal_key_env", self.modal_key_env.is_some(), &[K::Modal]),
             ("modal_key_file", self.modal_key_file.is_some(), &[K::Modal]),
             ("modal_secret_env", self.modal_secret_env.is_some(), &[K::Modal]),
@@ -207,31 +379,31 @@ impl Call {
     /// The simulator it names, if it names one.
     pub(super) fn simulator(&self) -> Option<&str> {
         match self {
-            Self::OpenAi { at: At::Simulator(name), .. } | Self::Modal { at: At::Simulator(name), .. } => {
-                Some(name)
-            }
-            Self::OpenAi { at: At::Url(_), .. } | Self::Modal { at: At::Url(_), .. } | Self::Noop { .. } => {
-                None
-            }
+            Self::OpenAi { at, .. }
+            | Self::Modal { at, .. }
+            | Self::RunPod { at, .. }
+            | Self::Replicate { at, .. } => match at {
+                At::Simulator(name) => Some(name),
+                At::Url(_) => None,
+            },
+            Self::Noop { .. } => None,
         }
     }
 
     /// Whether every secret is there.
     pub(super) fn check_secrets(&self) -> Result<(), Rule> {
         let secrets = match self {
-            Self::OpenAi { key, .. } => vec![key.as_ref()],
+            Self::OpenAi { key, .. } | Self::RunPod { key, .. } => vec![key.as_ref()],
+            Self::Replicate { key, webhook, .. } => vec![key.as_ref(), webhook.as_ref()],
             Self::Modal { key, .. } => vec![key.as_ref().map(|k| &k.0), key.as_ref().map(|k| &k.1)],
             Self::Noop { .. } => Vec::new(),
         };
         secrets.into_iter().flatten().try_for_each(|secret| secret.read(environment::variable).map(drop))
     }
 
-    /// The adapter, with its secrets read. `simulated` gives the address of a simulator in this process.
-    pub(super) fn provider(
-        &self,
-        pool: &str,
-        simulated: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Arc<dyn Provider>, Rule> {
+    /// The adapter, with its secrets read.
+    pub(super) fn provider(&self, pool: &str, place: &Place<'_>) -> Result<Arc<dyn Provider>, Rule> {
+        let simulated = place.simulated;
         let read = |secret: &Secret| secret.read(environment::variable).map(Hidden::new);
         let refuse = |error: BuildError| Rule::new(pool, error.to_string());
         match self {
@@ -250,6 +422,38 @@ impl Call {
                     config.secret = Some(read(secret)?);
                 }
                 Ok(Arc::new(Modal::new(config).map_err(refuse)?))
+            }
+            Self::RunPod { at, settings, key, webhook } => {
+                let mut base_url = at.resolve(pool, simulated)?;
+                if let At::Simulator(_) = at {
+                    // Its default endpoint.
+                    base_url.push_str("/v2/ep-sim");
+                }
+                let config = RunPodConfig {
+                    base_url,
+                    api_key: key.as_ref().map(read).transpose()?,
+                    callback: place.shared.webhooks.as_ref().filter(|_| *webhook).map(|hooks| hooks.runpod()),
+                    ..settings.as_ref().clone()
+                };
+                Ok(Arc::new(RunPod::new(config).map_err(refuse)?))
+            }
+            Self::Replicate { at, settings, key, webhook } => {
+                let api_key = key.as_ref().map(|key| key.read(environment::variable)).transpose()?;
+                let callback = match (webhook, &place.shared.webhooks) {
+                    (Some(secret), Some(hooks)) => {
+                        let refuse = |error| Rule::new(format!("{pool}.webhook_secret"), format!("{error}"));
+                        Some(hooks.replicate(SigningKey::new(&read(secret)?).map_err(refuse)?))
+                    }
+                    _ => None,
+                };
+                let config = ReplicateConfig {
+                    base_url: at.resolve(pool, simulated)?,
+                    limits: place.shared.account(api_key.as_deref().unwrap_or_default()),
+                    api_key: api_key.map(Hidden::new),
+                    callback,
+                    ..settings.as_ref().clone()
+                };
+                Ok(Arc::new(Replicate::new(config).map_err(refuse)?))
             }
             Self::Noop { delay } => Ok(Arc::new(Noop::new(*delay))),
         }

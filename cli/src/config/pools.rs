@@ -1,9 +1,10 @@
 //! `[[pools]]`: whom a worker calls, for which models, with how many slots, and where its secrets are.
 
 use std::{
+    collections::HashMap,
     fmt, fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -13,12 +14,16 @@ use simulators::SimulatorConfig;
 use transport::LinkConfig;
 use workers::{
     PoolConfig, PoolModel,
-    adapters::{Billing, Dialect, ModalMode},
+    adapters::{
+        Billing, Dialect,
+        replicate::{AccountLimits, InputKeys, Target},
+    },
+    webhooks::Webhooks,
 };
 
 use super::{
     Config, ConfigError, Rule, at_least,
-    call::{Call, Kind, RawCall},
+    call::{Call, Kind, Mode, RawCall},
     positive,
     span::Span,
 };
@@ -49,7 +54,17 @@ pub(super) struct RawPool {
     connect_timeout: Option<Span>,
     first_byte_timeout: Option<Span>,
     idle_timeout: Option<Span>,
-    mode: Option<ModalMode>,
+    mode: Option<Mode>,
+    wait: Option<Span>,
+    queue_timeout: Option<Span>,
+    trust_requests: Option<bool>,
+    target: Option<Target>,
+    input: Option<InputKeys>,
+    poll_min: Option<Span>,
+    poll_max: Option<Span>,
+    webhook: Option<bool>,
+    webhook_secret_env: Option<String>,
+    webhook_secret_file: Option<PathBuf>,
     api_key_env: Option<String>,
     api_key_file: Option<PathBuf>,
     modal_key_env: Option<String>,
@@ -95,6 +110,34 @@ pub(crate) struct Place<'a> {
     pub(crate) worker: WorkerId,
     /// The address of a simulator that runs in this process, by its name.
     pub(crate) simulated: &'a dyn Fn(&str) -> Option<String>,
+    /// What the pools of the process share.
+    pub(crate) shared: &'a Shared,
+}
+
+/// What pools of one process have in common.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Where providers may send hints.
+    pub(crate) webhooks: Option<Arc<Webhooks>>,
+    /// The limits of each Replicate account, by its key.
+    accounts: Mutex<HashMap<String, Arc<AccountLimits>>>,
+}
+
+impl Shared {
+    /// What a configuration needs.
+    pub(crate) fn new(config: &Config) -> Self {
+        let webhooks = config.workers.webhooks.as_ref();
+        Self {
+            webhooks: webhooks.map(|hooks| Arc::new(Webhooks::new(&hooks.public_url))),
+            accounts: Mutex::default(),
+        }
+    }
+
+    /// The limits that all pools with this key share.
+    pub(super) fn account(&self, key: &str) -> Arc<AccountLimits> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(accounts.entry(key.to_owned()).or_default())
+    }
 }
 
 impl fmt::Debug for Place<'_> {
@@ -106,7 +149,7 @@ impl fmt::Debug for Place<'_> {
 impl Pool {
     /// Reads the secrets and gives what a worker needs.
     pub(crate) fn build(&self, config: &Config, place: &Place<'_>) -> Result<PoolConfig, ConfigError> {
-        let provider = self.call.provider(&self.key, place.simulated).map_err(|rule| config.refuse(rule))?;
+        let provider = self.call.provider(&self.key, place).map_err(|rule| config.refuse(rule))?;
         Ok(PoolConfig {
             link: place.link.clone(),
             pool: self.id.clone(),
@@ -143,11 +186,12 @@ pub(super) fn check(
     prices: &PriceBook,
     simulators: &[SimulatorConfig],
     folder: &Path,
+    receives: bool,
 ) -> Result<Vec<Pool>, Rule> {
     let mut pools: Vec<Pool> = Vec::with_capacity(raw.len());
     for (index, raw) in raw.into_iter().enumerate() {
         let key = format!("pools[{index}]");
-        let pool = check_one(raw, key, topology, prices, simulators, folder)?;
+        let pool = check_one(raw, key, topology, prices, simulators, folder, receives)?;
         if let Some(other) = pools.iter().find(|other| other.id == pool.id) {
             return Err(Rule::new(
                 format!("{}.provider", pool.key),
@@ -169,6 +213,7 @@ fn check_one(
     prices: &PriceBook,
     simulators: &[SimulatorConfig],
     folder: &Path,
+    receives: bool,
 ) -> Result<Pool, Rule> {
     // Every field by name, so that a new one cannot be overlooked.
     let RawPool {
@@ -190,6 +235,16 @@ fn check_one(
         first_byte_timeout,
         idle_timeout,
         mode,
+        wait,
+        queue_timeout,
+        trust_requests,
+        target,
+        input,
+        poll_min,
+        poll_max,
+        webhook,
+        webhook_secret_env,
+        webhook_secret_file,
         api_key_env,
         api_key_file,
         modal_key_env,
@@ -226,6 +281,16 @@ fn check_one(
         first_byte_timeout,
         idle_timeout,
         mode,
+        wait,
+        queue_timeout,
+        trust_requests,
+        target,
+        input,
+        poll_min,
+        poll_max,
+        webhook,
+        webhook_secret_env,
+        webhook_secret_file,
         api_key_env,
         api_key_file,
         modal_key_env,
@@ -234,7 +299,7 @@ fn check_one(
         modal_secret_file,
         delay,
     };
-    let call = call.check(&key, simulators, folder)?;
+    let call = call.check(&key, simulators, folder, receives)?;
     let id = PoolId { region, provider };
     Ok(Pool { id, slots, key, models, call, call_timeout, price_name, health_every })
 }

@@ -11,10 +11,10 @@ use schemas::{ProviderId, Region, catalog::Catalog};
 use serde::Deserialize;
 use simulators::SimulatorConfig;
 use transport::LinkConfig;
-use workers::config::JournalMode;
+use workers::{adapters::http::BaseUrl, config::JournalMode};
 
 use super::{
-    ACCEPT_WITHIN_MIN, Embedded, Nats, Rule, Workers, at_least, longer,
+    ACCEPT_WITHIN_MIN, Embedded, Nats, ReceiveWebhooks, Rule, Workers, at_least, longer,
     pools::{Pool, RawPool},
     positive,
     span::Span,
@@ -312,18 +312,40 @@ pub(super) struct RawWorkers {
     journal: JournalMode,
     standing_every: Span,
     grace: Span,
+    webhooks: Option<RawWebhooks>,
+}
+
+/// `[workers.webhooks]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWebhooks {
+    listen: SocketAddr,
+    public_url: String,
 }
 
 impl Default for RawWorkers {
     fn default() -> Self {
-        Self { journal: JournalMode::default(), standing_every: Span::secs(60), grace: Span::secs(30) }
+        Self {
+            journal: JournalMode::default(),
+            standing_every: Span::secs(60),
+            grace: Span::secs(30),
+            webhooks: None,
+        }
     }
 }
 
 impl RawWorkers {
     pub(super) fn check(self) -> Result<Workers, Rule> {
-        let Self { journal, standing_every, grace } = self;
+        let Self { journal, standing_every, grace, webhooks } = self;
+        let webhooks = webhooks.map(|RawWebhooks { listen, public_url }| match BaseUrl::parse(&public_url) {
+            Ok(_) => Ok(ReceiveWebhooks { listen, public_url }),
+            Err(error) => Err(Rule::new(
+                "workers.webhooks.public_url",
+                error.to_string().trim_start_matches("base_url "),
+            )),
+        });
         Ok(Workers {
+            webhooks: webhooks.transpose()?,
             journal,
             standing_every: at_least("workers.standing_every", standing_every, Span::millis(100), "")?,
             grace: grace.get(),

@@ -81,10 +81,22 @@ impl BaseUrl {
         url
     }
 
+    /// The URL of something by its name, as one segment: a name with a slash in it names no other route.
+    pub(super) fn join_segment(&self, path: &str, name: &str) -> Url {
+        let mut url = self.join(path);
+        url.path_segments_mut().expect("a base URL is http or https").push(name);
+        url
+    }
+
     /// Resolves a `Location`; `None` when it does not read or leads to another host.
     pub(super) fn resolve(&self, location: &str) -> Option<Url> {
         let url = self.0.join(location).ok()?;
         (url.origin() == self.0.origin()).then_some(url)
+    }
+
+    /// Reads a whole URL; `None` when it leads to another host.
+    pub(super) fn resolve_url(&self, url: &str) -> Option<Url> {
+        Url::parse(url).ok().filter(|url| url.origin() == self.0.origin())
     }
 
     /// A client for this place. Plain HTTP needs no root certificates, so none are loaded for it.

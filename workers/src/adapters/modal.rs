@@ -24,15 +24,19 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
-use self::{app::Billing as AppBilling, runs::Runs};
+use self::app::Billing as AppBilling;
 use super::{
     exchange::{Answered, Reached},
     http::{self, BaseUrl, BuildError},
     openai::{self, Billing, Dialect, OpenAi, OpenAiConfig},
-    refusal,
+    runs::{Runs, Typical},
     secret::Secret,
+    throttle::{Limit, Throttle},
 };
-use crate::provider::{Call, Ended, Health, Progress, Provider, UsedItem};
+use crate::provider::{Call, Ended, Health, Progress, Provider, Trail, UsedItem};
+
+/// Modal's edge takes 200 requests a second of an account; what is left over is for other clients of it.
+const LIMIT: Limit = Limit { count: 150, per: Duration::from_secs(1), concurrent: 1_000 };
 
 /// How calls are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +101,8 @@ pub struct Modal {
     base: BaseUrl,
     headers: HeaderMap,
     streamed: OpenAi,
+    throttle: Throttle,
+    typical: Typical,
     config: ModalConfig,
 }
 
@@ -126,20 +132,15 @@ impl Modal {
             extra_headers,
             ..OpenAiConfig::new(&config.base_url)
         })?;
-        Ok(Self { client, base, headers, streamed, config })
-    }
-
-    fn runs<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> Runs<'a> {
-        Runs::new(self, call, progress)
-    }
-
-    /// A failure that repeats neither the keys nor what the job said.
-    fn clean(&self, failure: Failure, call: &Call) -> Failure {
-        let mut failure = refusal::without_input(failure, &call.input);
-        for secret in self.config.key.iter().chain(&self.config.secret) {
-            failure.message = secret.scrub(&failure.message);
-        }
-        failure
+        Ok(Self {
+            client,
+            base,
+            headers,
+            streamed,
+            throttle: Throttle::new(LIMIT),
+            typical: Typical::default(),
+            config,
+        })
     }
 }
 
@@ -175,8 +176,7 @@ impl Provider for Modal {
         Box::pin(async move {
             match self.config.mode {
                 ModalMode::OpenAi => ended(call, self.streamed.answer(call, progress).await),
-                ModalMode::Wait => self.runs(call, progress).wait().await,
-                ModalMode::Spawn => self.runs(call, progress).spawn().await,
+                ModalMode::Wait | ModalMode::Spawn => Runs::new(self, call, progress).run().await,
             }
         })
     }
@@ -185,14 +185,21 @@ impl Provider for Modal {
         &'a self,
         call: &'a Call,
         run: &'a str,
+        age: Duration,
         progress: &'a dyn Progress,
     ) -> BoxFuture<'a, Option<Ended>> {
         Box::pin(async move {
             match self.config.mode {
                 ModalMode::OpenAi => None,
-                ModalMode::Wait | ModalMode::Spawn => self.runs(call, progress).reattach(run).await,
+                ModalMode::Wait | ModalMode::Spawn => {
+                    Runs::new(self, call, progress).reattach(run, age).await
+                }
             }
         })
+    }
+
+    fn find<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail> {
+        super::runs::Remote::find(self, call, age)
     }
 
     fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {

@@ -52,7 +52,13 @@ impl Provider for Noop {
         })
     }
 
-    fn reattach<'a>(&'a self, _: &'a Call, _: &'a str, _: &'a dyn Progress) -> BoxFuture<'a, Option<Ended>> {
+    fn reattach<'a>(
+        &'a self,
+        _: &'a Call,
+        _: &'a str,
+        _: Duration,
+        _: &'a dyn Progress,
+    ) -> BoxFuture<'a, Option<Ended>> {
         Box::pin(async { None })
     }
 

@@ -233,7 +233,13 @@ impl Provider for OpenAi {
         Box::pin(async move { self.ended(call, self.answer(call, progress).await) })
     }
 
-    fn reattach<'a>(&'a self, _: &'a Call, _: &'a str, _: &'a dyn Progress) -> BoxFuture<'a, Option<Ended>> {
+    fn reattach<'a>(
+        &'a self,
+        _: &'a Call,
+        _: &'a str,
+        _: Duration,
+        _: &'a dyn Progress,
+    ) -> BoxFuture<'a, Option<Ended>> {
         Box::pin(async { None })
     }
 

@@ -16,6 +16,11 @@ impl Secret {
         Self(text.as_ref().trim().to_owned())
     }
 
+    /// The text itself, for what is neither a header nor shown.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
     /// A header value of `prefix` and the text; `header` only names it in the refusal.
     pub(super) fn header(&self, header: &str, prefix: &str) -> Result<HeaderValue, BuildError> {
         let mut value = HeaderValue::from_str(&format!("{prefix}{}", self.0))

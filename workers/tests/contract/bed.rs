@@ -19,7 +19,10 @@ use simulators::{BillKind, Fault, FaultKind, Kind, SimulatedModel, Simulator, Si
 use tokio::time;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use workers::{
-    adapters::{Billing, Modal, ModalConfig, ModalMode, OpenAi, OpenAiConfig, Secret},
+    adapters::{
+        Billing, Modal, ModalConfig, ModalMode, OpenAi, OpenAiConfig, Replicate, ReplicateConfig, RunPod,
+        RunPodConfig, RunPodMode, Secret, hints::Callback,
+    },
     provider::{Call, Ended, Progress, Provider, Success, UsedItem},
 };
 
@@ -29,6 +32,8 @@ pub(crate) enum Adapter {
     OpenAi,
     Golem,
     Modal(ModalMode),
+    RunPod(RunPodMode),
+    Replicate,
 }
 
 /// Longer than any test takes; a test that waits for it has failed.
@@ -36,6 +41,9 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// How long a condition may take to come true.
 const SOON: Duration = Duration::from_secs(20);
+
+/// Between two questions about a run, the shortest and the longest pause.
+const POLLS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 
 /// One simulator and one adapter.
 pub(crate) struct Bed {
@@ -55,6 +63,12 @@ pub(crate) struct Wish {
     pub(crate) stream: bool,
     pub(crate) first_byte_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    /// How long Replicate holds a submission.
+    pub(crate) wait: Duration,
+    pub(crate) billing: Billing,
+    pub(crate) callback: Option<Callback>,
+    pub(crate) runpod: simulators::RunPodSettings,
+    pub(crate) replicate: simulators::ReplicateSettings,
 }
 
 impl Default for Wish {
@@ -74,6 +88,11 @@ impl Default for Wish {
             stream: true,
             first_byte_timeout: long,
             idle_timeout: long,
+            wait: Duration::from_secs(10),
+            billing: Billing::PerSecond,
+            callback: None,
+            runpod: simulators::RunPodSettings::default(),
+            replicate: simulators::ReplicateSettings::default(),
         }
     }
 }
@@ -88,8 +107,13 @@ impl Adapter {
             Self::OpenAi => Kind::OpenAi,
             Self::Golem => Kind::Golem,
             Self::Modal(_) => Kind::Modal,
+            Self::RunPod(_) => Kind::RunPod,
+            Self::Replicate => Kind::Replicate,
         };
-        let mut config = SimulatorConfig::new("contract", kind, vec![wish.model.clone()]);
+        let model = SimulatedModel { name: self.model().to_owned(), ..wish.model.clone() };
+        let mut config = SimulatorConfig::new("contract", kind, vec![model]);
+        config.runpod = wish.runpod.clone();
+        config.replicate = wish.replicate.clone();
         config.api_key = Some("key-1:secret-1".to_owned());
         config.modal.hold_limit_ms = wish.hold_limit_ms;
         config.modal.scaledown_window_ms = 200;
@@ -121,21 +145,68 @@ impl Adapter {
                 config.poll_max = Duration::from_millis(20);
                 Arc::new(Modal::new(config).unwrap())
             }
+            Self::RunPod(mode) => {
+                let mut config = RunPodConfig::new(format!("{url}/v2/ep-sim"));
+                config.api_key =
+                    Some(Secret::new(if wish.right_key { "key-1:secret-1" } else { "wrong-key" }));
+                config.mode = mode;
+                config.callback.clone_from(&wish.callback);
+                (config.poll_min, config.poll_max) = POLLS;
+                config.queue_timeout = Duration::from_millis(100);
+                Arc::new(RunPod::new(config).unwrap())
+            }
+            Self::Replicate => {
+                let mut config = ReplicateConfig::new(format!("{url}/v1"));
+                config.api_key =
+                    Some(Secret::new(if wish.right_key { "key-1:secret-1" } else { "wrong-key" }));
+                config.wait = wish.wait;
+                config.billing = wish.billing;
+                config.callback.clone_from(&wish.callback);
+                (config.poll_min, config.poll_max) = POLLS;
+                Arc::new(Replicate::new(config).unwrap())
+            }
         }
+    }
+
+    /// The model's name on its wire.
+    pub(crate) fn model(self) -> &'static str {
+        match self {
+            Self::OpenAi | Self::Golem | Self::Modal(_) | Self::RunPod(_) => "m",
+            Self::Replicate => "acme/m",
+        }
+    }
+
+    /// How many run ids a call has that ends before it must be polled.
+    pub(crate) fn names_its_runs(self) -> bool {
+        match self {
+            Self::Modal(ModalMode::Spawn) | Self::RunPod(RunPodMode::Run) => true,
+            // Streamed, or held until the end, which tells the id too late to matter.
+            Self::OpenAi
+            | Self::Golem
+            | Self::Modal(ModalMode::OpenAi | ModalMode::Wait)
+            | Self::RunPod(RunPodMode::RunSync)
+            | Self::Replicate => false,
+        }
+    }
+
+    /// Whether it says when the first token came.
+    pub(crate) fn times_the_first_token(self) -> bool {
+        self.is_streamed() || self == Self::Replicate
     }
 
     /// Whether the answer comes on the connection that carried the question.
     pub(crate) fn is_streamed(self) -> bool {
         match self {
             Self::OpenAi | Self::Golem | Self::Modal(ModalMode::OpenAi) => true,
-            Self::Modal(ModalMode::Wait | ModalMode::Spawn) => false,
+            Self::Modal(ModalMode::Wait | ModalMode::Spawn) | Self::RunPod(_) | Self::Replicate => false,
         }
     }
 }
 
 impl Bed {
     pub(crate) fn call(&self) -> Call {
-        call(self.jobs.fetch_add(1, Ordering::Relaxed))
+        let model = self.adapter.model().to_owned();
+        Call { model, ..call(self.jobs.fetch_add(1, Ordering::Relaxed)) }
     }
 
     pub(crate) fn fault(&self, kind: FaultKind) {
@@ -168,10 +239,15 @@ impl Bed {
         eventually(what, || condition(self.simulator.stats())).await;
     }
 
-    /// What the simulator charged so far, idle time left out.
+    /// What the simulator charged so far for what runs tell of themselves.
     pub(crate) fn charged(&self) -> UsdNanos {
         let lines = self.simulator.bill().lines;
-        let runs = lines.iter().filter(|line| line.kind != BillKind::Idle);
+        let told = |kind| match self.adapter {
+            // Starting a worker is on no job.
+            Adapter::RunPod(_) => kind == BillKind::Run,
+            _ => kind != BillKind::Idle,
+        };
+        let runs = lines.iter().filter(|line| told(line.kind));
         UsdNanos::new(runs.map(|line| line.amount_nanos).sum())
     }
 
@@ -181,6 +257,8 @@ impl Bed {
             Adapter::OpenAi => "host",
             Adapter::Golem => "golem",
             Adapter::Modal(_) => "modal",
+            Adapter::RunPod(_) => "runpod",
+            Adapter::Replicate => "replicate",
         };
         let (book, provider) = (prices(), provider.parse().unwrap());
         let lines = used.iter().flat_map(|u| book.bill(&provider, &u.sku, u.item, u.used).unwrap());
@@ -198,6 +276,8 @@ fn prices() -> PriceBook {
         price("host", "second", "0.000164"),
         price("modal", "second", "0.000164"),
         price("golem", "inference", "0.0001"),
+        price("runpod", "second", "0.000164"),
+        price("replicate", "second", "0.000164"),
     ];
     PriceBook::from_toml(&(head.to_owned() + &prices.concat())).unwrap()
 }
@@ -244,6 +324,7 @@ struct Told {
     text: String,
     pieces: usize,
     runs: Vec<String>,
+    submitting: usize,
 }
 
 impl Recorder {
@@ -255,12 +336,21 @@ impl Recorder {
         self.0.lock().unwrap().pieces
     }
 
+    /// How often it said that something may begin to run.
+    pub(crate) fn submissions(&self) -> usize {
+        self.0.lock().unwrap().submitting
+    }
+
     pub(crate) fn runs(&self) -> Vec<String> {
         self.0.lock().unwrap().runs.clone()
     }
 }
 
 impl Progress for Recorder {
+    fn submitting(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.0.lock().unwrap().submitting += 1 })
+    }
+
     fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async move { self.0.lock().unwrap().runs.push(run.to_owned()) })
     }

@@ -1,5 +1,7 @@
 //! Beacon's app on Modal, started and polled.
 
+use std::time::Duration;
+
 use schemas::failure::FailureClass as C;
 use simulators::{Fault, FaultKind};
 use workers::adapters::ModalMode;
@@ -51,11 +53,11 @@ async fn another_worker_goes_on_with_a_run_whose_first_one_is_gone() {
         () = eventually("the run is known", || !recorder.runs().is_empty()) => {}
     }
     let run = recorder.runs().remove(0);
-    let ended = bed.provider.reattach(&call, &run, &recorder).await.unwrap();
+    let ended = bed.provider.reattach(&call, &run, Duration::ZERO, &recorder).await.unwrap();
     success(&ended);
     assert_eq!(bed.simulator.stats().started, 1, "it was not started again");
     assert_eq!(bed.cost(&ended.used), bed.charged());
-    assert_eq!(bed.provider.reattach(&call, "fc-unknown", &recorder).await, None);
+    assert_eq!(bed.provider.reattach(&call, "fc-unknown", Duration::ZERO, &recorder).await, None);
 }
 
 #[tokio::test]
@@ -73,7 +75,7 @@ async fn a_dropped_call_runs_on_until_it_is_cancelled() {
     assert_eq!(bed.provider.cancel(&run).await, Ok(()), "once more changes nothing");
     assert_eq!(bed.provider.cancel("fc-unknown").await, Ok(()), "what is unknown does not run");
     // Its bill can still be read, and is exact.
-    let ended = bed.provider.reattach(&call, &run, &recorder).await.unwrap();
+    let ended = bed.provider.reattach(&call, &run, Duration::ZERO, &recorder).await.unwrap();
     assert_eq!(failure(&ended).class, C::ProviderDown);
     assert!(!ended.estimated);
     assert_eq!(bed.cost(&ended.used), bed.charged());

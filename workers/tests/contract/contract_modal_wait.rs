@@ -1,5 +1,7 @@
 //! Beacon's app on Modal, one held request for each job.
 
+use std::time::Duration;
+
 use schemas::failure::FailureClass as C;
 use simulators::FaultKind;
 use workers::adapters::{Modal, ModalConfig, ModalMode};
@@ -43,11 +45,11 @@ async fn another_worker_goes_on_with_a_run_whose_first_one_is_gone() {
         () = eventually("the run is known", || !recorder.runs().is_empty()) => {}
     }
     let run = recorder.runs().remove(0);
-    let ended = bed.provider.reattach(&call, &run, &recorder).await.unwrap();
+    let ended = bed.provider.reattach(&call, &run, Duration::ZERO, &recorder).await.unwrap();
     success(&ended);
     assert_eq!(bed.simulator.stats().started, 1, "it was not started again");
     assert_eq!(bed.cost(&ended.used), bed.charged());
-    assert_eq!(bed.provider.reattach(&call, "fc-unknown", &recorder).await, None);
+    assert_eq!(bed.provider.reattach(&call, "fc-unknown", Duration::ZERO, &recorder).await, None);
 }
 
 #[tokio::test]

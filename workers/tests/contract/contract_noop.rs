@@ -18,7 +18,7 @@ async fn it_answers_at_once_and_counts_one_inference() {
     assert_eq!((ended.used[0].sku.as_str(), ended.used[0].used), ("T4", Used::Inferences(1)));
     assert_eq!(noop.health().await, Health::Up);
     assert_eq!(noop.cancel("x").await, Ok(()));
-    assert_eq!(noop.reattach(&call(0), "x", &recorder).await, None);
+    assert_eq!(noop.reattach(&call(0), "x", Duration::ZERO, &recorder).await, None);
     assert_eq!(noop.standing().await, None);
 }
 

@@ -16,3 +16,6 @@ mod contract_modal_wait;
 mod contract_noop;
 mod contract_openai;
 mod contract_openai_dialects;
+mod contract_replicate;
+mod contract_runpod_run;
+mod contract_runpod_runsync;

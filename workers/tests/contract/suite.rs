@@ -6,11 +6,11 @@ use schemas::{
     failure::FailureClass as C,
     job::{Input, Message},
 };
-use simulators::FaultKind;
+use simulators::{Fault, FaultKind};
 use tokio::task::JoinSet;
-use workers::{adapters::ModalMode, provider::Health};
+use workers::provider::{Call, Health};
 
-use crate::bed::{Adapter, Recorder, Wish, failure, success};
+use crate::bed::{Adapter, Bed, Recorder, Wish, eventually, failure, success};
 
 /// Makes a test of each named function of this file.
 macro_rules! promises {
@@ -62,8 +62,9 @@ pub(crate) async fn success_gives_text_and_tokens(adapter: Adapter) {
     assert_eq!(success.usage.prompt_tokens, bed.simulator.stats().prompt_tokens);
     assert!(!success.usage.estimated);
     assert_eq!(recorder.pieces() > 1, adapter.is_streamed());
-    assert_eq!(!ended.first_token.is_zero(), adapter.is_streamed());
-    assert_eq!(recorder.runs().len(), usize::from(adapter == Adapter::Modal(ModalMode::Spawn)));
+    assert_eq!(!ended.first_token.is_zero(), adapter.times_the_first_token());
+    assert_eq!(recorder.runs().len(), usize::from(adapter.names_its_runs()));
+    assert_eq!(recorder.submissions(), usize::from(!adapter.is_streamed()));
 }
 
 pub(crate) async fn a_raw_prompt_is_answered(adapter: Adapter) {
@@ -89,6 +90,10 @@ pub(crate) async fn a_cold_start_is_waited_for(adapter: Adapter) {
     let told = ended.used.iter().any(|u| u.item == "cold_start");
     match adapter {
         Adapter::Modal(_) => assert!(told && ended.cold_start >= Duration::from_millis(150), "{ended:?}"),
+        // On no job's bill, but told.
+        Adapter::RunPod(_) | Adapter::Replicate => {
+            assert!(!told && ended.cold_start >= Duration::from_millis(150), "{ended:?}");
+        }
         Adapter::OpenAi | Adapter::Golem => assert!(!told && ended.cold_start.is_zero(), "{ended:?}"),
     }
 }
@@ -107,8 +112,8 @@ pub(crate) async fn a_full_queue_is_waited_for(adapter: Adapter) {
 }
 
 pub(crate) async fn a_rate_limit_keeps_its_wait(adapter: Adapter) {
-    let bed = adapter.bed().await;
     for (retry_after_s, us) in [(Some(2), Some(2_000_000)), (None, None)] {
+        let bed = adapter.bed().await;
         bed.fault(FaultKind::Status { code: 429, body: None, retry_after_s });
         let ended = bed.fails(C::RateLimited).await;
         assert_eq!(failure(&ended).retry_after_us, us);
@@ -214,7 +219,7 @@ pub(crate) async fn what_was_used_is_what_the_simulator_charged(adapter: Adapter
     let (booked, charged) = (bed.cost(&used), bed.charged());
     assert!(charged.get() > 0);
     match adapter {
-        Adapter::Golem | Adapter::Modal(_) => {
+        Adapter::Golem | Adapter::Modal(_) | Adapter::RunPod(_) | Adapter::Replicate => {
             assert_eq!(booked, charged);
             assert!(!estimated);
         }
@@ -303,5 +308,124 @@ pub(crate) async fn dropping_the_call_stops_the_run(adapter: Adapter) {
     }
     bed.until("the server noticed", |stats| stats.running == 0 && stats.aborted == 1).await;
     assert_eq!(bed.provider.cancel("any").await, Ok(()));
-    assert_eq!(bed.provider.reattach(&call, "any", &recorder).await, None);
+    assert_eq!(bed.provider.reattach(&call, "any", Duration::ZERO, &recorder).await, None);
+}
+
+/// A call whose run has an id, dropped when the provider runs it. Gives the id.
+async fn left_running(bed: &Bed, call: &Call, recorder: &Recorder) -> String {
+    tokio::select! {
+        ended = bed.provider.run(call, recorder) => panic!("it takes longer than that: {ended:?}"),
+        () = eventually("the run is known", || !recorder.runs().is_empty()) => {}
+    }
+    recorder.runs().remove(0)
+}
+
+/// A run that nobody holds a connection for, and that takes so long.
+async fn polled(adapter: Adapter, service_ms: u64, cold_start_ms: u64) -> Bed {
+    let mut wish = Wish { wait: Duration::ZERO, ..Wish::default() };
+    wish.model.service_ms_p50 = service_ms;
+    wish.model.cold_start_ms = cold_start_ms;
+    adapter.bed_with(wish).await
+}
+
+/// A run that has an id is stopped by it, and costs what it used until then.
+pub(crate) async fn a_run_is_stopped_when_it_takes_too_long(adapter: Adapter) {
+    for (service_ms, cold_start_ms) in [(60_000, 0), (20, 60_000)] {
+        let bed = polled(adapter, service_ms, cold_start_ms).await;
+        let mut call = bed.call();
+        call.timeout = Duration::from_secs(1);
+        let ended = bed.run_call(&call).await;
+        assert_eq!(failure(&ended).class, C::Timeout);
+        bed.until("the run is stopped", |stats| stats.running + stats.queued == 0).await;
+        assert!(!ended.estimated, "{ended:?}");
+        assert_eq!(bed.cost(&ended.used), bed.charged());
+        assert_eq!(ended.used.is_empty(), cold_start_ms > 0);
+    }
+}
+
+/// A run goes on when its worker is gone, and the next one takes its result: one run, one bill.
+pub(crate) async fn another_worker_goes_on_with_a_run(adapter: Adapter) {
+    let (bed, recorder) = (polled(adapter, 300, 0).await, Recorder::default());
+    let call = bed.call();
+    let run = left_running(&bed, &call, &recorder).await;
+    assert_eq!(recorder.submissions(), 1, "the journal knows of it before the provider does");
+    let ended = bed.provider.reattach(&call, &run, Duration::ZERO, &recorder).await.unwrap();
+    success(&ended);
+    assert_eq!(bed.simulator.stats().started, 1, "it was not started again");
+    assert_eq!(bed.cost(&ended.used), bed.charged());
+    let unknown = bed.provider.reattach(&call, "unknown", Duration::from_secs(60), &recorder).await;
+    assert_eq!(unknown, None);
+}
+
+/// A cancel reaches a run wherever it is, may be repeated, and leaves a bill that can be read.
+pub(crate) async fn a_run_is_cancelled_before_and_after_its_start(adapter: Adapter) {
+    for (service_ms, cold_start_ms) in [(60_000, 0), (20, 60_000)] {
+        let (bed, recorder) = (polled(adapter, service_ms, cold_start_ms).await, Recorder::default());
+        let call = bed.call();
+        let run = left_running(&bed, &call, &recorder).await;
+        bed.until("it is where it should be", |stats| {
+            if cold_start_ms > 0 { stats.queued == 1 } else { stats.running == 1 }
+        })
+        .await;
+        assert_eq!(bed.provider.cancel(&run).await, Ok(()));
+        bed.until("it is stopped", |stats| stats.running + stats.queued == 0).await;
+        assert_eq!(bed.provider.cancel(&run).await, Ok(()), "once more changes nothing");
+        assert_eq!(bed.provider.cancel("unknown").await, Ok(()), "what is unknown does not run");
+        let ended = bed.provider.reattach(&call, &run, Duration::ZERO, &recorder).await.unwrap();
+        assert!(ended.outcome.is_err() && !ended.estimated, "{ended:?}");
+        assert_eq!(bed.cost(&ended.used), bed.charged());
+    }
+}
+
+/// The run goes on while its front door has trouble.
+pub(crate) async fn questions_that_fail_now_and_then_lose_nothing(adapter: Adapter) {
+    let (bed, recorder) = (polled(adapter, 200, 0).await, Recorder::default());
+    let call = bed.call();
+    let (ended, ()) = tokio::join!(bed.provider.run(&call, &recorder), async {
+        eventually("the run is known", || !recorder.runs().is_empty()).await;
+        let kind = FaultKind::Status { code: 502, body: None, retry_after_s: None };
+        bed.simulator.set_fault(Some(Fault::times(kind, 3)));
+    });
+    success(&ended);
+    assert_eq!(bed.simulator.stats().started, 1);
+    assert_eq!(bed.cost(&ended.used), bed.charged());
+}
+
+/// Nobody can be asked any more: somewhere else is better, and what it cost is a guess that says so.
+pub(crate) async fn questions_that_only_fail_end_with_an_estimate(adapter: Adapter) {
+    let (bed, recorder) = (polled(adapter, 60_000, 0).await, Recorder::default());
+    let call = bed.call();
+    let (ended, ()) = tokio::join!(bed.provider.run(&call, &recorder), async {
+        bed.until("it runs", |stats| stats.running == 1).await;
+        bed.fault(FaultKind::Status { code: 500, body: None, retry_after_s: None });
+    });
+    assert_eq!(failure(&ended).class, C::ProviderDown);
+    assert!(ended.estimated && !ended.used.is_empty(), "{ended:?}");
+}
+
+/// After "leave me alone for two seconds" the next call does not even ask.
+pub(crate) async fn a_key_that_is_closed_is_left_alone(adapter: Adapter) {
+    let bed = adapter.bed().await;
+    bed.fault_once(FaultKind::Status { code: 429, body: None, retry_after_s: Some(3_000) });
+    bed.fails(C::RateLimited).await;
+    let ended = bed.fails(C::RateLimited).await;
+    assert!(failure(&ended).retry_after_us.is_some_and(|us| us > 2_000_000_000), "{ended:?}");
+    assert_eq!(bed.simulator.stats().refused, 1, "the second was never sent");
+}
+
+/// What was asked for is found, not asked for again.
+pub(crate) async fn a_submission_whose_answer_was_lost_is_found_in_the_list(adapter: Adapter) {
+    for kind in [
+        FaultKind::ResetMidStream { after_tokens: 0 },
+        FaultKind::TruncatedBody,
+        FaultKind::GarbageJson,
+        FaultKind::SilentEnd { after_tokens: 0 },
+    ] {
+        let bed = adapter.bed().await;
+        bed.fault_once(kind.clone());
+        let ended = bed.run().await;
+        success(&ended);
+        assert_eq!(bed.simulator.stats().started, 1, "{kind:?}");
+        assert_eq!(bed.cost(&ended.used), bed.charged(), "{kind:?}");
+    }
 }

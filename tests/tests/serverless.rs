@@ -1,0 +1,289 @@
+//! Promise: a run at a serverless provider is paid once and followed to its end, whichever worker is lost when; and
+//! what nobody can tell is booked as possibly wasted, never forgotten.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, future::BoxFuture};
+use schemas::{UsdNanos, cost::Purpose, failure::Failure, live::LivePiece, prices::PriceBook, reply::Status};
+use simulators::{Kind, SimulatedModel, Simulator, SimulatorConfig};
+use tests::{
+    audit::Audit,
+    nats_server::NatsServer,
+    process::root,
+    roles::{self, Role},
+    scripted::{Script, Scripted},
+    wait,
+};
+use tokio_util::sync::CancellationToken;
+use workers::{
+    PoolConfig,
+    adapters::{Modal, ModalConfig, ModalMode, OpenAi, OpenAiConfig, Replicate, ReplicateConfig},
+    provider::{Call, Ended, Health, Progress, Provider, Trail, UsedItem},
+};
+
+const ACK_WAIT: Duration = Duration::from_secs(3);
+
+/// The model's name at Replicate.
+const SERVED_AS: &str = "acme/llama";
+
+async fn replicate(service_ms: u64, shutdown: &CancellationToken) -> Simulator {
+    let mut model = SimulatedModel::new(SERVED_AS);
+    (model.slots, model.service_ms_p50, model.service_sigma) = (64, service_ms, 0.2);
+    (model.sku, model.price_per_second_nanos) = ("gpu-t4".into(), 225_000);
+    simulators::start(SimulatorConfig::new("replicate", Kind::Replicate, vec![model]), shutdown.clone())
+        .await
+        .unwrap()
+}
+
+fn adapter(simulator: &Simulator) -> Arc<dyn Provider> {
+    let mut config = ReplicateConfig::new(simulator.url());
+    config.wait = Duration::ZERO;
+    config.poll_min = Duration::from_millis(20);
+    Arc::new(Replicate::new(config).unwrap())
+}
+
+fn pool(urls: &[String], pool: &str, worker: &str, sku: &str, provider: Arc<dyn Provider>) -> PoolConfig {
+    let mut config = roles::pool_config(urls, pool, worker, 32, ACK_WAIT, provider);
+    let text = std::fs::read_to_string(root().join("prices.toml")).unwrap();
+    config.prices = Arc::new(PriceBook::from_toml(&text).unwrap());
+    config.models[0].sku = sku.into();
+    config.models[0].served_as = if pool.starts_with("replicate") { SERVED_AS } else { roles::MODEL }.into();
+    config
+}
+
+async fn dispatcher(urls: &[String]) -> Role {
+    let mut config = roles::dispatcher_config(urls, "d1", roles::settings(ACK_WAIT));
+    config.offers.accept_within = Duration::from_millis(500);
+    config.offers.margin = Duration::from_millis(200);
+    config.policy.silent_after = Duration::from_secs(2);
+    Role::dispatcher(config).await
+}
+
+/// A provider whose worker is lost at a certain moment: when it should write down the id of its run.
+struct LostBeforeTheJournal(Arc<dyn Provider>);
+
+/// Forwards everything, but never comes back from writing down an id.
+struct NeverWritten<'a>(&'a dyn Progress);
+
+impl Progress for NeverWritten<'_> {
+    fn submitting(&self) -> BoxFuture<'_, ()> {
+        self.0.submitting()
+    }
+
+    fn started<'a>(&'a self, _: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    fn token(&self, text: &str) {
+        self.0.token(text);
+    }
+}
+
+impl Provider for LostBeforeTheJournal {
+    fn run<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> BoxFuture<'a, Ended> {
+        Box::pin(async move { self.0.run(call, &NeverWritten(progress)).await })
+    }
+
+    fn reattach<'a>(
+        &'a self,
+        call: &'a Call,
+        run: &'a str,
+        age: Duration,
+        progress: &'a dyn Progress,
+    ) -> BoxFuture<'a, Option<Ended>> {
+        self.0.reattach(call, run, age, progress)
+    }
+
+    fn find<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail> {
+        self.0.find(call, age)
+    }
+
+    fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        self.0.cancel(run)
+    }
+
+    fn health(&self) -> BoxFuture<'_, Health> {
+        self.0.health()
+    }
+
+    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
+        self.0.standing()
+    }
+}
+
+/// Every job succeeded in one attempt, each was run once, and the ledger equals the bill.
+fn once_and_exact(audit: &Audit, jobs: usize, simulator: &Simulator) {
+    assert_eq!(audit.count(Status::Succeeded), jobs);
+    assert!(audit.results.values().flatten().all(|result| result.attempts == 1));
+    assert_eq!(simulator.stats().started, jobs as u64, "nothing was started twice");
+    assert!(audit.costs.iter().all(|cost| !cost.estimated), "nothing had to be guessed");
+    assert_eq!(audit.paid()["replicate@us-east"].get(), simulator.bill().total_nanos);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_of_a_killed_worker_are_gone_on_with_and_billed_once() {
+    let server = NatsServer::start().await;
+    let (urls, shutdown) = ([server.url()], CancellationToken::new());
+    let simulator = replicate(1_500, &shutdown).await;
+    let dispatcher = dispatcher(&urls).await;
+    let doomed = Role::worker(pool(&urls, "replicate@us-east", "w1", "gpu-t4", adapter(&simulator))).await;
+    let mut producer = roles::producer(&urls).await;
+    let jobs = roles::submit_many(&producer, 20).await;
+    wait::until("all to run", || async { (simulator.stats().started == 20).then_some(()) }).await;
+    doomed.kill().await;
+    let next = Role::worker(pool(&urls, "replicate@us-east", "w2", "gpu-t4", adapter(&simulator))).await;
+    let audit = Audit::all_ended(&mut producer, &jobs).await;
+    once_and_exact(&audit, 20, &simulator);
+    next.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+    shutdown.cancel();
+    simulator.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_whose_ids_were_never_written_down_are_found_in_the_list() {
+    let server = NatsServer::start().await;
+    let (urls, shutdown) = ([server.url()], CancellationToken::new());
+    let simulator = replicate(300, &shutdown).await;
+    let dispatcher = dispatcher(&urls).await;
+    let lost = Arc::new(LostBeforeTheJournal(adapter(&simulator)));
+    let doomed = Role::worker(pool(&urls, "replicate@us-east", "w1", "gpu-t4", lost)).await;
+    let mut producer = roles::producer(&urls).await;
+    let jobs = roles::submit_many(&producer, 10).await;
+    wait::until("all to run", || async { (simulator.stats().started == 10).then_some(()) }).await;
+    doomed.kill().await;
+    let next = Role::worker(pool(&urls, "replicate@us-east", "w2", "gpu-t4", adapter(&simulator))).await;
+    let audit = Audit::all_ended(&mut producer, &jobs).await;
+    once_and_exact(&audit, 10, &simulator);
+    next.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+    shutdown.cancel();
+    simulator.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stops_in_order_leaves_its_runs_to_the_next() {
+    let server = NatsServer::start().await;
+    let (urls, shutdown) = ([server.url()], CancellationToken::new());
+    let simulator = replicate(2_500, &shutdown).await;
+    let dispatcher = dispatcher(&urls).await;
+    let mut hasty = pool(&urls, "replicate@us-east", "w1", "gpu-t4", adapter(&simulator));
+    hasty.grace = Duration::from_millis(50);
+    let first = Role::worker(hasty).await;
+    let mut producer = roles::producer(&urls).await;
+    let jobs = roles::submit_many(&producer, 5).await;
+    wait::until("all to run", || async { (simulator.stats().started == 5).then_some(()) }).await;
+    first.stop().await;
+    let next = Role::worker(pool(&urls, "replicate@us-east", "w2", "gpu-t4", adapter(&simulator))).await;
+    let audit = Audit::all_ended(&mut producer, &jobs).await;
+    once_and_exact(&audit, 5, &simulator);
+    next.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+    shutdown.cancel();
+    simulator.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_nobody_can_find_is_booked_as_possibly_wasted_and_tried_again() {
+    let server = NatsServer::start().await;
+    let (urls, shutdown) = ([server.url()], CancellationToken::new());
+    let mut model = SimulatedModel::new(roles::MODEL);
+    (model.service_ms_p50, model.sku, model.price_per_second_nanos) = (60_000, "T4".into(), 164_000);
+    let modal = simulators::start(SimulatorConfig::new("modal", Kind::Modal, vec![model]), shutdown.clone())
+        .await
+        .unwrap();
+    // Held for 150 s before it says an id.
+    let held = Modal::new(ModalConfig::new(modal.url(), ModalMode::Wait)).unwrap();
+    let dispatcher = dispatcher(&urls).await;
+    let doomed = Role::worker(pool(&urls, "modal@us-east", "w1", "T4", Arc::new(held))).await;
+    let mut producer = roles::producer(&urls).await;
+    let jobs = roles::submit_many(&producer, 2).await;
+    wait::until("both to run", || async { (modal.stats().running == 2).then_some(()) }).await;
+    doomed.kill().await;
+    // One worker of the same pool, whose provider cannot tell: it answers at once, and knows nothing of the past.
+    let next = pool(&urls, "modal@us-east", "w2", "T4", Scripted::new(Script::Succeed));
+    let next = Role::worker(next).await;
+    let audit = Audit::all_ended(&mut producer, &jobs).await;
+    assert_eq!(audit.count(Status::Succeeded), 2);
+    assert!(audit.results.values().flatten().all(|result| result.attempts == 2));
+    let wasted: Vec<_> = audit.costs.iter().filter(|c| c.purpose == Purpose::WastedFailure).collect();
+    assert_eq!(wasted.len(), 2);
+    // What a job was expected to take, 100 ms, at the price of a T4.
+    assert!(wasted.iter().all(|c| c.estimated && c.attempt == 1 && c.amount_usd == UsdNanos::new(16_400)));
+    next.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+    shutdown.cancel();
+    modal.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_whose_pool_is_gone_is_booked_by_whoever_takes_the_job_next() {
+    let server = NatsServer::start().await;
+    let (urls, shutdown) = ([server.url()], CancellationToken::new());
+    let simulator = replicate(60_000, &shutdown).await;
+    let dispatcher = dispatcher(&urls).await;
+    let doomed = Role::worker(pool(&urls, "replicate@us-east", "w1", "gpu-t4", adapter(&simulator))).await;
+    let mut producer = roles::producer(&urls).await;
+    let jobs = roles::submit_many(&producer, 3).await;
+    wait::until("all to run", || async { (simulator.stats().started == 3).then_some(()) }).await;
+    doomed.kill().await;
+    let other = pool(&urls, "golem@us-east", "w2", "standard", Scripted::new(Script::Succeed));
+    let other = Role::worker(other).await;
+    let audit = Audit::all_ended(&mut producer, &jobs).await;
+    assert_eq!(audit.count(Status::Succeeded), 3);
+    let paid = audit.paid();
+    assert_eq!(paid["replicate@us-east"], UsdNanos::new(3 * 22_500), "100 ms of a T4 for each");
+    assert_eq!(paid["golem@us-east"], UsdNanos::new(3 * 100_000));
+    let wasted: Vec<_> = audit.costs.iter().filter(|c| c.purpose == Purpose::WastedFailure).collect();
+    assert!(wasted.len() == 3 && wasted.iter().all(|c| c.estimated && c.attempt == 1));
+    other.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+    shutdown.cancel();
+    simulator.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_output_comes_piece_by_piece_for_jobs_that_ask_for_it() {
+    let server = NatsServer::start().await;
+    let (urls, shutdown) = ([server.url()], CancellationToken::new());
+    let mut model = SimulatedModel::new(roles::MODEL);
+    (model.service_ms_p50, model.price_per_inference_nanos) = (300, 100_000);
+    let golem = simulators::start(SimulatorConfig::new("golem", Kind::Golem, vec![model]), shutdown.clone())
+        .await
+        .unwrap();
+    let dispatcher = dispatcher(&urls).await;
+    let streamed = Arc::new(OpenAi::new(OpenAiConfig::new(golem.url())).unwrap());
+    let worker = Role::worker(pool(&urls, "golem@us-east", "w1", "standard", streamed)).await;
+    let mut producer = roles::producer(&urls).await;
+    let watcher = async_nats::connect(&urls[0]).await.unwrap();
+    let mut pieces = watcher.subscribe("beacon.live.acme.inbox.*").await.unwrap();
+    watcher.flush().await.unwrap();
+    let quiet = producer.submit(&roles::job("nobody watches")).await.unwrap().job;
+    let mut request = roles::job("somebody watches");
+    request.body.live = true;
+    let watched = producer.submit(&request).await.unwrap().job;
+    let audit = Audit::all_ended(&mut producer, &[quiet, watched]).await;
+    let whole = audit.results[&watched][0].output.as_ref().unwrap().text.clone();
+    let (mut text, mut count) = (String::new(), 0);
+    while text.len() < whole.len() {
+        let message = tokio::time::timeout(wait::DEADLINE, pieces.next()).await.unwrap().unwrap();
+        assert!(message.subject.ends_with(&watched.to_string()), "nobody asked for the other's");
+        assert_eq!(message.headers.unwrap().get("Beacon-Schema").unwrap().as_str(), "live.v1");
+        let piece: LivePiece = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!((piece.attempt, piece.at), (1, text.len() as u64));
+        text.push_str(&piece.text);
+        count += 1;
+    }
+    assert_eq!(text, whole);
+    assert!(count > 1, "it came in pieces");
+    worker.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+    shutdown.cancel();
+    golem.stopped().await;
+}

@@ -1,0 +1,206 @@
+//! Replicate: predictions of public models, official models and our own deployments.
+//!
+//! A call is a POST that is held for a while (`Prefer: wait`), answered with the prediction as far as it is, and then
+//! polled. `Cancel-After` ends a prediction that everybody forgot. There is no idempotency key: a submission that was
+//! not answered is looked for in the account's list of predictions, by model, time and input; two that could be it are
+//! none. Results are removed an hour after the end.
+//!
+//! Billed is `predict_time` for public models, which the prediction tells; tokens for official language models. A
+//! deployment is billed for all the time its instances stand, which no prediction tells: what is booked for it is an
+//! estimate by `predict_time`, and the rest has to be read from the invoice. The names of the token counts in `metrics`
+//! were observed and not confirmed; without them a call by tokens is an estimate.
+
+mod remote;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use reqwest::{
+    Client,
+    header::{AUTHORIZATION, HeaderMap},
+};
+use schemas::failure::Failure;
+use serde::{Deserialize, Serialize};
+
+pub use self::wire::InputKeys;
+use super::{
+    hints::{Callback, Hints},
+    http::{BaseUrl, BuildError},
+    openai::{self, Billing, Dialect},
+    runs::{Remote as _, Runs, Typical},
+    secret::Secret,
+    throttle::{Limit, Throttle},
+};
+use crate::provider::{Call, Ended, Health, Progress, Provider, Trail, UsedItem};
+
+/// What predictions are made of: which of three routes the model's name belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// An official model, `owner/name`.
+    #[default]
+    Model,
+    /// A deployment of ours, `owner/name`.
+    Deployment,
+    /// A version: `owner/name:<64 hex>` or `<64 hex>`.
+    Version,
+}
+
+/// The limits of one account, shared by all its pools in this process.
+#[derive(Debug)]
+pub struct AccountLimits {
+    submits: Throttle,
+    others: Throttle,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Default for AccountLimits {
+    /// As published; of the 3,000 requests a minute beside predictions, 500 are left to others.
+    fn default() -> Self {
+        Self {
+            submits: Throttle::new(Limit { count: 600, per: MINUTE, concurrent: 1_000 }),
+            others: Throttle::new(Limit { count: 2_500, per: MINUTE, concurrent: 64 }),
+        }
+    }
+}
+
+/// How to reach Replicate.
+#[derive(Clone, Debug)]
+pub struct ReplicateConfig {
+    /// `https://api.replicate.com`.
+    pub base_url: String,
+    /// Sent as `Authorization: Bearer`.
+    pub api_key: Option<Secret>,
+    /// What the models' names mean.
+    pub target: Target,
+    /// How the model calls its inputs.
+    pub input: InputKeys,
+    /// How predictions are charged: [`Billing::PerSecond`] or [`Billing::PerToken`].
+    pub billing: Billing,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long a submission is held, at most 60 s; zero never.
+    pub wait: Duration,
+    /// The shortest pause between polls of a prediction.
+    pub poll_min: Duration,
+    /// The longest.
+    pub poll_max: Duration,
+    /// How long a request that is answered at once may take.
+    pub request_timeout: Duration,
+    /// The account's limits.
+    pub limits: Arc<AccountLimits>,
+    /// Where Replicate tells that a prediction has ended; without it polls find out.
+    pub callback: Option<Callback>,
+}
+
+impl ReplicateConfig {
+    /// No key, official models charged by the second, and the usual limits.
+    pub fn new(base_url: impl Into<String>) -> Self {
+        Self {
+            base_url: base_url.into(),
+            api_key: None,
+            target: Target::default(),
+            input: InputKeys::default(),
+            billing: Billing::PerSecond,
+            connect_timeout: Duration::from_secs(5),
+            wait: Duration::from_secs(10),
+            poll_min: Duration::from_millis(500),
+            poll_max: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(10),
+            limits: Arc::default(),
+            callback: None,
+        }
+    }
+}
+
+/// The adapter.
+#[derive(Debug)]
+pub struct Replicate {
+    client: Client,
+    base: BaseUrl,
+    headers: HeaderMap,
+    typical: Typical,
+    hints: Arc<Hints>,
+    config: ReplicateConfig,
+}
+
+impl Replicate {
+    /// Checks the configuration. Connects to nothing.
+    pub fn new(config: ReplicateConfig) -> Result<Self, BuildError> {
+        let base = BaseUrl::parse(&config.base_url)?;
+        let client = base.client(config.connect_timeout)?;
+        let mut headers = HeaderMap::new();
+        if let Some(key) = &config.api_key {
+            headers.insert(AUTHORIZATION, key.header("authorization", "Bearer ")?);
+        }
+        let hints = config.callback.as_ref().map(|callback| Arc::clone(&callback.hints)).unwrap_or_default();
+        Ok(Self { client, base, headers, typical: Typical::default(), hints, config })
+    }
+
+    /// A text without our key.
+    fn scrub(&self, text: &str) -> String {
+        self.config.api_key.as_ref().map_or_else(|| text.to_owned(), |key| key.scrub(text))
+    }
+}
+
+impl Provider for Replicate {
+    fn run<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> BoxFuture<'a, Ended> {
+        Box::pin(Runs::new(self, call, progress).run())
+    }
+
+    fn reattach<'a>(
+        &'a self,
+        call: &'a Call,
+        run: &'a str,
+        age: Duration,
+        progress: &'a dyn Progress,
+    ) -> BoxFuture<'a, Option<Ended>> {
+        Box::pin(Runs::new(self, call, progress).reattach(run, age))
+    }
+
+    fn find<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail> {
+        super::runs::Remote::find(self, call, age)
+    }
+
+    fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        self.stop(run)
+    }
+
+    /// There is no health check; the cheapest authenticated call says whether the front door is open to us.
+    fn health(&self) -> BoxFuture<'_, Health> {
+        Box::pin(async move {
+            let url = self.base.join("/v1/account");
+            match openai::health_of(&self.client, url, self.headers.clone(), Dialect::OpenAi).await {
+                Health::Down(mut failure) => {
+                    failure.message = self.scrub(&failure.message);
+                    Health::Down(failure)
+                }
+                Health::Up => Health::Up,
+            }
+        })
+    }
+
+    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
+        Box::pin(async { None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_reads_as_operators_write_it_and_a_key_is_not_shown() {
+        for (text, target) in
+            [("model", Target::Model), ("deployment", Target::Deployment), ("version", Target::Version)]
+        {
+            assert_eq!(serde_json::from_str::<Target>(&format!("\"{text}\"")).unwrap(), target);
+        }
+        let mut config = ReplicateConfig::new("https://api.replicate.com/v1");
+        config.api_key = Some(Secret::new("r8_123"));
+        let shown = format!("{:?}", Replicate::new(config).unwrap());
+        assert!(!shown.contains("r8_123"), "{shown}");
+    }
+}

@@ -1,0 +1,416 @@
+//! What Replicate is asked and what it answers. Pure.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use schemas::{
+    failure::{Failure, FailureClass as C},
+    job::{Input, MAX_TOKENS_DEFAULT, Message},
+    prices::Used,
+    reply::{Output, Usage},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    adapters::{
+        chat::OUTPUT_MAX,
+        http,
+        openai::Billing,
+        runs::{Asked, Over},
+    },
+    provider::{Call, Success, UsedItem},
+};
+
+/// An answer: the output and the input, and as much again for what JSON adds to them.
+pub(super) const ANSWER_MAX: usize = 4 * OUTPUT_MAX;
+
+/// A page of a hundred predictions.
+pub(super) const PAGE_MAX: usize = 8 * OUTPUT_MAX;
+
+/// How much of an error text is kept.
+const ERROR_MAX: usize = 300;
+
+/// Bytes of English text in a token (OpenAI's rule of thumb), for models that do not count.
+const BYTES_PER_TOKEN: usize = 4;
+
+/// How a model calls its inputs: each model decides for itself. An empty name leaves the input out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InputKeys {
+    /// The text to answer.
+    pub prompt: String,
+    /// What the system says; without a name it is put in front of the prompt.
+    pub system: String,
+    /// The limit on the answer.
+    pub max_tokens: String,
+    /// The temperature.
+    pub temperature: String,
+    /// Nucleus sampling.
+    pub top_p: String,
+    /// The seed.
+    pub seed: String,
+    /// Where to stop: one text, the first that was asked for.
+    pub stop: String,
+}
+
+impl Default for InputKeys {
+    /// As most language models there call them.
+    fn default() -> Self {
+        Self {
+            prompt: "prompt".to_owned(),
+            system: "system_prompt".to_owned(),
+            max_tokens: "max_tokens".to_owned(),
+            temperature: "temperature".to_owned(),
+            top_p: "top_p".to_owned(),
+            seed: "seed".to_owned(),
+            stop: "stop_sequences".to_owned(),
+        }
+    }
+}
+
+/// A model's input. Of a chat with several turns each is a line that says who speaks.
+pub(super) fn input(call: &Call, keys: &InputKeys) -> Map<String, Value> {
+    let (system, prompt) = match &call.input {
+        Input::Prompt(text) => (String::new(), text.clone()),
+        Input::Messages(messages) => texts(messages),
+    };
+    let (system, prompt) = if keys.system.is_empty() && !system.is_empty() {
+        (String::new(), format!("{system}\n\n{prompt}"))
+    } else {
+        (system, prompt)
+    };
+    let params = &call.params;
+    let all = [
+        (&keys.prompt, Some(json!(prompt))),
+        (&keys.system, Some(system).filter(|text| !text.is_empty()).map(|text| json!(text))),
+        (&keys.max_tokens, Some(json!(params.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT)))),
+        (&keys.temperature, params.temperature.map(|t| json!(t))),
+        (&keys.top_p, params.top_p.map(|p| json!(p))),
+        (&keys.seed, params.seed.map(|seed| json!(seed))),
+        (&keys.stop, params.stop.first().map(|stop| json!(stop))),
+    ];
+    let named = all.into_iter().filter(|(key, _)| !key.is_empty());
+    named.filter_map(|(key, value)| Some((key.clone(), value?))).collect()
+}
+
+fn texts(messages: &[Message]) -> (String, String) {
+    let (system, turns): (Vec<&Message>, Vec<&Message>) =
+        messages.iter().partition(|message| message.role == "system");
+    let system: Vec<&str> = system.iter().map(|message| message.content.as_str()).collect();
+    let prompt = match turns.as_slice() {
+        [one] => one.content.clone(),
+        several => {
+            let line = |message: &&Message| {
+                let mut role = message.role.clone();
+                if let Some(first) = role.get_mut(..1) {
+                    first.make_ascii_uppercase();
+                }
+                format!("{role}: {}\n", message.content)
+            };
+            several.iter().map(line).collect::<String>() + "Assistant:"
+        }
+    };
+    (system.join("\n"), prompt)
+}
+
+#[derive(Serialize)]
+struct Submission<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    input: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook_events_filter: Option<[&'static str; 1]>,
+}
+
+/// The body of a create.
+pub(super) fn submission(version: Option<&str>, input: Map<String, Value>, webhook: Option<&str>) -> Vec<u8> {
+    let webhook_events_filter = webhook.map(|_| ["completed"]);
+    let submission = Submission { version, input, webhook, webhook_events_filter };
+    serde_json::to_vec(&submission).expect("texts and numbers always make JSON")
+}
+
+/// A prediction, as far as we read it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Prediction {
+    pub(super) id: String,
+    status: String,
+    #[serde(default)]
+    pub(super) model: String,
+    #[serde(default)]
+    pub(super) input: Map<String, Value>,
+    #[serde(default)]
+    output: Value,
+    #[serde(default)]
+    error: Value,
+    #[serde(default)]
+    data_removed: bool,
+    #[serde(default)]
+    metrics: Metrics,
+    pub(super) created_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    started_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    completed_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Metrics {
+    predict_time: Option<f64>,
+    input_token_count: Option<u64>,
+    output_token_count: Option<u64>,
+    time_to_first_token: Option<f64>,
+}
+
+/// One page of the account's predictions, newest first.
+#[derive(Debug, Deserialize)]
+pub(super) struct Page {
+    #[serde(default)]
+    pub(super) next: Option<String>,
+    pub(super) results: Vec<Prediction>,
+}
+
+/// Reads an answer. The error says nothing of what the model wrote.
+pub(super) fn read<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(json).map_err(|error| {
+        let message = format!("unreadable JSON in the provider's answer at column {}", error.column());
+        Failure::new(C::ProviderDown, message)
+    })
+}
+
+impl Prediction {
+    /// What its status says of the run.
+    pub(super) fn asked(self, call: &Call, billing: Billing) -> Asked {
+        match self.status.as_str() {
+            "starting" => Asked::Queued,
+            "succeeded" | "failed" | "canceled" | "aborted" => Asked::Over(self.over(call, billing)),
+            _ => Asked::Going,
+        }
+    }
+
+    /// How long from creation to one of its times; nothing for clocks that went backwards.
+    fn after(&self, at: Option<DateTime<Utc>>) -> Option<Duration> {
+        (at? - self.created_at?).to_std().ok()
+    }
+
+    fn over(self, call: &Call, billing: Billing) -> Over {
+        let outcome = match self.status.as_str() {
+            "succeeded" => self.success(call),
+            "failed" => Err(self.failure()),
+            "aborted" => Err(Failure::new(C::Timeout, "the prediction did not start before its deadline")),
+            _ => Err(Failure::new(C::ProviderDown, "the prediction was canceled at the provider")),
+        };
+        let interrupted = matches!(&outcome, Err(failure) if failure.class == C::Preempted);
+        Over {
+            // What the platform broke off, or never began, is not billed.
+            used: if interrupted || self.status == "aborted" {
+                Some(Vec::new())
+            } else {
+                self.used(call, billing)
+            },
+            cold_start: self.after(self.started_at).unwrap_or_default(),
+            took: self.after(self.completed_at),
+            first_token: self.metrics.time_to_first_token.and_then(span).unwrap_or_default(),
+            outcome,
+        }
+    }
+
+    fn used(&self, call: &Call, billing: Billing) -> Option<Vec<UsedItem>> {
+        let Metrics { predict_time, input_token_count, output_token_count, .. } = self.metrics;
+        let used = match billing {
+            Billing::PerSecond | Billing::PerInference => Used::Time(predict_time.and_then(span)?),
+            Billing::PerToken if self.status == "failed" => return Some(Vec::new()),
+            Billing::PerToken => match (input_token_count, output_token_count) {
+                (Some(input), Some(output)) => Used::Tokens { input, output },
+                // Canceled before anything was read.
+                _ if self.started_at.is_none() => return Some(Vec::new()),
+                _ => return None,
+            },
+        };
+        let item = if matches!(used, Used::Time(_)) { "execution" } else { "tokens" };
+        if used == Used::Time(Duration::ZERO) {
+            return Some(Vec::new());
+        }
+        Some(vec![UsedItem { sku: call.sku.clone(), item, used }])
+    }
+
+    fn success(&self, call: &Call) -> Result<Success, Failure> {
+        if self.data_removed || self.output.is_null() {
+            let message = "the prediction succeeded, but its output has been removed";
+            return Err(Failure::new(C::ProviderDown, message));
+        }
+        let text = match &self.output {
+            Value::String(text) => text.clone(),
+            Value::Array(pieces) => pieces.iter().filter_map(Value::as_str).collect(),
+            _ => return Err(Failure::new(C::Misconfigured, "the model's output is no text")),
+        };
+        if text.len() > OUTPUT_MAX {
+            return Err(http::too_long(OUTPUT_MAX));
+        }
+        let Metrics { input_token_count, output_token_count, .. } = self.metrics;
+        let tokens = |text: usize| text.div_ceil(BYTES_PER_TOKEN) as u64;
+        let prompt = match &call.input {
+            Input::Prompt(text) => text.len(),
+            Input::Messages(messages) => messages.iter().map(|message| message.content.len()).sum(),
+        };
+        let usage = Usage {
+            prompt_tokens: input_token_count.unwrap_or_else(|| tokens(prompt)),
+            completion_tokens: output_token_count.unwrap_or_else(|| tokens(text.len())),
+            estimated: input_token_count.is_none() || output_token_count.is_none(),
+        };
+        // Nobody says why the model stopped; at the limit it most likely was the limit.
+        let limit = u64::from(call.params.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT));
+        let cut = output_token_count.is_some_and(|count| count >= limit);
+        let finish_reason = if cut { "length" } else { "stop" }.to_owned();
+        Ok(Success { output: Output { text, finish_reason }, usage })
+    }
+
+    /// Codes decide where there are any; words where there are none.
+    fn failure(&self) -> Failure {
+        let text = match &self.error {
+            Value::String(text) => text.as_str(),
+            _ => "the prediction failed without a word",
+        };
+        let has = |part: &str| text.contains(part);
+        let class = if has("out of memory") || has("OutOfMemoryError") {
+            C::OutOfMemory
+        } else if has("Prediction interrupted") || has("(code: PA)") || has_code(text) {
+            C::Preempted
+        } else {
+            C::ProviderDown
+        };
+        let text: String = text.chars().take(ERROR_MAX).collect();
+        Failure::new(class, format!("the prediction failed: {text}"))
+    }
+}
+
+/// Whether a code of the platform's own stands in a text: `E6716`.
+fn has_code(text: &str) -> bool {
+    let is_code = |word: &str| {
+        word.strip_prefix('E')
+            .is_some_and(|digits| digits.len() == 4 && digits.chars().all(|digit| digit.is_ascii_digit()))
+    };
+    text.split(|c: char| !c.is_ascii_alphanumeric()).any(is_code)
+}
+
+/// The seconds in "Your rate limit resets in ~30s."; at most an hour.
+pub(super) fn resets_in(message: &str) -> Option<Duration> {
+    let digits = message.split("resets in ~").nth(1)?;
+    let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse::<u64>().ok().map(|seconds| Duration::from_secs(seconds.min(3_600)))
+}
+
+/// Seconds as whole microseconds, rounded to the nearest; `None` for what is no span of less than three years.
+fn span(seconds: f64) -> Option<Duration> {
+    let micros = (seconds * 1e6).round();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the range is checked before"
+    )]
+    (0.0..1e14).contains(&micros).then(|| Duration::from_micros(micros as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(messages: &[(&str, &str)]) -> Call {
+        let message =
+            |&(role, content): &(&str, &str)| Message { role: role.to_owned(), content: content.to_owned() };
+        Call {
+            job: "0198c0de-0000-7000-8000-000000000001".parse().unwrap(),
+            attempt: 1,
+            model: "meta/m".to_owned(),
+            sku: "gpu-t4".to_owned(),
+            input: Input::Messages(messages.iter().map(message).collect()),
+            params: schemas::job::Params { max_tokens: Some(8), ..Default::default() },
+            timeout: Duration::from_secs(100),
+            traceparent: None,
+        }
+    }
+
+    fn over(json: &str, billing: Billing) -> Over {
+        let prediction: Prediction = read(json.as_bytes()).unwrap();
+        match prediction.asked(&call(&[("user", "hi")]), billing) {
+            Asked::Over(over) => over,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_chat_becomes_a_prompt_under_the_models_own_names() {
+        let one = input(&call(&[("system", "be brief"), ("user", "why?")]), &InputKeys::default());
+        assert_eq!(
+            Value::from(one),
+            json!({ "prompt": "why?", "system_prompt": "be brief", "max_tokens": 8 })
+        );
+        let keys =
+            InputKeys { system: String::new(), max_tokens: "max_new_tokens".into(), ..InputKeys::default() };
+        let turns = [("system", "be brief"), ("user", "a"), ("assistant", "b"), ("user", "c")];
+        let several = Value::from(input(&call(&turns), &keys));
+        let prompt = "be brief\n\nUser: a\nAssistant: b\nUser: c\nAssistant:";
+        assert_eq!(several, json!({ "prompt": prompt, "max_new_tokens": 8 }));
+    }
+
+    #[test]
+    fn a_success_carries_its_text_its_tokens_and_its_time() {
+        let json = r#"{"id":"x","status":"succeeded","output":["Hel","lo"],"error":null,"data_removed":false,
+            "created_at":"2026-01-01T00:00:00Z","started_at":"2026-01-01T00:00:02Z",
+            "completed_at":"2026-01-01T00:00:03.5Z",
+            "metrics":{"predict_time":1.270001,"input_token_count":5,"output_token_count":2}}"#;
+        let seconds = over(json, Billing::PerSecond);
+        assert_eq!(seconds.used.unwrap()[0].used, Used::Time(Duration::from_micros(1_270_001)));
+        assert_eq!(
+            (seconds.cold_start, seconds.took.unwrap()),
+            (Duration::from_secs(2), Duration::from_millis(3_500))
+        );
+        let success = seconds.outcome.unwrap();
+        assert_eq!((success.output.text.as_str(), success.usage.completion_tokens), ("Hello", 2));
+        let tokens = over(json, Billing::PerToken);
+        assert_eq!(tokens.used.unwrap()[0].used, Used::Tokens { input: 5, output: 2 });
+    }
+
+    #[test]
+    fn a_removed_output_is_a_failure_and_missing_numbers_are_estimated() {
+        let removed = r#"{"id":"x","status":"succeeded","output":null,"data_removed":true,
+            "metrics":{"predict_time":1}}"#;
+        let removed = over(removed, Billing::PerSecond);
+        assert_eq!(removed.outcome.unwrap_err().class, C::ProviderDown);
+        assert_eq!(removed.used.unwrap().len(), 1, "it ran, so it is billed");
+        let bare = over(r#"{"id":"x","status":"succeeded","output":"Hello"}"#, Billing::PerSecond);
+        assert!(bare.outcome.unwrap().usage.estimated && bare.used.is_none());
+    }
+
+    #[test]
+    fn a_failure_is_told_by_its_code_and_the_platforms_own_costs_nothing() {
+        for (error, class, billed) in [
+            ("CUDA out of memory. Tried to allocate", C::OutOfMemory, true),
+            ("Prediction interrupted; please retry (code: PA)", C::Preempted, false),
+            ("Something went wrong (E6716)", C::Preempted, false),
+            ("ValueError: EX", C::ProviderDown, true),
+        ] {
+            let json = format!(
+                r#"{{"id":"x","status":"failed","error":"{error}","output":null,"metrics":{{"predict_time":1}}}}"#
+            );
+            let over = over(&json, Billing::PerSecond);
+            assert_eq!(
+                (over.outcome.unwrap_err().class, over.used.unwrap().len() == 1),
+                (class, billed),
+                "{error}"
+            );
+        }
+        let aborted = over(r#"{"id":"x","status":"aborted"}"#, Billing::PerSecond);
+        assert_eq!((aborted.outcome.unwrap_err().class, aborted.used), (C::Timeout, Some(Vec::new())));
+    }
+
+    #[test]
+    fn the_wait_stands_in_the_sentence() {
+        let sentence = "Request was throttled. Your rate limit resets in ~30s.";
+        assert_eq!(resets_in(sentence), Some(Duration::from_secs(30)));
+        assert_eq!(resets_in("Request was throttled."), None);
+    }
+}

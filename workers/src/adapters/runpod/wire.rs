@@ -1,0 +1,430 @@
+//! What RunPod is asked and what it answers. Pure.
+
+use std::time::Duration;
+
+use schemas::{
+    failure::{Failure, FailureClass as C},
+    job::Input,
+    prices::Used,
+    reply::{Output, Usage},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    adapters::{
+        chat::{self, OUTPUT_MAX, Transcript},
+        http,
+        openai::Dialect,
+        runs::{Asked, Over},
+    },
+    provider::{Call, Success, UsedItem},
+};
+
+/// An answer: the output, and as much again for what JSON adds to it.
+pub(super) const ANSWER_MAX: usize = 2 * OUTPUT_MAX;
+
+/// What RunPod takes as limits, in milliseconds.
+const EXECUTION_RANGE: (u64, u64) = (5_000, 604_800_000);
+const TTL_RANGE: (u64, u64) = (10_000, 604_800_000);
+
+/// How much longer than its call a job may exist, so that one we gave up on cannot start hours later.
+const TTL_MARGIN_MS: u64 = 60_000;
+
+/// A run that failed after this share of its time limit ran into it.
+const NEAR_LIMIT: f64 = 0.95;
+
+/// How much of an error text is kept: it may hold a traceback.
+const ERROR_MAX: usize = 300;
+
+#[derive(Serialize)]
+struct Submission<'a> {
+    input: JobInput<'a>,
+    policy: Policy,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct JobInput<'a> {
+    route: &'static str,
+    method: &'static str,
+    body: Box<RawValue>,
+    beacon: Mark<'a>,
+}
+
+/// How a job is found again in the endpoint's list of requests. worker-vllm ignores it.
+#[derive(Serialize)]
+struct Mark<'a> {
+    job: &'a str,
+    attempt: u16,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Policy {
+    execution_timeout: u64,
+    ttl: u64,
+}
+
+/// The body of `POST /run` and `/runsync`. RunPod stops the job by itself some time after `limit`.
+pub(super) fn submission(call: &Call, limit: Duration, webhook: Option<&str>) -> Vec<u8> {
+    // Never streamed: a stream in a job comes as text cut at arbitrary bytes.
+    let body = String::from_utf8(chat::request(call, Dialect::Vllm, false)).expect("JSON is UTF-8");
+    let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    let submission = Submission {
+        input: JobInput {
+            route: chat::path(&call.input),
+            method: "POST",
+            body: RawValue::from_string(body).expect("our own JSON reads"),
+            beacon: Mark { job: &call.job.to_string(), attempt: call.attempt },
+        },
+        policy: Policy {
+            execution_timeout: limit_ms.clamp(EXECUTION_RANGE.0, EXECUTION_RANGE.1),
+            ttl: limit_ms.saturating_add(TTL_MARGIN_MS).clamp(TTL_RANGE.0, TTL_RANGE.1),
+        },
+        webhook,
+    };
+    serde_json::to_vec(&submission).expect("texts and numbers always make JSON")
+}
+
+/// A job as `/run`, `/runsync`, `/status` and `/cancel` answer it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Job {
+    pub(super) id: String,
+    status: String,
+    #[serde(default)]
+    delay_time: Option<u64>,
+    #[serde(default)]
+    execution_time: Option<u64>,
+    #[serde(default)]
+    output: Option<Box<RawValue>>,
+    #[serde(default)]
+    error: Option<Value>,
+}
+
+/// Reads a job. The error says nothing of what the model wrote.
+pub(super) fn job(json: &[u8]) -> Result<Job, Failure> {
+    serde_json::from_slice(json).map_err(|error| {
+        let message = format!("unreadable JSON in the answer about a job at column {}", error.column());
+        Failure::new(C::ProviderDown, message)
+    })
+}
+
+impl Job {
+    /// What its status says of the run.
+    pub(super) fn asked(self, call: &Call) -> Asked {
+        match self.status.as_str() {
+            "IN_QUEUE" => Asked::Queued,
+            "IN_PROGRESS" | "RUNNING" => Asked::Going,
+            "COMPLETED" | "FAILED" | "CANCELLED" | "TIMED_OUT" => Asked::Over(self.over(call)),
+            other => {
+                // Once would do, but it is rare and the run is named.
+                let other: String = other.chars().take(40).collect();
+                tracing::warn!(job = %call.job, status = other, "a status nobody told us of; asking on");
+                Asked::Going
+            }
+        }
+    }
+
+    fn over(self, call: &Call) -> Over {
+        let span = |millis: Option<u64>| millis.map(Duration::from_millis);
+        let (delay, execution) = (span(self.delay_time), span(self.execution_time));
+        let used = match (execution, delay) {
+            (Some(time), _) if time.is_zero() => Some(Vec::new()),
+            (Some(time), _) => {
+                Some(vec![UsedItem { sku: call.sku.clone(), item: "execution", used: Used::Time(time) }])
+            }
+            // No worker ever took it.
+            (None, None) => Some(Vec::new()),
+            (None, Some(_)) => None,
+        };
+        let outcome = match self.status.as_str() {
+            "COMPLETED" => match &self.output {
+                Some(output) => read_output(output.get(), &call.input),
+                None => Err(Failure::new(C::ProviderDown, "completed without an output; the work is billed")),
+            },
+            "TIMED_OUT" => Err(Failure::new(C::Timeout, "the job timed out at the provider")),
+            "CANCELLED" => Err(Failure::new(C::ProviderDown, "the job was cancelled at the provider")),
+            _ => Err(self.failure(execution, call.timeout)),
+        };
+        Over {
+            outcome,
+            used,
+            // A worker takes jobs only after its start, so what a job waits for is mostly that.
+            cold_start: delay.unwrap_or_default(),
+            took: execution.map(|time| time + delay.unwrap_or_default()),
+            first_token: Duration::ZERO,
+        }
+    }
+
+    /// Three shapes of text, none of them reliably JSON, so words decide.
+    fn failure(&self, execution: Option<Duration>, limit: Duration) -> Failure {
+        let text = match &self.error {
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+            None => "the job failed without a word".to_owned(),
+        };
+        let has = |part: &str| text.contains(part);
+        let class = if has("CUDA out of memory") || has("OutOfMemoryError") {
+            C::OutOfMemory
+        } else if has("vLLM returned HTTP 404") {
+            C::Misconfigured
+        } else if ["400", "413", "422"]
+            .iter()
+            .any(|code| text.contains(&format!("vLLM returned HTTP {code}")))
+        {
+            C::InvalidRequest
+        } else if execution.is_some_and(|time| time >= limit.mul_f64(NEAR_LIMIT)) || has("execution timeout")
+        {
+            C::Timeout
+        } else {
+            C::ProviderDown
+        };
+        let text: String = text.chars().take(ERROR_MAX).collect();
+        Failure::new(class, format!("the job failed: {text}"))
+    }
+}
+
+/// An answer of a worker older than the OpenAI routes.
+#[derive(Deserialize)]
+struct Old {
+    #[serde(default)]
+    choices: Vec<OldChoice>,
+    #[serde(default)]
+    usage: Option<OldUsage>,
+}
+
+#[derive(Deserialize)]
+struct OldChoice {
+    tokens: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct OldUsage {
+    input: u64,
+    output: u64,
+}
+
+/// An answer of the oldest workers.
+#[derive(Deserialize)]
+struct Oldest {
+    text: Vec<String>,
+    input_tokens: u64,
+    output_tokens: u64,
+}
+
+/// Reads what worker-vllm gave: a list of one OpenAI answer, or what older workers gave.
+fn read_output(json: &str, input: &Input) -> Result<Success, Failure> {
+    let parts: Vec<&RawValue> = match serde_json::from_str(json) {
+        Ok(parts) => parts,
+        Err(_) => serde_json::from_str::<&RawValue>(json).into_iter().collect(),
+    };
+    let old: Vec<Old> = parts.iter().filter_map(|part| serde_json::from_str(part.get()).ok()).collect();
+    if old.len() == parts.len() && old.iter().any(|part| !part.choices.is_empty()) {
+        let text: String = old.iter().flat_map(|part| &part.choices).flat_map(|c| c.tokens.clone()).collect();
+        let usage = old.into_iter().rev().find_map(|part| part.usage).map(|u| (u.input, u.output));
+        return success(text, usage);
+    }
+    let [one] = parts.as_slice() else {
+        return Err(Failure::new(C::ProviderDown, format!("an output of {} parts", parts.len())));
+    };
+    if let Ok(Oldest { text, input_tokens, output_tokens }) = serde_json::from_str(one.get()) {
+        return success(text.concat(), Some((input_tokens, output_tokens)));
+    }
+    let mut transcript = Transcript::new(Dialect::Vllm);
+    transcript.chunk(one.get().as_bytes());
+    transcript.outcome(input)
+}
+
+fn success(text: String, usage: Option<(u64, u64)>) -> Result<Success, Failure> {
+    if text.len() > OUTPUT_MAX {
+        return Err(http::too_long(OUTPUT_MAX));
+    }
+    let usage = match usage {
+        Some((prompt_tokens, completion_tokens)) => {
+            Usage { prompt_tokens, completion_tokens, estimated: false }
+        }
+        None => Usage { estimated: true, ..Usage::default() },
+    };
+    Ok(Success { output: Output { text, finish_reason: "stop".to_owned() }, usage })
+}
+
+/// The endpoint's list of requests. Its shape is what others read; nobody documents it.
+#[derive(Deserialize)]
+pub(super) struct Requests {
+    requests: Vec<Request>,
+}
+
+#[derive(Deserialize)]
+struct Request {
+    id: String,
+    #[serde(default)]
+    input: Value,
+}
+
+impl Requests {
+    /// The job of this very call.
+    pub(super) fn of(self, call: &Call) -> Option<String> {
+        let (job, attempt) = (call.job.to_string(), u64::from(call.attempt));
+        let ours = |mark: &Value| mark["job"] == job.as_str() && mark["attempt"] == attempt;
+        self.requests.into_iter().find(|request| ours(&request.input["beacon"])).map(|request| request.id)
+    }
+}
+
+/// What `/health` says of the workers; a key that is not there counts nothing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Workers {
+    idle: u64,
+    initializing: u64,
+    ready: u64,
+    running: u64,
+    throttled: u64,
+    unhealthy: u64,
+}
+
+/// `GET /health`
+#[derive(Debug, Deserialize)]
+pub(super) struct EndpointHealth {
+    #[serde(default)]
+    pub(super) workers: Workers,
+}
+
+impl Workers {
+    /// Why no worker will take a job; `None` while one may. None at all is an endpoint that is scaled to nothing.
+    pub(super) fn trouble(&self) -> Option<Failure> {
+        if self.ready + self.running + self.idle + self.initializing > 0 {
+            return None;
+        }
+        // A crash loop looks like missing capacity, and waiting does not help it.
+        if self.unhealthy > 0 {
+            let message = format!("{} workers are unhealthy and none can serve", self.unhealthy);
+            return Some(Failure::new(C::ProviderDown, message));
+        }
+        (self.throttled > 0).then(|| {
+            let message = format!("{} workers are throttled and none can serve", self.throttled);
+            Failure::new(C::Capacity, message)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> Call {
+        Call {
+            job: "0198c0de-0000-7000-8000-000000000001".parse().unwrap(),
+            attempt: 2,
+            model: "m".to_owned(),
+            sku: "L4".to_owned(),
+            input: Input::Prompt("hi".to_owned()),
+            params: schemas::job::Params::default(),
+            timeout: Duration::from_secs(100),
+            traceparent: None,
+        }
+    }
+
+    fn over(json: &str) -> Over {
+        match job(json.as_bytes()).unwrap().asked(&call()) {
+            Asked::Over(over) => over,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn completed(output: &str) -> Over {
+        over(&format!(
+            r#"{{"id":"x","status":"COMPLETED","delayTime":5,"executionTime":1437,"output":{output}}}"#
+        ))
+    }
+
+    #[test]
+    fn an_output_is_read_whatever_the_age_of_the_worker() {
+        for output in [
+            r#"[{"object":"chat.completion","choices":[{"message":{"content":"Air"},"finish_reason":"stop"}],
+                "usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}]"#,
+            r#"[{"choices":[{"text":"Air","finish_reason":"stop"}],
+                "usage":{"prompt_tokens":3,"completion_tokens":1}}]"#,
+            r#"[{"choices":[{"tokens":["A","ir"]}],"usage":{"input":3,"output":1}}]"#,
+            r#"[{"choices":[{"tokens":["A"]}]},{"choices":[{"tokens":["ir"]}],"usage":{"input":3,"output":1}}]"#,
+            r#"{"text":["Air"],"input_tokens":3,"output_tokens":1}"#,
+        ] {
+            let over = completed(output);
+            let success = over.outcome.unwrap_or_else(|failure| panic!("{failure:?}: {output}"));
+            assert_eq!((success.output.text.as_str(), success.usage.prompt_tokens), ("Air", 3), "{output}");
+            let time = Duration::from_millis(1_437);
+            assert_eq!(over.used.unwrap()[0].used, Used::Time(time));
+            assert_eq!(
+                (over.cold_start, over.took),
+                (Duration::from_millis(5), Some(time + Duration::from_millis(5)))
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_the_providers_failure() {
+        for output in
+            ["null", "[]", "5", r#"[{"object":"error","message":"no"}]"#, r#"["data: {}"]"#, "[{},{}]"]
+        {
+            assert_eq!(completed(output).outcome.unwrap_err().class, C::ProviderDown, "{output}");
+        }
+        let over = over(r#"{"id":"x","status":"COMPLETED","executionTime":7}"#);
+        assert_eq!(over.outcome.unwrap_err().class, C::ProviderDown);
+        assert_eq!(over.used.unwrap().len(), 1, "it ran, so it is billed");
+    }
+
+    #[test]
+    fn a_failure_is_told_by_its_words_and_by_its_time() {
+        let failed = |error: &str, time: u64| {
+            let error = serde_json::to_string(error).unwrap();
+            over(&format!(r#"{{"id":"x","status":"FAILED","executionTime":{time},"error":{error}}}"#))
+                .outcome
+                .unwrap_err()
+                .class
+        };
+        assert_eq!(failed("{'message': 'vLLM returned HTTP 400: too long'}", 1), C::InvalidRequest);
+        assert_eq!(failed("{'message': 'vLLM returned HTTP 404: no model'}", 1), C::Misconfigured);
+        assert_eq!(failed("{'message': 'vLLM returned HTTP 500: engine'}", 1), C::ProviderDown);
+        assert_eq!(failed(r#"{"error_type":"<class 'torch.cuda.OutOfMemoryError'>"}"#, 1), C::OutOfMemory);
+        assert_eq!(failed("handler: gone \ntraceback: …", 99_000), C::Timeout);
+        assert_eq!(failed("handler: gone", 1), C::ProviderDown);
+    }
+
+    #[test]
+    fn a_job_that_no_worker_took_is_not_billed_and_an_unknown_end_is_not_guessed() {
+        assert_eq!(over(r#"{"id":"x","status":"CANCELLED"}"#).used, Some(Vec::new()));
+        assert_eq!(over(r#"{"id":"x","status":"CANCELLED","delayTime":9}"#).used, None);
+        assert!(matches!(job(br#"{"id":"x","status":"PAUSED"}"#).unwrap().asked(&call()), Asked::Going));
+        assert!(matches!(job(br#"{"id":"x","status":"RUNNING"}"#).unwrap().asked(&call()), Asked::Going));
+        assert!(job(br#"{"error":"no job"}"#).is_err());
+    }
+
+    #[test]
+    fn a_submission_keeps_to_the_ranges_and_can_be_found_again() {
+        let body = submission(&call(), Duration::from_secs(1), Some("https://h/x"));
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["policy"], serde_json::json!({ "executionTimeout": 5_000, "ttl": 61_000 }));
+        assert_eq!(body["input"]["body"]["stream"], false);
+        let list = serde_json::json!({ "requests": [{ "id": "a" }, { "id": "b", "input": body["input"] }] });
+        let requests: Requests = serde_json::from_value(list).unwrap();
+        assert_eq!(requests.of(&call()).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn workers_that_cannot_serve_are_told_apart() {
+        let class = |json: &str| {
+            serde_json::from_str::<EndpointHealth>(json)
+                .unwrap()
+                .workers
+                .trouble()
+                .map(|failure| failure.class)
+        };
+        assert_eq!(class(r#"{"workers":{"idle":0,"running":0}}"#), None, "scaled to nothing");
+        assert_eq!(class(r#"{"workers":{"throttled":1,"running":1}}"#), None);
+        assert_eq!(class(r#"{"workers":{"throttled":1}}"#), Some(C::Capacity));
+        assert_eq!(class(r#"{"workers":{"throttled":1,"unhealthy":2}}"#), Some(C::ProviderDown));
+        assert_eq!(class(r#"{"workers":{"initializing":1,"unhealthy":2}}"#), None);
+    }
+}

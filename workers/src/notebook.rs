@@ -1,0 +1,134 @@
+//! What is written down while a provider works: the trail in the journal, and live output for whoever watches.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_nats::Client;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use schemas::{Micros, job::Job, journal::Trace, live::LivePiece, subjects};
+use tokio::time::Instant;
+
+use crate::{attempt::Attempt, nats, provider::Progress};
+
+/// Pieces come no faster than this; what comes sooner travels with the next.
+const PIECE_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// A piece is sent once it is this long, however soon: far below any server's limit on a message.
+const PIECE_MAX: usize = 16 * 1024;
+
+/// Writes down what an attempt's provider reports.
+pub(crate) struct Notebook<'a> {
+    attempt: &'a Attempt,
+    job: &'a Job,
+    started: Micros,
+    /// Whether the journal leads to this attempt's run, so that whoever comes next can go on with it.
+    trail: AtomicBool,
+    live: Option<Live<'a>>,
+}
+
+impl<'a> Notebook<'a> {
+    /// `trail` says that the journal has an entry of this attempt already.
+    pub(crate) fn new(attempt: &'a Attempt, job: &'a Job, started: Micros, trail: bool) -> Self {
+        let live = job.live.then(|| Live::new(attempt.client(), attempt.number(), job));
+        Self { attempt, job, started, trail: AtomicBool::new(trail), live }
+    }
+
+    /// Whether a run may go on at the provider that the next holder of the job finds by the journal.
+    pub(crate) fn has_trail(&self) -> bool {
+        self.trail.load(Ordering::Acquire)
+    }
+
+    /// Sends what is left of the live output.
+    pub(crate) fn close(&self) {
+        if let Some(live) = &self.live {
+            live.flush();
+        }
+    }
+}
+
+impl Progress for Notebook<'_> {
+    fn submitting(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // Written before by whoever journals each attempt.
+            if !self.trail.swap(true, Ordering::AcqRel) {
+                let expected = self.attempt.expected(self.job);
+                self.attempt.write_journal(self.job, self.started, Trace::Started { expected }).await;
+            }
+        })
+    }
+
+    fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let trace = Trace::Running { run: run.to_owned(), expected: self.attempt.expected(self.job) };
+            self.attempt.write_journal(self.job, self.started, trace).await;
+            self.trail.store(true, Ordering::Release);
+        })
+    }
+
+    fn token(&self, text: &str) {
+        if let Some(live) = &self.live {
+            live.add(text);
+        }
+    }
+}
+
+/// Publishes output piece by piece. Never waits: what the connection does not take at once goes with the next piece.
+struct Live<'a> {
+    client: &'a Client,
+    job: &'a Job,
+    attempt: u16,
+    subject: String,
+    unsent: Mutex<Unsent>,
+}
+
+struct Unsent {
+    at: u64,
+    text: String,
+    sent: Option<Instant>,
+}
+
+impl<'a> Live<'a> {
+    fn new(client: &'a Client, attempt: u16, job: &'a Job) -> Self {
+        let subject = subjects::live(&job.subject.tenant, &job.mailbox, job.id);
+        let unsent = Mutex::new(Unsent { at: 0, text: String::new(), sent: None });
+        Self { client, job, attempt, subject, unsent }
+    }
+
+    fn add(&self, text: &str) {
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        unsent.text.push_str(text);
+        let due = unsent.sent.is_none_or(|at| at.elapsed() >= PIECE_EVERY);
+        if due || unsent.text.len() >= PIECE_MAX {
+            self.send(&mut unsent);
+        }
+    }
+
+    fn flush(&self) {
+        self.send(&mut self.unsent.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn send(&self, unsent: &mut Unsent) {
+        if unsent.text.is_empty() {
+            return;
+        }
+        // An answer that came in one piece may be longer than a message; its end is in the result.
+        let mut end = unsent.text.len().min(PIECE_MAX);
+        while !unsent.text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let rest = unsent.text.split_off(end);
+        let piece =
+            LivePiece { attempt: self.attempt, at: unsent.at, text: std::mem::take(&mut unsent.text) };
+        let (headers, body) = nats::live(self.job, &piece);
+        let sent = self.client.publish_with_headers(self.subject.clone(), headers, body).now_or_never();
+        if matches!(sent, Some(Ok(()))) {
+            unsent.at += piece.text.len() as u64;
+            unsent.sent = Some(Instant::now());
+            unsent.text = rest;
+        } else {
+            unsent.text = piece.text + &rest;
+        }
+    }
+}
