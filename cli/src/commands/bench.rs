@@ -3,6 +3,7 @@
 //! Everything runs in this process but the server: producer, dispatcher, one worker with a provider that does nothing.
 
 mod measure;
+mod runs;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,6 +30,9 @@ const IDLE_JOBS: usize = 2_000;
 
 /// Measures and prints.
 pub(crate) async fn run(args: Bench, session: Session) -> anyhow::Result<()> {
+    if args.runs > 0 {
+        return many_runs(args.runs, &session).await;
+    }
     let nats = session.nats_for_once().await?;
     let outcome = measure_all(&args, &session, &nats.link).await;
     nats.stop().await;
@@ -95,6 +99,32 @@ async fn measure_all(args: &Bench, session: &Session, link: &LinkConfig) -> anyh
     }
     producer.close().await;
     Ok(figures)
+}
+
+/// `--runs`: what one worker process needs for so many runs.
+async fn many_runs(count: u64, session: &Session) -> anyhow::Result<()> {
+    let nats = session.nats_for_once().await?;
+    let outcome = async {
+        let topology = &session.config.topology;
+        let region = topology.regions.first().context("the configuration has no region")?.clone();
+        let name = topology.catalog.names().next().context("the configuration has no model")?.to_owned();
+        let mut roles = Roles::default();
+        roles.dispatcher(dispatcher_config(session, &nats.link, &region)?).await?;
+        let producer = producer(&nats.link).await?;
+        let measured = runs::measure(count, session, &nats.link, &region, &name, &producer).await;
+        // Its jobs would run on; the server ends with this process.
+        drop((producer, roles));
+        measured
+    };
+    let outcome = outcome.await;
+    nats.stop().await;
+    let runs::Runs { runs, rss_before_mib, rss_after_mib, cores } = outcome?;
+    if session.json {
+        return output::json(&runs::Runs { runs, rss_before_mib, rss_after_mib, cores });
+    }
+    output::line(format!("worker, one run         {rss_before_mib:>10.1} MiB"))?;
+    output::line(format!("worker, {runs} runs       {rss_after_mib:>10.1} MiB"))?;
+    output::line(format!("polling them            {cores:>10.2} of a core"))
 }
 
 /// A dispatcher in a process of its own, beside one pool that is full and stays so, while the backlog grows.

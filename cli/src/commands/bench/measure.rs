@@ -159,6 +159,17 @@ pub(crate) fn resident_mib(process: u32) -> anyhow::Result<f64> {
     Ok(kib.context("no VmRSS in /proc")? / 1024.0)
 }
 
+/// Processor time of a process so far, its kernel time included.
+pub(crate) fn processor_time(process: u32) -> anyhow::Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The second field is the program's name in brackets, which may hold anything.
+    let rest = text.rsplit_once(')').context("no name in /proc")?.1;
+    let mut fields = rest.split_whitespace().skip(11);
+    let mut ticks = || fields.next().and_then(|field| field.parse::<u64>().ok()).context("no times in /proc");
+    // Linux counts in hundredths of a second for user space, whatever the kernel ticks in.
+    Ok(Duration::from_millis((ticks()? + ticks()?) * 10))
+}
+
 /// Submits `count` jobs, [`OUTSTANDING`] at a time.
 pub(crate) async fn submit(producer: &Producer, request: &JobRequest, count: u64) -> anyhow::Result<()> {
     let mut sent = stream::iter(0..count).map(|_| producer.submit(request)).buffer_unordered(OUTSTANDING);
