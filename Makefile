@@ -25,6 +25,9 @@ demo: setup build ## Run the whole pipeline on this machine (ARGS="…" is passe
 	"$(TARGET_DIR)/debug/beacon" demo $(ARGS)
 
 test: setup build ## Run all tests against a real nats-server
+	@folder="$${BEACON_API_DESCRIPTIONS:-../shared/providers/openapi}"; \
+	if [ -d "$$folder" ]; then echo "API descriptions: bodies are held against those in $$folder"; \
+	else echo "API descriptions: none, so those tests are skipped (BEACON_API_DESCRIPTIONS names their folder)"; fi
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		set -x; cargo nextest run --workspace --no-fail-fast; \
 	else \
@@ -40,7 +43,7 @@ doc: ## Build the documentation with warnings as errors, and run its examples
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 	cargo test --workspace --doc
 
-bench: setup ## Measure Beacon against raw JetStream, in release mode (ARGS="…" is passed on)
+bench: setup ## Measure Beacon against raw JetStream, in release mode (ARGS="…" is passed on, as in ARGS="--runs 2000")
 	cargo build --release -p cli --bin beacon
 	"$(TARGET_DIR)/release/beacon" bench $(ARGS)
 

@@ -67,6 +67,8 @@ pub(crate) struct Wish {
     pub(crate) wait: Duration,
     pub(crate) billing: Billing,
     pub(crate) callback: Option<Callback>,
+    /// Between two questions about a run, the shortest and the longest pause.
+    pub(crate) polls: (Duration, Duration),
     pub(crate) runpod: simulators::RunPodSettings,
     pub(crate) replicate: simulators::ReplicateSettings,
 }
@@ -91,6 +93,7 @@ impl Default for Wish {
             wait: Duration::from_secs(10),
             billing: Billing::PerSecond,
             callback: None,
+            polls: POLLS,
             runpod: simulators::RunPodSettings::default(),
             replicate: simulators::ReplicateSettings::default(),
         }
@@ -151,7 +154,7 @@ impl Adapter {
                     Some(Secret::new(if wish.right_key { "key-1:secret-1" } else { "wrong-key" }));
                 config.mode = mode;
                 config.callback.clone_from(&wish.callback);
-                (config.poll_min, config.poll_max) = POLLS;
+                (config.poll_min, config.poll_max) = wish.polls;
                 config.queue_timeout = Duration::from_millis(100);
                 Arc::new(RunPod::new(config).unwrap())
             }
@@ -162,7 +165,7 @@ impl Adapter {
                 config.wait = wish.wait;
                 config.billing = wish.billing;
                 config.callback.clone_from(&wish.callback);
-                (config.poll_min, config.poll_max) = POLLS;
+                (config.poll_min, config.poll_max) = wish.polls;
                 Arc::new(Replicate::new(config).unwrap())
             }
         }

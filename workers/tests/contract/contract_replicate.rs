@@ -23,6 +23,7 @@ promises! {
     questions_that_fail_now_and_then_lose_nothing
     questions_that_only_fail_end_with_an_estimate
     a_key_that_is_closed_is_left_alone
+    a_webhook_wakes_whoever_waits
     a_submission_whose_answer_was_lost_is_found_in_the_list
 }
 

@@ -1,6 +1,6 @@
 //! What every adapter promises. Each function is one test, run by the adapter's own file.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use schemas::{
     failure::FailureClass as C,
@@ -8,7 +8,12 @@ use schemas::{
 };
 use simulators::{Fault, FaultKind};
 use tokio::task::JoinSet;
-use workers::provider::{Call, Health};
+use tokio_util::sync::CancellationToken;
+use workers::{
+    adapters::Secret,
+    provider::{Call, Health},
+    webhooks::{SigningKey, Webhooks},
+};
 
 use crate::bed::{Adapter, Bed, Recorder, Wish, eventually, failure, success};
 
@@ -101,10 +106,10 @@ pub(crate) async fn a_cold_start_is_waited_for(adapter: Adapter) {
 pub(crate) async fn a_full_queue_is_waited_for(adapter: Adapter) {
     let mut wish = Wish::default();
     wish.model.slots = 1;
-    let bed = std::sync::Arc::new(adapter.bed_with(wish).await);
+    let bed = Arc::new(adapter.bed_with(wish).await);
     let mut running = JoinSet::new();
     for _ in 0..3 {
-        let bed = std::sync::Arc::clone(&bed);
+        let bed = Arc::clone(&bed);
         running.spawn(async move { success(&bed.run().await).output.text.clone() });
     }
     assert_eq!(running.join_all().await.len(), 3);
@@ -428,4 +433,29 @@ pub(crate) async fn a_submission_whose_answer_was_lost_is_found_in_the_list(adap
         assert_eq!(bed.simulator.stats().started, 1, "{kind:?}");
         assert_eq!(bed.cost(&ended.used), bed.charged(), "{kind:?}");
     }
+}
+
+/// With polls an hour apart, only the provider's own word can end the wait.
+pub(crate) async fn a_webhook_wakes_whoever_waits(adapter: Adapter) {
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let webhooks = Arc::new(Webhooks::new(&format!("http://{listen}")));
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let (_, serving) = Arc::clone(&webhooks).serve(listen, stop).await.unwrap();
+    let secret = simulators::ReplicateSettings::default().webhook_secret;
+    let callback = match adapter {
+        Adapter::RunPod(_) => webhooks.runpod(),
+        _ => webhooks.replicate(SigningKey::new(&Secret::new(secret)).unwrap()),
+    };
+    let hour = Duration::from_secs(3_600);
+    let mut wish =
+        Wish { wait: Duration::ZERO, polls: (hour, hour), callback: Some(callback), ..Wish::default() };
+    wish.model.service_ms_p50 = 300;
+    let bed = adapter.bed_with(wish).await;
+    let call = Call { timeout: hour * 2, ..bed.call() };
+    tokio::select! {
+        ended = bed.run_call(&call) => drop(success(&ended)),
+        _ = serving => panic!("the receiver ended"),
+    }
+    assert_eq!(bed.simulator.stats().finished, 1);
 }
