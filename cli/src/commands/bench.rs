@@ -118,9 +118,9 @@ async fn many_runs(count: u64, session: &Session) -> anyhow::Result<()> {
     };
     let outcome = outcome.await;
     nats.stop().await;
-    let runs::Runs { runs, rss_before_mib, rss_after_mib, cores } = outcome?;
+    let runs::WorkerLoad { runs, rss_before_mib, rss_after_mib, cores } = outcome?;
     if session.json {
-        return output::json(&runs::Runs { runs, rss_before_mib, rss_after_mib, cores });
+        return output::json(&runs::WorkerLoad { runs, rss_before_mib, rss_after_mib, cores });
     }
     output::line(format!("worker, one run         {rss_before_mib:>10.1} MiB"))?;
     output::line(format!("worker, {runs} runs       {rss_after_mib:>10.1} MiB"))?;

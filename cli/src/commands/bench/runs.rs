@@ -23,7 +23,7 @@ const SPAN: Duration = Duration::from_secs(15);
 
 /// What a worker needs that holds so many runs.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Runs {
+pub(crate) struct WorkerLoad {
     /// Runs at once.
     pub(crate) runs: u64,
     /// Resident memory of the worker before the first, MiB.
@@ -42,7 +42,7 @@ pub(crate) async fn measure(
     region: &Region,
     name: &str,
     producer: &Producer,
-) -> anyhow::Result<Runs> {
+) -> anyhow::Result<WorkerLoad> {
     let shutdown = CancellationToken::new();
     let _stop = shutdown.clone().drop_guard();
     let slots = u32::try_from(runs).context("too many runs")?;
@@ -84,7 +84,7 @@ pub(crate) async fn measure(
     let cores = spent.as_secs_f64() / began.elapsed().as_secs_f64();
     let rss_after_mib = measure::resident_mib(process)?;
     child.kill().await?;
-    Ok(Runs { runs, rss_before_mib, rss_after_mib, cores })
+    Ok(WorkerLoad { runs, rss_before_mib, rss_after_mib, cores })
 }
 
 async fn until(condition: impl Fn() -> bool) -> anyhow::Result<()> {
