@@ -7,6 +7,8 @@
 //! | `modal`, startup | each container start, with the run that caused it | per second, rounded up |
 //! | `modal`, run | each input a container began, to its end or abort | per second, rounded up |
 //! | `modal`, idle | each GPU, all closed idle spans together | per second of the sum, rounded up |
+//! | `runpod`, startup and idle | each worker start, and all closed idle spans together | per second, rounded up |
+//! | `runpod`, run | each execution, in whole milliseconds as the job tells it | per second, rounded up |
 //! | `replicate` by predict time | each prediction that ran, canceled and failed ones as far as they ran | per second, rounded up |
 //! | `replicate` by tokens | each prediction that succeeded, or was canceled after some output | `ceil(read × price / 10⁶) + ceil(written × price / 10⁶)` |
 //! | `replicate` standing, startup | each boot of an instance, with the prediction that caused it | per second, rounded up |

@@ -274,3 +274,45 @@ fn what_compose_runs_is_accepted() {
 fn fs_read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap()
 }
+
+const RUNPOD: [(&str, &str); 4] = [
+    ("provider", r#""runpod""#),
+    ("kind", r#""runpod""#),
+    ("billing", ""),
+    ("models", r#"[{ model = "llama-3.2-1b", sku = "L4" }]"#),
+];
+
+const REPLICATE: [(&str, &str); 4] = [
+    ("provider", r#""replicate""#),
+    ("kind", r#""replicate""#),
+    ("billing", r#""per_second""#),
+    ("models", r#"[{ model = "llama-3.2-1b", sku = "gpu-t4" }]"#),
+];
+
+const HOOKS: &str = "[workers]\nwebhooks = { listen = \"127.0.0.1:0\", public_url = \"https://h\" }\n";
+
+#[test]
+fn serverless_pools_are_an_entry_each() {
+    assert_eq!(parse(&pool(&RUNPOD)).unwrap().pools.len(), 1);
+    assert_eq!(parse(&pool(&REPLICATE)).unwrap().pools.len(), 1);
+    let with = [RUNPOD.as_slice(), &[("webhook", "true"), ("mode", r#""runsync""#)]].concat();
+    assert!(parse(&format!("{HOOKS}{}", pool(&with))).unwrap().workers.webhooks.is_some());
+}
+
+#[test]
+fn what_cannot_work_at_a_serverless_provider_is_refused_by_its_key() {
+    let refuse = |base: &[(&'static str, &'static str)], change, parts: &[&str]| {
+        refused(&pool(&[base, &[change]].concat()), parts);
+    };
+    refuse(&RUNPOD, ("mode", r#""spawn""#), &["pools[0].mode", "run or runsync"]);
+    refuse(&RUNPOD, ("wait", r#""10m""#), &["pools[0].wait", "1s to 300s"]);
+    refuse(&RUNPOD, ("webhook", "true"), &["pools[0].webhook", "[workers.webhooks]"]);
+    refuse(&RUNPOD, ("target", r#""model""#), &["pools[0].target", "not a key of kind runpod"]);
+    refuse(&REPLICATE, ("billing", r#""per_inference""#), &["pools[0].billing", "per_second or per_token"]);
+    refuse(&REPLICATE, ("wait", r#""2m""#), &["pools[0].wait", "60s"]);
+    refuse(&REPLICATE, ("input", r#"{ prompt = "" }"#), &["pools[0].input.prompt"]);
+    refuse(&REPLICATE, ("input", r#"{ promt = "x" }"#), &["promt"]);
+    refuse(&REPLICATE, ("poll_max", r#""100ms""#), &["pools[0].poll_max", "poll_min"]);
+    let unsigned = [REPLICATE.as_slice(), &[("webhook", "true")]].concat();
+    refused(&format!("{HOOKS}{}", pool(&unsigned)), &["pools[0].webhook", "webhook_secret_env"]);
+}

@@ -307,8 +307,7 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
             self.sleep(usual.saturating_sub(self.began.elapsed()), self.give_up, hint.as_ref()).await;
         }
         loop {
-            let urgent =
-                !pace.kept.is_zero() && (self.seen.elapsed() > pace.kept / 2 || (first && self.is_old()));
+            let urgent = is_urgent(pace.kept, self.seen.elapsed(), first && self.is_old());
             first = false;
             let by = self.give_up.min(Instant::now() + self.patience(urgent));
             let asked = timeout_at(by.max(Instant::now() + pace.min), self.ask(run, urgent)).await;
@@ -463,8 +462,7 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
                 Some(took) => self.began.elapsed().saturating_sub(took),
                 None => self.seen.elapsed(),
             };
-            let left = kept.saturating_sub(ended_ago);
-            if left < CLOSE_CALL.min(kept / 4) {
+            if let Some(left) = nearly_lost(kept, ended_ago) {
                 metrics::result_nearly_lost(self.remote.name());
                 warn!(job = %self.call.job, ?left, "a result was fetched shortly before its provider removes it");
             }
@@ -492,5 +490,54 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
 
     fn reckoned(&self) -> Vec<UsedItem> {
         self.remote.reckon(self.call, self.began.elapsed())
+    }
+}
+
+/// How much longer a result would have been there, if that is so little that somebody must know.
+fn nearly_lost(kept: Duration, ended_ago: Duration) -> Option<Duration> {
+    let left = kept.saturating_sub(ended_ago);
+    // What is kept for a minute only is always within a minute of loss; its last quarter is what is close.
+    (left < CLOSE_CALL.min(kept / 4)).then_some(left)
+}
+
+/// Whether a run must be asked about before others: it may have ended right after it was last seen to go on, or,
+/// after a crash, at any time, and its result is not kept for ever.
+fn is_urgent(kept: Duration, unseen: Duration, first_of_an_old_run: bool) -> bool {
+    !kept.is_zero() && (unseen > kept / 2 || first_of_an_old_run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF_AN_HOUR: Duration = Duration::from_secs(1_800);
+
+    #[test]
+    fn an_alarm_is_raised_in_the_last_minute_only() {
+        let left = |kept, ago| nearly_lost(kept, Duration::from_secs(ago)).map(|left| left.as_secs());
+        assert_eq!(left(HALF_AN_HOUR, 0), None);
+        assert_eq!(left(HALF_AN_HOUR, 1_740), None);
+        assert_eq!(left(HALF_AN_HOUR, 1_741), Some(59));
+        assert_eq!(left(HALF_AN_HOUR, 9_999), Some(0));
+        let minute = Duration::from_secs(60);
+        assert_eq!((left(minute, 45), left(minute, 46)), (None, Some(14)));
+    }
+
+    #[test]
+    fn a_result_in_danger_is_fetched_first() {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        assert!(!is_urgent(HALF_AN_HOUR, minutes(15), false));
+        assert!(is_urgent(HALF_AN_HOUR, minutes(16), false));
+        assert!(is_urgent(HALF_AN_HOUR, minutes(1), true), "nobody knows when it ended");
+        assert!(!is_urgent(Duration::ZERO, minutes(9_999), true), "kept for days");
+    }
+
+    #[test]
+    fn what_is_usual_follows_what_is_seen() {
+        let typical = Typical::default();
+        assert_eq!(typical.of("m"), Duration::ZERO);
+        typical.learn("m", Duration::from_secs(10));
+        typical.learn("m", Duration::from_secs(20));
+        assert_eq!((typical.of("m"), typical.of("other")), (Duration::from_secs(12), Duration::ZERO));
     }
 }

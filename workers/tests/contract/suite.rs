@@ -384,16 +384,18 @@ pub(crate) async fn a_run_is_cancelled_before_and_after_its_start(adapter: Adapt
 
 /// The run goes on while its front door has trouble.
 pub(crate) async fn questions_that_fail_now_and_then_lose_nothing(adapter: Adapter) {
-    let (bed, recorder) = (polled(adapter, 200, 0).await, Recorder::default());
-    let call = bed.call();
-    let (ended, ()) = tokio::join!(bed.provider.run(&call, &recorder), async {
-        eventually("the run is known", || !recorder.runs().is_empty()).await;
-        let kind = FaultKind::Status { code: 502, body: None, retry_after_s: None };
-        bed.simulator.set_fault(Some(Fault::times(kind, 3)));
-    });
-    success(&ended);
-    assert_eq!(bed.simulator.stats().started, 1);
-    assert_eq!(bed.cost(&ended.used), bed.charged());
+    let bad_gateway = FaultKind::Status { code: 502, body: None, retry_after_s: None };
+    for kind in [bad_gateway, FaultKind::Refuse] {
+        let (bed, recorder) = (polled(adapter, 200, 0).await, Recorder::default());
+        let call = bed.call();
+        let (ended, ()) = tokio::join!(bed.provider.run(&call, &recorder), async {
+            eventually("the run is known", || !recorder.runs().is_empty()).await;
+            bed.simulator.set_fault(Some(Fault::times(kind.clone(), 3)));
+        });
+        success(&ended);
+        assert_eq!(bed.simulator.stats().started, 1, "{kind:?}");
+        assert_eq!(bed.cost(&ended.used), bed.charged(), "{kind:?}");
+    }
 }
 
 /// Nobody can be asked any more: somewhere else is better, and what it cost is a guess that says so.
