@@ -80,6 +80,8 @@ impl Default for Wish {
             sku: "T4".to_owned(),
             price_per_second_nanos: 164_000,
             price_per_inference_nanos: 100_000,
+            price_per_million_input_tokens_nanos: 50_000_000,
+            price_per_million_output_tokens_nanos: 250_000_000,
             ..SimulatedModel::new("m")
         };
         let long = LONG;
@@ -281,6 +283,8 @@ fn prices() -> PriceBook {
         price("golem", "inference", "0.0001"),
         price("runpod", "second", "0.000164"),
         price("replicate", "second", "0.000164"),
+        price("replicate", "million_input_tokens", "0.05"),
+        price("replicate", "million_output_tokens", "0.25"),
     ];
     PriceBook::from_toml(&(head.to_owned() + &prices.concat())).unwrap()
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use schemas::failure::FailureClass as C;
-use simulators::{Fault, FaultKind};
-use workers::provider::Trail;
+use simulators::{Fault, FaultKind, ReplicateBilling};
+use workers::{adapters::Billing, provider::Trail};
 
 use crate::{
     bed::{Adapter, Bed, Recorder, Wish, eventually, failure},
@@ -111,4 +111,23 @@ async fn the_wait_that_stands_only_in_the_sentence_is_kept() {
     )));
     let ended = bed.fails(C::RateLimited).await;
     assert_eq!(failure(&ended).retry_after_us, Some(30_000_000));
+}
+
+#[tokio::test]
+async fn tokens_are_billed_as_the_provider_counts_them() {
+    let mut wish = Wish { billing: Billing::PerToken, ..Wish::default() };
+    wish.replicate.billing = ReplicateBilling::Tokens;
+    wish.model.service_sigma = 0.5;
+    let bed = ADAPTER.bed_with(wish).await;
+    let mut used = Vec::new();
+    for round in 0..8 {
+        if round == 3 {
+            bed.fault_once(FaultKind::ErrorFrame { after_tokens: 2 });
+        }
+        let ended = bed.run().await;
+        assert!(!ended.estimated, "{ended:?}");
+        used.extend(ended.used);
+    }
+    assert_eq!(used.len(), 7, "a failed one is free");
+    assert_eq!(bed.cost(&used), bed.charged());
 }
