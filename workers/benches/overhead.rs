@@ -50,6 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         params: Params { max_tokens: Some(24), ..Params::default() },
         timeout: Duration::from_secs(10),
         traceparent: None,
+        live: false,
     };
     let body = r#"{"model":"m","prompt":"Why is the sky blue?","max_tokens":24,"stream":false}"#;
     let (mut bare, mut adapted) = (Vec::new(), Vec::new());

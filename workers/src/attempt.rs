@@ -291,6 +291,7 @@ impl Attempt {
             params: job.params.clone(),
             timeout: self.bench.config.call_timeout,
             traceparent: job.traceparent.clone(),
+            live: job.live,
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Call {
     pub timeout: Duration,
     /// W3C trace context to pass on.
     pub traceparent: Option<String>,
+    /// Whether anybody wants the output while it is being written.
+    pub live: bool,
 }
 
 impl Call {

@@ -163,6 +163,7 @@ impl Transcript {
                 }
                 None
             }
+            Event::Named(_) => None,
             Event::Error(text) => {
                 let error = serde_json::from_str(&text).unwrap_or(Value::String(text));
                 self.fail(refusal::inside(&error, self.dialect));

@@ -3,13 +3,15 @@
 //! A call is a POST that is held for a while (`Prefer: wait`), answered with the prediction as far as it is, and then
 //! polled. `Cancel-After` ends a prediction that everybody forgot. There is no idempotency key: a submission that was
 //! not answered is looked for in the account's list of predictions, by model, time and input; two that could be it are
-//! none. Results are removed an hour after the end.
+//! none. Results are removed an hour after the end. For a job that is watched live the prediction's own stream is read
+//! beside the polls; what it misses comes with the result.
 //!
 //! Billed is `predict_time` for public models, which the prediction tells; tokens for official language models. A
 //! deployment is billed for all the time its instances stand, which no prediction tells: what is booked for it is an
 //! estimate by `predict_time`, and the rest has to be read from the invoice. The names of the token counts in `metrics`
 //! were observed and not confirmed; without them a call by tokens is an estimate.
 
+mod live;
 mod remote;
 mod wire;
 
@@ -23,6 +25,7 @@ use reqwest::{
 use schemas::failure::Failure;
 use serde::{Deserialize, Serialize};
 
+use self::live::Streams;
 pub use self::wire::InputKeys;
 use super::{
     hints::{Callback, Hints},
@@ -123,6 +126,7 @@ pub struct Replicate {
     headers: HeaderMap,
     typical: Typical,
     hints: Arc<Hints>,
+    streams: Streams,
     config: ReplicateConfig,
 }
 
@@ -136,7 +140,15 @@ impl Replicate {
             headers.insert(AUTHORIZATION, key.header("authorization", "Bearer ")?);
         }
         let hints = config.callback.as_ref().map(|callback| Arc::clone(&callback.hints)).unwrap_or_default();
-        Ok(Self { client, base, headers, typical: Typical::default(), hints, config })
+        Ok(Self {
+            client,
+            base,
+            headers,
+            typical: Typical::default(),
+            hints,
+            streams: Streams::default(),
+            config,
+        })
     }
 
     /// A text without our key.
@@ -147,7 +159,12 @@ impl Replicate {
 
 impl Provider for Replicate {
     fn run<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> BoxFuture<'a, Ended> {
-        Box::pin(Runs::new(self, call, progress).run())
+        Box::pin(async move {
+            if call.live {
+                return self.run_live(call, progress).await;
+            }
+            Runs::new(self, call, progress).run().await
+        })
     }
 
     fn reattach<'a>(
@@ -202,5 +219,25 @@ mod tests {
         config.api_key = Some(Secret::new("r8_123"));
         let shown = format!("{:?}", Replicate::new(config).unwrap());
         assert!(!shown.contains("r8_123"), "{shown}");
+    }
+
+    #[test]
+    fn the_key_goes_to_the_same_place_or_to_its_domain_over_tls_and_nowhere_else() {
+        let real = Replicate::new(ReplicateConfig::new("https://api.replicate.com/v1")).unwrap();
+        for (url, allowed) in [
+            ("https://stream.replicate.com/v1/x", true),
+            ("https://api.replicate.com/v1/x", true),
+            ("http://stream.replicate.com/v1/x", false),
+            ("https://stream.replicate.com:444/x", false),
+            ("https://replicate.com.evil.org/x", false),
+            ("https://evilreplicate.com/x", false),
+        ] {
+            assert_eq!(real.stream_url(url).is_some(), allowed, "{url}");
+        }
+        let local = Replicate::new(ReplicateConfig::new("http://127.0.0.1:4000")).unwrap();
+        assert!(local.stream_url("http://127.0.0.1:4000/v1/streams/x").is_some());
+        assert!(local.stream_url("https://127.0.0.2/x").is_none());
+        let named = Replicate::new(ReplicateConfig::new("http://localhost:4000")).unwrap();
+        assert!(named.stream_url("https://evil.org/x").is_none());
     }
 }

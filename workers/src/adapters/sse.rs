@@ -12,6 +12,8 @@ pub enum Event {
     Data(String),
     /// The value of an `error:` field, or the data of an event of type `error`.
     Error(String),
+    /// An event of another type than `output`, in a stream that names its events: `done`, `logs`.
+    Named(String),
     /// A line that began with a colon, without it and a blank.
     Comment(String),
 }
@@ -30,6 +32,8 @@ pub struct Reader {
     /// The event that has begun.
     data: String,
     is_error: bool,
+    /// The event's type, in a stream that names its events.
+    kind: Option<String>,
     /// The last byte was `\r`: a `\n` now belongs to it.
     after_return: bool,
     /// Nothing was read yet, so that a byte order mark may come.
@@ -44,9 +48,15 @@ impl Reader {
             line: Vec::new(),
             data: String::new(),
             is_error: false,
+            kind: None,
             after_return: false,
             first_line: true,
         }
+    }
+
+    /// A reader of a stream whose events say by their type what they are, as Replicate's do: `output` is data.
+    pub fn of_named_events(limit: usize) -> Self {
+        Self { kind: Some(String::new()), ..Self::new(limit) }
     }
 
     /// Takes the next bytes; appends the events that they complete.
@@ -107,7 +117,12 @@ impl Reader {
                 self.data.push_str(value);
             }
             "error" => events.push(Event::Error(value.to_owned())),
-            "event" => self.is_error = value == "error",
+            "event" => {
+                self.is_error = value == "error";
+                if let Some(kind) = &mut self.kind {
+                    value.clone_into(kind);
+                }
+            }
             // `id`, `retry`, and whatever a proxy adds.
             _ => {}
         }
@@ -115,8 +130,13 @@ impl Reader {
 
     fn end_event(&mut self, events: &mut Vec<Event>) {
         let (data, is_error) = (std::mem::take(&mut self.data), std::mem::take(&mut self.is_error));
+        let kind = self.kind.as_mut().map(std::mem::take);
         if !data.is_empty() {
-            events.push(if is_error { Event::Error(data) } else { Event::Data(data) });
+            events.push(match kind {
+                _ if is_error => Event::Error(data),
+                Some(kind) if kind != "output" => Event::Named(kind),
+                Some(_) | None => Event::Data(data),
+            });
         }
     }
 }
@@ -143,6 +163,17 @@ mod tests {
 
     fn data(text: &str) -> Event {
         Event::Data(text.to_owned())
+    }
+
+    #[test]
+    fn a_stream_that_names_its_events_is_told_apart() {
+        let (mut reader, mut events) = (Reader::of_named_events(100), Vec::new());
+        let text = b"event: output\ndata: a\ndata: b\n\nevent: logs\ndata: x\n\nevent: error\ndata: no\n\nevent: done\ndata: {}\n\n";
+        reader.push(text, &mut events).unwrap();
+        let named = |kind: &str| Event::Named(kind.to_owned());
+        let expected =
+            [Event::Data("a\nb".to_owned()), named("logs"), Event::Error("no".to_owned()), named("done")];
+        assert_eq!(events, expected);
     }
 
     #[test]

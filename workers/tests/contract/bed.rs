@@ -301,6 +301,7 @@ pub(crate) fn call(number: usize) -> Call {
         params: Params { max_tokens: Some(24), ..Params::default() },
         timeout: LONG,
         traceparent: None,
+        live: false,
     }
 }
 

@@ -7,7 +7,7 @@ use simulators::{Fault, FaultKind, ReplicateBilling};
 use workers::{adapters::Billing, provider::Trail};
 
 use crate::{
-    bed::{Adapter, Bed, Recorder, Wish, eventually, failure},
+    bed::{Adapter, Bed, Recorder, Wish, eventually, failure, success},
     suite::{all_promises, promises},
 };
 
@@ -130,4 +130,20 @@ async fn tokens_are_billed_as_the_provider_counts_them() {
     }
     assert_eq!(used.len(), 7, "a failed one is free");
     assert_eq!(bed.cost(&used), bed.charged());
+}
+
+#[tokio::test]
+async fn a_watched_job_is_told_piece_by_piece_even_when_its_stream_is_cut() {
+    for cut in [None, Some(3)] {
+        let mut wish = Wish::default();
+        wish.replicate.stream_cut_after = cut;
+        wish.model.service_ms_p50 = 200;
+        let (bed, recorder) = (ADAPTER.bed_with(wish).await, Recorder::default());
+        let mut call = bed.call();
+        call.live = true;
+        let ended = bed.provider.run(&call, &recorder).await;
+        assert_eq!(recorder.text(), success(&ended).output.text, "{cut:?}");
+        assert!(recorder.pieces() > 1, "{cut:?}");
+        assert_eq!(bed.cost(&ended.used), bed.charged());
+    }
 }

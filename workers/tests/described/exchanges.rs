@@ -55,6 +55,7 @@ fn call(number: u8, model: &str, input: Input, params: Params) -> Call {
         params,
         timeout: Duration::from_secs(30),
         traceparent: None,
+        live: false,
     }
 }
 

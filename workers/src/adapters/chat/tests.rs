@@ -17,6 +17,7 @@ fn call(input: Input) -> Call {
         params: Params::default(),
         timeout: Duration::from_secs(1),
         traceparent: None,
+        live: false,
     }
 }
 

@@ -80,7 +80,8 @@ impl Remote for Replicate {
                 return Submitted::Refused(failure.after(Some(left)));
             }
             let turn = submits.turn(false).await;
-            let wait = self.config.wait.min(limit).min(WAIT_MAX);
+            // Whoever watches wants the stream, whose address comes with the answer.
+            let wait = if call.live { Duration::ZERO } else { self.config.wait.min(limit).min(WAIT_MAX) };
             let request = match self.submission(call, limit, wait) {
                 Ok(request) => request,
                 Err(failure) => return Submitted::Refused(failure),
@@ -225,12 +226,16 @@ impl Replicate {
         };
         match response.status().as_u16() {
             200..=299 => match prediction(response).await {
-                Ok(prediction) => {
+                Ok(mut prediction) => {
                     let id = prediction.id.clone();
-                    match self.asked(prediction, call) {
-                        Asked::Over(over) => Submitted::Over(over),
-                        _ => Submitted::Run(id),
+                    let stream = prediction.urls.stream.take().filter(|_| call.live);
+                    if let Asked::Over(over) = self.asked(prediction, call) {
+                        return Submitted::Over(over);
                     }
+                    if let Some(url) = stream {
+                        self.streams.add(&id, url);
+                    }
+                    Submitted::Run(id)
                 }
                 Err(failure) => Submitted::Unsure(failure),
             },

@@ -154,6 +154,16 @@ pub(super) struct Prediction {
     started_at: Option<DateTime<Utc>>,
     #[serde(default)]
     completed_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    pub(super) urls: Urls,
+}
+
+/// Where a prediction can be reached.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Urls {
+    /// Its output as it is written; only where the model streams.
+    #[serde(default)]
+    pub(super) stream: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -330,6 +340,7 @@ mod tests {
             params: schemas::job::Params { max_tokens: Some(8), ..Default::default() },
             timeout: Duration::from_secs(100),
             traceparent: None,
+            live: false,
         }
     }
 

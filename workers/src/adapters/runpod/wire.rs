@@ -324,6 +324,7 @@ mod tests {
             params: schemas::job::Params::default(),
             timeout: Duration::from_secs(100),
             traceparent: None,
+            live: false,
         }
     }
 
