@@ -12,6 +12,7 @@ use tests::{
     scripted::{Script, Scripted},
     wait,
 };
+use workers::JournalMode;
 
 const ACK_WAIT: Duration = Duration::from_secs(4);
 
@@ -61,6 +62,30 @@ async fn a_slow_job_outlives_its_lease_because_the_lease_is_kept() {
     let audit = Audit::all_ended(&mut producer, &jobs).await;
     assert_eq!((audit.count(Status::Succeeded), slow.begun()), (1, 1));
     worker.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_ends_with_its_worker_is_given_back_at_the_stop_however_it_is_journalled() {
+    let server = NatsServer::start().await;
+    let urls = [server.url()];
+    // So long that nothing here comes again by itself.
+    let ack_wait = Duration::from_secs(600);
+    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ack_wait))).await;
+    let stuck = Scripted::new(Script::Hold);
+    let mut config = roles::pool_config(&urls, "golem@us-east", "w1", 8, ack_wait, stuck.clone());
+    (config.journal, config.grace) = (JournalMode::Always, Duration::from_millis(50));
+    let first = Role::worker(config).await;
+    let mut producer = roles::producer(&urls).await;
+    let jobs = roles::submit_many(&producer, 1).await;
+    wait::until("the job to run", || async { (stuck.begun() == 1).then_some(()) }).await;
+    first.stop().await;
+    let good = Scripted::new(Script::Succeed);
+    let other = Role::worker(roles::pool_config(&urls, "modal@us-east", "w2", 8, ack_wait, good)).await;
+    let audit = Audit::all_ended(&mut producer, &jobs).await;
+    assert_eq!(audit.count(Status::Succeeded), 1);
+    other.stop().await;
     dispatcher.stop().await;
     producer.close().await;
 }

@@ -159,9 +159,10 @@ impl Attempt {
     /// holds the job next goes on with it, and nothing is booked twice.
     async fn call_provider(&self, job: &Job, started: Micros, clock: Instant) -> Option<Box<Ended>> {
         let call = Box::new(self.call(job));
-        let trail = self.bench.config.journal == JournalMode::Always || self.left().is_some();
-        let since = self.left().map_or(started, |entry| entry.started_us);
-        let notebook = Notebook::new(self, job, since, trail);
+        let left = self.left();
+        let since = left.map_or(started, |entry| entry.started_us);
+        let journalled = left.is_some() || self.bench.config.journal == JournalMode::Always;
+        let notebook = Notebook::new(self, job, since, journalled, left.is_some());
         let running = Box::pin(self.provider(&call, &notebook));
         let (class, why) = tokio::select! {
             biased;

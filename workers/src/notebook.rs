@@ -1,8 +1,11 @@
 //! What is written down while a provider works: the trail in the journal, and live output for whoever watches.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_nats::Client;
@@ -13,7 +16,7 @@ use tokio::time::Instant;
 use crate::{attempt::Attempt, nats, provider::Progress};
 
 /// Pieces come no faster than this; what comes sooner travels with the next.
-const PIECE_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
+const PIECE_EVERY: Duration = Duration::from_millis(20);
 
 /// A piece is sent once it is this long, however soon: far below any server's limit on a message.
 const PIECE_MAX: usize = 16 * 1024;
@@ -23,16 +26,25 @@ pub(crate) struct Notebook<'a> {
     attempt: &'a Attempt,
     job: &'a Job,
     started: Micros,
+    /// Whether the journal said that the call was about to be made before the provider did.
+    journalled: bool,
     /// Whether the journal leads to this attempt's run, so that whoever comes next can go on with it.
     trail: AtomicBool,
     live: Option<Live<'a>>,
 }
 
 impl<'a> Notebook<'a> {
-    /// `trail` says that the journal has an entry of this attempt already.
-    pub(crate) fn new(attempt: &'a Attempt, job: &'a Job, started: Micros, trail: bool) -> Self {
+    /// `journalled` says that the journal has an entry of this attempt already; `trail` that an earlier worker left it,
+    /// so that a run of the provider's may stand behind it.
+    pub(crate) fn new(
+        attempt: &'a Attempt,
+        job: &'a Job,
+        started: Micros,
+        journalled: bool,
+        trail: bool,
+    ) -> Self {
         let live = job.live.then(|| Live::new(attempt.client(), attempt.number(), job));
-        Self { attempt, job, started, trail: AtomicBool::new(trail), live }
+        Self { attempt, job, started, journalled, trail: AtomicBool::new(trail), live }
     }
 
     /// Whether a run may go on at the provider that the next holder of the job finds by the journal.
@@ -51,11 +63,11 @@ impl<'a> Notebook<'a> {
 impl Progress for Notebook<'_> {
     fn submitting(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            // Written before by whoever journals each attempt.
-            if !self.trail.swap(true, Ordering::AcqRel) {
+            if !self.journalled {
                 let expected = self.attempt.expected(self.job);
                 self.attempt.write_journal(self.job, self.started, Trace::Started { expected }).await;
             }
+            self.trail.store(true, Ordering::Release);
         })
     }
 
