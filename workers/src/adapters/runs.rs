@@ -180,6 +180,8 @@ pub(super) struct Over {
     pub(super) outcome: Result<Success, Failure>,
     /// What the provider will bill; `None` when it does not say.
     pub(super) used: Option<Vec<UsedItem>>,
+    /// Whether that is told by the run, but is not what the bill is made of.
+    pub(super) estimated: bool,
     /// The part that was a cold start, where it can be told.
     pub(super) cold_start: Duration,
     /// From its submission to its end, by the provider's clock.
@@ -454,7 +456,7 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
     }
 
     fn finish(&self, over: Over) -> Ended {
-        let Over { outcome, used, cold_start, took, first_token } = over;
+        let Over { outcome, used, estimated, cold_start, took, first_token } = over;
         let kept = self.remote.pace().kept;
         if outcome.is_ok() && !kept.is_zero() {
             // Without the provider's word it may have ended right after it was last seen running.
@@ -473,7 +475,7 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
             self.remote.typical().learn(&self.call.model, spent.saturating_sub(cold_start));
             self.progress.token(&success.output.text);
         }
-        let estimated = used.is_none();
+        let estimated = estimated || used.is_none();
         let used = used.unwrap_or_else(|| self.reckoned());
         Ended { outcome, used, estimated, cold_start, first_token }
     }

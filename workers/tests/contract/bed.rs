@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use workers::{
     adapters::{
         Billing, Modal, ModalConfig, ModalMode, OpenAi, OpenAiConfig, Replicate, ReplicateConfig, RunPod,
-        RunPodConfig, RunPodMode, Secret, hints::Callback,
+        RunPodConfig, RunPodMode, Secret, hints::Callback, replicate::Target,
     },
     provider::{Call, Ended, Progress, Provider, Success, UsedItem},
 };
@@ -66,6 +66,8 @@ pub(crate) struct Wish {
     /// How long Replicate holds a submission.
     pub(crate) wait: Duration,
     pub(crate) billing: Billing,
+    /// What the models' names mean at Replicate.
+    pub(crate) target: Target,
     pub(crate) callback: Option<Callback>,
     /// Between two questions about a run, the shortest and the longest pause.
     pub(crate) polls: (Duration, Duration),
@@ -94,6 +96,7 @@ impl Default for Wish {
             idle_timeout: long,
             wait: Duration::from_secs(10),
             billing: Billing::PerSecond,
+            target: Target::default(),
             callback: None,
             polls: POLLS,
             runpod: simulators::RunPodSettings::default(),
@@ -165,7 +168,7 @@ impl Adapter {
                 config.api_key =
                     Some(Secret::new(if wish.right_key { "key-1:secret-1" } else { "wrong-key" }));
                 config.wait = wish.wait;
-                config.billing = wish.billing;
+                (config.billing, config.target) = (wish.billing, wish.target);
                 config.callback.clone_from(&wish.callback);
                 (config.poll_min, config.poll_max) = wish.polls;
                 Arc::new(Replicate::new(config).unwrap())

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use schemas::failure::FailureClass as C;
 use simulators::{Fault, FaultKind, ReplicateBilling};
-use workers::{adapters::Billing, provider::Trail};
+use workers::{
+    adapters::{Billing, replicate::Target},
+    provider::Trail,
+};
 
 use crate::{
     bed::{Adapter, Bed, Recorder, Wish, eventually, failure, success},
@@ -146,4 +149,17 @@ async fn a_watched_job_is_told_piece_by_piece_even_when_its_stream_is_cut() {
         assert!(recorder.pieces() > 1, "{cut:?}");
         assert_eq!(bed.cost(&ended.used), bed.charged());
     }
+}
+
+#[tokio::test]
+async fn a_deployment_is_booked_by_its_predictions_as_an_estimate() {
+    let mut wish = Wish { target: Target::Deployment, ..Wish::default() };
+    // Time that is no prediction's, and that must not be booked on one.
+    wish.model.cold_start_ms = 150;
+    let bed = ADAPTER.bed_with(wish).await;
+    let ended = bed.run().await;
+    success(&ended);
+    assert!(ended.estimated, "{ended:?}");
+    // The simulator charges predictions here, so that what they tell can be held against it.
+    assert_eq!(bed.cost(&ended.used), bed.charged());
 }

@@ -248,6 +248,7 @@ impl From<Finished> for Over {
             outcome,
             cold_start: billing.as_ref().map(app::Billing::cold_start).unwrap_or_default(),
             used: billing.as_ref().map(app::Billing::used),
+            estimated: false,
             took: None,
             first_token: Duration::ZERO,
         }

@@ -246,11 +246,11 @@ impl Replicate {
         }
     }
 
-    /// A deployment is billed for standing, so what its predictions tell is never its bill.
+    /// A deployment is billed for standing, so what its predictions tell is only an estimate.
     fn asked(&self, prediction: Prediction, call: &Call) -> Asked {
         match prediction.asked(call, self.config.billing) {
             Asked::Over(over) if self.config.target == Target::Deployment => {
-                Asked::Over(Over { used: None, ..over })
+                Asked::Over(Over { estimated: true, ..over })
             }
             asked => asked,
         }

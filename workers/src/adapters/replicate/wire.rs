@@ -221,6 +221,7 @@ impl Prediction {
             } else {
                 self.used(call, billing)
             },
+            estimated: false,
             cold_start: self.after(self.started_at).unwrap_or_default(),
             took: self.after(self.completed_at),
             first_token: self.metrics.time_to_first_token.and_then(span).unwrap_or_default(),

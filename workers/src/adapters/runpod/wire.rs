@@ -152,6 +152,7 @@ impl Job {
         Over {
             outcome,
             used,
+            estimated: false,
             // A worker takes jobs only after its start, so what a job waits for is mostly that.
             cold_start: delay.unwrap_or_default(),
             took: execution.map(|time| time + delay.unwrap_or_default()),
