@@ -29,7 +29,7 @@ use super::{
     exchange::{Answered, Reached},
     http::{self, BaseUrl, BuildError},
     openai::{self, Billing, Dialect, OpenAi, OpenAiConfig},
-    runs::{Runs, Typical},
+    runs::{Remote as _, Runs, Typical},
     secret::Secret,
     throttle::{Limit, Throttle},
 };
@@ -199,7 +199,7 @@ impl Provider for Modal {
     }
 
     fn find<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail> {
-        super::runs::Remote::find(self, call, age)
+        self.look_for(call, age)
     }
 
     fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {

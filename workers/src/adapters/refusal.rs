@@ -5,13 +5,14 @@
 
 use std::time::Duration;
 
+use reqwest::Response;
 use schemas::{
     failure::{Failure, FailureClass as C},
     job::Input,
 };
 use serde_json::Value;
 
-use super::openai::Dialect;
+use super::{http, openai::Dialect};
 
 /// How much of a page that is no error object is repeated.
 const PAGE_MAX: usize = 200;
@@ -94,6 +95,14 @@ impl Said {
     }
 }
 
+/// Reads an answer whose status is no success: the status, and the failure it means.
+pub(super) async fn read(response: Response, dialect: Dialect) -> (u16, Failure) {
+    let status = response.status().as_u16();
+    let wait = http::retry_after(response.headers());
+    let body = http::error_body(response).await;
+    (status, refused(status, &body, wait, dialect))
+}
+
 /// The failure that a status other than 2xx means.
 ///
 /// A 503 with `Retry-After` is taken as "slow down" and not as "down": it says when the server expects to be back
@@ -106,6 +115,7 @@ pub(super) fn refused(status: u16, body: &[u8], wait: Option<Duration>, dialect:
         "" => format!("status {status}"),
         text => format!("status {status}: {text}"),
     };
+    let wait = wait.or_else(|| resets_in(&said.message));
     // A wait means something only to the two classes that say "not now".
     let wait = wait.filter(|_| matches!(class, C::RateLimited | C::Capacity));
     Failure::new(class, message).after(wait)
@@ -138,6 +148,13 @@ fn of_status(status: u16, said: &Said, dialect: Dialect) -> C {
         // 404, 405, a redirect, an odd 2xx: the pool points at something that is not what we think.
         _ => C::Misconfigured,
     }
+}
+
+/// The seconds in "Your rate limit resets in ~30s.", which is all that Replicate says of them; at most an hour.
+fn resets_in(message: &str) -> Option<Duration> {
+    let digits = message.split("resets in ~").nth(1)?;
+    let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse::<u64>().ok().map(|seconds| Duration::from_secs(seconds.min(3_600)))
 }
 
 /// The failure that an error object inside an answer with status 200 means.
@@ -286,5 +303,12 @@ mod tests {
         let body = r#"{"error":{"message":"bad input: my account number\nis 1234, sorry"}}"#;
         let failure = without_input(refused(400, body.as_bytes(), None, Dialect::Vllm), &input);
         assert_eq!(failure.message, "status 400: bad input: …, sorry");
+    }
+
+    #[test]
+    fn the_wait_stands_in_the_sentence() {
+        let sentence = "Request was throttled. Your rate limit resets in ~30s.";
+        assert_eq!(resets_in(sentence), Some(Duration::from_secs(30)));
+        assert_eq!(resets_in("Request was throttled."), None);
     }
 }

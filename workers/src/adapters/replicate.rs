@@ -178,7 +178,7 @@ impl Provider for Replicate {
     }
 
     fn find<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail> {
-        super::runs::Remote::find(self, call, age)
+        self.look_for(call, age)
     }
 
     fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {

@@ -164,7 +164,7 @@ impl Provider for RunPod {
     }
 
     fn find<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail> {
-        super::runs::Remote::find(self, call, age)
+        self.look_for(call, age)
     }
 
     fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {

@@ -81,12 +81,7 @@ pub(super) trait Remote: Send + Sync {
     fn pace(&self) -> Pace;
 
     /// Asks for a run that the provider ends by itself after `limit`. May hold until then.
-    fn submit<'a>(
-        &'a self,
-        call: &'a Call,
-        limit: Duration,
-        progress: &'a dyn Progress,
-    ) -> BoxFuture<'a, Submitted>;
+    fn submit<'a>(&'a self, call: &'a Call, limit: Duration) -> BoxFuture<'a, Submitted>;
 
     /// Asks how a run is.
     fn ask<'a>(&'a self, call: &'a Call, run: &'a str) -> BoxFuture<'a, Asked>;
@@ -95,12 +90,17 @@ pub(super) trait Remote: Send + Sync {
     fn stop<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
 
     /// Looks for the run of a call that was submitted `age` ago without an answer.
-    fn find<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail>;
+    fn look_for<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail>;
 
     /// Whether a run that has not begun for so long never will, and why.
     fn hopeless(&self, queued: Duration) -> BoxFuture<'_, Option<Failure>> {
         let _ = queued;
         Box::pin(async { None })
+    }
+
+    /// The pace of submissions, where the key has one.
+    fn submits(&self) -> Option<&Throttle> {
+        None
     }
 
     /// The pace of questions.
@@ -254,9 +254,7 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
         loop {
             tries += 1;
             let limit = self.give_up.saturating_duration_since(Instant::now());
-            let submitted =
-                timeout_at(self.give_up, self.remote.submit(self.call, limit, self.progress)).await;
-            let failure = match submitted {
+            let failure = match timeout_at(self.give_up, self.submit_once(limit)).await {
                 Ok(Submitted::Unsure(failure)) => failure,
                 Ok(submitted) => return submitted,
                 Err(_) => Failure::new(C::Timeout, "no answer within the time limit of the call"),
@@ -268,6 +266,25 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
         }
     }
 
+    /// One submission, when its turn has come. A key that is closed is not asked at all.
+    async fn submit_once(&self, limit: Duration) -> Submitted {
+        let Some(submits) = self.remote.submits() else {
+            return self.remote.submit(self.call, limit).await;
+        };
+        if let Some(left) = submits.closed_for() {
+            let failure = Failure::new(C::RateLimited, "the provider asked to be left alone for a while");
+            return Submitted::Refused(failure.after(Some(left)));
+        }
+        let turn = submits.turn(false).await;
+        let submitted = self.remote.submit(self.call, limit).await;
+        match &submitted {
+            Submitted::Run(_) | Submitted::Over(_) => turn.answered(None),
+            Submitted::Refused(failure) => turn.answered(Some(failure)),
+            Submitted::Unsure(_) | Submitted::Lost(_) => {}
+        }
+        submitted
+    }
+
     /// Looks for the run of a submission that was not answered.
     async fn find(&mut self) -> Trail {
         if self.remote.pace().submits > 1 {
@@ -276,7 +293,7 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
         }
         for nth in 1..=FINDS_MAX {
             let age = self.began.elapsed();
-            match timeout_at(self.end, self.remote.find(self.call, age)).await {
+            match timeout_at(self.end, self.remote.look_for(self.call, age)).await {
                 Ok(Trail::Run(run)) => {
                     debug!(job = %self.call.job, run, "found the run of a submission that was not answered");
                     return Trail::Run(run);
@@ -331,7 +348,7 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
                     }
                     None
                 }
-                Err(_) => Some(Failure::new(C::Timeout, "a question about the run was not answered in time")),
+                Err(_) => Some(unanswered()),
             };
             if Instant::now() >= self.give_up {
                 let message = "the run did not end within the time limit of the call";
@@ -356,21 +373,10 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
     /// One question, when its turn has come.
     async fn ask(&self, run: &str, urgent: bool) -> Asked {
         let turn = self.remote.throttle().turn(urgent).await;
-        let asked = match time::timeout(self.remote.pace().request_timeout, self.remote.ask(self.call, run))
-            .await
-        {
-            Ok(asked) => asked,
-            Err(_) => {
-                Asked::Failed(Failure::new(C::Timeout, "a question about the run was not answered in time"))
-            }
-        };
-        match &asked {
-            Asked::Failed(failure) if failure.class == C::RateLimited => {
-                turn.refused(failure.retry_after_us.map(Duration::from_micros));
-            }
-            Asked::Failed(_) => {}
-            _ => turn.granted(),
-        }
+        let limit = self.remote.pace().request_timeout;
+        let asked = time::timeout(limit, self.remote.ask(self.call, run)).await;
+        let asked = asked.unwrap_or_else(|_| Asked::Failed(unanswered()));
+        turn.answered(if let Asked::Failed(failure) = &asked { Some(failure) } else { None });
         asked
     }
 
@@ -407,7 +413,10 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
                 Asked::Failed(_) if failures > 2 => break,
                 Asked::Over(over @ Over { outcome: Ok(_), .. }) => return self.finish(over),
                 Asked::Over(over) => return self.finish(Over { outcome: Err(failure), ..over }),
-                Asked::Queued | Asked::Going | Asked::Held | Asked::Failed(_) => self.rest(nth, end).await,
+                Asked::Queued | Asked::Going | Asked::Held | Asked::Failed(_) => {
+                    let pause = self.grown(nth);
+                    self.sleep(pause, end, None).await;
+                }
                 Asked::Unknown | Asked::Hopeless(_) => break,
             }
         }
@@ -418,11 +427,6 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
     async fn pause(&mut self, nth: u32, asked_for: Option<Duration>) {
         let pause = self.grown(nth).max(asked_for.unwrap_or_default());
         self.sleep(pause, self.give_up, None).await;
-    }
-
-    async fn rest(&mut self, nth: u32, until: Instant) {
-        let pause = self.grown(nth);
-        self.sleep(pause, until, None).await;
     }
 
     fn grown(&mut self, nth: u32) -> Duration {
@@ -493,6 +497,10 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
     fn reckoned(&self) -> Vec<UsedItem> {
         self.remote.reckon(self.call, self.began.elapsed())
     }
+}
+
+fn unanswered() -> Failure {
+    Failure::new(C::Timeout, "a question about the run was not answered in time")
 }
 
 /// How much longer a result would have been there, if that is so little that somebody must know.

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use schemas::failure::{Failure, FailureClass};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, sleep_until},
@@ -98,14 +99,24 @@ impl Throttle {
 }
 
 impl Turn<'_> {
-    /// The provider answered with something other than 429.
-    pub fn granted(&self) {
+    /// The provider answered, well or with a failure. Only 429 slows the key down; other failures say nothing of it.
+    pub fn answered(&self, failure: Option<&Failure>) {
+        match failure {
+            None => self.granted(),
+            Some(failure) if failure.class == FailureClass::RateLimited => {
+                self.refused(failure.retry_after_us.map(Duration::from_micros));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn granted(&self) {
         let mut pace = self.throttle.pace();
         pace.rate = (pace.rate + pace.full * RECOVERY).min(pace.full);
     }
 
-    /// The provider answered with 429, and perhaps said for how long.
-    pub fn refused(&self, wait: Option<Duration>) {
+    /// 429, which perhaps said for how long.
+    fn refused(&self, wait: Option<Duration>) {
         let mut pace = self.throttle.pace();
         pace.rate = (pace.rate / 2.0).max(pace.full * SHARE_MIN);
         if let Some(wait) = wait {

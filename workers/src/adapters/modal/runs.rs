@@ -30,7 +30,7 @@ use crate::{
         runs::{Asked, Over, Pace, Remote, Submitted, Typical},
         throttle::Throttle,
     },
-    provider::{Call, Progress, Trail, UsedItem},
+    provider::{Call, Trail, UsedItem},
 };
 
 /// Submitting again is harmless in `spawn` mode, where the app knows the id; more tries only delay the failover.
@@ -60,12 +60,7 @@ impl Remote for Modal {
         }
     }
 
-    fn submit<'a>(
-        &'a self,
-        call: &'a Call,
-        limit: Duration,
-        _: &'a dyn Progress,
-    ) -> BoxFuture<'a, Submitted> {
+    fn submit<'a>(&'a self, call: &'a Call, limit: Duration) -> BoxFuture<'a, Submitted> {
         Box::pin(async move {
             match self.config.mode {
                 ModalMode::OpenAi | ModalMode::Spawn => self.spawned(call, limit).await,
@@ -98,7 +93,7 @@ impl Remote for Modal {
         Box::pin(self.cancel_run(run))
     }
 
-    fn find<'a>(&'a self, _: &'a Call, _: Duration) -> BoxFuture<'a, Trail> {
+    fn look_for<'a>(&'a self, _: &'a Call, _: Duration) -> BoxFuture<'a, Trail> {
         let trail = match self.config.mode {
             // The app starts the same job and attempt once.
             ModalMode::Spawn => Trail::Clean,
@@ -188,7 +183,7 @@ impl Modal {
             },
             301..=303 | 307 | 308 => self.redirect(&response),
             _ => {
-                let (status, failure) = refused(response).await;
+                let (status, failure) = refusal::read(response, Dialect::Vllm).await;
                 Told::Refused(status, failure)
             }
         }
@@ -209,7 +204,7 @@ impl Modal {
             let response = timeout_at(limit, request.send()).await.map_err(late)?.map_err(http::broken)?;
             match response.status().as_u16() {
                 200..=299 | 404 | 410 => Ok(()),
-                _ => Err(refused(response).await.1),
+                _ => Err(refusal::read(response, Dialect::Vllm).await.1),
             }
         }
     }
@@ -262,7 +257,7 @@ async fn submitted(request: RequestBuilder) -> Submitted {
         Err(error) => return Submitted::Unsure(http::broken(error)),
     };
     if !matches!(response.status().as_u16(), 200 | 202) {
-        return Submitted::Refused(refused(response).await.1);
+        return Submitted::Refused(refusal::read(response, Dialect::Vllm).await.1);
     }
     let body = match http::whole_body(response, ANSWER_MAX).await {
         Ok(body) => body,
@@ -272,13 +267,6 @@ async fn submitted(request: RequestBuilder) -> Submitted {
         Ok(app::Submitted { call_id }) => Submitted::Run(call_id),
         Err(_) => Submitted::Unsure(odd("unreadable JSON in the answer to a submission")),
     }
-}
-
-async fn refused(response: Response) -> (u16, Failure) {
-    let status = response.status().as_u16();
-    let wait = http::retry_after(response.headers());
-    let body = http::error_body(response).await;
-    (status, refusal::refused(status, &body, wait, Dialect::Vllm))
 }
 
 /// Whether an error of the edge may pass while the run goes on.

@@ -23,11 +23,11 @@ use crate::{
         hints::Hints,
         http,
         openai::{self, Billing, Dialect},
-        refusal,
+        polled, refusal,
         runs::{Asked, Over, Pace, Remote, Submitted, Typical},
         throttle::Throttle,
     },
-    provider::{Call, Progress, Trail, UsedItem},
+    provider::{Call, Trail, UsedItem},
 };
 
 /// How long after the end an output is kept.
@@ -67,61 +67,33 @@ impl Remote for Replicate {
         }
     }
 
-    fn submit<'a>(
-        &'a self,
-        call: &'a Call,
-        limit: Duration,
-        _: &'a dyn Progress,
-    ) -> BoxFuture<'a, Submitted> {
+    fn submit<'a>(&'a self, call: &'a Call, limit: Duration) -> BoxFuture<'a, Submitted> {
         Box::pin(async move {
-            let submits = &self.config.limits.submits;
-            if let Some(left) = submits.closed_for() {
-                let failure = Failure::new(C::RateLimited, "the provider asked to be left alone for a while");
-                return Submitted::Refused(failure.after(Some(left)));
-            }
-            let turn = submits.turn(false).await;
             // Whoever watches wants the stream, whose address comes with the answer.
             let wait = if call.live { Duration::ZERO } else { self.config.wait.min(limit).min(WAIT_MAX) };
             let request = match self.submission(call, limit, wait) {
                 Ok(request) => request,
                 Err(failure) => return Submitted::Refused(failure),
             };
-            let Ok(submitted) =
-                timeout(wait + self.config.request_timeout, self.submitted(request, call)).await
-            else {
+            let late = |_| {
                 let message = "the submission was not answered in time";
-                return Submitted::Unsure(Failure::new(C::Timeout, message));
+                Submitted::Unsure(Failure::new(C::Timeout, message))
             };
-            match &submitted {
-                Submitted::Refused(failure) if failure.class == C::RateLimited => {
-                    turn.refused(failure.retry_after_us.map(Duration::from_micros));
-                }
-                Submitted::Run(_) | Submitted::Over(_) => turn.granted(),
-                Submitted::Refused(_) | Submitted::Unsure(_) | Submitted::Lost(_) => {}
-            }
-            submitted
+            let patience = wait + self.config.request_timeout;
+            timeout(patience, self.submitted(request, call)).await.unwrap_or_else(late)
         })
     }
 
     fn ask<'a>(&'a self, call: &'a Call, run: &'a str) -> BoxFuture<'a, Asked> {
         Box::pin(async move {
-            let url = self.base.join_segment("/v1/predictions", run);
-            let response = match self.request(Method::GET, url).send().await {
-                Ok(response) => response,
-                Err(error) => return Asked::Failed(http::broken(error)),
-            };
-            match response.status().as_u16() {
-                200 => match prediction(response).await {
+            let request = self.request(Method::GET, self.base.join_segment("/v1/predictions", run));
+            match polled::asked(request, Dialect::OpenAi).await {
+                Ok(response) => match prediction(response).await {
                     Ok(prediction) if prediction.id == run => self.asked(prediction, call),
-                    // Another run's output would be another job's result.
-                    Ok(_) => Asked::Hopeless(Failure::new(C::ProviderDown, "an answer about another run")),
+                    Ok(_) => Asked::about_another(),
                     Err(failure) => Asked::Failed(failure),
                 },
-                404 => Asked::Unknown,
-                _ => match refused(response).await {
-                    (401..=403, failure) => Asked::Hopeless(failure),
-                    (_, failure) => Asked::Failed(failure),
-                },
+                Err(asked) => asked,
             }
         })
     }
@@ -131,22 +103,17 @@ impl Remote for Replicate {
             let turn = self.config.limits.others.turn(true).await;
             let mut url = self.base.join_segment("/v1/predictions", run);
             url.path_segments_mut().expect("a base URL is http or https").push("cancel");
-            let late = |_| Failure::new(C::Timeout, "the cancellation was not answered in time");
-            let send = self.request(Method::POST, url).send();
-            let response =
-                timeout(self.config.request_timeout, send).await.map_err(late)?.map_err(http::broken)?;
-            match response.status().as_u16() {
-                200..=299 | 404 => {
-                    turn.granted();
-                    Ok(())
-                }
-                _ => Err(refused(response).await.1),
-            }
+            let request = self.request(Method::POST, url);
+            polled::stopped(request, self.config.request_timeout, turn, Dialect::OpenAi).await
         })
     }
 
-    fn find<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail> {
-        Box::pin(async move { self.look_for(call, age).await.unwrap_or(Trail::Lost) })
+    fn look_for<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail> {
+        Box::pin(async move { self.listed(call, age).await.unwrap_or(Trail::Lost) })
+    }
+
+    fn submits(&self) -> Option<&Throttle> {
+        Some(&self.config.limits.submits)
     }
 
     fn throttle(&self) -> &Throttle {
@@ -218,32 +185,20 @@ impl Replicate {
     }
 
     async fn submitted(&self, request: RequestBuilder, call: &Call) -> Submitted {
-        let response = match request.send().await {
-            Ok(response) => response,
-            // Nobody was reached, so nothing runs.
-            Err(error) if error.is_connect() => return Submitted::Refused(http::broken(error)),
-            Err(error) => return Submitted::Unsure(http::broken(error)),
+        let mut prediction = match polled::submitted(request, Dialect::OpenAi).await {
+            Ok(response) => match prediction(response).await {
+                Ok(prediction) => prediction,
+                Err(failure) => return Submitted::Unsure(failure),
+            },
+            Err(submitted) => return submitted,
         };
-        match response.status().as_u16() {
-            200..=299 => match prediction(response).await {
-                Ok(mut prediction) => {
-                    let id = prediction.id.clone();
-                    let stream = prediction.urls.stream.take().filter(|_| call.live);
-                    if let Asked::Over(over) = self.asked(prediction, call) {
-                        return Submitted::Over(over);
-                    }
-                    if let Some(url) = stream {
-                        self.streams.add(&id, url);
-                    }
-                    Submitted::Run(id)
-                }
-                Err(failure) => Submitted::Unsure(failure),
-            },
-            _ => match refused(response).await {
-                (502 | 504 | 520..=599, failure) => Submitted::Unsure(failure),
-                (_, failure) => Submitted::Refused(failure),
-            },
+        let id = prediction.id.clone();
+        let stream = prediction.urls.stream.take().filter(|_| call.live);
+        let submitted = self.asked(prediction, call).into_submitted(id);
+        if let (Submitted::Run(id), Some(url)) = (&submitted, stream) {
+            self.streams.add(id, url);
         }
+        submitted
     }
 
     /// A deployment is billed for standing, so what its predictions tell is only an estimate.
@@ -257,7 +212,7 @@ impl Replicate {
     }
 
     /// Goes through the account's predictions, newest first, until they are older than the call.
-    async fn look_for(&self, call: &Call, age: Duration) -> Option<Trail> {
+    async fn listed(&self, call: &Call, age: Duration) -> Option<Trail> {
         let input = wire::input(call, &self.config.input);
         let mut url = self.base.join("/v1/predictions");
         let mut found = Vec::new();
@@ -314,16 +269,4 @@ impl Replicate {
 
 async fn prediction(response: Response) -> Result<Prediction, Failure> {
     wire::read(&http::whole_body(response, ANSWER_MAX).await?)
-}
-
-async fn refused(response: Response) -> (u16, Failure) {
-    let status = response.status().as_u16();
-    let wait = http::retry_after(response.headers());
-    let body = http::error_body(response).await;
-    let failure = refusal::refused(status, &body, wait, Dialect::OpenAi);
-    if failure.class == C::RateLimited && failure.retry_after_us.is_none() {
-        let wait = wire::resets_in(&failure.message);
-        return (status, failure.after(wait));
-    }
-    (status, failure)
 }

@@ -307,13 +307,6 @@ fn has_code(text: &str) -> bool {
     text.split(|c: char| !c.is_ascii_alphanumeric()).any(is_code)
 }
 
-/// The seconds in "Your rate limit resets in ~30s."; at most an hour.
-pub(super) fn resets_in(message: &str) -> Option<Duration> {
-    let digits = message.split("resets in ~").nth(1)?;
-    let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse::<u64>().ok().map(|seconds| Duration::from_secs(seconds.min(3_600)))
-}
-
 /// Seconds as whole microseconds, rounded to the nearest; `None` for what is no span of less than three years.
 fn span(seconds: f64) -> Option<Duration> {
     let micros = (seconds * 1e6).round();
@@ -417,12 +410,5 @@ mod tests {
         }
         let aborted = over(r#"{"id":"x","status":"aborted"}"#, Billing::PerSecond);
         assert_eq!((aborted.outcome.unwrap_err().class, aborted.used), (C::Timeout, Some(Vec::new())));
-    }
-
-    #[test]
-    fn the_wait_stands_in_the_sentence() {
-        let sentence = "Request was throttled. Your rate limit resets in ~30s.";
-        assert_eq!(resets_in(sentence), Some(Duration::from_secs(30)));
-        assert_eq!(resets_in("Request was throttled."), None);
     }
 }

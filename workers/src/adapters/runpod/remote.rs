@@ -19,11 +19,11 @@ use crate::{
         hints::Hints,
         http,
         openai::{self, Dialect},
-        refusal,
+        polled, refusal,
         runs::{Asked, Pace, Remote, Submitted, Typical},
         throttle::Throttle,
     },
-    provider::{Call, Health, Progress, Trail, UsedItem},
+    provider::{Call, Health, Trail, UsedItem},
 };
 
 /// How long results of `run` and `runsync` are kept after the end.
@@ -56,18 +56,8 @@ impl Remote for RunPod {
         }
     }
 
-    fn submit<'a>(
-        &'a self,
-        call: &'a Call,
-        limit: Duration,
-        _: &'a dyn Progress,
-    ) -> BoxFuture<'a, Submitted> {
+    fn submit<'a>(&'a self, call: &'a Call, limit: Duration) -> BoxFuture<'a, Submitted> {
         Box::pin(async move {
-            if let Some(left) = self.submits.closed_for() {
-                let failure = Failure::new(C::RateLimited, "the provider asked to be left alone for a while");
-                return Submitted::Refused(failure.after(Some(left)));
-            }
-            let turn = self.submits.turn(false).await;
             let (url, patience) = match self.config.mode {
                 RunPodMode::Run => (self.base.join("/run"), self.config.request_timeout.min(limit)),
                 RunPodMode::RunSync => {
@@ -84,40 +74,24 @@ impl Remote for RunPod {
                 .headers(openai::headers_of(&self.headers, call))
                 .header(CONTENT_TYPE, "application/json")
                 .body(wire::submission(call, limit, webhook));
-            let Ok(submitted) = timeout(patience, submitted(request, call)).await else {
+            let late = |_| {
                 let message = "the submission was not answered in time";
-                return Submitted::Unsure(Failure::new(C::Timeout, message));
+                Submitted::Unsure(Failure::new(C::Timeout, message))
             };
-            match &submitted {
-                Submitted::Refused(failure) if failure.class == C::RateLimited => {
-                    turn.refused(failure.retry_after_us.map(Duration::from_micros));
-                }
-                Submitted::Run(_) | Submitted::Over(_) => turn.granted(),
-                Submitted::Refused(_) | Submitted::Unsure(_) | Submitted::Lost(_) => {}
-            }
-            submitted
+            timeout(patience, submitted(request, call)).await.unwrap_or_else(late)
         })
     }
 
     fn ask<'a>(&'a self, call: &'a Call, run: &'a str) -> BoxFuture<'a, Asked> {
         Box::pin(async move {
-            let response =
-                match self.request(Method::GET, self.base.join_segment("/status", run)).send().await {
-                    Ok(response) => response,
-                    Err(error) => return Asked::Failed(http::broken(error)),
-                };
-            match response.status().as_u16() {
-                200 => match read(response).await {
-                    // Another job's answer would be another job's result.
+            let request = self.request(Method::GET, self.base.join_segment("/status", run));
+            match polled::asked(request, Dialect::Vllm).await {
+                Ok(response) => match read(response).await {
                     Ok(job) if job.id == run => job.asked(call),
-                    Ok(_) => Asked::Hopeless(Failure::new(C::ProviderDown, "an answer about another job")),
+                    Ok(_) => Asked::about_another(),
                     Err(failure) => Asked::Failed(failure),
                 },
-                404 => Asked::Unknown,
-                _ => match refused(response).await {
-                    (401 | 403, failure) => Asked::Hopeless(failure),
-                    (_, failure) => Asked::Failed(failure),
-                },
+                Err(asked) => asked,
             }
         })
     }
@@ -125,27 +99,12 @@ impl Remote for RunPod {
     fn stop<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let turn = self.cancels.turn(false).await;
-            let send = self.request(Method::POST, self.base.join_segment("/cancel", run)).send();
-            let late = |_| Failure::new(C::Timeout, "the cancellation was not answered in time");
-            let response =
-                timeout(self.config.request_timeout, send).await.map_err(late)?.map_err(http::broken)?;
-            match response.status().as_u16() {
-                200..=299 | 404 => {
-                    turn.granted();
-                    Ok(())
-                }
-                _ => {
-                    let failure = refused(response).await.1;
-                    if failure.class == C::RateLimited {
-                        turn.refused(failure.retry_after_us.map(Duration::from_micros));
-                    }
-                    Err(failure)
-                }
-            }
+            let request = self.request(Method::POST, self.base.join_segment("/cancel", run));
+            polled::stopped(request, self.config.request_timeout, turn, Dialect::Vllm).await
         })
     }
 
-    fn find<'a>(&'a self, call: &'a Call, _: Duration) -> BoxFuture<'a, Trail> {
+    fn look_for<'a>(&'a self, call: &'a Call, _: Duration) -> BoxFuture<'a, Trail> {
         Box::pin(async move {
             let list = async {
                 let response = self.request(Method::GET, self.base.join("/requests")).send().await.ok()?;
@@ -176,6 +135,10 @@ impl Remote for RunPod {
                 Health::Up | Health::Down(_) => None,
             }
         })
+    }
+
+    fn submits(&self) -> Option<&Throttle> {
+        Some(&self.submits)
     }
 
     fn throttle(&self) -> &Throttle {
@@ -214,7 +177,7 @@ impl RunPod {
             let response =
                 self.request(Method::GET, self.base.join("/health")).send().await.map_err(http::broken)?;
             if response.status().as_u16() != 200 {
-                return Err(refused(response).await.1);
+                return Err(refusal::read(response, Dialect::Vllm).await.1);
             }
             let body = http::whole_body(response, ANSWER_MAX).await?;
             let unreadable =
@@ -249,38 +212,18 @@ impl RunPod {
 }
 
 async fn submitted(request: RequestBuilder, call: &Call) -> Submitted {
-    let response = match request.send().await {
-        Ok(response) => response,
-        // Nobody was reached, so nothing runs.
-        Err(error) if error.is_connect() => return Submitted::Refused(http::broken(error)),
-        Err(error) => return Submitted::Unsure(http::broken(error)),
-    };
-    match response.status().as_u16() {
-        200..=299 => match read(response).await {
+    match polled::submitted(request, Dialect::Vllm).await {
+        Ok(response) => match read(response).await {
             Ok(job) => {
                 let id = job.id.clone();
-                match job.asked(call) {
-                    Asked::Over(over) => Submitted::Over(over),
-                    _ => Submitted::Run(id),
-                }
+                job.asked(call).into_submitted(id)
             }
             Err(failure) => Submitted::Unsure(failure),
         },
-        _ => match refused(response).await {
-            // An edge that lost the answer, or its patience.
-            (502 | 504 | 520..=599, failure) => Submitted::Unsure(failure),
-            (_, failure) => Submitted::Refused(failure),
-        },
+        Err(submitted) => submitted,
     }
 }
 
 async fn read(response: Response) -> Result<wire::Job, Failure> {
     wire::job(&http::whole_body(response, ANSWER_MAX).await?)
-}
-
-async fn refused(response: Response) -> (u16, Failure) {
-    let status = response.status().as_u16();
-    let wait = http::retry_after(response.headers());
-    let body = http::error_body(response).await;
-    (status, refusal::refused(status, &body, wait, Dialect::Vllm))
 }
