@@ -140,7 +140,7 @@ impl Report {
             p99_ms: millis(percentile(&latencies, 99)),
             blended_cost_usd: total.per(good.len() as u64).unwrap_or(total),
             total_cost_usd: total,
-            wasted_cost_usd: spent(&[Purpose::WastedFailure, Purpose::WastedRace])?,
+            wasted_cost_usd: spent(&[Purpose::WastedFailure, Purpose::WastedRace, Purpose::Cancelled])?,
             standing_cost_usd: spent(&[Purpose::Standing])?,
             availability: ratio(good.len(), *accepted),
             retries: seen.iter().map(|s| u64::from(s.result.attempts.saturating_sub(1))).sum(),
@@ -291,6 +291,7 @@ mod tests {
             timings: Timings::default(),
             cost_usd: UsdNanos::ZERO,
             labels: BTreeMap::new(),
+            replay_of: None,
             decision: None,
             finished_us: Micros::new(0),
         };
@@ -300,6 +301,7 @@ mod tests {
     fn cost(provider: &str, purpose: Purpose, nanos: u64) -> CostEvent {
         CostEvent {
             job: None,
+            replay_of: None,
             attempt: 1,
             tenant: Tenant::default(),
             model: None,

@@ -160,6 +160,7 @@ impl Ending {
             timings: Timings { queued_us: total_us, total_us, ..Timings::default() },
             cost_usd: self.journal.spent().max(UsdNanos::ZERO),
             labels: self.job.as_ref().map(|j| j.labels.clone()).unwrap_or_default(),
+            replay_of: self.job.as_ref().and_then(|j| j.replay_of),
             decision: None,
             finished_us: now,
         };

@@ -14,6 +14,8 @@ pub enum Purpose {
     WastedFailure,
     /// Another attempt was first.
     WastedRace,
+    /// The job was taken back while it ran.
+    Cancelled,
     /// Capacity that stood ready and that no job used.
     Standing,
 }
@@ -41,6 +43,9 @@ pub struct CostEvent {
     /// The job; `None` for standing cost, which belongs to a pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobId>,
+    /// The job that this one runs again, whose cost is booked apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<JobId>,
     /// Which attempt, from 1; 0 for standing cost.
     pub attempt: u16,
     /// Who pays.

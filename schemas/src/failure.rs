@@ -36,6 +36,8 @@ pub enum FailureClass {
     Poison,
     /// The message is not a job we can read.
     Undecodable,
+    /// Somebody took the job back.
+    Cancelled,
 }
 
 /// What the dispatcher does about a failed attempt.
@@ -78,7 +80,7 @@ pub const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
 impl FailureClass {
     /// Every class, for tables and tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::RateLimited,
         Self::Capacity,
         Self::ProviderDown,
@@ -93,6 +95,7 @@ impl FailureClass {
         Self::WorkerLost,
         Self::Poison,
         Self::Undecodable,
+        Self::Cancelled,
     ];
 
     /// The table.
@@ -105,7 +108,7 @@ impl FailureClass {
             Self::Preempted => (R::Elsewhere, false, B::None),
             Self::Capacity | Self::WorkerLost => (R::Elsewhere, true, B::None),
             Self::Authentication | Self::Misconfigured => (R::Elsewhere, true, B::Open),
-            Self::InvalidRequest | Self::Refused | Self::Poison | Self::Undecodable => {
+            Self::InvalidRequest | Self::Refused | Self::Poison | Self::Undecodable | Self::Cancelled => {
                 (R::Never, true, B::None)
             }
         };
@@ -129,6 +132,7 @@ impl FailureClass {
             Self::WorkerLost => "worker_lost",
             Self::Poison => "poison",
             Self::Undecodable => "undecodable",
+            Self::Cancelled => "cancelled",
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Codec, JobId, Mailbox, Micros, ProviderId, Region, Tenant, UsdNanos, codec::CodecError, headers,
-    subjects::JobSubject, token::TokenError,
+    ids::JobIdError, subjects::JobSubject, token::TokenError,
 };
 
 /// Attempts a job gets when it does not say.
@@ -133,6 +133,9 @@ pub struct JobBody {
     /// RFC 3339; only on the delayed subject may it lie in the future.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_at: Option<DateTime<Utc>>,
+    /// The job that this one runs again; its cost is booked apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<String>,
 }
 
 /// A checked job together with what its subject and headers say.
@@ -162,6 +165,8 @@ pub struct Job {
     pub labels: BTreeMap<String, String>,
     /// Whether output is also published while it is being written.
     pub live: bool,
+    /// The job that this one runs again.
+    pub replay_of: Option<JobId>,
     /// W3C trace context.
     pub traceparent: Option<String>,
 }
@@ -243,6 +248,7 @@ impl Job {
             labels,
             live,
             run_at,
+            replay_of,
         } = body;
         let id = one_id(id.as_deref(), headers.message_id)?;
         let input = one_input(messages, prompt)?;
@@ -256,6 +262,9 @@ impl Job {
         }
         let mailbox = read_mailbox(mailbox.as_deref(), &subject.tenant)?;
         check_labels(&labels)?;
+        let replay_of = replay_of
+            .map(|text| text.parse().map_err(|e: JobIdError| JobError::field("replay_of", e.to_string())))
+            .transpose()?;
         if run_at.is_some_and(|at| Micros::from(at) > now + Duration::from_secs(60)) {
             return Err(JobError::field(
                 "run_at",
@@ -275,6 +284,7 @@ impl Job {
             mailbox,
             labels,
             live,
+            replay_of,
             traceparent: headers.traceparent.map(str::to_owned),
         })
     }
@@ -516,6 +526,7 @@ mod tests {
                         live: labels.len() == 1,
                         labels,
                         run_at: None,
+                        replay_of: None,
                     }
                 },
             )

@@ -2,9 +2,10 @@
 //!
 //! Nothing here awaits, logs, reads a clock or touches the network. Reading order: the small types
 //! ([`token`], [`ids`], [`money`], [`time`]), then what travels ([`job`], [`reply`], [`cost`], [`handover`],
-//! [`heartbeat`], [`live`], [`dead`]), then what decides ([`failure`], [`state`]), then the map ([`subjects`],
+//! [`heartbeat`], [`live`], [`dead`], [`cancel`]), then what decides ([`failure`], [`state`]), then the map ([`subjects`],
 //! [`catalog`], [`topology`], [`prices`]).
 
+pub mod cancel;
 pub mod catalog;
 pub mod codec;
 pub mod cost;

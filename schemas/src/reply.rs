@@ -109,6 +109,9 @@ pub struct JobResult {
     /// The job's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The job that this one ran again, when it is a replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<JobId>,
     /// Why the last attempt went where it went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,

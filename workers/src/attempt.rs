@@ -337,6 +337,7 @@ impl Attempt {
             },
             cost_usd: spent.checked_add(amount.1).unwrap_or(spent),
             labels: job.labels.clone(),
+            replay_of: job.replay_of,
             decision: self.handover.decision.clone(),
             finished_us: now,
         };

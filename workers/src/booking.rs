@@ -92,6 +92,7 @@ impl Booker<'_> {
     ) -> CostEvent {
         CostEvent {
             job: Some(job.id),
+            replay_of: job.replay_of,
             attempt,
             tenant: job.subject.tenant.clone(),
             model: Some(job.subject.model.clone()),
@@ -123,6 +124,7 @@ impl Booker<'_> {
     pub fn standing(&self, (lines, amount): (Vec<CostLine>, UsdNanos), now: Micros) -> CostEvent {
         CostEvent {
             job: None,
+            replay_of: None,
             attempt: 0,
             tenant: schemas::Tenant::default(),
             model: None,

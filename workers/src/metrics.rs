@@ -46,6 +46,7 @@ impl PoolMetrics {
             Purpose::Useful => return self.useful.increment(amount.get()),
             Purpose::WastedFailure => "wasted_failure",
             Purpose::WastedRace => "wasted_race",
+            Purpose::Cancelled => "cancelled",
             Purpose::Standing => "standing",
         };
         let labels = [("pool", self.pool.to_string()), ("purpose", purpose.to_owned())];

@@ -1,0 +1,190 @@
+//! What was taken back: single jobs by id, and everything that a filter matches and that was there when it was said.
+//!
+//! Each order is one value in the bucket `beacon-cancel`. Dispatchers and workers hold all of them as [`Cancels`] and
+//! ask about every job they touch, so an order works on jobs that wait, run, or come back after a crash.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{JobId, Lane, Mailbox, Micros, ModelToken, Region, Tenant, job::Job};
+
+/// Which jobs; every field that is given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// Who pays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Tenant>,
+    /// Where it was published to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Region>,
+    /// Which model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelToken>,
+    /// How urgent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<Lane>,
+    /// Where its replies go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mailbox: Option<Mailbox>,
+    /// Labels it must carry.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Filter {
+    /// Whether it says nothing, and so would match everything.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it matches a job.
+    pub fn matches(&self, job: &Job) -> bool {
+        // Every field by name, so that a new one cannot be overlooked.
+        let Self { tenant, region, model, lane, mailbox, labels } = self;
+        let subject = &job.subject;
+        tenant.as_ref().is_none_or(|t| *t == subject.tenant)
+            && region.as_ref().is_none_or(|r| *r == subject.region)
+            && model.as_ref().is_none_or(|m| *m == subject.model)
+            && lane.is_none_or(|l| l == subject.lane)
+            && mailbox.as_ref().is_none_or(|m| *m == job.mailbox)
+            && labels.iter().all(|(key, value)| job.labels.get(key) == Some(value))
+    }
+}
+
+/// What is taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// One job.
+    Job(JobId),
+    /// All that match and were stored before the order was given.
+    Matching(Filter),
+}
+
+/// One order: a value of the bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Which jobs.
+    pub target: Target,
+    /// When it was given. Jobs stored later are not meant by a filter.
+    pub at_us: Micros,
+    /// Why, in a person's words; repeated in the result.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+impl Order {
+    /// The key of the order in the bucket: an order for one job replaces an earlier one.
+    pub fn key(&self) -> String {
+        match &self.target {
+            Target::Job(job) => format!("job.{job}"),
+            Target::Matching(_) => format!("matching.{}", self.at_us.get()),
+        }
+    }
+}
+
+/// All orders that hold.
+#[derive(Clone, Debug, Default)]
+pub struct Cancels {
+    jobs: HashMap<JobId, Order>,
+    matching: BTreeMap<String, Order>,
+}
+
+impl Cancels {
+    /// Takes an order in.
+    pub fn add(&mut self, order: Order) {
+        match &order.target {
+            Target::Job(job) => drop(self.jobs.insert(*job, order)),
+            Target::Matching(_) => drop(self.matching.insert(order.key(), order)),
+        }
+    }
+
+    /// Forgets the order with that key.
+    pub fn remove(&mut self, key: &str) {
+        match key.strip_prefix("job.").and_then(|id| id.parse().ok()) {
+            Some(job) => drop(self.jobs.remove::<JobId>(&job)),
+            None => drop(self.matching.remove(key)),
+        }
+    }
+
+    /// Forgets orders given before `at`: the bucket has, too.
+    pub fn forget_before(&mut self, at: Micros) {
+        self.jobs.retain(|_, order| order.at_us >= at);
+        self.matching.retain(|_, order| order.at_us >= at);
+    }
+
+    /// The order that takes this job back, if there is one. `stored_at` is when the job was stored.
+    pub fn of(&self, job: &Job, stored_at: Micros) -> Option<&Order> {
+        if self.jobs.is_empty() && self.matching.is_empty() {
+            return None;
+        }
+        let meant = |order: &&Order| match &order.target {
+            Target::Matching(filter) => stored_at <= order.at_us && filter.matches(job),
+            Target::Job(_) => false,
+        };
+        self.jobs.get(&job.id).or_else(|| self.matching.values().find(meant))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.jobs.len() + self.matching.len()
+    }
+
+    /// Whether nothing was taken back.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::JobHeaders;
+
+    const ID: &str = "0198c0de-0000-7000-8000-000000000001";
+    const AT: Micros = Micros::new(1_795_000_000_000_000);
+
+    fn job() -> Job {
+        let body = format!(r#"{{"id":"{ID}","prompt":"x","mailbox":"inbox","labels":{{"run":"night"}}}}"#);
+        let subject = "beacon.jobs.us-east.llama-3-2-1b.low.acme".parse().unwrap();
+        Job::read(subject, JobHeaders::default(), body.as_bytes(), AT).unwrap()
+    }
+
+    fn cancels(target: &str) -> Cancels {
+        let order = serde_json::from_str(&format!(r#"{{"target":{target},"at_us":{}}}"#, AT.get())).unwrap();
+        let mut cancels = Cancels::default();
+        cancels.add(order);
+        cancels
+    }
+
+    #[test]
+    fn a_filter_means_every_field_it_names() {
+        for (filter, meant) in [
+            (r#"{"tenant":"acme"}"#, true),
+            (r#"{"tenant":"acme","lane":"low","labels":{"run":"night"}}"#, true),
+            (r#"{"tenant":"other"}"#, false),
+            (r#"{"tenant":"acme","lane":"high"}"#, false),
+            (r#"{"labels":{"run":"day"}}"#, false),
+            (r#"{"mailbox":"inbox","model":"llama-3-2-1b","region":"us-east"}"#, true),
+        ] {
+            let cancels = cancels(&format!(r#"{{"matching":{filter}}}"#));
+            assert_eq!(cancels.of(&job(), AT).is_some(), meant, "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_filter_means_only_what_was_there_when_it_was_said_and_an_id_means_its_job_always() {
+        let later = AT + std::time::Duration::from_micros(1);
+        assert!(cancels(r#"{"matching":{"tenant":"acme"}}"#).of(&job(), later).is_none());
+        assert!(cancels(&format!(r#"{{"job":"{ID}"}}"#)).of(&job(), later).is_some());
+    }
+
+    #[test]
+    fn an_order_taken_back_no_longer_holds() {
+        let mut cancels = cancels(&format!(r#"{{"job":"{ID}"}}"#));
+        cancels.remove(&format!("job.{ID}"));
+        assert!(cancels.is_empty());
+    }
+}
