@@ -2,8 +2,9 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
+use chrono::{DateTime, FixedOffset};
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use schemas::{Lane, Mailbox, PoolId, Region, Tenant, WorkerId};
+use schemas::{JobId, Lane, Mailbox, PoolId, Region, Tenant, WorkerId};
 
 use crate::config::span::Span;
 
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     Submit(Submit),
     /// Read the results of a mailbox
     Results(Results),
+    /// Take jobs back, by id or by what they have in common
+    Cancel(Cancel),
     /// Measure the pipeline against raw JetStream, in one run against one server
     Bench(Bench),
     /// Become a program that ends when its parent does.
@@ -123,6 +126,15 @@ pub(crate) struct Submit {
     /// Where the result goes
     #[arg(long, default_value_t = Mailbox::default())]
     pub(crate) mailbox: Mailbox,
+    /// Run it after this span, for instance 90m; it waits in the server
+    #[arg(long, value_name = "SPAN", conflicts_with = "at")]
+    pub(crate) delay: Option<Span>,
+    /// Run it at this time, RFC 3339, for instance 2026-12-24T18:00:00+01:00
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<DateTime<FixedOffset>>,
+    /// Must have started by then, or it ends `expired`; a span from now or from --at
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) deadline: Option<Span>,
     /// Wait for the result and print it
     #[arg(long)]
     pub(crate) wait: bool,
@@ -152,6 +164,49 @@ pub(crate) struct Results {
     /// Go on with results as they come, until Ctrl-C
     #[arg(long)]
     pub(crate) follow: bool,
+}
+
+/// `beacon cancel`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Cancel {
+    /// Ids of jobs; without any, what the filters below have in common
+    #[arg(value_name = "JOB")]
+    pub(crate) jobs: Vec<JobId>,
+    /// Whose; needed with a filter
+    #[arg(long, default_value_t = Tenant::default())]
+    pub(crate) tenant: Tenant,
+    /// Only jobs published to this region
+    #[arg(long)]
+    pub(crate) region: Option<Region>,
+    /// Only jobs for this model, by name or token
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Only jobs of this lane
+    #[arg(long)]
+    pub(crate) lane: Option<Lane>,
+    /// Only jobs whose replies go here; also where --wait looks for results [default: default]
+    #[arg(long)]
+    pub(crate) mailbox: Option<Mailbox>,
+    /// Only jobs with this label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Every job of the tenant
+    #[arg(long, conflicts_with_all = ["jobs", "region", "model", "lane", "labels"])]
+    pub(crate) all: bool,
+    /// Why; it stands in the results
+    #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+    pub(crate) reason: String,
+    /// Wait until the named jobs have ended, and print how
+    #[arg(long, requires = "jobs")]
+    pub(crate) wait: bool,
+    /// How long to wait for each
+    #[arg(long, default_value_t = Span::secs(60), value_name = "SPAN")]
+    pub(crate) timeout: Span,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// `beacon bench`

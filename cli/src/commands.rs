@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod bench;
+mod cancel;
 mod demo;
 mod dispatcher;
 mod results;
@@ -21,6 +22,7 @@ pub(crate) async fn run(command: Command, session: Session) -> anyhow::Result<()
         Command::Simulators => simulators::run(session).await,
         Command::Submit(args) => submit::run(args, session).await,
         Command::Results(args) => results::run(args, session).await,
+        Command::Cancel(args) => cancel::run(args, session).await,
         Command::Bench(args) => bench::run(args, session).await,
         Command::Guard(args) => Err(guard::become_program(args.parent, &args.command)),
     }

@@ -141,6 +141,7 @@ fn default_filter(command: &Command) -> &'static str {
         Command::Demo(_)
         | Command::Submit(_)
         | Command::Results(_)
+        | Command::Cancel(_)
         | Command::Bench(_)
         | Command::Guard(_) => "warn,async_nats=error",
     }

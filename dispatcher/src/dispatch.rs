@@ -42,6 +42,7 @@ use transport::{
     acks::{Acks, acks},
     api::ApiError,
     bucket::Bucket,
+    cancels::{CancelWatch, CancelsError, cancels},
     publisher::{Patience, publisher},
     topology::{self, TopologyError},
 };
@@ -90,6 +91,9 @@ pub enum StartError {
     /// No publisher.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// What was taken back is not known.
+    #[error(transparent)]
+    Cancels(#[from] CancelsError),
 }
 
 /// Why a running dispatcher stopped by itself.
@@ -112,6 +116,7 @@ pub struct Dispatcher {
     publisher: Publisher,
     acks: Acks,
     journals: Bucket,
+    cancels: CancelWatch,
     /// Publisher, acks, trimmer; they end after everything else.
     background: JoinSet<()>,
     background_stop: CancellationToken,
@@ -133,6 +138,8 @@ impl Dispatcher {
         topology::ensure(&link.client, &Topology::new(&config.topology)).await?;
         let (publisher, publisher_task) = publisher(&control, Patience::FOREVER).await?;
         let (acks, ack_task) = acks(&control).await?;
+        // Before the first pull: a job that was taken back must not start.
+        let (cancels, cancel_task) = cancels(&control.client).await?;
         let client = link.client.clone();
         let inbox = client.new_inbox();
         let accept = client.new_inbox();
@@ -157,6 +164,7 @@ impl Dispatcher {
         let mut background = JoinSet::new();
         background.spawn(publisher_task.run(background_stop.clone()));
         background.spawn(ack_task.run(background_stop.clone(), Duration::from_secs(2)));
+        background.spawn(cancel_task.run(background_stop.clone()));
         let trimmer = Trimmer::new(config.clone(), control.client.clone(), publisher.clone());
         background.spawn(trimmer.run(background_stop.clone()));
         let journals = Bucket::new(control.client.clone(), publisher.clone(), JOURNAL_BUCKET);
@@ -169,6 +177,7 @@ impl Dispatcher {
             publisher,
             acks,
             journals,
+            cancels,
             background,
             background_stop,
             deliveries,
@@ -222,6 +231,7 @@ impl Dispatcher {
                         warn!(%error, "consumers not repaired yet");
                     }
                 }
+                () = self.cancels.changed() => self.state.stirred = true,
                 Ok(()) = self.reconnects.changed() => self.state.feeds.iter_mut().for_each(Feed::forget_all),
                 _ = tick.tick() => self.tick(),
             }
@@ -324,6 +334,14 @@ impl Dispatcher {
         let now = SystemClock.now();
         if let Some(Verdict::End(status, failure)) = retry::expired(&flight.job, now) {
             self.end(flight, status, failure);
+            return;
+        }
+        let state = &mut self.state;
+        if let Some(order) = self.cancels.of(&flight.job, flight.lease.stored_at)
+            && state.reattach(&flight, &self.config, now).is_none()
+        {
+            // Where its run goes on at a provider, the worker that finds it stops it there.
+            self.end(flight, Status::Cancelled, order.failure());
             return;
         }
         let state = &mut self.state;

@@ -6,12 +6,14 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use schemas::{
     Codec, JobId, Mailbox, Micros, ModelToken, Region, UsdNanos,
+    cost::CostEvent,
     dead::Obituary,
     failure::Failure,
     headers,
     job::Job,
-    journal::Journal,
+    journal::{Entry, Journal},
     lease::Lease,
+    money,
     reply::{JobResult, Status, Timings},
     subjects,
     time::Clock as _,
@@ -20,6 +22,9 @@ use tracing::{error, warn};
 use transport::{Headers, PublishError, Publisher, SystemClock, acks::Acks};
 
 use crate::{flight::Flight, metrics};
+
+/// Price book of a cost event whose lines come from a journal.
+const AS_EXPECTED: &str = "journal";
 
 /// A job that has ended without a worker.
 pub struct Ending {
@@ -99,6 +104,9 @@ impl Ending {
             // A dead letter that cannot be stored must not keep its job alive for ever.
             error!(%error, "dead letter not stored");
         }
+        if let Err(error) = self.book_unfinished(&publisher, now).await {
+            error!(%error, "cost event not stored");
+        }
         if let Err(error) = self.tell(&publisher, now).await {
             error!(%error, "terminal result not stored; the job will be delivered again");
             return;
@@ -135,6 +143,33 @@ impl Ending {
         publisher.publish(subject, map, self.payload.clone()).await.map(drop)
     }
 
+    /// Attempts of which nobody will hear again, now that the job has ended: their runs may have been billed.
+    async fn book_unfinished(&self, publisher: &Publisher, now: Micros) -> Result<(), PublishError> {
+        let Some(job) = &self.job else { return Ok(()) };
+        for entry in
+            self.journal.entries.iter().filter(|e| e.expected().is_some_and(|lines| !lines.is_empty()))
+        {
+            warn!(job = %job.id, attempt = entry.attempt, pool = %entry.pool, "its job has ended while an attempt may go on; booked as possibly wasted");
+            // The worker that expected the cost knew the price book; its lines are exact.
+            let event = CostEvent::abandoned(job, entry, AS_EXPECTED.to_owned(), now);
+            let body =
+                job.codec.encode(&event).expect("a cost event has only string keys and no failing parts");
+            let map = Headers::new()
+                .with(headers::MESSAGE_ID, job.id.cost_message(entry.attempt))
+                .with(headers::CONTENT_TYPE, job.codec.content_type())
+                .with(headers::SCHEMA, headers::COST_V1)
+                .with_some(headers::TRACEPARENT, job.traceparent.as_deref());
+            publisher.publish(subjects::cost(&job.subject.tenant, &job.mailbox), map, body.into()).await?;
+        }
+        Ok(())
+    }
+
+    /// What the attempts cost together: those that ended, and those that were expected to cost something.
+    fn spent(&self) -> UsdNanos {
+        let expected = self.journal.entries.iter().map(Entry::expected_usd);
+        money::total(expected.chain([self.journal.spent()])).unwrap_or(UsdNanos::new(u64::MAX))
+    }
+
     async fn tell(&self, publisher: &Publisher, now: Micros) -> Result<(), PublishError> {
         let Some((id, tenant, mailbox, codec)) = &self.address else {
             warn!(
@@ -158,7 +193,7 @@ impl Ending {
             region: last.map(|e| e.pool.region.clone()),
             attempts: self.journal.last_attempt(),
             timings: Timings { queued_us: total_us, total_us, ..Timings::default() },
-            cost_usd: self.journal.spent().max(UsdNanos::ZERO),
+            cost_usd: self.spent(),
             labels: self.job.as_ref().map(|j| j.labels.clone()).unwrap_or_default(),
             replay_of: self.job.as_ref().and_then(|j| j.replay_of),
             decision: None,

@@ -15,7 +15,9 @@ use std::{
 use async_nats::{Client, Subscriber};
 use futures_util::StreamExt;
 use schemas::{
-    JobId, Mailbox, Micros, Tenant, headers,
+    JobId, Mailbox, Micros, Region, Tenant,
+    cancel::{Order, Target},
+    headers,
     job::{Job, JobHeaders},
     reply::JobResult,
     subjects::{self, JobSubject},
@@ -31,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use transport::{
     Headers, Link, LinkConfig, LinkError, PublishError, Publisher, SystemClock,
+    api::ApiError,
+    delayed::{self, BringForwardError, Delayed},
     publisher::{Patience, publisher},
 };
 
@@ -78,6 +82,8 @@ pub struct Ticket {
     pub seq: u64,
     /// True when this id had been accepted before.
     pub duplicate: bool,
+    /// When it is published to its dispatchers, if that is later; until then it lies in `DELAYED_<region>`.
+    pub due: Option<Micros>,
 }
 
 /// Why a job was not accepted.
@@ -92,6 +98,17 @@ pub enum SubmitError {
     /// The server did not take it.
     #[error(transparent)]
     Publish(#[from] PublishError),
+}
+
+/// Why a delayed job was not taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum CancelDelayedError {
+    /// The order was not stored.
+    #[error(transparent)]
+    Order(#[from] PublishError),
+    /// The order is stored, but the job stays where it is until its time comes.
+    #[error("job is taken back, but not before its time comes")]
+    BringForward(#[from] BringForwardError),
 }
 
 /// Why there is no result yet.
@@ -188,7 +205,8 @@ impl Producer {
         &self.client
     }
 
-    /// Submits a job. When it returns, the job is accepted and will end in exactly one result.
+    /// Submits a job. When it returns, the job is accepted and will end in exactly one result. A job with a `run_at` in the
+    /// future waits in the server until then, whoever restarts meanwhile.
     ///
     /// The body is checked here first, so that a mistake is an error and not a dead letter.
     pub async fn submit(&self, request: &JobRequest) -> Result<Ticket, SubmitError> {
@@ -214,14 +232,24 @@ impl Producer {
         let bytes = request.codec.encode(&body)?;
         let name = subject.to_string();
         let seen = JobHeaders { traceparent: request.traceparent.as_deref(), ..JobHeaders::default() };
-        Job::check(subject, request.codec, seen, body, SystemClock.now())?;
+        let now = SystemClock.now();
+        let due = body.run_at.map(Micros::from).filter(|at| *at > now);
+        Job::check(subject.clone(), request.codec, seen, body, due.unwrap_or(now))?;
         let headers = Headers::new()
-            .with(headers::MESSAGE_ID, id.to_string())
             .with(headers::CONTENT_TYPE, request.codec.content_type())
             .with(headers::SCHEMA, headers::JOB_V1)
             .with_some(headers::TRACEPARENT, request.traceparent.as_deref());
-        let stored = self.publisher.publish(name, headers, bytes.into()).await?;
-        Ok(Ticket { job: id, seq: stored.seq, duplicate: stored.duplicate })
+        let stored = match due {
+            None => {
+                let headers = headers.with(headers::MESSAGE_ID, id.to_string());
+                self.publisher.publish(name, headers, bytes.into()).await?
+            }
+            Some(at) => {
+                delayed::delay(&self.publisher, (id, &subject), at, id.to_string(), headers, bytes.into())
+                    .await?
+            }
+        };
+        Ok(Ticket { job: id, seq: stored.seq, duplicate: stored.duplicate, due })
     }
 
     /// Submits a job and waits for its result, which must go to this producer's own mailbox.
@@ -249,6 +277,48 @@ impl Producer {
                 Err(WaitError::Timeout(id))
             }
         }
+    }
+
+    /// Takes jobs back: those that wait never start, those that run are stopped where the provider can, and each ends
+    /// `cancelled`, unless it ended before. When it returns, the order is stored and holds through any restart.
+    ///
+    /// A filter means this producer's own tenant unless it names one, and only jobs accepted before now.
+    pub async fn cancel(&self, target: Target, reason: &str) -> Result<Order, PublishError> {
+        let target = match target {
+            Target::Job(job) => Target::Job(job),
+            Target::Matching(mut filter) => {
+                filter.tenant.get_or_insert_with(|| self.tenant.clone());
+                Target::Matching(filter)
+            }
+        };
+        let order = Order { target, at_us: SystemClock.now(), reason: reason.to_owned() };
+        transport::cancels::order(&self.publisher, &order).await?;
+        Ok(order)
+    }
+
+    /// The jobs of a region that wait for their `run_at`, this tenant's only.
+    pub async fn delayed(&self, region: &Region) -> Result<Vec<Delayed>, ApiError> {
+        let mut found = delayed::list(&self.client, region).await?;
+        found.retain(|delayed| delayed.subject.tenant == self.tenant);
+        Ok(found)
+    }
+
+    /// Takes back a job that may wait for its `run_at` in one of `regions`: it is due at once, and ends `cancelled`. The
+    /// order comes first, so that a crash in between leaves a job that is taken back when its time comes.
+    pub async fn cancel_delayed(
+        &self,
+        regions: &[Region],
+        job: JobId,
+        reason: &str,
+    ) -> Result<Order, CancelDelayedError> {
+        let order = self.cancel(Target::Job(job), reason).await?;
+        for region in regions {
+            let now = SystemClock.now();
+            if delayed::bring_forward(&self.client, &self.publisher, region, job, now).await? {
+                break;
+            }
+        }
+        Ok(order)
     }
 
     /// Waits for the result of a job that was submitted before, by whomever, to this mailbox, since `published`.

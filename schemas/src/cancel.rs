@@ -7,7 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{JobId, Lane, Mailbox, Micros, ModelToken, Region, Tenant, job::Job};
+use crate::{
+    JobId, Lane, Mailbox, Micros, ModelToken, Region, Tenant,
+    failure::{Failure, FailureClass},
+    job::Job,
+};
 
 /// Which jobs; every field that is given must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +80,12 @@ pub struct Order {
 }
 
 impl Order {
+    /// What a job's result says of it.
+    pub fn failure(&self) -> Failure {
+        let reason = if self.reason.is_empty() { "somebody took the job back" } else { &self.reason };
+        Failure::new(FailureClass::Cancelled, reason)
+    }
+
     /// The key of the order in the bucket: an order for one job replaces an earlier one.
     pub fn key(&self) -> String {
         match &self.target {

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{JobId, Micros, ModelToken, ProviderId, Region, Tenant, UsdNanos, prices::Unit};
+use crate::{
+    JobId, Micros, ModelToken, ProviderId, Region, Tenant, UsdNanos, job::Job, journal::Entry, prices::Unit,
+};
 
 /// What the money was good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -70,4 +72,25 @@ pub struct CostEvent {
     pub price_book: String,
     /// When it was booked.
     pub at_us: Micros,
+}
+
+impl CostEvent {
+    /// The cost event of an attempt that nobody heard of again: what its own journal entry expected, as possibly wasted.
+    pub fn abandoned(job: &Job, entry: &Entry, price_book: String, now: Micros) -> Self {
+        Self {
+            job: Some(job.id),
+            replay_of: job.replay_of,
+            attempt: entry.attempt,
+            tenant: job.subject.tenant.clone(),
+            model: Some(job.subject.model.clone()),
+            provider: entry.pool.provider.clone(),
+            region: entry.pool.region.clone(),
+            purpose: Purpose::WastedFailure,
+            lines: entry.expected().unwrap_or_default().to_vec(),
+            amount_usd: entry.expected_usd(),
+            estimated: true,
+            price_book,
+            at_us: now,
+        }
+    }
 }

@@ -15,6 +15,11 @@ pub const RETURN: &str = "Beacon-Return";
 /// A dead letter's [`crate::dead::Obituary`] as JSON, beside the job's own bytes. The other headers are the job's.
 pub const OBITUARY: &str = "Beacon-Obituary";
 
+/// When the server publishes a stored message: `@at <RFC 3339>`.
+pub const SCHEDULE: &str = "Nats-Schedule";
+/// On which subject of the same stream it does so.
+pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
+
 /// Schema of a job.
 pub const JOB_V1: &str = "job.v1";
 /// Schema of a result.

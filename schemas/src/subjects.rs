@@ -78,6 +78,27 @@ pub fn job_filter(region: &Region, model: &ModelToken, lane: Lane) -> String {
     format!("beacon.jobs.{region}.{model}.{lane}.*")
 }
 
+/// Where a job waits for its time.
+pub fn delayed(region: &Region, job: JobId) -> String {
+    format!("beacon.delayed.{region}.{job}")
+}
+
+/// All jobs of a region that wait for their time.
+pub fn delayed_filter(region: &Region) -> String {
+    format!("beacon.delayed.{region}.*")
+}
+
+/// What a delayed job is published on when its time has come; `JOBS` copies it to the job's own subject.
+pub fn due(job: &JobSubject) -> String {
+    let JobSubject { region, model, lane, tenant } = job;
+    format!("beacon.due.{region}.{model}.{lane}.{tenant}")
+}
+
+/// Due jobs of one model and lane, any tenant.
+pub fn due_filter(region: &Region, model: &ModelToken, lane: Lane) -> String {
+    format!("beacon.due.{region}.{model}.{lane}.*")
+}
+
 /// Offers to the workers of a pool.
 pub fn work(pool: &PoolId) -> String {
     format!("beacon.work.{}.{}", pool.region, pool.provider)

@@ -18,8 +18,10 @@ pub const DEAD: &str = "DEAD";
 pub const FLOORS_BUCKET: &str = "beacon-floors";
 /// What earlier attempts left behind.
 pub const JOURNAL_BUCKET: &str = "beacon-journal";
-/// Ids of cancelled jobs.
+/// Orders that take jobs back.
 pub const CANCEL_BUCKET: &str = "beacon-cancel";
+/// How long such an order holds: it must outlast the jobs it means, which wait as long as they must.
+pub const CANCEL_KEPT: Duration = Duration::from_secs(30 * 86_400);
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -77,6 +79,31 @@ pub struct StreamSpec {
     pub allow_rollup_hdrs: bool,
     /// No single message may be deleted.
     pub deny_delete: bool,
+    /// Messages may be stored that the server publishes later.
+    pub allow_msg_schedules: bool,
+    /// Messages may have a life of their own (`Nats-TTL`).
+    pub allow_msg_ttl: bool,
+    /// Streams whose messages are copied here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceSpec>,
+}
+
+/// A stream that another copies from, and what its subjects become.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceSpec {
+    /// The stream.
+    pub name: String,
+    /// Which subjects, and what they become.
+    pub subject_transforms: Vec<TransformSpec>,
+}
+
+/// A change of subjects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransformSpec {
+    /// What is matched.
+    pub src: String,
+    /// What it becomes.
+    pub dest: String,
 }
 
 /// A durable pull consumer, as the JetStream API writes it.
@@ -112,6 +139,11 @@ pub fn jobs_stream(region: &Region) -> String {
     format!("JOBS_{region}")
 }
 
+/// The stream of a region's jobs that are to run later.
+pub fn delayed_stream(region: &Region) -> String {
+    format!("DELAYED_{region}")
+}
+
 /// The consumer of one model and lane.
 pub fn consumer_name(model: &ModelToken, lane: Lane) -> String {
     format!("d-{model}-{lane}")
@@ -133,7 +165,7 @@ impl Topology {
         let mut streams = vec![
             bucket(FLOORS_BUCKET, Duration::ZERO, settings.replicas),
             bucket(JOURNAL_BUCKET, 2 * DAY, settings.replicas),
-            bucket(CANCEL_BUCKET, 2 * DAY, settings.replicas),
+            bucket(CANCEL_BUCKET, CANCEL_KEPT, settings.replicas),
             StreamSpec {
                 max_age: nanos(3 * DAY),
                 duplicate_window: nanos(settings.replies_window),
@@ -155,11 +187,35 @@ impl Topology {
             let pairs = || settings.catalog.tokens().flat_map(|m| Lane::ALL.map(|lane| (m, lane)));
             // Model by lane is spelled out: a publish to an unknown one fails at the publisher.
             let filters = pairs().map(|(model, lane)| subjects::job_filter(region, model, lane)).collect();
+            // A schedule's target must lie in its own stream, so the due jobs do, and JOBS copies them from there. They wait
+            // there while JOBS is full; the server removes one only when it was copied.
+            let due = pairs().map(|(model, lane)| subjects::due_filter(region, model, lane));
+            streams.push(StreamSpec {
+                retention: "workqueue".into(),
+                allow_msg_schedules: true,
+                // The server turns it on with schedules: a schedule replaces the one on its subject.
+                allow_rollup_hdrs: true,
+                duplicate_window: nanos(settings.jobs_window),
+                ..plain(
+                    &delayed_stream(region),
+                    [subjects::delayed_filter(region)].into_iter().chain(due).collect(),
+                    settings.replicas,
+                )
+            });
             streams.push(StreamSpec {
                 discard: "new".into(),
                 max_bytes: i64::try_from(settings.jobs_max_bytes).unwrap_or(i64::MAX),
                 duplicate_window: nanos(settings.jobs_window),
                 allow_atomic: true,
+                sources: vec![SourceSpec {
+                    name: delayed_stream(region),
+                    subject_transforms: vec![TransformSpec {
+                        src: format!("beacon.due.{region}.*.*.*"),
+                        dest: format!(
+                            "beacon.jobs.{region}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{{{{wildcard(3)}}}}"
+                        ),
+                    }],
+                }],
                 ..plain(&jobs_stream(region), filters, settings.replicas)
             });
             consumers.extend(pairs().map(|(model, lane)| {
@@ -195,6 +251,9 @@ fn plain(name: &str, subjects: Vec<String>, replicas: u8) -> StreamSpec {
         allow_atomic: false,
         allow_rollup_hdrs: false,
         deny_delete: false,
+        allow_msg_schedules: false,
+        allow_msg_ttl: false,
+        sources: Vec::new(),
     }
 }
 

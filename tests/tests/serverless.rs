@@ -4,7 +4,15 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::BoxFuture};
-use schemas::{UsdNanos, cost::Purpose, failure::Failure, live::LivePiece, prices::PriceBook, reply::Status};
+use schemas::{
+    UsdNanos,
+    cancel::{Filter, Target},
+    cost::Purpose,
+    failure::Failure,
+    live::LivePiece,
+    prices::PriceBook,
+    reply::Status,
+};
 use simulators::{Kind, SimulatedModel, Simulator, SimulatorConfig};
 use tests::{
     audit::Audit,
@@ -286,4 +294,58 @@ async fn live_output_comes_piece_by_piece_for_jobs_that_ask_for_it() {
     producer.close().await;
     shutdown.cancel();
     golem.stopped().await;
+}
+
+/// Every job was taken back, its run was stopped at the provider, and the ledger equals the bill.
+fn stopped_and_exact(audit: &Audit, jobs: usize, simulator: &Simulator) {
+    assert_eq!(audit.count(Status::Cancelled), jobs);
+    assert_eq!((simulator.stats().started, simulator.stats().running), (jobs as u64, 0));
+    assert!(audit.costs.iter().all(|cost| cost.purpose == Purpose::Cancelled));
+    let told: u64 = audit.results.values().flatten().map(|result| result.cost_usd.get()).sum();
+    assert_eq!(audit.paid()["replicate@us-east"].get(), simulator.bill().total_nanos);
+    assert_eq!(told, simulator.bill().total_nanos, "each result says what it cost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_taken_back_is_stopped_at_its_provider_and_what_it_cost_is_booked() {
+    let server = NatsServer::start().await;
+    let (urls, shutdown) = ([server.url()], CancellationToken::new());
+    let simulator = replicate(600_000, &shutdown).await;
+    let dispatcher = dispatcher(&urls).await;
+    let worker = Role::worker(pool(&urls, "replicate@us-east", "w1", "gpu-t4", adapter(&simulator))).await;
+    let mut producer = roles::producer(&urls).await;
+    let jobs = roles::submit_many(&producer, 5).await;
+    wait::until("all to run", || async { (simulator.stats().started == 5).then_some(()) }).await;
+    for job in &jobs {
+        producer.cancel(Target::Job(*job), "").await.unwrap();
+    }
+    let audit = Audit::all_ended(&mut producer, &jobs).await;
+    stopped_and_exact(&audit, 5, &simulator);
+    worker.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+    shutdown.cancel();
+    simulator.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_taken_back_while_its_worker_is_gone_is_stopped_by_the_next() {
+    let server = NatsServer::start().await;
+    let (urls, shutdown) = ([server.url()], CancellationToken::new());
+    let simulator = replicate(600_000, &shutdown).await;
+    let dispatcher = dispatcher(&urls).await;
+    let doomed = Role::worker(pool(&urls, "replicate@us-east", "w1", "gpu-t4", adapter(&simulator))).await;
+    let mut producer = roles::producer(&urls).await;
+    let jobs = roles::submit_many(&producer, 3).await;
+    wait::until("all to run", || async { (simulator.stats().started == 3).then_some(()) }).await;
+    doomed.kill().await;
+    producer.cancel(Target::Matching(Filter::default()), "").await.unwrap();
+    let next = Role::worker(pool(&urls, "replicate@us-east", "w2", "gpu-t4", adapter(&simulator))).await;
+    let audit = Audit::all_ended(&mut producer, &jobs).await;
+    stopped_and_exact(&audit, 3, &simulator);
+    next.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+    shutdown.cancel();
+    simulator.stopped().await;
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, Request, client::RequestErrorKind};
+use async_nats::{Client, Message, Request, StatusCode, client::RequestErrorKind};
+use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -87,6 +88,47 @@ pub async fn ask(client: &Client, subject: &str, body: &Value) -> Result<Value, 
             let Refusal { err_code, description } =
                 serde_json::from_value(error).map_err(|e| odd(e.to_string()))?;
             Err(ApiError::Refused { subject: subject.to_owned(), code: err_code, description })
+        }
+    }
+}
+
+/// Messages of one answer to [`read_all`]; the next question goes on behind the last.
+const READ_BATCH: u64 = 1_000;
+
+/// Every message of a stream that `filter` matches, as stored now, by batched direct gets: no consumer is made, so it works
+/// on a work queue too. Where each lay stands in its headers `Nats-Subject`, `Nats-Sequence` and `Nats-Time-Stamp`. For small
+/// numbers: all of it is held in memory.
+pub async fn read_all(client: &Client, stream: &str, filter: &str) -> Result<Vec<Message>, ApiError> {
+    let subject = format!("$JS.API.DIRECT.GET.{stream}");
+    let odd = |what: String| ApiError::Odd { subject: subject.clone(), what };
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(|e| odd(e.to_string()))?;
+    let (mut found, mut from) = (Vec::new(), 1u64);
+    loop {
+        let body = serde_json::json!({ "batch": READ_BATCH, "seq": from, "next_by_subj": filter });
+        let asked = client.publish_with_reply(subject.clone(), inbox.clone(), body.to_string().into()).await;
+        asked.map_err(|e| odd(e.to_string()))?;
+        let left = loop {
+            let answer = tokio::time::timeout(TIMEOUT, answers.next()).await;
+            let answer =
+                answer.map_err(|_| odd("no answer in time".into()))?.ok_or_else(|| odd("closed".into()))?;
+            let number = |name: &str| -> Option<u64> {
+                answer.headers.as_ref().and_then(|h| h.get(name))?.as_str().parse().ok()
+            };
+            match answer.status {
+                None => {
+                    from = number("Nats-Sequence").map_or(from, |seq| seq + 1);
+                    found.push(answer);
+                }
+                // The end of a batch; there may be more behind it.
+                Some(StatusCode::OK) => {}
+                Some(status) if status.as_u16() == 204 => break number("Nats-Num-Pending").unwrap_or(0),
+                Some(StatusCode::NOT_FOUND) => break 0,
+                Some(status) => return Err(odd(format!("status {status}"))),
+            }
+        };
+        if left == 0 {
+            return Ok(found);
         }
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! [`link`] connects, [`api`] asks the server, [`topology`] makes the server agree with the map in
 //! `schemas::topology`, [`publisher`] stores messages with many on the way, [`acks`] finishes leases and makes sure
-//! of it, [`stored`] finds results that exist already, [`bucket`] reads and writes small values.
+//! of it, [`stored`] finds results that exist already, [`bucket`] reads and writes small values, [`cancels`] hears what
+//! is taken back, [`delayed`] stores what is to run later.
 
 pub mod acks;
 pub mod api;
 pub mod bucket;
+pub mod cancels;
 pub mod clock;
+pub mod delayed;
 pub mod link;
 pub mod publisher;
 pub mod stored;

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use async_nats::{Client, Message};
 use schemas::{
     Micros, UsdNanos,
-    cost::{CostLine, Purpose},
+    cost::{CostEvent, CostLine, Purpose},
     failure::{Failure, FailureClass},
     handover::{Handover, Return},
     job::Job,
@@ -22,7 +22,7 @@ use schemas::{
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
-use transport::{PublishError, Publisher, SystemClock, acks::Acks, bucket::Bucket};
+use transport::{PublishError, Publisher, SystemClock, acks::Acks, bucket::Bucket, cancels::CancelWatch};
 
 use crate::{
     booking::{self, Booker},
@@ -48,6 +48,8 @@ pub struct Bench {
     pub acks: Acks,
     /// What earlier attempts left behind.
     pub journals: Bucket,
+    /// What was taken back.
+    pub cancels: CancelWatch,
     /// The pool's own numbers.
     pub metrics: PoolMetrics,
     /// Cancelled when the grace period is over: running calls are dropped and given back.
@@ -130,6 +132,13 @@ impl Attempt {
             metrics::lease_lost();
             return Settled::Nothing;
         }
+        if self.left().is_none()
+            && let Some(order) = self.bench.cancels.of(&job, self.handover.lease.stored_at)
+        {
+            Box::pin(self.end_cancelled(&job, &Ended::unbilled(order.failure()), order.failure(), started))
+                .await;
+            return Settled::Nothing;
+        }
         let clock = Instant::now();
         let Some(ended) = self.call_provider(&job, started, clock).await else {
             return Settled::Nothing;
@@ -143,6 +152,10 @@ impl Attempt {
                 drop(ended);
                 self.tell(&job, cost, result).await;
                 settled
+            }
+            Err(failure) if failure.class == FailureClass::Cancelled => {
+                Box::pin(self.end_cancelled(&job, &ended, failure.clone(), started)).await;
+                Settled::Nothing
             }
             Err(failure) => {
                 self.bench.metrics.failed(failure.class);
@@ -163,23 +176,33 @@ impl Attempt {
         let since = left.map_or(started, |entry| entry.started_us);
         let journalled = left.is_some() || self.bench.config.journal == JournalMode::Always;
         let notebook = Notebook::new(self, job, since, journalled, left.is_some());
-        let running = Box::pin(self.provider(&call, &notebook));
-        let (class, why) = tokio::select! {
-            biased;
-            ended = running => {
-                notebook.close();
-                return Some(Box::new(ended));
-            }
-            () = self.keeper.lost() => (FailureClass::WorkerLost, "the lease was lost"),
-            () = self.bench.stop.cancelled() => {
-                (FailureClass::Preempted, "the worker stopped before the job ended")
+        let mut running = Box::pin(self.provider(&call, &notebook));
+        let mut heard = false;
+        let (class, why) = loop {
+            tokio::select! {
+                biased;
+                ended = &mut running => {
+                    notebook.close();
+                    return Some(Box::new(ended));
+                }
+                () = self.keeper.lost() => break (FailureClass::WorkerLost, "the lease was lost"),
+                () = self.bench.stop.cancelled() => {
+                    break (FailureClass::Preempted, "the worker stopped before the job ended")
+                }
+                failure = self.taken_back(job), if !heard => {
+                    if !notebook.has_trail() {
+                        return Some(Box::new(self.dropped(failure, clock.elapsed())));
+                    }
+                    // A run that goes on without us: whoever follows it hears of this too, and stops it.
+                    heard = true;
+                }
             }
         };
         if notebook.has_trail() {
             info!(job = %job.id, why, "its run is left going at the provider; the next holder of the job goes on with it");
             return None;
         }
-        Some(Box::new(self.dropped(class, why, clock.elapsed())))
+        Some(Box::new(self.dropped(Failure::new(class, why), clock.elapsed())))
     }
 
     async fn provider(&self, call: &Call, notebook: &Notebook<'_>) -> Ended {
@@ -234,12 +257,11 @@ impl Attempt {
     async fn book_abandoned(&mut self, job: &Job) {
         let now = SystemClock.now();
         let config = &self.bench.config;
-        let booker = Booker { pool: &config.pool, prices: &config.prices };
         let mut journal = self.handover.journal.clone();
         for entry in self.handover.journal.abandoned(self.handover.attempt) {
             warn!(job = %job.id, attempt = entry.attempt, pool = %entry.pool, "an attempt nobody heard of again is booked as possibly wasted");
             metrics::possibly_wasted();
-            let event = booker.abandoned(job, entry, now);
+            let event = CostEvent::abandoned(job, entry, config.prices.version.clone(), now);
             let cost_usd = event.amount_usd;
             if !event.lines.is_empty() {
                 self.bench.metrics.booked(Purpose::WastedFailure, cost_usd);
@@ -252,6 +274,11 @@ impl Attempt {
             journal.record(Entry { trace: Trace::Failed { failure, cost_usd }, ..entry.clone() });
         }
         self.handover.journal = journal;
+    }
+
+    /// Returns when the job is taken back, with the reason.
+    pub(crate) async fn taken_back(&self, job: &Job) -> Failure {
+        self.bench.cancels.taken_back(job, self.handover.lease.stored_at).await.failure()
     }
 
     /// What this attempt is expected to use.
@@ -297,10 +324,10 @@ impl Attempt {
     }
 
     /// A call that we dropped; what it used is our own reckoning.
-    fn dropped(&self, class: FailureClass, why: &str, took: Duration) -> Ended {
+    fn dropped(&self, failure: Failure, took: Duration) -> Ended {
         let config = &self.bench.config;
         let used = booking::reckon(&config.prices, &config.price_name, &self.model.sku, took);
-        Ended { used, estimated: true, ..Ended::unbilled(Failure::new(class, why)) }
+        Ended { used, estimated: true, ..Ended::unbilled(failure) }
     }
 
     /// The cost event as it is published, and the result.
@@ -313,14 +340,33 @@ impl Attempt {
         took: Duration,
     ) -> (nats::Outgoing, Box<JobResult>) {
         let amount = self.bill(ended);
-        let spent = self.handover.journal.spent();
         let now = SystemClock.now();
+        let mut result = self.result(job, Status::Succeeded, started, took, amount.1, now);
+        result.output = Some(success.output.clone());
+        result.usage = Some(success.usage);
+        result.timings.cold_start_us = micros(ended.cold_start);
+        result.timings.first_token_us = micros(ended.first_token);
+        result.decision.clone_from(&self.handover.decision);
+        (self.cost(job, Purpose::Useful, amount, ended.estimated, now), result)
+    }
+
+    /// A terminal result of this attempt, without what only some have.
+    fn result(
+        &self,
+        job: &Job,
+        status: Status,
+        started: Micros,
+        took: Duration,
+        amount: UsdNanos,
+        now: Micros,
+    ) -> Box<JobResult> {
+        let spent = self.handover.journal.spent();
         let stored = self.handover.lease.stored_at;
-        let result = JobResult {
+        Box::new(JobResult {
             job: job.id,
-            status: Status::Succeeded,
-            output: Some(success.output.clone()),
-            usage: Some(success.usage),
+            status,
+            output: None,
+            usage: None,
             error: None,
             model: Some(job.subject.model.clone()),
             lane: Some(job.subject.lane),
@@ -331,17 +377,15 @@ impl Attempt {
                 queued_us: micros(self.received.since(stored)),
                 handover_us: micros(started.since(self.received)),
                 provider_us: micros(took),
-                cold_start_us: micros(ended.cold_start),
-                first_token_us: micros(ended.first_token),
                 total_us: micros(now.since(stored)),
+                ..Timings::default()
             },
-            cost_usd: spent.checked_add(amount.1).unwrap_or(spent),
+            cost_usd: spent.checked_add(amount).unwrap_or(spent),
             labels: job.labels.clone(),
             replay_of: job.replay_of,
-            decision: self.handover.decision.clone(),
+            decision: None,
             finished_us: now,
-        };
-        (self.cost(job, Purpose::Useful, amount, ended.estimated, now), Box::new(result))
+        })
     }
 
     /// Stores cost and result, then finishes the lease.
@@ -361,6 +405,25 @@ impl Attempt {
             told => told,
         };
         match told {
+            Ok(()) => self.bench.acks.ack(self.handover.lease.clone()).await,
+            Err(error) => error!(job = %job.id, %error, "result not stored; the job comes again"),
+        }
+    }
+
+    /// Tells that the job was taken back, and what it cost until then.
+    async fn end_cancelled(&self, job: &Job, ended: &Ended, failure: Failure, started: Micros) {
+        let now = SystemClock.now();
+        let amount = self.bill(ended);
+        let mut result = self.result(job, Status::Cancelled, started, now.since(started), amount.1, now);
+        result.error = Some(failure);
+        if !ended.used.is_empty()
+            && let Err(error) =
+                self.store(self.cost(job, Purpose::Cancelled, amount, ended.estimated, now)).await
+        {
+            error!(job = %job.id, %error, "cost event not stored");
+        }
+        metrics::cancelled();
+        match self.store(nats::result(job, &result)).await {
             Ok(()) => self.bench.acks.ack(self.handover.lease.clone()).await,
             Err(error) => error!(job = %job.id, %error, "result not stored; the job comes again"),
         }

@@ -6,7 +6,6 @@ use schemas::{
     Micros, PoolId, ProviderId, UsdNanos,
     cost::{CostEvent, CostLine, Purpose},
     job::Job,
-    journal::Entry,
     money,
     prices::{PriceBook, PriceError, Unit, Used},
 };
@@ -105,19 +104,6 @@ impl Booker<'_> {
             price_book: self.prices.version.clone(),
             at_us: now,
         }
-    }
-
-    /// The cost event of an attempt that nobody heard of again, as its own journal entry expected it.
-    pub fn abandoned(&self, job: &Job, entry: &Entry, now: Micros) -> CostEvent {
-        let amount = (entry.expected().unwrap_or_default().to_vec(), entry.expected_usd());
-        Booker { pool: &entry.pool, prices: self.prices }.event(
-            job,
-            entry.attempt,
-            Purpose::WastedFailure,
-            amount,
-            true,
-            now,
-        )
     }
 
     /// The cost event of capacity that no job used.

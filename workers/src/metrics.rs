@@ -94,6 +94,11 @@ pub fn offer_late() {
     counter!("workers_offers_late_total").increment(1);
 }
 
+/// A job ended because it was taken back.
+pub fn cancelled() {
+    counter!("workers_jobs_cancelled_total").increment(1);
+}
+
 /// A lease may be somebody else's by now.
 pub fn lease_lost() {
     counter!("workers_leases_lost_total").increment(1);

@@ -10,7 +10,7 @@ use std::{
 
 use async_nats::Client;
 use futures_util::{FutureExt as _, future::BoxFuture};
-use schemas::{Micros, job::Job, journal::Trace, live::LivePiece, subjects};
+use schemas::{Micros, failure::Failure, job::Job, journal::Trace, live::LivePiece, subjects};
 use tokio::time::Instant;
 
 use crate::{attempt::Attempt, nats, provider::Progress};
@@ -77,6 +77,10 @@ impl Progress for Notebook<'_> {
             self.attempt.write_journal(self.job, self.started, trace).await;
             self.trail.store(true, Ordering::Release);
         })
+    }
+
+    fn taken_back(&self) -> BoxFuture<'_, Failure> {
+        Box::pin(self.attempt.taken_back(self.job))
     }
 
     fn token(&self, text: &str) {

@@ -35,6 +35,7 @@ use transport::{
     Link, LinkError, PublishError, SystemClock,
     acks::acks,
     bucket::Bucket,
+    cancels::{CancelsError, cancels},
     publisher::{Patience, publisher},
 };
 
@@ -79,6 +80,9 @@ pub enum StartError {
     /// No publisher.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// What was taken back is not known.
+    #[error(transparent)]
+    Cancels(#[from] CancelsError),
 }
 
 /// Why a running worker stopped by itself.
@@ -120,6 +124,7 @@ impl Pool {
         let control = Link::connect(&config.link, &format!("{name}-control")).await?;
         let (publisher, publisher_task) = publisher(&link, Patience::FOREVER).await?;
         let (acks, ack_task) = acks(&control).await?;
+        let (cancels, cancel_task) = cancels(&control.client).await?;
         let offers = link
             .client
             .queue_subscribe(subjects::work(&config.pool), subjects::work_group(&config.pool))
@@ -128,6 +133,7 @@ impl Pool {
         let mut background = JoinSet::new();
         background.spawn(publisher_task.run(background_stop.clone()));
         background.spawn(ack_task.run(background_stop.clone(), Duration::from_secs(2)));
+        background.spawn(cancel_task.run(background_stop.clone()));
         let (tell, healthy) = tokio::sync::watch::channel(None);
         if let Some(every) = config.health_every {
             background.spawn(watch_health(config.clone(), every, tell, background_stop.clone()));
@@ -144,6 +150,7 @@ impl Pool {
             publisher,
             acks,
             journals,
+            cancels,
             stop: CancellationToken::new(),
             metrics,
         };

@@ -104,6 +104,12 @@ pub trait Progress: Send + Sync {
 
     /// A piece of output came.
     fn token(&self, text: &str);
+
+    /// Returns, with the reason, when the job is taken back: a run that goes on without us is to be stopped then, and its
+    /// bill read. A call that is held by a connection need not listen; it is dropped. Cancel-safe.
+    fn taken_back(&self) -> BoxFuture<'_, Failure> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// What is left of a call whose worker was lost between asking for a run and writing down its id.

@@ -6,11 +6,13 @@ use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
 use producer::{JobRequest, Producer, ProducerConfig, request::new_job_id};
 use schemas::{
-    Codec, ModelToken, Region,
+    Codec, Micros, ModelToken, Region,
     job::{JobBody, Message},
     reply::{JobResult, Status},
+    time::Clock as _,
 };
 use serde_json::json;
+use transport::SystemClock;
 
 use crate::{
     args::Submit,
@@ -35,7 +37,8 @@ struct Named {
 
 /// Submits, and waits if asked to.
 pub(crate) async fn run(args: Submit, session: Session) -> anyhow::Result<()> {
-    let jobs = jobs(&args, &session)?;
+    let mut jobs = jobs(&args, &session)?;
+    set_times(&mut jobs, &args)?;
     let config = ProducerConfig {
         link: session.link()?,
         tenant: args.tenant.clone(),
@@ -93,6 +96,24 @@ fn jobs(args: &Submit, session: &Session) -> anyhow::Result<Vec<Named>> {
     Ok(named.collect())
 }
 
+/// When each is to run, and by when it must have started.
+fn set_times(jobs: &mut [Named], args: &Submit) -> anyhow::Result<()> {
+    let now = SystemClock.now();
+    let at = match (args.delay, args.at) {
+        (Some(delay), _) => Some(now + delay.get()),
+        (None, Some(at)) if Micros::from(at.to_utc()) <= now => {
+            return Err(Usage(format!("--at {at} has passed")).into());
+        }
+        (None, at) => at.map(|at| Micros::from(at.to_utc())),
+    };
+    let deadline = args.deadline.map(|span| (at.unwrap_or(now) + span.get()).to_datetime());
+    for job in jobs {
+        job.request.body.run_at = at.map(Micros::to_datetime);
+        job.request.body.deadline = deadline;
+    }
+    Ok(())
+}
+
 fn one(prompt: String, model: ModelToken, region: Region, args: &Submit) -> Named {
     let message = Message { role: "user".into(), content: prompt };
     let body =
@@ -124,7 +145,9 @@ async fn submit_all(producer: &Producer, jobs: Vec<Named>, json: bool) -> anyhow
             ticket.with_context(|| format!("{count} of {all} jobs were accepted; the next was not"))?;
         count += 1;
         if json {
-            output::json(&json!({ "job": ticket.job, "custom_id": custom_id, "seq": ticket.seq }))?;
+            output::json(
+                &json!({ "job": ticket.job, "custom_id": custom_id, "seq": ticket.seq, "due_us": ticket.due }),
+            )?;
         } else {
             output::line(ticket.job.to_string())?;
         }

@@ -323,13 +323,18 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
             .mul_f64(FIRST_SHARE)
             .clamp(pace.min, pace.max.max(pace.min));
         if self.began.elapsed() < usual {
-            self.sleep(usual.saturating_sub(self.began.elapsed()), self.give_up, hint.as_ref()).await;
+            self.rest(usual.saturating_sub(self.began.elapsed()), hint.as_ref()).await;
         }
         loop {
             let urgent = is_urgent(pace.kept, self.seen.elapsed(), first && self.is_old());
             first = false;
             let by = self.give_up.min(Instant::now() + self.patience(urgent));
-            let asked = timeout_at(by.max(Instant::now() + pace.min), self.ask(run, urgent)).await;
+            let asked = tokio::select! {
+                biased;
+                // A question that is dropped has done nothing.
+                failure = self.progress.taken_back() => return Some(self.abandon(run, failure).await),
+                asked = timeout_at(by.max(Instant::now() + pace.min), self.ask(run, urgent)) => asked,
+            };
             let failure = match asked {
                 Ok(Asked::Over(over)) => return Some(self.finish(over)),
                 Ok(Asked::Unknown) if self.began.elapsed() < pace.visible_within => None,
@@ -357,7 +362,7 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
             match failure {
                 None => {
                     let pause = self.next_pause();
-                    self.sleep(pause, self.give_up, hint.as_ref()).await;
+                    self.rest(pause, hint.as_ref()).await;
                 }
                 Some(failure) => {
                     failures += 1;
@@ -456,6 +461,14 @@ impl<'a, R: Remote + ?Sized> Runs<'a, R> {
                 () = hint.came() => {}
             },
             None => sleep.await,
+        }
+    }
+
+    /// The same between two questions: who hears that the job is taken back acts on it at once.
+    async fn rest(&self, pause: Duration, hint: Option<&Hint<'_>>) {
+        tokio::select! {
+            () = self.sleep(pause, self.give_up, hint) => {}
+            _ = self.progress.taken_back() => {}
         }
     }
 

@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use reqwest::{Url, header::ACCEPT};
+use schemas::failure::Failure;
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -67,6 +68,10 @@ impl Progress for Tee<'_> {
     }
 
     /// The whole output, at the end.
+    fn taken_back(&self) -> BoxFuture<'_, Failure> {
+        self.inner.taken_back()
+    }
+
     fn token(&self, text: &str) {
         if let Some(rest) = text.get(self.told.load(Ordering::Relaxed)..).filter(|rest| !rest.is_empty()) {
             self.piece(rest);
