@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use chrono::{DateTime, FixedOffset};
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use schemas::{JobId, Lane, Mailbox, PoolId, Region, Tenant, WorkerId};
+use schemas::{JobId, Lane, Mailbox, PoolId, Region, Tenant, WorkerId, recurring::Missed};
 
 use crate::config::span::Span;
 
@@ -60,6 +60,9 @@ pub(crate) enum Command {
     Submit(Submit),
     /// Read the results of a mailbox
     Results(Results),
+    /// Jobs that come again and again, and all that waits for its time
+    #[command(subcommand)]
+    Schedule(Schedule),
     /// Take jobs back, by id or by what they have in common
     Cancel(Cancel),
     /// Measure the pipeline against raw JetStream, in one run against one server
@@ -164,6 +167,77 @@ pub(crate) struct Results {
     /// Go on with results as they come, until Ctrl-C
     #[arg(long)]
     pub(crate) follow: bool,
+}
+
+/// `beacon schedule`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schedule {
+    /// Let a job come again and again
+    Add(Box<ScheduleAdd>),
+    /// Show recurring jobs with their next runs, and jobs that wait for their time
+    List(ScheduleList),
+    /// End a recurring job
+    Remove(ScheduleRemove),
+}
+
+/// `beacon schedule add`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ScheduleAdd {
+    /// Its name, unique in its tenant
+    pub(crate) name: Mailbox,
+    /// When, as cron writes it: minute, hour, day, month, weekday; or six fields with seconds in front
+    #[arg(long, value_name = "EXPRESSION")]
+    pub(crate) cron: String,
+    /// The IANA time zone that is meant
+    #[arg(long, default_value = "UTC", value_name = "ZONE")]
+    pub(crate) zone: String,
+    /// What becomes of runs whose time passed while no dispatcher ran: skip, last (only the newest) or all (up to 100)
+    #[arg(long, default_value_t = Missed::Last)]
+    pub(crate) missed: Missed,
+    /// A run that has not started within this span ends `expired`
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) start_within: Option<Span>,
+    /// In place of one of the same name
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Region to publish to [default: the first of the configuration]
+    #[arg(long)]
+    pub(crate) region: Option<Region>,
+    /// Model, by name or token [default: the first of the configuration]
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// How urgent: high, normal or low
+    #[arg(long, default_value_t = Lane::Normal)]
+    pub(crate) lane: Lane,
+    /// Who pays
+    #[arg(long, default_value_t = Tenant::default())]
+    pub(crate) tenant: Tenant,
+    /// Where the results go
+    #[arg(long, default_value_t = Mailbox::default())]
+    pub(crate) mailbox: Mailbox,
+    /// What the model reads each time
+    pub(crate) prompt: String,
+}
+
+/// `beacon schedule list`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ScheduleList {
+    /// Whose
+    #[arg(long, default_value_t = Tenant::default())]
+    pub(crate) tenant: Tenant,
+    /// Only jobs that wait in this region
+    #[arg(long)]
+    pub(crate) region: Option<Region>,
+}
+
+/// `beacon schedule remove`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ScheduleRemove {
+    /// Which
+    pub(crate) name: Mailbox,
+    /// Whose
+    #[arg(long, default_value_t = Tenant::default())]
+    pub(crate) tenant: Tenant,
 }
 
 /// `beacon cancel`

@@ -5,6 +5,7 @@ mod cancel;
 mod demo;
 mod dispatcher;
 mod results;
+mod schedule;
 mod simulators;
 mod submit;
 mod up;
@@ -22,6 +23,7 @@ pub(crate) async fn run(command: Command, session: Session) -> anyhow::Result<()
         Command::Simulators => simulators::run(session).await,
         Command::Submit(args) => submit::run(args, session).await,
         Command::Results(args) => results::run(args, session).await,
+        Command::Schedule(args) => schedule::run(args, session).await,
         Command::Cancel(args) => cancel::run(args, session).await,
         Command::Bench(args) => bench::run(args, session).await,
         Command::Guard(args) => Err(guard::become_program(args.parent, &args.command)),

@@ -142,6 +142,7 @@ fn default_filter(command: &Command) -> &'static str {
         | Command::Submit(_)
         | Command::Results(_)
         | Command::Cancel(_)
+        | Command::Schedule(_)
         | Command::Bench(_)
         | Command::Guard(_) => "warn,async_nats=error",
     }

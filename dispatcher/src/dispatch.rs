@@ -56,6 +56,7 @@ use crate::{
     metrics,
     nats::{self, Delivery, Feed},
     pick::Ask,
+    recurring::Recurrer,
     redelivery::{self, Fate},
     retry::{self, Verdict},
     trim::Trimmer,
@@ -167,6 +168,8 @@ impl Dispatcher {
         background.spawn(cancel_task.run(background_stop.clone()));
         let trimmer = Trimmer::new(config.clone(), control.client.clone(), publisher.clone());
         background.spawn(trimmer.run(background_stop.clone()));
+        let recurrer = Recurrer::new(config.clone(), control.client.clone(), publisher.clone());
+        background.spawn(recurrer.run(background_stop.clone()));
         let journals = Bucket::new(control.client.clone(), publisher.clone(), JOURNAL_BUCKET);
         let state = Held::new(&config, inbox, accept, feeds);
         Ok(Self {

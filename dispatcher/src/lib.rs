@@ -2,7 +2,8 @@
 //!
 //! Pure rooms decide: [`breaker`], [`pool`], [`pick`], [`retry`], [`credit`]. Async rooms carry: [`dispatch`] owns
 //! all state in one task, [`redelivery`] finds out what became of a job that came twice, [`ending`] publishes terminal
-//! results, [`trim`] shortens the log, [`nats`] knows the messages.
+//! results, [`trim`] shortens the log, [`recurring`] stores the runs of
+//! recurring jobs, [`nats`] knows the messages.
 
 pub mod breaker;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod metrics;
 pub mod nats;
 pub mod pick;
 pub mod pool;
+pub mod recurring;
 pub mod redelivery;
 pub mod retry;
 pub mod trim;

@@ -38,6 +38,11 @@ pub fn ended(status: Status) {
     counter!("dispatcher_jobs_ended_total", "status" => status.as_str()).increment(1);
 }
 
+/// A run of a recurring job was stored ahead of its time.
+pub fn recurring_run() {
+    counter!("dispatcher_recurring_runs_total").increment(1);
+}
+
 /// A redelivered job had a stored result already.
 pub fn found_done() {
     counter!("dispatcher_jobs_found_done_total").increment(1);

@@ -19,6 +19,7 @@ use schemas::{
     cancel::{Order, Target},
     headers,
     job::{Job, JobHeaders},
+    recurring::{Recurring, RecurringError},
     reply::JobResult,
     subjects::{self, JobSubject},
     time::Clock,
@@ -36,6 +37,7 @@ use transport::{
     api::ApiError,
     delayed::{self, BringForwardError, Delayed},
     publisher::{Patience, publisher},
+    recurring::{self, ChangeError},
 };
 
 use crate::{
@@ -98,6 +100,17 @@ pub enum SubmitError {
     /// The server did not take it.
     #[error(transparent)]
     Publish(#[from] PublishError),
+}
+
+/// Why a recurring job was not set.
+#[derive(Debug, thiserror::Error)]
+pub enum RecurringSetError {
+    /// It is none, or its runs would not be jobs.
+    #[error(transparent)]
+    Recurring(#[from] RecurringError),
+    /// It was not stored.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
 }
 
 /// Why a delayed job was not taken back.
@@ -319,6 +332,23 @@ impl Producer {
             }
         }
         Ok(order)
+    }
+
+    /// Lets a job come again and again from now on. Its runs go to this producer's tenant.
+    pub async fn add_recurring(&self, job: &Recurring) -> Result<(), RecurringSetError> {
+        job.check()?;
+        Ok(recurring::add(&self.publisher, job).await?)
+    }
+
+    /// The recurring jobs of this tenant.
+    pub async fn recurring(&self) -> Result<Vec<Recurring>, ApiError> {
+        let found = recurring::list(&self.client).await?;
+        Ok(found.into_iter().map(|entry| entry.job).filter(|job| *job.tenant() == self.tenant).collect())
+    }
+
+    /// Ends a recurring job; those of its runs that still wait go with it. False when there is none of that name.
+    pub async fn remove_recurring(&self, name: &Mailbox) -> Result<bool, ChangeError> {
+        recurring::remove(&self.client, &self.tenant, name).await
     }
 
     /// Waits for the result of a job that was submitted before, by whomever, to this mailbox, since `published`.

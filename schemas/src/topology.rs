@@ -23,6 +23,9 @@ pub const CANCEL_BUCKET: &str = "beacon-cancel";
 /// How long such an order holds: it must outlast the jobs it means, which wait as long as they must.
 pub const CANCEL_KEPT: Duration = Duration::from_secs(30 * 86_400);
 
+/// Recurring jobs, and how far their runs are stored.
+pub const RECURRING_BUCKET: &str = "beacon-recurring";
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What an operator may turn.
@@ -166,6 +169,7 @@ impl Topology {
             bucket(FLOORS_BUCKET, Duration::ZERO, settings.replicas),
             bucket(JOURNAL_BUCKET, 2 * DAY, settings.replicas),
             bucket(CANCEL_BUCKET, CANCEL_KEPT, settings.replicas),
+            bucket(RECURRING_BUCKET, Duration::ZERO, settings.replicas),
             StreamSpec {
                 max_age: nanos(3 * DAY),
                 duplicate_window: nanos(settings.replies_window),

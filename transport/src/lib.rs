@@ -3,7 +3,8 @@
 //! [`link`] connects, [`api`] asks the server, [`topology`] makes the server agree with the map in
 //! `schemas::topology`, [`publisher`] stores messages with many on the way, [`acks`] finishes leases and makes sure
 //! of it, [`stored`] finds results that exist already, [`bucket`] reads and writes small values, [`cancels`] hears what
-//! is taken back, [`delayed`] stores what is to run later.
+//! is taken back, [`delayed`] stores what is to run later,
+//! [`recurring`] what comes again and again.
 
 pub mod acks;
 pub mod api;
@@ -13,6 +14,7 @@ pub mod clock;
 pub mod delayed;
 pub mod link;
 pub mod publisher;
+pub mod recurring;
 pub mod stored;
 pub mod topology;
 

@@ -12,7 +12,7 @@ use schemas::{
 
 use crate::{
     args::Cancel,
-    batch,
+    commands::submit::model_of,
     exit::{Unsuccessful, Usage},
     output,
     session::Session,
@@ -70,14 +70,7 @@ async fn take_back(
 
 /// What is meant; a filter that says nothing is refused.
 fn targets(args: &Cancel, session: &Session) -> anyhow::Result<Vec<Target>> {
-    let model = match &args.model {
-        Some(name) => {
-            let catalog = &session.config.topology.catalog;
-            let found = catalog.find(name).cloned();
-            Some(found.ok_or_else(|| Usage(batch::unknown_model(name, catalog, "--model")))?)
-        }
-        None => None,
-    };
+    let model = args.model.as_deref().map(|name| model_of(Some(name), session)).transpose()?;
     let filter = Filter {
         tenant: None,
         region: args.region.clone(),

@@ -65,27 +65,14 @@ pub(crate) async fn run(args: Submit, session: Session) -> anyhow::Result<()> {
 /// Everything that was asked for, checked, before anything is sent.
 fn jobs(args: &Submit, session: &Session) -> anyhow::Result<Vec<Named>> {
     let topology = &session.config.topology;
-    let region = match &args.region {
-        Some(region) if topology.regions.contains(region) => region.clone(),
-        Some(region) => {
-            let known = topology.regions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            return Err(Usage(format!("--region `{region}` is not in beacon.regions ({known})")).into());
-        }
-        None => topology.regions[0].clone(),
-    };
+    let region = region_of(args.region.as_ref(), session)?;
     let Some(file) = &args.file else {
-        let token = match &args.model {
-            Some(name) => topology
-                .catalog
-                .find(name)
-                .ok_or_else(|| Usage(batch::unknown_model(name, &topology.catalog, "--model")))?,
-            None => topology.catalog.tokens().next().context("the catalog is empty")?,
-        };
+        let token = model_of(args.model.as_deref(), session)?;
         let prompt = args.prompt.clone().unwrap_or_default();
         if prompt.trim().is_empty() {
             return Err(Usage("PROMPT must not be empty".into()).into());
         }
-        return Ok(vec![one(prompt, token.clone(), region, args)]);
+        return Ok(vec![one(prompt, token, region, args)]);
     };
     let (text, name) = read(file)?;
     let lines = batch::read(&text, &name, &topology.catalog).map_err(|error| Usage(error.to_string()))?;
@@ -94,6 +81,31 @@ fn jobs(args: &Submit, session: &Session) -> anyhow::Result<Vec<Named>> {
         custom_id: Some(line.custom_id),
     });
     Ok(named.collect())
+}
+
+/// The region that was named, if there is one of that name; else the first.
+pub(super) fn region_of(named: Option<&Region>, session: &Session) -> Result<Region, Usage> {
+    let regions = &session.config.topology.regions;
+    match named {
+        Some(region) if regions.contains(region) => Ok(region.clone()),
+        Some(region) => {
+            let known = regions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            Err(Usage(format!("--region `{region}` is not in beacon.regions ({known})")))
+        }
+        None => Ok(regions[0].clone()),
+    }
+}
+
+/// The model that was named, by name or token; else the first of the catalog.
+pub(super) fn model_of(named: Option<&str>, session: &Session) -> anyhow::Result<ModelToken> {
+    let catalog = &session.config.topology.catalog;
+    let found = match named {
+        Some(name) => {
+            catalog.find(name).ok_or_else(|| Usage(batch::unknown_model(name, catalog, "--model")))?
+        }
+        None => catalog.tokens().next().context("the catalog is empty")?,
+    };
+    Ok(found.clone())
 }
 
 /// When each is to run, and by when it must have started.

@@ -1,0 +1,182 @@
+//! `beacon schedule`: jobs that come again and again, and all that waits for its time.
+
+use std::time::Duration;
+
+use producer::{Producer, ProducerConfig};
+use schemas::{
+    Mailbox, Micros, Region,
+    job::{JobBody, Message},
+    recurring::Recurring,
+    subjects::JobSubject,
+    time::Clock as _,
+};
+use serde_json::json;
+use transport::SystemClock;
+
+use crate::{
+    args::{Schedule, ScheduleAdd, ScheduleList, ScheduleRemove},
+    commands::submit::{model_of, region_of},
+    exit::{Unsuccessful, Usage},
+    output,
+    session::Session,
+    table::table,
+};
+
+/// How long the server may take to store something.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Runs shown of each timetable.
+const NEXT_RUNS: usize = 3;
+/// As much of a prompt as fits a line.
+const SNIPPET: usize = 40;
+
+/// Adds, lists or removes.
+pub(crate) async fn run(args: Schedule, session: Session) -> anyhow::Result<()> {
+    let shutdown = session.signals.shutdown().clone();
+    let work = async {
+        match args {
+            Schedule::Add(args) => add(*args, &session).await,
+            Schedule::List(args) => list(args, &session).await,
+            Schedule::Remove(args) => remove(args, &session).await,
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => Err(session.signals.interrupted()),
+        outcome = work => outcome,
+    }
+}
+
+async fn connect(session: &Session, tenant: &schemas::Tenant) -> anyhow::Result<Producer> {
+    let config = ProducerConfig {
+        link: session.link()?,
+        tenant: tenant.clone(),
+        mailbox: Mailbox::default(),
+        patience: PATIENCE,
+    };
+    Ok(Producer::connect(config).await?)
+}
+
+async fn add(args: ScheduleAdd, session: &Session) -> anyhow::Result<()> {
+    let now = SystemClock.now();
+    if args.prompt.trim().is_empty() {
+        return Err(Usage("PROMPT must not be empty".into()).into());
+    }
+    let message = Message { role: "user".into(), content: args.prompt };
+    let job = Recurring {
+        name: args.name,
+        cron: args.cron,
+        zone: args.zone,
+        missed: args.missed,
+        start_within_us: args.start_within.map(|span| schemas::time::micros(span.get())),
+        subject: JobSubject {
+            region: region_of(args.region.as_ref(), session)?,
+            model: model_of(args.model.as_deref(), session)?,
+            lane: args.lane,
+            tenant: args.tenant,
+        },
+        body: JobBody {
+            messages: Some(vec![message]),
+            mailbox: Some(args.mailbox.to_string()),
+            ..JobBody::default()
+        },
+        since_us: now,
+    };
+    job.check().map_err(|error| Usage(error.to_string()))?;
+    let producer = connect(session, job.tenant()).await?;
+    if args.replace {
+        producer.remove_recurring(&job.name).await?;
+    }
+    let added = producer.add_recurring(&job).await;
+    producer.close().await;
+    added?;
+    let runs = next_runs(&job, now)?;
+    if session.json {
+        return output::json(&json!({ "recurring": job, "next_us": runs }));
+    }
+    output::line(format!("{} runs next at {}", job.name, texts(&runs)))
+}
+
+fn next_runs(job: &Recurring, now: Micros) -> anyhow::Result<Vec<Micros>> {
+    Ok(job.timetable()?.after(now).take(NEXT_RUNS).collect())
+}
+
+fn texts(runs: &[Micros]) -> String {
+    let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
+    if runs.is_empty() { "-".to_owned() } else { runs.join(", ") }
+}
+
+async fn list(args: ScheduleList, session: &Session) -> anyhow::Result<()> {
+    let producer = connect(session, &args.tenant).await?;
+    let regions: Vec<Region> = match &args.region {
+        Some(region) => vec![region_of(Some(region), session)?],
+        None => session.config.topology.regions.clone(),
+    };
+    let recurring = producer.recurring().await?;
+    let mut delayed = Vec::new();
+    for region in &regions {
+        delayed.extend(producer.delayed(region).await?);
+    }
+    producer.close().await;
+    let now = SystemClock.now();
+    if session.json {
+        for job in &recurring {
+            output::json(&json!({ "recurring": job, "next_us": next_runs(job, now)? }))?;
+        }
+        for job in &delayed {
+            output::json(&json!({
+                "job": job.job, "subject": job.subject, "due_us": job.at, "stored_us": job.stored,
+            }))?;
+        }
+        return Ok(());
+    }
+    let rows: Vec<[String; 5]> = recurring
+        .iter()
+        .map(|job| {
+            Ok([
+                job.name.to_string(),
+                format!("{} ({})", job.cron, job.zone),
+                job.missed.to_string(),
+                texts(&next_runs(job, now)?),
+                snippet(&job.body),
+            ])
+        })
+        .collect::<anyhow::Result<_>>()?;
+    if !rows.is_empty() {
+        output::line(table(["recurring", "when", "missed", "next runs", "prompt"], &[], &rows).to_string())?;
+    }
+    delayed.sort_by_key(|job| job.at);
+    let rows: Vec<[String; 3]> = delayed
+        .iter()
+        .map(|job| [job.job.to_string(), job.at.to_string(), job.subject.to_string()])
+        .collect();
+    if !rows.is_empty() {
+        output::line(table(["waits", "until", "subject"], &[], &rows).to_string())?;
+    }
+    if recurring.is_empty() && delayed.is_empty() {
+        session.say("nothing waits for its time");
+    }
+    Ok(())
+}
+
+fn snippet(body: &JobBody) -> String {
+    let messages = body.messages.iter().flatten().map(|m| m.content.as_str());
+    let text = messages.chain(body.prompt.as_deref()).collect::<Vec<_>>().join(" ");
+    let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() > SNIPPET {
+        line = line.chars().take(SNIPPET).collect();
+        line.push('…');
+    }
+    line
+}
+
+async fn remove(args: ScheduleRemove, session: &Session) -> anyhow::Result<()> {
+    let producer = connect(session, &args.tenant).await?;
+    let removed = producer.remove_recurring(&args.name).await;
+    producer.close().await;
+    if removed? {
+        session.say(format!("{} does not come again", args.name));
+        Ok(())
+    } else {
+        Err(Unsuccessful(format!("there is no recurring job `{}` of tenant `{}`", args.name, args.tenant))
+            .into())
+    }
+}
