@@ -529,7 +529,7 @@ impl Dispatcher {
         }
     }
 
-    /// Goes on with a redelivered job that has no result.
+    /// Goes on with a job that has no result, redelivered or offered in vain.
     async fn resume(&mut self, mut flight: Flight) {
         let delivered = flight.lease.delivered;
         if delivered > self.config.offers.poison_after {
@@ -537,9 +537,13 @@ impl Dispatcher {
             self.end(flight, Status::Failed, Failure::new(FailureClass::Poison, text));
             return;
         }
-        info!(job = %flight.job.id, delivered, attempts = flight.journal.entries.len(), "delivered again, going on");
+        info!(job = %flight.job.id, delivered, attempts = flight.journal.entries.len(), "looked up, going on");
         let attempts = flight.journal.last_attempt().max(flight.attempts());
         flight.state = State::Waiting { attempts };
+        if flight.journal.unfinished().is_some() {
+            // Whoever did not answer is the one to ask what became of its run.
+            flight.avoid.clear();
+        }
         if flight.journal.unfinished().is_none()
             && flight.journal.counted() >= flight.job.max_attempts
             && let Some(failure) = flight.journal.last_failure().cloned()
@@ -666,7 +670,8 @@ impl Dispatcher {
                 Ok(None) => break,
                 Err(_) => self.state.lapse(self.config.offers.margin, SystemClock.now()),
             }
-            for flight in std::mem::take(&mut self.state.parked).into_values() {
+            let suspects = self.state.suspects.take().into_iter().flat_map(|(_, _, flights)| flights);
+            for flight in std::mem::take(&mut self.state.parked).into_values().chain(suspects) {
                 ending::give_back(&self.control, &flight.lease).await;
                 given_back += 1;
             }

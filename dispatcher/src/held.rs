@@ -121,7 +121,8 @@ impl Held {
         }
     }
 
-    /// Takes back offers that nobody answered, once the worker must have dropped them too.
+    /// Takes back offers that nobody answered, and has them looked up before they go on: the worker may have begun, written
+    /// that down, and died before it answered. That is done once the worker must have dropped them too.
     pub fn lapse(&mut self, margin: Duration, now: Micros) {
         let open =
             |f: &Flight| matches!(&f.state, State::Offered { accept_by, .. } if *accept_by + margin < now);
@@ -137,8 +138,7 @@ impl Held {
                 flight.avoid.push(pool.clone());
             }
             flight.state = moved(flight.state, Event::Lapsed { offer });
-            self.park(flight);
-            self.stirred = true;
+            self.suspects.add(flight);
         }
     }
 

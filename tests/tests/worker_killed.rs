@@ -4,7 +4,18 @@
 
 use std::time::Duration;
 
-use schemas::reply::Status;
+use futures_util::StreamExt as _;
+use schemas::{
+    UsdNanos,
+    cost::{CostLine, Purpose},
+    handover::Handover,
+    headers,
+    journal::{Entry, Journal, Trace},
+    prices::Unit,
+    reply::Status,
+    time::Clock as _,
+    topology::JOURNAL_BUCKET,
+};
 use tests::{
     audit::Audit,
     nats_server::NatsServer,
@@ -12,6 +23,7 @@ use tests::{
     scripted::{Script, Scripted},
     wait,
 };
+use transport::SystemClock;
 use workers::JournalMode;
 
 const ACK_WAIT: Duration = Duration::from_secs(4);
@@ -86,6 +98,69 @@ async fn a_call_that_ends_with_its_worker_is_given_back_at_the_stop_however_it_i
     let audit = Audit::all_ended(&mut producer, &jobs).await;
     assert_eq!(audit.count(Status::Succeeded), 1);
     other.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+}
+
+/// What a worker leaves behind that was killed after it had begun a call and before its acceptance was sent.
+async fn begun_and_gone(client: &async_nats::Client, offer: &async_nats::Message) {
+    let header = offer.headers.as_ref().unwrap().get(headers::HANDOVER).unwrap().as_str();
+    let handover: Handover = serde_json::from_str(header).unwrap();
+    let job: serde_json::Value = serde_json::from_slice(&offer.payload).unwrap();
+    let line = CostLine {
+        sku: "standard".into(),
+        unit: Unit::Inference,
+        quantity: 1,
+        item: "inference".into(),
+        unit_price_usd: UsdNanos::new(100_000),
+        amount_usd: UsdNanos::new(100_000),
+    };
+    let mut journal = Journal::default();
+    journal.record(Entry {
+        attempt: handover.attempt,
+        pool: "golem@us-east".parse().unwrap(),
+        started_us: SystemClock.now(),
+        trace: Trace::Started { expected: vec![line] },
+    });
+    let key = format!("$KV.{JOURNAL_BUCKET}.{}", job["id"].as_str().unwrap());
+    let stored = client.request(key, serde_json::to_vec(&journal).unwrap().into()).await.unwrap();
+    assert!(String::from_utf8_lossy(&stored.payload).contains("seq"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_between_its_call_and_its_acceptance_is_not_forgotten() {
+    let server = NatsServer::start().await;
+    let urls = [server.url()];
+    let mut config = roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT));
+    (config.offers.accept_within, config.offers.margin) =
+        (Duration::from_millis(200), Duration::from_millis(100));
+    let dispatcher = Role::dispatcher(config).await;
+    let mut producer = roles::producer(&urls).await;
+    let client = producer.client().clone();
+    let mut offers = client.queue_subscribe("beacon.work.us-east.golem", "w-golem".into()).await.unwrap();
+    let beat = serde_json::json!({
+        "pool": { "region": "us-east", "provider": "golem" }, "worker": "w1", "started_us": 1,
+        "at_us": SystemClock.now(), "slots": 1, "running": 0, "draining": false, "succeeded": 0, "failed": 0,
+        "models": [{ "model": "llama-3-2-1b", "sku": "standard", "size": 1, "expected_cost_usd": "0.0001",
+                     "p50_us": 100_000, "p95_us": 200_000 }],
+    });
+    client.publish("beacon.pool.us-east.golem.w1", beat.to_string().into()).await.unwrap();
+    let jobs = roles::submit_many(&producer, 1).await;
+    let offer = offers.next().await.unwrap();
+    begun_and_gone(&client, &offer).await;
+    offers.unsubscribe().await.unwrap();
+    let next = Scripted::new(Script::Succeed);
+    let worker = Role::worker(roles::pool_config(&urls, "golem@us-east", "w2", 4, ACK_WAIT, next)).await;
+    let audit = Audit::all_ended(&mut producer, &jobs).await;
+    let result = &audit.results[&jobs[0]][0];
+    assert_eq!(
+        (result.status, result.attempts),
+        (Status::Succeeded, 2),
+        "the first call is not repeated unseen"
+    );
+    let wasted: Vec<_> = audit.costs.iter().filter(|c| c.purpose == Purpose::WastedFailure).collect();
+    assert_eq!((wasted.len(), wasted[0].attempt, wasted[0].estimated), (1, 1, true));
+    worker.stop().await;
     dispatcher.stop().await;
     producer.close().await;
 }
