@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use chrono::{DateTime, FixedOffset};
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use schemas::{JobId, Lane, Mailbox, PoolId, Region, Tenant, WorkerId, recurring::Missed};
+use schemas::{JobId, Lane, Mailbox, PoolId, Region, Tenant, UsdNanos, WorkerId, recurring::Missed};
 
 use crate::config::span::Span;
 
@@ -60,6 +60,9 @@ pub(crate) enum Command {
     Submit(Submit),
     /// Read the results of a mailbox
     Results(Results),
+    /// Run a file of jobs to its end, whatever happens in between
+    #[command(subcommand)]
+    Backfill(Backfill),
     /// Jobs that come again and again, and all that waits for its time
     #[command(subcommand)]
     Schedule(Schedule),
@@ -167,6 +170,63 @@ pub(crate) struct Results {
     /// Go on with results as they come, until Ctrl-C
     #[arg(long)]
     pub(crate) follow: bool,
+}
+
+/// `beacon backfill`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Backfill {
+    /// Run a file, or go on with it; Ctrl-C stops it, and running it again repeats nothing
+    Run(Box<BackfillRun>),
+    /// Submit no more for now; what is out ends
+    Pause(BackfillOf),
+    /// Go on after a pause
+    Resume(BackfillOf),
+    /// Submit no more, and take back what is out
+    Cancel(BackfillOf),
+    /// Show how far it is
+    Status(BackfillOf),
+}
+
+/// `beacon backfill run`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BackfillRun {
+    /// One job per line: an OpenAI batch request, or {"prompt": …} with custom_id, model, region, lane and parameters
+    pub(crate) file: PathBuf,
+    /// Folder for its state, results.jsonl and errors.jsonl [default: FILE.beacon]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Its name, which makes the ids of its jobs: another name runs the same lines again [default: the file's name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Region of lines that name none [default: the first of the configuration]
+    #[arg(long)]
+    pub(crate) region: Option<Region>,
+    /// Model of lines that name none, by name or token
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Lane of lines that name none
+    #[arg(long, default_value_t = Lane::Low)]
+    pub(crate) lane: Lane,
+    /// Who pays
+    #[arg(long, default_value_t = Tenant::default())]
+    pub(crate) tenant: Tenant,
+    /// Jobs that are out at a time
+    #[arg(long, default_value_t = 1_000, value_name = "JOBS", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) outstanding: u32,
+    /// Submit no job that could take it past so many dollars
+    #[arg(long, value_name = "USD")]
+    pub(crate) max_cost: Option<UsdNanos>,
+    /// Only say what it would be: jobs, dollars, hours
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// A backfill that was begun.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BackfillOf {
+    /// Its file, or its folder
+    #[arg(value_name = "FILE")]
+    pub(crate) path: PathBuf,
 }
 
 /// `beacon schedule`

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod backfill;
 mod bench;
 mod cancel;
 mod demo;
@@ -23,6 +24,7 @@ pub(crate) async fn run(command: Command, session: Session) -> anyhow::Result<()
         Command::Simulators => simulators::run(session).await,
         Command::Submit(args) => submit::run(args, session).await,
         Command::Results(args) => results::run(args, session).await,
+        Command::Backfill(args) => backfill::run(args, session).await,
         Command::Schedule(args) => schedule::run(args, session).await,
         Command::Cancel(args) => cancel::run(args, session).await,
         Command::Bench(args) => bench::run(args, session).await,

@@ -2,10 +2,9 @@
 //!
 //! Reading order: [`args`] and [`config`] (what we are told), [`commands`] (one file each), then what they share:
 //! [`embedded`] (our own nats-server), [`simulated`] (providers in this process), [`roles`] (dispatchers and pools),
-//! [`batch`] (files of jobs), [`ledger`] and [`report`] (what a run came to), [`exit`] (how we end).
+//! [`ledger`] and [`report`] (what a run came to), [`exit`] (how we end).
 
 mod args;
-mod batch;
 mod commands;
 mod config;
 mod embedded;

@@ -143,6 +143,7 @@ fn default_filter(command: &Command) -> &'static str {
         | Command::Results(_)
         | Command::Cancel(_)
         | Command::Schedule(_)
+        | Command::Backfill(_)
         | Command::Bench(_)
         | Command::Guard(_) => "warn,async_nats=error",
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_nats::{Client, Subscriber};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use schemas::{
     JobId, Mailbox, Micros, Region, Tenant,
     cancel::{Order, Target},
@@ -229,15 +229,21 @@ impl Producer {
             })?,
             None => new_job_id(),
         };
-        self.submit_as(id, request).await
+        self.submit_for(&self.tenant, id, request).await
     }
 
-    async fn submit_as(&self, id: JobId, request: &JobRequest) -> Result<Ticket, SubmitError> {
+    /// The same under another tenant's name, with an id that was made before.
+    pub(crate) async fn submit_for(
+        &self,
+        tenant: &Tenant,
+        id: JobId,
+        request: &JobRequest,
+    ) -> Result<Ticket, SubmitError> {
         let subject = JobSubject {
             region: request.region.clone(),
             model: request.model.clone(),
             lane: request.lane,
-            tenant: self.tenant.clone(),
+            tenant: tenant.clone(),
         };
         let mut body = request.body.clone();
         body.id = Some(id.to_string());
@@ -277,7 +283,7 @@ impl Producer {
         };
         // Before the job is sent: its result may be here before the acknowledgement.
         let answer = self.expect(id);
-        if let Err(error) = self.submit_as(id, request).await {
+        if let Err(error) = self.submit_for(&self.tenant, id, request).await {
             self.lock().remove(&id);
             return Err(error.into());
         }
@@ -290,6 +296,19 @@ impl Producer {
                 Err(WaitError::Timeout(id))
             }
         }
+    }
+
+    /// Submits each job and waits for its result, `outstanding` of them at a time; results come in the order in which jobs end,
+    /// with the job's number, from 0. A job that has no result after `timeout` is an error; it still ends in the mailbox.
+    pub fn run_all(
+        &self,
+        jobs: impl Stream<Item = JobRequest>,
+        outstanding: usize,
+        timeout: Duration,
+    ) -> impl Stream<Item = (usize, Result<JobResult, WaitError>)> {
+        jobs.enumerate()
+            .map(move |(nth, job)| async move { (nth, self.submit_and_wait(&job, timeout).await) })
+            .buffer_unordered(outstanding.max(1))
     }
 
     /// Takes jobs back: those that wait never start, those that run are stopped where the provider can, and each ends

@@ -13,10 +13,15 @@
 //! # }
 //! ```
 //!
-//! [`request`] is what a caller says, [`client`] sends it and routes replies, [`nats`] reads the mailbox.
+//! [`request`] is what a caller says, [`lines`] reads files of them, [`backfill`] runs such a file to its end,
+//! [`replay`] runs jobs of the past again, [`client`] sends it and routes replies, [`nats`] reads the mailbox.
 
+pub mod backfill;
 pub mod client;
+pub mod lines;
+pub mod log;
 pub mod nats;
+pub mod replay;
 pub mod request;
 
 pub use client::{Producer, ProducerConfig, SubmitError, Ticket, WaitError};

@@ -1,54 +1,94 @@
-//! OpenAI batch lines: one request per line, as a file or on standard input.
+//! Lines of jobs: OpenAI batch requests as they are, and a short form, one JSON object a line.
 //!
-//! The whole text is checked before anything is sent, so that a mistake in line 9,999 does not leave half a batch
-//! behind. Fields we do not know are refused: a `response_format` that is silently dropped would be a wrong answer.
+//! ```text
+//! {"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"llama-3.2-1b","messages":[…]}}
+//! {"custom_id":"b","model":"llama-3.2-1b","prompt":"…","max_tokens":64,"region":"eu-west","lane":"low"}
+//! ```
+//!
+//! Fields we do not know are refused: a `response_format` that is silently dropped would be a wrong answer.
 
 use std::collections::HashSet;
 
-use producer::JobRequest;
 use schemas::{
     Codec, JobId, Lane, ModelToken, Region,
     catalog::Catalog,
-    job::{JobBody, Message, Params},
+    job::{Job, JobBody, JobHeaders, LABEL_LENGTH_MAX, Message, Params},
+    subjects::JobSubject,
+    time::Clock as _,
 };
 use serde::Deserialize;
+use serde_json::Value;
+use transport::SystemClock;
+
+use crate::request::JobRequest;
 
 /// The label that carries a line's `custom_id` through to its result.
-pub(crate) const CUSTOM_ID: &str = "custom_id";
+pub const CUSTOM_ID: &str = "custom_id";
 
 /// One checked line.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Line {
+pub struct Line {
     /// The line's own name, unique in its text.
-    pub(crate) custom_id: String,
+    pub custom_id: String,
+    /// Where it is to be published, if it says so.
+    pub region: Option<Region>,
+    /// How urgent, if it says so.
+    pub lane: Option<Lane>,
     /// Which model.
-    pub(crate) model: ModelToken,
+    pub model: ModelToken,
+    /// Whether it asks for a chat, and so is answered as one.
+    pub chat: bool,
     /// The rest.
-    pub(crate) body: JobBody,
+    pub body: JobBody,
+}
+
+/// What stands in a line that does not say it.
+#[derive(Clone, Debug)]
+pub struct Defaults<'a> {
+    /// The models there are.
+    pub catalog: &'a Catalog,
+    /// The regions there are.
+    pub regions: &'a [Region],
+    /// The model of a short line without one.
+    pub model: Option<ModelToken>,
 }
 
 /// Why a text is no batch: the line and the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{source_name} line {number}: {what}")]
-pub(crate) struct BatchError {
+pub struct BatchError {
     source_name: String,
     number: usize,
     what: String,
 }
 
+/// Either form; the other's fields are missing.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLine {
-    custom_id: String,
+    custom_id: Option<String>,
     method: Option<String>,
     url: Option<String>,
-    body: RawBody,
+    body: Option<RawBody>,
+    region: Option<String>,
+    lane: Option<Lane>,
+    model: Option<String>,
+    messages: Option<Vec<RawMessage>>,
+    prompt: Option<String>,
+    max_tokens: Option<u32>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    stop: Option<Stop>,
+    seed: Option<i64>,
+    /// What `errors.jsonl` adds, so that its lines can be run again.
+    #[serde(rename = "error")]
+    _error: Option<Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawBody {
-    model: String,
+    model: Option<String>,
     messages: Option<Vec<RawMessage>>,
     prompt: Option<String>,
     max_tokens: Option<u32>,
@@ -73,13 +113,15 @@ enum Stop {
     Many(Vec<String>),
 }
 
-/// Reads a text of batch lines; blank lines are skipped. `source_name` stands in messages.
-pub(crate) fn read(text: &str, source_name: &str, catalog: &Catalog) -> Result<Vec<Line>, BatchError> {
+/// Reads a text of lines; blank lines are skipped. `source_name` stands in messages. The whole text is checked, so that a
+/// mistake in line 9,999 does not leave half of it submitted.
+pub fn read(text: &str, source_name: &str, catalog: &Catalog) -> Result<Vec<Line>, BatchError> {
+    let defaults = Defaults { catalog, regions: &[], model: None };
     let mut seen = HashSet::new();
     let mut lines = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let refuse = |what| BatchError { source_name: source_name.to_owned(), number: index + 1, what };
-        let line = read_line(line, catalog).map_err(refuse)?;
+        let line = read_line(line, index as u64 + 1, &defaults).map_err(refuse)?;
         if !seen.insert(line.custom_id.clone()) {
             return Err(refuse(format!("custom_id: `{}` stands in an earlier line, too", line.custom_id)));
         }
@@ -95,19 +137,28 @@ pub(crate) fn read(text: &str, source_name: &str, catalog: &Catalog) -> Result<V
     Ok(lines)
 }
 
-fn read_line(line: &str, catalog: &Catalog) -> Result<Line, String> {
+/// Reads line `number`; a line without a `custom_id` is called `line-<number>`. The error names field and rule.
+pub fn read_line(line: &str, number: u64, defaults: &Defaults<'_>) -> Result<Line, String> {
     let mut json = serde_json::Deserializer::from_str(line);
     let raw: RawLine = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (key, what) = (error.path().to_string(), error.inner().to_string());
         if key == "." { what } else { format!("{key}: {what}") }
     })?;
-    let RawLine { custom_id, method, url, body } = raw;
-    if let Some(method) = method.filter(|m| m != "POST") {
+    json.end().map_err(|error| error.to_string())?;
+    let custom_id = raw.custom_id.clone().unwrap_or_else(|| format!("line-{number}"));
+    if custom_id.is_empty() || custom_id.len() > LABEL_LENGTH_MAX {
+        return Err(format!("custom_id: must have 1 to {LABEL_LENGTH_MAX} bytes"));
+    }
+    if let Some(method) = raw.method.as_ref().filter(|m| *m != "POST") {
         return Err(format!("method: `{method}` must be POST"));
     }
-    if let Some(url) = url.filter(|u| !["/v1/chat/completions", "/v1/completions"].contains(&u.as_str())) {
+    let urls = ["/v1/chat/completions", "/v1/completions"];
+    if let Some(url) = raw.url.as_ref().filter(|u| !urls.contains(&u.as_str())) {
         return Err(format!("url: `{url}` must be /v1/chat/completions or /v1/completions"));
     }
+    let region = raw.region.as_ref().map(|name| known_region(name, defaults.regions)).transpose()?;
+    let lane = raw.lane;
+    let (at, body) = one_body(raw)?;
     let RawBody {
         model,
         messages,
@@ -119,7 +170,15 @@ fn read_line(line: &str, catalog: &Catalog) -> Result<Line, String> {
         stop,
         seed,
     } = body;
-    let token = catalog.find(&model).ok_or_else(|| unknown_model(&model, catalog, "body.model"))?.clone();
+    let key = format!("{at}model");
+    let model = match (model, &defaults.model) {
+        (Some(name), _) => {
+            defaults.catalog.find(&name).ok_or_else(|| unknown_model(&name, defaults.catalog, &key))?.clone()
+        }
+        (None, Some(model)) => model.clone(),
+        (None, None) => return Err(format!("{key}: missing")),
+    };
+    let chat = messages.is_some();
     let messages = messages.map(|messages| {
         messages.into_iter().map(|RawMessage { role, content }| Message { role, content }).collect()
     });
@@ -130,26 +189,90 @@ fn read_line(line: &str, catalog: &Catalog) -> Result<Line, String> {
     };
     let params = Params { max_tokens: max_completion_tokens.or(max_tokens), temperature, top_p, stop, seed };
     let labels = [(CUSTOM_ID.to_owned(), custom_id.clone())].into();
-    Ok(Line {
+    let line = Line {
         custom_id,
-        model: token,
+        region,
+        lane,
+        model,
+        chat,
         body: JobBody { messages, prompt, params, labels, ..JobBody::default() },
+    };
+    line.check(at)?;
+    Ok(line)
+}
+
+/// The body of either form, and what stands before its keys in messages.
+fn one_body(raw: RawLine) -> Result<(&'static str, RawBody), String> {
+    let RawLine { body, model, messages, prompt, max_tokens, temperature, top_p, stop, seed, .. } = raw;
+    let short = RawBody {
+        model,
+        messages,
+        prompt,
+        max_tokens,
+        max_completion_tokens: None,
+        temperature,
+        top_p,
+        stop,
+        seed,
+    };
+    match body {
+        None => Ok(("", short)),
+        Some(_)
+            if short.model.is_some()
+                || short.messages.is_some()
+                || short.prompt.is_some()
+                || short.max_tokens.is_some()
+                || short.temperature.is_some()
+                || short.top_p.is_some()
+                || short.stop.is_some()
+                || short.seed.is_some() =>
+        {
+            Err("body: a line with a body must not have its fields outside, too".into())
+        }
+        Some(body) => Ok(("body.", body)),
+    }
+}
+
+fn known_region(name: &str, regions: &[Region]) -> Result<Region, String> {
+    let found = regions.iter().find(|region| region.as_str() == name);
+    found.cloned().ok_or_else(|| {
+        let known = regions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        format!("region: `{name}` is not one of {known}")
     })
 }
 
 /// What to say of a model that the catalog does not have.
-pub(crate) fn unknown_model(model: &str, catalog: &Catalog, key: &str) -> String {
+pub fn unknown_model(model: &str, catalog: &Catalog, key: &str) -> String {
     let known = catalog.names().collect::<Vec<_>>().join(", ");
     format!("{key}: `{model}` is not in the catalog ({known})")
 }
 
 impl Line {
-    /// The job of this line, with an id of its own.
-    pub(crate) fn request(&self, id: JobId, region: Region, lane: Lane) -> JobRequest {
-        JobRequest {
-            region,
+    /// The rules of every job, found here and not only when it is submitted.
+    fn check(&self, at: &str) -> Result<(), String> {
+        let subject = JobSubject {
+            region: Region::try_from("anywhere").map_err(|error| error.to_string())?,
             model: self.model.clone(),
-            lane,
+            lane: Lane::Normal,
+            tenant: schemas::Tenant::default(),
+        };
+        let body = JobBody { id: Some(uuid::Uuid::nil().to_string()), ..self.body.clone() };
+        Job::check(subject, Codec::Json, JobHeaders::default(), body, SystemClock.now()).map(drop).map_err(
+            |error| match error {
+                schemas::job::JobError::Field { field, rule } => {
+                    format!("{at}{}: {rule}", field.trim_start_matches("params."))
+                }
+                other => other.to_string(),
+            },
+        )
+    }
+
+    /// The job of this line, with an id of its own.
+    pub fn request(&self, id: JobId, region: Region, lane: Lane) -> JobRequest {
+        JobRequest {
+            region: self.region.clone().unwrap_or(region),
+            model: self.model.clone(),
+            lane: self.lane.unwrap_or(lane),
             codec: Codec::Json,
             traceparent: None,
             body: JobBody { id: Some(id.to_string()), ..self.body.clone() },
@@ -211,5 +334,48 @@ mod tests {
         }
         let twice = refusal(&format!("{good}\n\n{good}"));
         assert!(twice.contains("line 3") && twice.contains("`a`"), "{twice}");
+    }
+
+    fn short(line: &str) -> Result<Line, String> {
+        let regions = ["us-east".parse().unwrap()];
+        let model = catalog().find("mistral-7b").cloned();
+        read_line(line, 7, &Defaults { catalog: &catalog(), regions: &regions, model })
+    }
+
+    #[test]
+    fn a_short_line_needs_a_prompt_only_and_may_say_where_and_how_urgent() {
+        let line = short(r#"{"prompt":"hi"}"#).unwrap();
+        assert_eq!(
+            (line.custom_id.as_str(), line.model.as_str(), line.chat),
+            ("line-7", "mistral-7b", false)
+        );
+        let line = short(r#"{"messages":[{"role":"user","content":"hi"}],"region":"us-east","lane":"high"}"#)
+            .unwrap();
+        assert_eq!(
+            (line.region.unwrap().as_str(), line.lane, line.chat),
+            ("us-east", Some(Lane::High), true)
+        );
+    }
+
+    #[test]
+    fn what_would_be_refused_later_is_refused_here() {
+        for (bad, part) in [
+            (r#"{"prompt":"x","region":"mars"}"#, "region: `mars`"),
+            (r#"{"prompt":"x","temperature":3}"#, "temperature: must be 0 to 2"),
+            (r#"{"prompt":"x","body":{"prompt":"y"}}"#, "outside"),
+            (r#"{"custom_id":"","prompt":"x"}"#, "custom_id"),
+            ("{}", "messages"),
+            (r#"{"prompt":"x"} {"prompt":"y"}"#, "trailing"),
+        ] {
+            let said = short(bad).unwrap_err();
+            assert!(said.contains(part), "{bad} → {said}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_an_errors_file_is_a_line_again() {
+        let line =
+            r#"{"custom_id":"a","body":{"model":"mistral-7b","prompt":"x"},"error":{"class":"timeout"}}"#;
+        assert_eq!(short(line).unwrap().custom_id, "a");
     }
 }

@@ -1,6 +1,8 @@
 //! Reading a mailbox: live from core NATS, and from the streams for what came while nobody listened: results from
 //! `REPLIES`, costs from `LEDGER`.
 
+use std::{collections::HashSet, time::Duration};
+
 use async_nats::{
     Client, Message,
     jetstream::{
@@ -10,9 +12,13 @@ use async_nats::{
 };
 use futures_util::StreamExt;
 use schemas::{
-    Codec, JobId, Mailbox, Micros, Tenant, cost::CostEvent, headers, reply::JobResult, subjects, topology,
+    Codec, JobId, Mailbox, Micros, Region, Tenant, cost::CostEvent, headers, heartbeat::Heartbeat,
+    reply::JobResult, subjects, topology,
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 /// One message of a mailbox.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +46,7 @@ pub enum MailboxError {
     },
 }
 
-fn stream_error(error: impl std::error::Error + Send + Sync + 'static) -> MailboxError {
+pub(crate) fn stream_error(error: impl std::error::Error + Send + Sync + 'static) -> MailboxError {
     MailboxError::Stream(Box::new(error))
 }
 
@@ -93,13 +99,7 @@ pub async fn stored_replies(
         Kind::Costs => (topology::LEDGER, subjects::cost(tenant, mailbox)),
     };
     let stream = context.get_stream(stream).await.map_err(stream_error)?;
-    let deliver_policy = match since {
-        None => DeliverPolicy::All,
-        Some(at) => DeliverPolicy::ByStartTime {
-            start_time: jetstream_time(at)
-                .ok_or_else(|| stream_error(std::io::Error::other("time out of range")))?,
-        },
-    };
+    let deliver_policy = start(since)?;
     let config = pull::OrderedConfig { filter_subject, deliver_policy, ..pull::OrderedConfig::default() };
     let mut consumer = stream.create_consumer(config).await.map_err(stream_error)?;
     if !follow && consumer.info().await.map_err(stream_error)?.num_pending == 0 {
@@ -114,6 +114,110 @@ pub async fn stored_replies(
         }
     }
     Ok(())
+}
+
+/// A stored result, or the news that all that was stored before the reading began has come.
+#[derive(Debug)]
+pub enum Arrived {
+    /// A result with its place in the stream.
+    Reply {
+        /// Its sequence.
+        seq: u64,
+        /// Itself.
+        message: Message,
+    },
+    /// Everything stored before has come.
+    CaughtUp,
+}
+
+/// Sends every stored result of a mailbox behind sequence `after`, oldest first, then new ones as they come, until the
+/// receiver is dropped.
+pub async fn results_after(
+    client: &Client,
+    tenant: &Tenant,
+    mailbox: &Mailbox,
+    after: u64,
+    out: mpsc::Sender<Arrived>,
+) -> Result<(), MailboxError> {
+    let stream = jetstream::new(client.clone()).get_stream(topology::REPLIES).await.map_err(stream_error)?;
+    let config = pull::OrderedConfig {
+        filter_subject: subjects::result(tenant, mailbox),
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+        ..pull::OrderedConfig::default()
+    };
+    let mut consumer = stream.create_consumer(config).await.map_err(stream_error)?;
+    let mut caught_up = consumer.info().await.map_err(stream_error)?.num_pending == 0;
+    if caught_up && out.send(Arrived::CaughtUp).await.is_err() {
+        return Ok(());
+    }
+    let mut messages = consumer.messages().await.map_err(stream_error)?;
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(stream_error)?;
+        let (seq, pending) = message.info().map_or((0, 0), |info| (info.stream_sequence, info.pending));
+        if out.send(Arrived::Reply { seq, message: message.message }).await.is_err() {
+            break;
+        }
+        if !caught_up && pending == 0 {
+            caught_up = true;
+            if out.send(Arrived::CaughtUp).await.is_err() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The ids of jobs, one tenant's or all, that lie in a region's stream since `since`: headers only, at the rate the server can deliver.
+pub async fn jobs_since(
+    client: &Client,
+    region: &Region,
+    tenant: Option<&Tenant>,
+    since: Option<Micros>,
+) -> Result<HashSet<JobId>, MailboxError> {
+    let mut found = HashSet::new();
+    let context = jetstream::new(client.clone());
+    let stream = context.get_stream(topology::jobs_stream(region)).await.map_err(stream_error)?;
+    let config = pull::OrderedConfig {
+        filter_subject: format!("beacon.jobs.{region}.*.*.{}", tenant.map_or("*", Tenant::as_str)),
+        deliver_policy: start(since)?,
+        headers_only: true,
+        ..pull::OrderedConfig::default()
+    };
+    let mut consumer = stream.create_consumer(config).await.map_err(stream_error)?;
+    if consumer.info().await.map_err(stream_error)?.num_pending == 0 {
+        return Ok(found);
+    }
+    let mut messages = consumer.messages().await.map_err(stream_error)?;
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(stream_error)?;
+        found.extend(job_of(&message));
+        if message.info().is_ok_and(|info| info.pending == 0) {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// What workers say about themselves within `span`.
+pub async fn heartbeats(client: &Client, span: Duration) -> Result<Vec<Heartbeat>, MailboxError> {
+    let mut beats = client.subscribe(subjects::HEARTBEATS).await.map_err(stream_error)?;
+    let mut found = Vec::new();
+    let end = Instant::now() + span;
+    while let Ok(Some(message)) = timeout_at(end, beats.next()).await {
+        // One that does not read is of another version; it says nothing to us.
+        found.extend(serde_json::from_slice::<Heartbeat>(&message.payload).ok());
+    }
+    Ok(found)
+}
+
+pub(crate) fn start(since: Option<Micros>) -> Result<DeliverPolicy, MailboxError> {
+    Ok(match since {
+        None => DeliverPolicy::All,
+        Some(at) => DeliverPolicy::ByStartTime {
+            start_time: jetstream_time(at)
+                .ok_or_else(|| stream_error(std::io::Error::other("time out of range")))?,
+        },
+    })
 }
 
 /// The client library's own time type, through nanoseconds since the epoch.

@@ -137,6 +137,19 @@ impl FailureClass {
     }
 }
 
+/// A text that names no class.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("error class `{0}` must be one of {list}", list = FailureClass::ALL.map(FailureClass::as_str).join(", "))]
+pub struct ClassError(String);
+
+impl std::str::FromStr for FailureClass {
+    type Err = ClassError;
+    fn from_str(text: &str) -> Result<Self, ClassError> {
+        let found = Self::ALL.into_iter().find(|class| class.as_str() == text);
+        found.ok_or_else(|| ClassError(text.chars().take(40).collect()))
+    }
+}
+
 impl fmt::Display for FailureClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

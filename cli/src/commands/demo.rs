@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use producer::{JobRequest, Producer, ProducerConfig};
+use producer::{JobRequest, Producer, ProducerConfig, lines};
 use schemas::{JobId, Micros, ProviderId, Region, UsdNanos, time::Clock as _};
 use tracing::warn;
 use transport::{LinkConfig, SystemClock};
@@ -26,7 +26,6 @@ use transport::{LinkConfig, SystemClock};
 use self::{crowd::Crowd, faults::Timeline, local::LocalModels};
 use crate::{
     args::Demo,
-    batch,
     config::pools::Pool,
     exit::{Unsuccessful, Usage},
     ledger::Ledger,
@@ -56,7 +55,7 @@ pub(crate) async fn run(args: Demo, mut session: Session) -> anyhow::Result<()> 
     };
     let name = args.prompts.as_ref().map_or_else(|| "prompts".into(), |file| file.display().to_string());
     let lines =
-        batch::read(&text, &name, &session.config.topology.catalog).map_err(|e| Usage(e.to_string()))?;
+        lines::read(&text, &name, &session.config.topology.catalog).map_err(|e| Usage(e.to_string()))?;
     session.config.pools.iter().try_for_each(|pool| pool.check_secrets(&session.config))?;
     let mut models = LocalModels::none();
     let outcome = async {

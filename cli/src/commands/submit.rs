@@ -4,7 +4,11 @@ use std::{io::Read as _, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
-use producer::{JobRequest, Producer, ProducerConfig, request::new_job_id};
+use producer::{
+    JobRequest, Producer, ProducerConfig,
+    lines::{self, CUSTOM_ID},
+    request::new_job_id,
+};
 use schemas::{
     Codec, Micros, ModelToken, Region,
     job::{JobBody, Message},
@@ -16,7 +20,6 @@ use transport::SystemClock;
 
 use crate::{
     args::Submit,
-    batch::{self, CUSTOM_ID},
     exit::{Unsuccessful, Usage},
     output,
     session::Session,
@@ -75,7 +78,7 @@ fn jobs(args: &Submit, session: &Session) -> anyhow::Result<Vec<Named>> {
         return Ok(vec![one(prompt, token, region, args)]);
     };
     let (text, name) = read(file)?;
-    let lines = batch::read(&text, &name, &topology.catalog).map_err(|error| Usage(error.to_string()))?;
+    let lines = lines::read(&text, &name, &topology.catalog).map_err(|error| Usage(error.to_string()))?;
     let named = lines.into_iter().map(|line| Named {
         request: line.request(new_job_id(), region.clone(), args.lane),
         custom_id: Some(line.custom_id),
@@ -101,7 +104,7 @@ pub(super) fn model_of(named: Option<&str>, session: &Session) -> anyhow::Result
     let catalog = &session.config.topology.catalog;
     let found = match named {
         Some(name) => {
-            catalog.find(name).ok_or_else(|| Usage(batch::unknown_model(name, catalog, "--model")))?
+            catalog.find(name).ok_or_else(|| Usage(lines::unknown_model(name, catalog, "--model")))?
         }
         None => catalog.tokens().next().context("the catalog is empty")?,
     };

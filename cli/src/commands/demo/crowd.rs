@@ -6,7 +6,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use producer::{JobRequest, Producer, WaitError, request::new_job_id};
+use producer::{JobRequest, Producer, WaitError, lines::Line, request::new_job_id};
 use schemas::{JobId, Lane, Region, job::Message, reply::Status};
 use tokio::{
     task::JoinSet,
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::local;
-use crate::{args::Demo, batch::Line, report::Seen, session::Session};
+use crate::{args::Demo, report::Seen, session::Session};
 
 /// A job that is not back by then is lost.
 const LOST_AFTER: Duration = Duration::from_secs(120);
@@ -136,11 +136,13 @@ async fn send(producer: Arc<Producer>, job: JobRequest) -> Result<Option<Seen>, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{batch, config::Config};
+    use producer::lines;
+
+    use crate::config::Config;
 
     fn plan(count: u32, real: bool) -> Vec<JobRequest> {
         let config = Config::built_in().unwrap();
-        let lines = batch::read(super::super::PROMPTS, "prompts", &config.topology.catalog).unwrap();
+        let lines = lines::read(super::super::PROMPTS, "prompts", &config.topology.catalog).unwrap();
         let args = Demo { prompts: None, jobs: count, rate: 80, no_local: !real };
         jobs(&lines, &args, &config.topology.regions, real).unwrap()
     }

@@ -1,0 +1,106 @@
+//! The lines of the output, in OpenAI's batch format. Pure.
+
+use schemas::{
+    failure::Failure,
+    reply::{JobResult, Status},
+};
+use serde_json::{Map, Value, json};
+
+use crate::lines::CUSTOM_ID;
+
+/// A line of `results.jsonl` for a job that succeeded; `chat` says in which of the two shapes it was asked.
+pub fn result(result: &JobResult, chat: bool) -> String {
+    let custom_id = result.labels.get(CUSTOM_ID);
+    let output = result.output.clone();
+    let (text, reason) = output.map(|o| (o.text, o.finish_reason)).unwrap_or_default();
+    let usage = result.usage.unwrap_or_default();
+    let choice = if chat {
+        json!({ "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": reason })
+    } else {
+        json!({ "index": 0, "text": text, "finish_reason": reason })
+    };
+    json!({
+        "id": format!("batch_req_{}", result.job),
+        "custom_id": custom_id,
+        "response": {
+            "status_code": 200,
+            "request_id": result.job,
+            "body": {
+                "id": result.job,
+                "object": if chat { "chat.completion" } else { "text_completion" },
+                "created": result.finished_us.get() / 1_000_000,
+                "model": result.model,
+                "choices": [choice],
+                "usage": {
+                    "prompt_tokens": usage.prompt_tokens,
+                    "completion_tokens": usage.completion_tokens,
+                    "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+                },
+            },
+        },
+        "error": null,
+        "cost_usd": result.cost_usd,
+        "provider": result.provider,
+    })
+    .to_string()
+}
+
+/// A line of `errors.jsonl`: the input's own line with what went wrong beside it, so that it is valid input again. A line
+/// that is not even an object stands in `raw`.
+pub fn error(line: &str, error: &Value) -> String {
+    match serde_json::from_str::<Map<String, Value>>(line) {
+        Ok(mut object) => {
+            object.insert("error".into(), error.clone());
+            Value::Object(object).to_string()
+        }
+        Err(_) => json!({ "raw": line, "error": error }).to_string(),
+    }
+}
+
+/// What went wrong with a line that is no job.
+pub fn bad_line(file: &str, number: u64, rule: &str) -> Value {
+    json!({ "class": "bad_line", "message": format!("{file} line {number}: {rule}") })
+}
+
+/// What went wrong with a job.
+pub fn bad_job(result: &JobResult) -> Value {
+    let (class, message) = match &result.error {
+        Some(Failure { class, message, .. }) => (class.as_str(), message.as_str()),
+        None => (result.status.as_str(), ""),
+    };
+    json!({
+        "class": class, "message": message, "status": result.status, "job": result.job,
+        "attempts": result.attempts, "cost_usd": result.cost_usd,
+    })
+}
+
+/// Whether a result goes to `results.jsonl`.
+pub fn is_good(result: &JobResult) -> bool {
+    result.status == Status::Succeeded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lines::{Defaults, read_line};
+    use schemas::catalog::Catalog;
+
+    #[test]
+    fn a_line_of_the_errors_is_a_job_again_and_keeps_what_it_said() {
+        let line =
+            r#"{"custom_id":"a","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"x"}}"#;
+        let catalog = Catalog::new(vec!["m".into()]).unwrap();
+        let defaults = Defaults { catalog: &catalog, regions: &[], model: None };
+        let first = read_line(line, 1, &defaults).unwrap();
+        let failed = error(line, &json!({ "class": "timeout", "message": "too long" }));
+        assert_eq!(read_line(&failed, 1, &defaults).unwrap(), first);
+        assert!(failed.contains("too long"));
+        // And once more.
+        assert_eq!(read_line(&error(&failed, &json!({})), 1, &defaults).unwrap(), first);
+    }
+
+    #[test]
+    fn what_is_no_object_stands_in_raw() {
+        assert!(error("not json", &bad_line("f", 3, "x")).contains(r#""raw":"not json""#));
+    }
+}

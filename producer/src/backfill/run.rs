@@ -1,0 +1,528 @@
+//! The task that runs a backfill: keeps jobs out, takes results in, writes down how far it is.
+//!
+//! Files are written on the task's own thread: a checkpoint a second is some milliseconds, and nothing may pass it.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    fs::File,
+    io::{BufRead, BufReader, Read as _, Seek, SeekFrom},
+    path::PathBuf,
+    time::Duration,
+};
+
+use async_nats::Message;
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use schemas::{
+    JobId, Micros, Tenant, UsdNanos,
+    cancel::{Filter, Target},
+    reply::JobResult,
+    time::Clock as _,
+};
+use serde::Serialize;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use transport::{PublishError, SystemClock};
+
+use super::{
+    BACKFILL, BackfillError, Control, Folder, LINE, Options, Quote, at, mailbox_of, output, quote,
+    survey::{STRIDE, survey},
+};
+use crate::{
+    JobRequest, Producer, Reply, SubmitError,
+    lines::{Defaults, Line, read_line},
+    nats::{self, Arrived},
+};
+
+/// How often how far it is is written down, and told.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// Results taken in between two such times at most: what a crash makes us read again.
+const KEEP_AFTER: u64 = 10_000;
+/// Lines reserved at a time. After a crash so many, and what is out, are looked for in the streams.
+const RESERVE: u64 = 2_000;
+/// Before a line that was not taken is sent again: the stream is full, or the server is away.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Jobs out while nobody knows what one may cost, and there is a limit to keep.
+const UNPRICED: u64 = 4;
+/// Lines read before the next look at everything else.
+const BURST: u32 = 1_024;
+/// Results that may wait to be written; then the reading waits.
+const RESULTS_AHEAD: usize = 4_096;
+/// Clocks differ: how much before a reservation its jobs are looked for.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Every line is in the output.
+    Finished,
+    /// It was told to stop; running it again goes on.
+    Stopped,
+    /// The next job could have cost more than is left of the limit.
+    CostLimit,
+    /// It was taken back.
+    Cancelled,
+}
+
+/// How far it is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// Lines that are jobs.
+    pub jobs: u64,
+    /// Of them, those that succeeded.
+    pub succeeded: u64,
+    /// Jobs that ended otherwise, and lines that are no jobs.
+    pub failed: u64,
+    /// Jobs that are out.
+    pub running: u64,
+    /// What those that ended cost.
+    pub spent_usd: UsdNanos,
+    /// What the others will, at what one cost so far.
+    pub to_go_usd: Option<UsdNanos>,
+    /// How long they will take, at the pace so far.
+    pub to_go_s: Option<u64>,
+    /// What was asked of it last.
+    pub asked: Control,
+}
+
+/// A backfill, opened.
+pub struct Backfill {
+    options: Options,
+    folder: Folder,
+    input: Input,
+    doubles: BTreeSet<u64>,
+    /// Lines that were sent and not acknowledged.
+    unacknowledged: BTreeSet<u64>,
+    /// Text of lines that are out, and whether they ask for a chat; those of an earlier run are read again.
+    texts: HashMap<u64, (String, bool)>,
+    /// Jobs that are out.
+    running: u64,
+    /// Jobs an earlier run may have submitted: looked for before a line is sent.
+    known: HashSet<JobId>,
+    /// Reservations that are not all acknowledged: up to which line, and when.
+    reservations: VecDeque<(u64, Micros)>,
+    quote: Quote,
+    asked: Control,
+    since_kept: u64,
+    began: Option<(Instant, u64)>,
+}
+
+type Sent = (u64, Box<JobRequest>, Result<(), SubmitError>);
+
+/// The next thing to do with the file.
+enum Next {
+    /// This line is to be sent.
+    Send(u64, Box<JobRequest>),
+    /// This line needed nothing to be sent.
+    Settled,
+    /// There is none.
+    End,
+}
+
+impl Backfill {
+    /// Opens the state folder, and reads the file once when that was not done before.
+    pub fn open(options: Options) -> Result<Self, BackfillError> {
+        let folder = Folder::open(&options, SystemClock.now(), |file, index| {
+            survey(file, index, &defaults(&options))
+        })?;
+        let checkpoint = &folder.checkpoint;
+        let running = checkpoint.submitted - folder.done_up_to(checkpoint.submitted);
+        let input = Input::open(options.file.clone(), folder.index(), checkpoint.submitted)?;
+        Ok(Self {
+            doubles: folder.manifest.survey.doubles.iter().copied().collect(),
+            unacknowledged: BTreeSet::new(),
+            texts: HashMap::new(),
+            running,
+            known: HashSet::new(),
+            reservations: VecDeque::new(),
+            quote: Quote::default(),
+            asked: Control::Run,
+            since_kept: 0,
+            began: None,
+            options,
+            folder,
+            input,
+        })
+    }
+
+    /// What the file holds and how far it is.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// How far it is.
+    pub fn snapshot(&self) -> Snapshot {
+        let (checkpoint, survey) = (&self.folder.checkpoint, &self.folder.manifest.survey);
+        let jobs = survey.models.values().sum::<u64>();
+        let ended = checkpoint.succeeded + checkpoint.failed;
+        let left = (survey.lines - survey.blank).saturating_sub(ended);
+        let pace = self.began.and_then(|(began, before)| {
+            let since = ended.saturating_sub(before);
+            (since > 0).then(|| began.elapsed().as_secs_f64() / since as f64)
+        });
+        Snapshot {
+            jobs,
+            succeeded: checkpoint.succeeded,
+            failed: checkpoint.failed,
+            running: self.running,
+            spent_usd: checkpoint.spent_usd,
+            to_go_usd: (ended > 0).then(|| {
+                let sum = u128::from(checkpoint.spent_usd.get()) * u128::from(left) / u128::from(ended);
+                UsdNanos::new(u64::try_from(sum).unwrap_or(u64::MAX))
+            }),
+            to_go_s: pace
+                .and_then(|pace| Duration::try_from_secs_f64(pace * left as f64).ok())
+                .map(|span| span.as_secs()),
+            asked: self.asked,
+        }
+    }
+
+    /// Runs until everything has ended, or until `shutdown`. The producer must be of the backfill's tenant. `tell` hears how
+    /// far it is, each second.
+    pub async fn run(
+        &mut self,
+        producer: &Producer,
+        shutdown: &CancellationToken,
+        tell: &mut (dyn FnMut(&Snapshot) + Send),
+    ) -> Result<Ending, BackfillError> {
+        let checkpoint = &self.folder.checkpoint;
+        self.began = Some((Instant::now(), checkpoint.succeeded + checkpoint.failed));
+        if checkpoint.finished {
+            return Ok(if checkpoint.cancelled { Ending::Cancelled } else { Ending::Finished });
+        }
+        if self.options.max_cost.is_some() {
+            self.quote = quote(producer, self.options.listen).await?;
+        }
+        self.look_for_uncertain(producer).await?;
+        let (out, arrived) = mpsc::channel(RESULTS_AHEAD);
+        let mut reading = JoinSet::new();
+        let (client, tenant) = (producer.client().clone(), self.options.tenant.clone());
+        let (mailbox, after) = (self.options.mailbox(), self.folder.checkpoint.replies_seq);
+        reading.spawn(async move { nats::results_after(&client, &tenant, &mailbox, after, out).await });
+        let ending = self.work(producer, arrived, &mut reading, shutdown, tell).await?;
+        self.folder.checkpoint.finished = matches!(ending, Ending::Finished | Ending::Cancelled);
+        self.folder.checkpoint.cancelled = ending == Ending::Cancelled;
+        self.keep()?;
+        tell(&self.snapshot());
+        Ok(ending)
+    }
+
+    async fn work(
+        &mut self,
+        producer: &Producer,
+        mut arrived: mpsc::Receiver<Arrived>,
+        reading: &mut JoinSet<Result<(), nats::MailboxError>>,
+        shutdown: &CancellationToken,
+        tell: &mut (dyn FnMut(&Snapshot) + Send),
+    ) -> Result<Ending, BackfillError> {
+        let mut sending: FuturesUnordered<BoxFuture<'_, Sent>> = FuturesUnordered::new();
+        let mut tick = interval(KEEP_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What has ended already must be known before anything is sent.
+        let mut caught_up = false;
+        loop {
+            let (mut limited, mut end, mut read) = (false, false, 0);
+            let most = self.options.outstanding as u64;
+            while caught_up && !end && self.asked == Control::Run && self.running < most && read < BURST {
+                read += 1;
+                if !self.may_spend() {
+                    limited = true;
+                    break;
+                }
+                match self.next(SystemClock.now())? {
+                    Next::Send(line, request) => sending.push(send(producer, line, request, Duration::ZERO)),
+                    Next::Settled => {}
+                    Next::End => end = true,
+                }
+            }
+            if sending.is_empty() && self.running == 0 && caught_up {
+                match self.asked {
+                    Control::Run if limited => return Ok(Ending::CostLimit),
+                    Control::Run if end => return Ok(Ending::Finished),
+                    Control::Cancel => return Ok(Ending::Cancelled),
+                    Control::Run | Control::Pause => {}
+                }
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(Ending::Stopped),
+                _ = tick.tick() => {
+                    self.obey(producer).await?;
+                    self.keep()?;
+                    tell(&self.snapshot());
+                }
+                Some(news) = arrived.recv() => {
+                    let mut next = Some(news);
+                    while let Some(news) = next {
+                        match news {
+                            Arrived::Reply { seq, message } => self.take(seq, &message)?,
+                            Arrived::CaughtUp => caught_up = true,
+                        }
+                        next = arrived.try_recv().ok();
+                    }
+                }
+                Some((line, request, outcome)) = sending.next() => match outcome {
+                    Ok(()) => drop(self.unacknowledged.remove(&line)),
+                    Err(SubmitError::Publish(PublishError::Full { .. } | PublishError::Unknown(_))) => {
+                        sending.push(send(producer, line, request, AGAIN_AFTER));
+                    }
+                    Err(error) => self.refused(line, &error.to_string())?,
+                },
+                Some(ended) = reading.join_next() => {
+                    // The reading ends only when it fails.
+                    if let Ok(outcome) = ended {
+                        outcome?;
+                    }
+                    return Ok(Ending::Stopped);
+                }
+                // Lines that needed nothing to be sent: go on reading.
+                () = tokio::task::yield_now(), if read == BURST => {}
+            }
+            if self.since_kept >= KEEP_AFTER {
+                self.keep()?;
+            }
+        }
+    }
+
+    /// Lines that an earlier run may have sent: whether it did stands in the streams.
+    async fn look_for_uncertain(&mut self, producer: &Producer) -> Result<(), BackfillError> {
+        let checkpoint = &self.folder.checkpoint;
+        let since = if self.folder.fresh {
+            // The folder may be gone after a run; then only the streams know.
+            None
+        } else if checkpoint.reserved > checkpoint.submitted {
+            Some(checkpoint.reserved_at_us - MARGIN)
+        } else {
+            return Ok(());
+        };
+        let (client, tenant) = (producer.client(), &self.options.tenant);
+        for region in &self.options.regions {
+            self.known.extend(nats::jobs_since(client, region, Some(tenant), since).await?);
+        }
+        Ok(())
+    }
+
+    /// Whether one more job may go out under the limit.
+    fn may_spend(&self) -> bool {
+        let Some(max) = self.options.max_cost else { return true };
+        let checkpoint = &self.folder.checkpoint;
+        let dearest = self.quote.dearest().unwrap_or_default().max(checkpoint.dearest_usd);
+        if dearest == UsdNanos::ZERO {
+            return self.running < UNPRICED && checkpoint.spent_usd < max;
+        }
+        let at_stake = u128::from(dearest.get()) * u128::from(self.running + 1);
+        u128::from(checkpoint.spent_usd.get()) + at_stake <= u128::from(max.get())
+    }
+
+    /// Goes one line on in the file.
+    fn next(&mut self, now: Micros) -> Result<Next, BackfillError> {
+        if self.input.number + 1 > self.folder.checkpoint.reserved {
+            self.reserve(now)?;
+        }
+        let Some((number, text)) = self.input.next()? else { return Ok(Next::End) };
+        if text.is_empty() {
+            self.folder.blank(number)?;
+        }
+        if self.folder.is_done(number) {
+            return Ok(Next::Settled);
+        }
+        let line = if self.doubles.contains(&number) {
+            Err("custom_id: stands in an earlier line, too".to_owned())
+        } else {
+            read_line(&text, number, &defaults(&self.options))
+        };
+        let line = match line {
+            Ok(line) => line,
+            Err(rule) => {
+                let why = output::bad_line(&self.options.file.display().to_string(), number, &rule);
+                self.folder.failed(number, &output::error(&text, &why))?;
+                return Ok(Next::Settled);
+            }
+        };
+        self.running += 1;
+        let (chat, job) = (line.chat, self.options.job(&line.custom_id));
+        self.texts.insert(number, (text, chat));
+        if self.known.contains(&job) {
+            return Ok(Next::Settled);
+        }
+        self.unacknowledged.insert(number);
+        Ok(Next::Send(number, Box::new(self.request(number, &line, job))))
+    }
+
+    fn request(&self, number: u64, line: &Line, job: JobId) -> JobRequest {
+        let mut request = line.request(job, self.options.region.clone(), self.options.lane);
+        request.body.mailbox = Some(self.options.mailbox().to_string());
+        request.body.labels.insert(BACKFILL.to_owned(), self.options.name.clone());
+        request.body.labels.insert(LINE.to_owned(), number.to_string());
+        request
+    }
+
+    /// Writes down that the next lines may be sent, before they are.
+    fn reserve(&mut self, now: Micros) -> Result<(), BackfillError> {
+        let upto = self.input.number + RESERVE;
+        self.folder.checkpoint.reserved = upto;
+        self.reservations.push_back((upto, now));
+        self.keep()
+    }
+
+    fn keep(&mut self) -> Result<(), BackfillError> {
+        let submitted = self.unacknowledged.first().map_or(self.input.number, |first| first - 1);
+        let checkpoint = &mut self.folder.checkpoint;
+        checkpoint.submitted = submitted;
+        while self.reservations.front().is_some_and(|(upto, _)| *upto <= submitted) {
+            self.reservations.pop_front();
+        }
+        if let Some((_, at)) = self.reservations.front() {
+            checkpoint.reserved_at_us = *at;
+        }
+        self.since_kept = 0;
+        self.folder.keep()
+    }
+
+    /// Takes a stored result in.
+    fn take(&mut self, seq: u64, message: &Message) -> Result<(), BackfillError> {
+        self.since_kept += 1;
+        self.folder.checkpoint.replies_seq = seq;
+        let result = match nats::read_reply(message) {
+            Ok(Reply::Result(result)) => result,
+            Ok(Reply::Cost(_)) => return Ok(()),
+            Err(error) => {
+                warn!(seq, %error, "a result does not read, left alone");
+                return Ok(());
+            }
+        };
+        let line = result.labels.get(LINE).and_then(|text| text.parse::<u64>().ok());
+        let Some(line) = line.filter(|line| (1..=self.folder.manifest.survey.lines).contains(line)) else {
+            return Ok(());
+        };
+        if self.folder.is_done(line) {
+            return Ok(());
+        }
+        self.write(line, &result)?;
+        if line <= self.input.number {
+            self.running = self.running.saturating_sub(1);
+        }
+        let checkpoint = &mut self.folder.checkpoint;
+        let cost = result.cost_usd;
+        checkpoint.spent_usd = checkpoint.spent_usd.checked_add(cost).unwrap_or(UsdNanos::new(u64::MAX));
+        checkpoint.dearest_usd = checkpoint.dearest_usd.max(cost);
+        Ok(())
+    }
+
+    fn write(&mut self, line: u64, result: &JobResult) -> Result<(), BackfillError> {
+        let (text, chat) = if let Some(found) = self.texts.remove(&line) {
+            found
+        } else {
+            let text = self.input.line(line)?;
+            let chat = read_line(&text, line, &defaults(&self.options)).is_ok_and(|line| line.chat);
+            (text, chat)
+        };
+        if output::is_good(result) {
+            self.folder.succeeded(line, &output::result(result, chat))
+        } else {
+            self.folder.failed(line, &output::error(&text, &output::bad_job(result)))
+        }
+    }
+
+    /// A line that no stream takes: it is told like one that failed.
+    fn refused(&mut self, line: u64, why: &str) -> Result<(), BackfillError> {
+        self.unacknowledged.remove(&line);
+        self.running = self.running.saturating_sub(1);
+        let text = self.texts.remove(&line).map(|(text, _)| text).unwrap_or_default();
+        let why = output::bad_line(&self.options.file.display().to_string(), line, why);
+        self.folder.failed(line, &output::error(&text, &why))
+    }
+
+    /// Does what another terminal asks for.
+    async fn obey(&mut self, producer: &Producer) -> Result<(), BackfillError> {
+        let asked = self.folder.asked();
+        if asked == Control::Cancel && self.asked != Control::Cancel {
+            cancel(producer, &self.options.tenant, &self.options.name).await?;
+        }
+        self.asked = asked;
+        Ok(())
+    }
+}
+
+/// Takes back every job of a backfill that is out.
+pub async fn cancel(producer: &Producer, tenant: &Tenant, name: &str) -> Result<(), BackfillError> {
+    let filter = Filter {
+        tenant: Some(tenant.clone()),
+        mailbox: Some(mailbox_of(tenant, name)),
+        labels: [(BACKFILL.to_owned(), name.to_owned())].into(),
+        ..Filter::default()
+    };
+    producer.cancel(Target::Matching(filter), "its backfill was cancelled").await?;
+    Ok(())
+}
+
+fn defaults(options: &Options) -> Defaults<'_> {
+    Defaults { catalog: &options.catalog, regions: &options.regions, model: options.model.clone() }
+}
+
+fn send(producer: &Producer, line: u64, request: Box<JobRequest>, after: Duration) -> BoxFuture<'_, Sent> {
+    Box::pin(async move {
+        if !after.is_zero() {
+            sleep(after).await;
+        }
+        let outcome = producer.submit(&request).await.map(drop);
+        (line, request, outcome)
+    })
+}
+
+/// The file, read once through, and here and there again.
+struct Input {
+    path: PathBuf,
+    index: PathBuf,
+    reader: BufReader<File>,
+    /// The line read last.
+    number: u64,
+    buffer: Vec<u8>,
+}
+
+impl Input {
+    /// Stands behind line `number`.
+    fn open(path: PathBuf, index: PathBuf, number: u64) -> Result<Self, BackfillError> {
+        let reader = behind(&path, &index, number)?;
+        Ok(Self { path, index, reader, number, buffer: Vec::new() })
+    }
+
+    /// The next line with its number, without what surrounds it; bytes that are no UTF-8 are replaced.
+    fn next(&mut self) -> Result<Option<(u64, String)>, BackfillError> {
+        self.buffer.clear();
+        if self.reader.read_until(b'\n', &mut self.buffer).map_err(at(&self.path))? == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        Ok(Some((self.number, String::from_utf8_lossy(self.buffer.trim_ascii()).into_owned())))
+    }
+
+    /// Line `number`, wherever it is.
+    fn line(&self, number: u64) -> Result<String, BackfillError> {
+        let mut reader = behind(&self.path, &self.index, number.saturating_sub(1))?;
+        let mut line = Vec::new();
+        reader.read_until(b'\n', &mut line).map_err(at(&self.path))?;
+        Ok(String::from_utf8_lossy(line.trim_ascii()).into_owned())
+    }
+}
+
+/// A reader that stands behind line `number`.
+fn behind(path: &PathBuf, index: &PathBuf, number: u64) -> Result<BufReader<File>, BackfillError> {
+    let mut entry = [0; 8];
+    let mut offsets = File::open(index).map_err(at(index))?;
+    offsets.seek(SeekFrom::Start(number / STRIDE * 8)).map_err(at(index))?;
+    offsets.read_exact(&mut entry).map_err(at(index))?;
+    let mut file = File::open(path).map_err(at(path))?;
+    file.seek(SeekFrom::Start(u64::from_le_bytes(entry))).map_err(at(path))?;
+    let mut reader = BufReader::with_capacity(1 << 16, file);
+    let mut skipped = Vec::new();
+    for _ in 0..number % STRIDE {
+        skipped.clear();
+        reader.read_until(b'\n', &mut skipped).map_err(at(path))?;
+    }
+    Ok(reader)
+}

@@ -1,0 +1,199 @@
+//! Reading the logs: dead letters in `DEAD`, all jobs in `JOBS_<region>`, results in `REPLIES`. The one other file of this crate
+//! that touches the NATS client.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use async_nats::{
+    Client, HeaderValue, Message,
+    jetstream::{
+        self,
+        consumer::{DeliverPolicy, pull},
+    },
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use schemas::{
+    Codec, JobId, Micros, Region,
+    codec::CodecError,
+    dead::Obituary,
+    headers,
+    job::JobBody,
+    reply::JobResult,
+    subjects::JobSubject,
+    topology::{self, DEAD, REPLIES, jobs_stream},
+};
+use serde_json::{Value, json};
+use transport::api::{self, ApiError};
+
+use crate::{
+    nats::{MailboxError, Reply, job_of, read_reply, start, stream_error},
+    replay::{Selection, Source},
+};
+
+/// One entry of a log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Where it lies.
+    pub stream: String,
+    /// At which sequence.
+    pub seq: u64,
+    /// When it was stored.
+    pub at: Micros,
+    /// Which job it is of, where that can be read.
+    pub job: Option<JobId>,
+    /// Where the job was published, where that can be read.
+    pub subject: Option<JobSubject>,
+    /// How its body is written.
+    pub content_type: Option<String>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// The job as its producer sent it; empty when only headers were asked for.
+    pub payload: Bytes,
+    /// What is known of a dead one.
+    pub obituary: Option<Obituary>,
+}
+
+impl Entry {
+    /// The job's body, unchecked.
+    pub fn body(&self) -> Result<JobBody, CodecError> {
+        Codec::from_content_type(self.content_type.as_deref())?.decode(&self.payload)
+    }
+
+    fn read(message: &Message, stream: &str, seq: u64, at: Micros) -> Self {
+        let get = |name| message.headers.as_ref().and_then(|h| h.get(name)).map(HeaderValue::as_str);
+        let obituary: Option<Obituary> =
+            get(headers::OBITUARY).and_then(|text| serde_json::from_str(text).ok());
+        let subject = match &obituary {
+            Some(letter) => letter.subject.parse().ok(),
+            None => message.subject.as_str().parse().ok(),
+        };
+        let mut entry = Self {
+            stream: stream.to_owned(),
+            seq,
+            at,
+            job: obituary.as_ref().map_or_else(|| job_of(message), |letter| letter.job),
+            subject,
+            content_type: get(headers::CONTENT_TYPE).map(str::to_owned),
+            traceparent: get(headers::TRACEPARENT).map(str::to_owned),
+            payload: message.payload.clone(),
+            obituary,
+        };
+        if entry.job.is_none() {
+            // A job that was delayed has its id in the body only.
+            entry.job = entry.body().ok().and_then(|body| body.id?.parse().ok());
+        }
+        entry
+    }
+}
+
+/// The streams that hold a source, with the region of each.
+pub fn streams(source: Source, regions: &[Region]) -> Vec<(String, Option<Region>)> {
+    match source {
+        Source::Dead => vec![(DEAD.to_owned(), None)],
+        Source::Jobs => regions.iter().map(|r| (jobs_stream(r), Some(r.clone()))).collect(),
+    }
+}
+
+/// Reads what a stream holds now of what a selection may mean, oldest first, and hands each entry to `each`, until that
+/// says no. The server leaves out what another subject tells it to, and starts where the selection does.
+pub async fn read(
+    client: &Client,
+    source: Source,
+    (stream, region): (&str, Option<&Region>),
+    selection: &Selection,
+    headers_only: bool,
+    mut each: impl FnMut(Entry) -> bool,
+) -> Result<(), MailboxError> {
+    let handle = jetstream::new(client.clone()).get_stream(stream).await.map_err(stream_error)?;
+    let deliver_policy = match selection.first_seq {
+        Some(seq) => DeliverPolicy::ByStartSequence { start_sequence: seq.max(1) },
+        None => start(selection.since)?,
+    };
+    let config = pull::OrderedConfig {
+        filter_subject: selection.subject(source, region),
+        deliver_policy,
+        headers_only,
+        ..pull::OrderedConfig::default()
+    };
+    let mut consumer = handle.create_consumer(config).await.map_err(stream_error)?;
+    let mut left = consumer.info().await.map_err(stream_error)?.num_pending;
+    if left == 0 {
+        return Ok(());
+    }
+    let mut messages = consumer.messages().await.map_err(stream_error)?;
+    while left > 0 {
+        let Some(message) = messages.next().await else { break };
+        let message = message.map_err(stream_error)?;
+        left -= 1;
+        let (seq, at) = message.info().map_or((0, Micros::default()), |info| {
+            let nanos = u64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(0);
+            (info.stream_sequence, Micros::from_nanos(nanos))
+        });
+        let past = selection.last_seq.is_some_and(|last| seq > last)
+            || selection.until.is_some_and(|until| at >= until);
+        if past || !each(Entry::read(&message, stream, seq, at)) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The stored results of `jobs`; those whose results are no longer kept are missing.
+pub async fn results_of(
+    client: &Client,
+    jobs: &BTreeSet<JobId>,
+    since: Option<Micros>,
+) -> Result<HashMap<JobId, JobResult>, MailboxError> {
+    let mut found = HashMap::new();
+    if jobs.is_empty() {
+        return Ok(found);
+    }
+    let handle = jetstream::new(client.clone()).get_stream(REPLIES).await.map_err(stream_error)?;
+    let config = pull::OrderedConfig { deliver_policy: start(since)?, ..pull::OrderedConfig::default() };
+    let mut consumer = handle.create_consumer(config).await.map_err(stream_error)?;
+    let mut left = consumer.info().await.map_err(stream_error)?.num_pending;
+    if left == 0 {
+        return Ok(found);
+    }
+    let mut messages = consumer.messages().await.map_err(stream_error)?;
+    while left > 0 && found.len() < jobs.len() {
+        let Some(message) = messages.next().await else { break };
+        let message = message.map_err(stream_error)?;
+        left -= 1;
+        if job_of(&message).is_some_and(|job| jobs.contains(&job))
+            && let Ok(Reply::Result(result)) = read_reply(&message)
+        {
+            found.insert(result.job, *result);
+        }
+    }
+    Ok(found)
+}
+
+/// Up to which sequence every job of a model and lane has ended, by subject filter, for one region's stream.
+pub async fn floors(client: &Client, region: &Region) -> Result<BTreeMap<String, u64>, ApiError> {
+    let stream = jobs_stream(region);
+    let mut floors = BTreeMap::new();
+    let mut offset = 0;
+    loop {
+        let list = api::ask(client, &format!("CONSUMER.LIST.{stream}"), &json!({ "offset": offset })).await?;
+        let consumers = list.get("consumers").and_then(Value::as_array).cloned().unwrap_or_default();
+        for consumer in &consumers {
+            let text = |path: &str| consumer.pointer(path).and_then(Value::as_str).map(str::to_owned);
+            if let Some(filter) = text("/config/filter_subject")
+                && text("/config/durable_name").is_some()
+            {
+                floors.insert(filter, api::number(consumer, "ack_floor/stream_seq").unwrap_or(0));
+            }
+        }
+        offset += consumers.len();
+        if consumers.is_empty() || offset as u64 >= api::number(&list, "total").unwrap_or(0) {
+            return Ok(floors);
+        }
+    }
+}
+
+/// Deletes an entry of the dead letters.
+pub async fn delete_letter(client: &Client, seq: u64) -> Result<(), ApiError> {
+    let body = json!({ "seq": seq, "no_erase": true });
+    api::ask(client, &format!("STREAM.MSG.DELETE.{}", topology::DEAD), &body).await.map(drop)
+}

@@ -1,0 +1,343 @@
+//! Promise: a backfill runs every line of its file exactly once and writes down how each ended exactly once, whoever is killed,
+//! however often, whatever is lost of its state; and it stops before it costs more than it may.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use producer::{
+    Producer,
+    backfill::{self, Backfill, Control, Ending, Options, Snapshot},
+};
+use schemas::{Lane, UsdNanos, catalog::Catalog};
+use serde_json::Value;
+use tests::{
+    nats_server::NatsServer,
+    process::{self, Process},
+    roles::{self, Role},
+    scripted::{Script, Scripted},
+    wait,
+};
+use tokio_util::sync::CancellationToken;
+use transport::api;
+
+const ACK_WAIT: Duration = Duration::from_secs(10);
+
+struct Scene {
+    folder: tempfile::TempDir,
+    nats: NatsServer,
+    provider: Arc<Scripted>,
+    dispatcher: Role,
+    worker: Role,
+}
+
+impl Scene {
+    async fn new(script: Script, slots: u32) -> Self {
+        let nats = NatsServer::start().await;
+        let provider = Scripted::new(script);
+        let (urls, mut topology) = ([nats.url()], roles::settings(ACK_WAIT));
+        // The server forgets ids at once: what is not run twice is not run twice by what the backfill knows.
+        topology.jobs_window = Duration::from_millis(100);
+        let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", topology)).await;
+        let pool = roles::pool_config(&urls, "golem@us-east", "w1", slots, ACK_WAIT, provider.clone());
+        let worker = Role::worker(pool).await;
+        Self { folder: tempfile::tempdir().unwrap(), nats, provider, dispatcher, worker }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A file of good lines, half of them as OpenAI writes them.
+    fn file(&self, lines: usize) -> PathBuf {
+        let mut text = String::new();
+        for n in 1..=lines {
+            let model = roles::MODEL;
+            if n % 2 == 0 {
+                writeln!(text, r#"{{"custom_id":"c{n}","model":"{model}","prompt":"prompt {n}"}}"#).unwrap();
+            } else {
+                let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"{n}"}}]}}"#);
+                writeln!(
+                    text,
+                    r#"{{"custom_id":"c{n}","method":"POST","url":"/v1/chat/completions","body":{body}}}"#
+                )
+                .unwrap();
+            }
+        }
+        let path = self.path("prompts.jsonl");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn options(&self, file: &Path) -> Options {
+        Options {
+            folder: self.path("state"),
+            file: file.to_owned(),
+            name: "prompts".into(),
+            tenant: "acme".parse().unwrap(),
+            region: roles::REGION.parse().unwrap(),
+            model: None,
+            lane: Lane::Low,
+            catalog: Catalog::new(vec![roles::MODEL.into()]).unwrap(),
+            regions: vec![roles::REGION.parse().unwrap()],
+            outstanding: 50,
+            max_cost: None,
+            listen: Duration::from_millis(1_500),
+        }
+    }
+
+    async fn producer(&self) -> Producer {
+        roles::producer(&[self.nats.url()]).await
+    }
+
+    async fn run(&self, options: Options) -> (Ending, Snapshot) {
+        let producer = self.producer().await;
+        let mut backfill = Backfill::open(options).unwrap();
+        let ending = backfill.run(&producer, &CancellationToken::new(), &mut |_| {}).await.unwrap();
+        producer.close().await;
+        (ending, backfill.snapshot())
+    }
+
+    /// What a real process needs to run the same backfill.
+    fn config(&self) -> String {
+        let path = self.path("beacon.toml");
+        let text = format!(
+            "[nats]\nurl = \"{}\"\n[beacon]\nregions = [\"{}\"]\nmodels = [\"{}\"]\n",
+            self.nats.url(),
+            roles::REGION,
+            roles::MODEL
+        );
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    async fn stop(self) {
+        self.provider.release();
+        self.worker.stop().await;
+        self.dispatcher.stop().await;
+    }
+}
+
+/// How often each `custom_id` stands in a file of output.
+fn ids(path: &Path) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        *found.entry(line["custom_id"].as_str().unwrap_or("-").to_owned()).or_default() += 1;
+    }
+    found
+}
+
+/// Every line stands in the output once, and was run once.
+fn check_once(scene: &Scene, folder: &Path, lines: usize) {
+    let found = ids(&folder.join("results.jsonl"));
+    assert!(found.values().all(|count| *count == 1), "a line stands there twice");
+    let expected: Vec<String> = (1..=lines).map(|n| format!("c{n}")).collect();
+    assert!(expected.iter().all(|id| found.contains_key(id)), "{} of {lines}", found.len());
+    assert_eq!(found.len(), lines);
+    let runs = scene.provider.runs();
+    assert_eq!(runs.len(), lines, "as many jobs as lines");
+    assert!(runs.values().all(|count| *count == 1), "a job was run twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_ends_once_and_running_it_again_repeats_nothing() {
+    let scene = Scene::new(Script::Succeed, 16).await;
+    let file = scene.file(300);
+    let (ending, snapshot) = scene.run(scene.options(&file)).await;
+    assert_eq!((ending, snapshot.succeeded, snapshot.failed), (Ending::Finished, 300, 0));
+    assert_eq!(snapshot.spent_usd, UsdNanos::new(300 * 100_000));
+    let (ending, _) = scene.run(scene.options(&file)).await;
+    assert_eq!(ending, Ending::Finished);
+    check_once(&scene, &scene.path("state"), 300);
+    let first = std::fs::read_to_string(scene.path("state/results.jsonl")).unwrap();
+    let chat: Value = serde_json::from_str(first.lines().find(|l| l.contains("\"c1\"")).unwrap()).unwrap();
+    assert_eq!(chat["response"]["body"]["object"], "chat.completion");
+    assert_eq!(chat["response"]["body"]["choices"][0]["message"]["role"], "assistant");
+    // The state is lost, and the streams still know.
+    std::fs::remove_dir_all(scene.path("state")).unwrap();
+    let (ending, snapshot) = scene.run(scene.options(&file)).await;
+    assert_eq!((ending, snapshot.succeeded), (Ending::Finished, 300));
+    check_once(&scene, &scene.path("state"), 300);
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_line_is_told_and_the_rest_runs() {
+    let scene = Scene::new(Script::Succeed, 16).await;
+    let model = roles::MODEL;
+    let text = format!(
+        "{{\"custom_id\":\"a\",\"model\":\"{model}\",\"prompt\":\"x\"}}\n\n\
+         {{\"custom_id\":\"b\",\"model\":\"nobody\",\"prompt\":\"x\"}}\nnot json\n\
+         {{\"custom_id\":\"a\",\"model\":\"{model}\",\"prompt\":\"again\"}}\n\
+         {{\"custom_id\":\"e\",\"model\":\"{model}\",\"prompt\":\"x\",\"temperature\":9}}\n"
+    );
+    let file = scene.path("prompts.jsonl");
+    std::fs::write(&file, text).unwrap();
+    let (ending, snapshot) = scene.run(scene.options(&file)).await;
+    assert_eq!((ending, snapshot.succeeded, snapshot.failed), (Ending::Finished, 1, 4));
+    let errors = std::fs::read_to_string(scene.path("state/errors.jsonl")).unwrap();
+    for words in [
+        ["line 3", "model", "nobody"],
+        ["line 4", "expected", "not json"],
+        ["line 5", "custom_id", "again"],
+        ["line 6", "temperature", "0 to 2"],
+    ] {
+        let line = errors.lines().find(|line| line.contains(words[0])).unwrap();
+        assert!(words.iter().all(|word| line.contains(word)), "{line}");
+        assert!(line.contains("prompts.jsonl"));
+    }
+    assert_eq!(scene.provider.begun(), 1);
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_it_loses_nothing_and_runs_nothing_twice() {
+    let scene = Scene::new(Script::Succeed, 4).await;
+    let (file, config) = (scene.file(3_000), scene.config());
+    let folder = PathBuf::from(format!("{}.beacon", file.display()));
+    let args = ["backfill", "run", file.to_str().unwrap(), "--config", &config, "--outstanding", "100"];
+    let start = |round: u32| Process::start(&args, &scene.path(&format!("run{round}.log")));
+    let mut seen = 0;
+    for round in 0..2 {
+        let running = start(round);
+        wait::until("some more jobs to run", || async {
+            (scene.provider.begun() > seen + 250).then_some(())
+        })
+        .await;
+        running.kill();
+        seen = scene.provider.begun();
+    }
+    // Jobs that are out and have no result: only the job streams know of them.
+    scene.provider.set(Script::Hold);
+    let running = start(2);
+    let jobs = scene.producer().await;
+    let out = async || {
+        let info =
+            api::ask(jobs.client(), "CONSUMER.INFO.JOBS_us-east.d-llama-3-2-1b-low", &Value::Null).await;
+        let info = info.unwrap();
+        api::number(&info, "num_pending").unwrap() + api::number(&info, "num_ack_pending").unwrap()
+    };
+    wait::until("all that may be out to be out", || async { (out().await >= 100).then_some(()) }).await;
+    running.kill();
+    // Once with what it had written down, once without.
+    let running = start(3);
+    wait::until("it to know what is out", || async {
+        let known = backfill::look(&folder).unwrap().unwrap().1;
+        (known.submitted > known.succeeded + 90).then_some(())
+    })
+    .await;
+    running.kill();
+    assert!(out().await <= 110, "what was out is out once");
+    std::fs::remove_dir_all(&folder).unwrap();
+    scene.provider.release();
+    let output = tokio::task::block_in_place(|| process::run(&args));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    check_once(&scene, &folder, 3_000);
+    jobs.close().await;
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_it_and_it_goes_on_later() {
+    let scene = Scene::new(Script::Succeed, 16).await;
+    let (file, config) = (scene.file(600), scene.config());
+    let folder = PathBuf::from(format!("{}.beacon", file.display()));
+    // No file may grow past 100 KiB: what a full disk does, without filling one.
+    let script = "ulimit -f 100; trap '' XFSZ; exec \"$@\"";
+    let beacon = process::beacon();
+    let args = ["backfill", "run", file.to_str().unwrap(), "--config", &config];
+    let output = tokio::task::block_in_place(|| {
+        Command::new("bash")
+            .args(["-c", script, "bash", beacon.to_str().unwrap()])
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    });
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("results.jsonl") && said.contains("File too large"), "{said}");
+    let output = tokio::task::block_in_place(|| process::run(&args));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    check_once(&scene, &folder, 600);
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_is_refused_and_a_touched_one_is_not() {
+    let scene = Scene::new(Script::Succeed, 16).await;
+    let (file, config) = (scene.file(20), scene.config());
+    let args = ["backfill", "run", file.to_str().unwrap(), "--config", &config];
+    assert!(tokio::task::block_in_place(|| process::run(&args)).status.success());
+    let text = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &text).unwrap();
+    assert!(tokio::task::block_in_place(|| process::run(&args)).status.success());
+    std::fs::write(&file, String::from_utf8(text).unwrap().replace("prompt 4", "prompt 5")).unwrap();
+    let output = tokio::task::block_in_place(|| process::run(&args));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), said.trim().lines().count()), (Some(2), 1), "{said}");
+    assert!(said.contains("has changed") && said.contains("--name"), "{said}");
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_are_out_than_said_and_a_pause_and_a_cancellation_are_obeyed() {
+    let scene = Scene::new(Script::Hold, 64).await;
+    let file = scene.file(40);
+    let options = Options { outstanding: 5, ..scene.options(&file) };
+    let producer = scene.producer().await;
+    let mut backfill = Backfill::open(options).unwrap();
+    let folder = scene.path("state");
+    let (tell, mut told) = tokio::sync::mpsc::channel::<Snapshot>(64);
+    let (shutdown, provider) = (CancellationToken::new(), scene.provider.clone());
+    let mut hear = |snapshot: &Snapshot| drop(tell.try_send(snapshot.clone()));
+    let running = backfill.run(&producer, &shutdown, &mut hear);
+    let looking = async {
+        let full = |s: &Snapshot| s.running == 5;
+        while !told.recv().await.is_some_and(|s| full(&s)) {}
+        // It was told twice more meanwhile, and no more went out.
+        for _ in 0..2 {
+            assert!(full(&told.recv().await.unwrap()));
+        }
+        assert_eq!(provider.begun(), 5);
+        backfill::ask(&folder, Control::Pause).unwrap();
+        while told.recv().await.unwrap().asked != Control::Pause {}
+        provider.release();
+        while told.recv().await.unwrap().running > 0 {}
+        assert_eq!(provider.begun(), 5, "nothing was submitted during the pause");
+        backfill::ask(&folder, Control::Run).unwrap();
+        wait::until("it to go on", || async { (provider.begun() > 5).then_some(()) }).await;
+        backfill::ask(&folder, Control::Cancel).unwrap();
+    };
+    let (ending, ()) = tokio::join!(running, looking);
+    let ending = ending.unwrap();
+    let snapshot = backfill.snapshot();
+    // It may have been through before it heard.
+    assert!(matches!(ending, Ending::Cancelled | Ending::Finished), "{ending:?}");
+    let (results, errors) = (ids(&folder.join("results.jsonl")), ids(&folder.join("errors.jsonl")));
+    assert_eq!(results.len() as u64, snapshot.succeeded);
+    assert_eq!(errors.len() as u64, snapshot.failed);
+    assert!(results.keys().all(|id| !errors.contains_key(id)));
+    producer.close().await;
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stops_before_it_costs_more_than_it_may_and_goes_on_with_more() {
+    let scene = Scene::new(Script::Succeed, 16).await;
+    let file = scene.file(60);
+    let limit = UsdNanos::new(25 * 100_000 + 1);
+    let (ending, snapshot) = scene.run(Options { max_cost: Some(limit), ..scene.options(&file) }).await;
+    assert_eq!((ending, snapshot.succeeded), (Ending::CostLimit, 25));
+    assert!(snapshot.spent_usd <= limit);
+    let (ending, snapshot) = scene.run(scene.options(&file)).await;
+    assert_eq!((ending, snapshot.succeeded), (Ending::Finished, 60));
+    check_once(&scene, &scene.path("state"), 60);
+    scene.stop().await;
+}
