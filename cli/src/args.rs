@@ -4,9 +4,12 @@ use std::{ffi::OsString, path::PathBuf};
 
 use chrono::{DateTime, FixedOffset};
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use schemas::{JobId, Lane, Mailbox, PoolId, Region, Tenant, UsdNanos, WorkerId, recurring::Missed};
+use producer::replay::Source;
+use schemas::{
+    JobId, Lane, Mailbox, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId, recurring::Missed,
+};
 
-use crate::config::span::Span;
+use crate::{config::span::Span, selecting::Selecting};
 
 /// A GPU inference job pipeline on NATS JetStream.
 ///
@@ -63,6 +66,11 @@ pub(crate) enum Command {
     /// Run a file of jobs to its end, whatever happens in between
     #[command(subcommand)]
     Backfill(Backfill),
+    /// Run jobs of the past again, from the dead letters or from the log
+    Replay(Box<ReplayArgs>),
+    /// Look at the jobs that will not be tried again
+    #[command(subcommand)]
+    Dead(Dead),
     /// Jobs that come again and again, and all that waits for its time
     #[command(subcommand)]
     Schedule(Schedule),
@@ -70,6 +78,10 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// Measure the pipeline against raw JetStream, in one run against one server
     Bench(Bench),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Write the manual pages
+    Man(Man),
     /// Become a program that ends when its parent does.
     #[command(hide = true)]
     Guard(Guard),
@@ -229,6 +241,119 @@ pub(crate) struct BackfillOf {
     pub(crate) path: PathBuf,
 }
 
+/// `beacon replay`
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ReplayArgs {
+    /// Only these jobs
+    #[arg(value_name = "JOB")]
+    pub(crate) jobs: Vec<JobId>,
+    /// From the dead letters, or from the log of all jobs. Class and provider of the log's jobs come from their results,
+    /// which are kept for three days
+    #[arg(long, default_value = "dead", value_parser = source, value_name = "dead|jobs")]
+    pub(crate) from: Source,
+    #[command(flatten)]
+    pub(crate) selecting: Selecting,
+    /// Everything the log holds
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Jobs of the log that have not ended, too
+    #[arg(long)]
+    pub(crate) unfinished: bool,
+    /// Only at this provider
+    #[arg(long, value_name = "PROVIDER")]
+    pub(crate) to_provider: Option<ProviderId>,
+    /// Published to this region
+    #[arg(long, value_name = "REGION")]
+    pub(crate) to_region: Option<Region>,
+    /// For this model
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) to_model: Option<String>,
+    /// Replies go to this mailbox of each job's tenant [default: where they went]
+    #[arg(long)]
+    pub(crate) mailbox: Option<Mailbox>,
+    /// Jobs a second
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rate: u32,
+    /// The very same replay once more has another number; without one, what was replayed is not replayed again
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub(crate) again: u32,
+    /// Only count and price
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Wait for the new results and show how they differ from the old
+    #[arg(long)]
+    pub(crate) diff: bool,
+    /// How long --diff waits for all results
+    #[arg(long, default_value_t = Span::secs(600), value_name = "SPAN")]
+    pub(crate) timeout: Span,
+    /// Folder that keeps how far it is [default: .beacon/replays]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+}
+
+fn source(text: &str) -> Result<Source, String> {
+    match text {
+        "dead" => Ok(Source::Dead),
+        "jobs" => Ok(Source::Jobs),
+        _ => Err("must be dead or jobs".into()),
+    }
+}
+
+/// `beacon dead`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dead {
+    /// Show dead letters, grouped by what went wrong
+    List(DeadList),
+    /// Show letters in full, attempt by attempt
+    Show(DeadShow),
+    /// Delete letters for good
+    Purge(DeadPurge),
+}
+
+/// `beacon dead list`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DeadList {
+    #[command(flatten)]
+    pub(crate) selecting: Selecting,
+    /// Each letter on a line of its own
+    #[arg(long)]
+    pub(crate) each: bool,
+}
+
+/// `beacon dead show`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DeadShow {
+    /// A job, or a group as `beacon dead list` shows it
+    #[arg(value_name = "JOB|GROUP")]
+    pub(crate) what: String,
+    /// The job's body, too: it may hold what a person wrote
+    #[arg(long)]
+    pub(crate) body: bool,
+    /// So many letters of a group, the newest
+    #[arg(long, default_value_t = 10)]
+    pub(crate) most: u32,
+}
+
+/// `beacon dead purge`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DeadPurge {
+    /// Only letters of these jobs
+    #[arg(value_name = "JOB")]
+    pub(crate) jobs: Vec<JobId>,
+    #[command(flatten)]
+    pub(crate) selecting: Selecting,
+    /// All of them
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
 /// `beacon schedule`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schedule {
@@ -338,7 +463,7 @@ pub(crate) struct Cancel {
     pub(crate) timeout: Span,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -355,6 +480,20 @@ pub(crate) struct Bench {
     /// Runs that one worker process holds at a simulated provider while it is measured, and nothing else; 0 leaves it out
     #[arg(long, default_value_t = 0)]
     pub(crate) runs: u64,
+}
+
+/// `beacon completions`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Completions {
+    /// For instance: beacon completions bash > /etc/bash_completion.d/beacon
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `beacon man`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Man {
+    /// Folder to write them to: beacon.1, beacon-submit.1 and so on
+    pub(crate) folder: PathBuf,
 }
 
 /// `beacon guard`

@@ -1,16 +1,21 @@
 //! One file per command.
 
+mod about;
 mod backfill;
 mod bench;
 mod cancel;
+mod dead;
 mod demo;
 mod dispatcher;
+mod replay;
 mod results;
 mod schedule;
 mod simulators;
 mod submit;
 mod up;
 mod worker;
+
+pub(crate) use submit::{model_of, region_of};
 
 use crate::{args::Command, guard, session::Session};
 
@@ -25,9 +30,13 @@ pub(crate) async fn run(command: Command, session: Session) -> anyhow::Result<()
         Command::Submit(args) => submit::run(args, session).await,
         Command::Results(args) => results::run(args, session).await,
         Command::Backfill(args) => backfill::run(args, session).await,
+        Command::Replay(args) => replay::run(*args, session).await,
+        Command::Dead(args) => dead::run(args, session).await,
         Command::Schedule(args) => schedule::run(args, session).await,
         Command::Cancel(args) => cancel::run(args, session).await,
         Command::Bench(args) => bench::run(args, session).await,
+        Command::Completions(args) => about::completions(&args),
+        Command::Man(args) => about::man(&args),
         Command::Guard(args) => Err(guard::become_program(args.parent, &args.command)),
     }
 }

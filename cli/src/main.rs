@@ -17,10 +17,12 @@ mod metrics;
 mod output;
 mod report;
 mod roles;
+mod selecting;
 mod session;
 mod signals;
 mod simulated;
 mod table;
+mod when;
 
 use std::process::ExitCode;
 

@@ -143,8 +143,12 @@ fn default_filter(command: &Command) -> &'static str {
         | Command::Results(_)
         | Command::Cancel(_)
         | Command::Schedule(_)
+        | Command::Replay(_)
+        | Command::Dead(_)
         | Command::Backfill(_)
         | Command::Bench(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Guard(_) => "warn,async_nats=error",
     }
 }

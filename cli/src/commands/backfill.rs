@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::{
     args::{Backfill, BackfillOf, BackfillRun},
-    commands::submit::{model_of, region_of},
+    commands::{model_of, region_of},
     exit::{Unsuccessful, Usage},
     output,
     session::Session,

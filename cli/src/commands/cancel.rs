@@ -12,7 +12,7 @@ use schemas::{
 
 use crate::{
     args::Cancel,
-    commands::submit::model_of,
+    commands::model_of,
     exit::{Unsuccessful, Usage},
     output,
     session::Session,

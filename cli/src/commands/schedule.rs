@@ -15,7 +15,7 @@ use transport::SystemClock;
 
 use crate::{
     args::{Schedule, ScheduleAdd, ScheduleList, ScheduleRemove},
-    commands::submit::{model_of, region_of},
+    commands::{model_of, region_of},
     exit::{Unsuccessful, Usage},
     output,
     session::Session,

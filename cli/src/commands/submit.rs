@@ -87,7 +87,7 @@ fn jobs(args: &Submit, session: &Session) -> anyhow::Result<Vec<Named>> {
 }
 
 /// The region that was named, if there is one of that name; else the first.
-pub(super) fn region_of(named: Option<&Region>, session: &Session) -> Result<Region, Usage> {
+pub(crate) fn region_of(named: Option<&Region>, session: &Session) -> Result<Region, Usage> {
     let regions = &session.config.topology.regions;
     match named {
         Some(region) if regions.contains(region) => Ok(region.clone()),
@@ -100,7 +100,7 @@ pub(super) fn region_of(named: Option<&Region>, session: &Session) -> Result<Reg
 }
 
 /// The model that was named, by name or token; else the first of the catalog.
-pub(super) fn model_of(named: Option<&str>, session: &Session) -> anyhow::Result<ModelToken> {
+pub(crate) fn model_of(named: Option<&str>, session: &Session) -> anyhow::Result<ModelToken> {
     let catalog = &session.config.topology.catalog;
     let found = match named {
         Some(name) => {

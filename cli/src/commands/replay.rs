@@ -1,0 +1,230 @@
+//! `beacon replay`: jobs of the past run again, counted and priced before anything is sent.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{BufRead as _, IsTerminal as _, Write as _},
+    path::PathBuf,
+    time::Duration,
+};
+
+use producer::{
+    Producer, ProducerConfig,
+    backfill::{Survey, quote},
+    log,
+    replay::{Destination, Means, Plan, Replay, Sent, plan},
+};
+use schemas::{JobId, Mailbox, Tenant, reply::JobResult};
+use serde_json::json;
+use similar::TextDiff;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    args::ReplayArgs,
+    commands::{model_of, region_of},
+    exit::{Unsuccessful, Usage},
+    output,
+    session::Session,
+};
+
+/// How long the server may take to store a job.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Heartbeats come each second: so long, and every pool was heard.
+const LISTEN: Duration = Duration::from_millis(1_500);
+/// Jobs whose outputs are held beside each other; more is for a file and a tool of its own.
+const DIFF_MAX: usize = 10_000;
+/// How often new results are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Plans, asks, sends, compares.
+pub(crate) async fn run(args: ReplayArgs, session: Session) -> anyhow::Result<()> {
+    let selection = args.selecting.selection(&args.jobs, &session)?;
+    if selection.is_empty() && !args.all {
+        let text =
+            "nothing says which jobs: give ids, a filter (see --help), or --all for everything the log holds";
+        return Err(Usage(text.into()).into());
+    }
+    let replay = Replay {
+        source: args.from,
+        selection,
+        to: Destination {
+            provider: args.to_provider.clone(),
+            region: args.to_region.as_ref().map(|region| region_of(Some(region), &session)).transpose()?,
+            model: args.to_model.as_deref().map(|name| model_of(Some(name), &session)).transpose()?,
+            mailbox: args.mailbox.clone(),
+        },
+        unfinished: args.unfinished,
+        again: args.again,
+    };
+    let config = ProducerConfig {
+        link: session.link()?,
+        tenant: Tenant::default(),
+        mailbox: Mailbox::try_from("replay-none")?,
+        patience: PATIENCE,
+    };
+    let producer = Producer::connect(config).await?;
+    let outcome = tokio::select! {
+        outcome = go(&args, &replay, &producer, &session) => outcome,
+        () = session.signals.shutdown().cancelled() => Err(session.signals.interrupted()),
+    };
+    producer.close().await;
+    outcome
+}
+
+async fn go(
+    args: &ReplayArgs,
+    replay: &Replay,
+    producer: &Producer,
+    session: &Session,
+) -> anyhow::Result<()> {
+    let regions = &session.config.topology.regions;
+    let plan = plan(producer, replay, regions).await?;
+    tell_plan(&plan, producer, session).await?;
+    if args.dry_run || plan.is_empty() {
+        return Ok(());
+    }
+    if args.diff && plan.len() > DIFF_MAX {
+        return Err(
+            Usage(format!("--diff compares at most {DIFF_MAX} jobs; {} are meant", plan.len())).into()
+        );
+    }
+    confirm(&format!("replay {} jobs", plan.len()), args.yes)?;
+    let folder = args.state.clone().unwrap_or_else(|| PathBuf::from(".beacon/replays"));
+    let means = Means { producer, regions, rate: args.rate, folder: &folder };
+    let mut tell = |sent: &Sent| {
+        if session.json {
+            // A reader that went away must not stop the work.
+            let _ = output::json(&json!({ "progress": sent }));
+        }
+    };
+    let sent = replay.send(means, &plan, session.signals.shutdown(), &mut tell).await?;
+    let Sent { sent: count, before, gone, finished } = sent;
+    if !finished {
+        session.say(format!("{count} replayed; run it again to go on"));
+        return Err(session.signals.interrupted());
+    }
+    if session.json {
+        output::json(&json!({ "replay": replay.key(), "sent": sent }))?;
+    } else {
+        let mut parts = vec![format!("{count} replayed")];
+        if before > 0 {
+            parts.push(format!("{before} had been replayed before (--again 1 does it once more)"));
+        }
+        if gone > 0 {
+            parts.push(format!("{gone} are no longer in the log"));
+        }
+        output::line(parts.join(", "))?;
+    }
+    if args.diff { compare(&plan, producer, args, session).await } else { Ok(()) }
+}
+
+/// How many, what they may cost, and what is left out.
+async fn tell_plan(plan: &Plan, producer: &Producer, session: &Session) -> anyhow::Result<()> {
+    let survey = Survey { models: plan.models.clone(), ..Survey::default() };
+    let estimate =
+        if plan.is_empty() { None } else { Some(quote(producer, LISTEN).await?.estimate(&survey)) };
+    if session.json {
+        return output::json(&json!({ "jobs": plan.len(), "estimate": estimate, "skipped": plan.skipped }));
+    }
+    let mut parts = vec![format!("{} jobs", plan.len())];
+    if let Some(estimate) = &estimate {
+        parts.push(format!("${} to ${}", estimate.from_usd, estimate.to_usd));
+        if !estimate.unserved.is_empty() {
+            parts.push(format!("no pool serves {} now", estimate.unserved.join(", ")));
+        }
+    }
+    output::line(parts.join(", "))?;
+    for (why, count) in &plan.skipped {
+        output::line(format!("{count} left out: {why}"))?;
+    }
+    Ok(())
+}
+
+/// Asks a person, who must be there to be asked.
+pub(super) fn confirm(what: &str, yes: bool) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Usage(format!("nobody is there to confirm: give --yes to {what}")).into());
+    }
+    eprint!("{what}? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(Unsuccessful("nothing was done".into()).into())
+    }
+}
+
+/// Waits for the new results and holds each against the old one.
+async fn compare(
+    plan: &Plan,
+    producer: &Producer,
+    args: &ReplayArgs,
+    session: &Session,
+) -> anyhow::Result<()> {
+    let pairs: Vec<(JobId, JobId)> = plan.picked.values().flatten().map(|p| (p.job, p.new)).collect();
+    let old: BTreeSet<JobId> = pairs.iter().map(|(old, _)| *old).collect();
+    let new: BTreeSet<JobId> = pairs.iter().map(|(_, new)| *new).collect();
+    let old = log::results_of(producer.client(), &old, None).await?;
+    let end = Instant::now() + args.timeout.get();
+    let new = loop {
+        // Those of an earlier run of this replay may be older than this one.
+        let found = log::results_of(producer.client(), &new, None).await?;
+        if found.len() == new.len() || Instant::now() >= end {
+            break found;
+        }
+        sleep(LOOK_EVERY).await;
+    };
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for (of, by) in &pairs {
+        let verdict = verdict(old.get(of), new.get(by));
+        *counts.entry(verdict).or_default() += 1;
+        if session.json {
+            output::json(
+                &json!({ "job": of, "replay": by, "verdict": verdict, "old": old.get(of), "new": new.get(by) }),
+            )?;
+        } else if verdict != "same" {
+            output::line(difference(*of, *by, old.get(of), new.get(by)))?;
+        }
+    }
+    let summary: Vec<String> = counts.iter().map(|(verdict, count)| format!("{count} {verdict}")).collect();
+    session.say(summary.join(", "));
+    Ok(())
+}
+
+fn verdict(old: Option<&JobResult>, new: Option<&JobResult>) -> &'static str {
+    match (old, new) {
+        (_, None) => "not ended",
+        (None, Some(_)) => "old result no longer kept",
+        (Some(old), Some(new)) if old.status == new.status && text(old) == text(new) => "same",
+        (Some(old), Some(new)) if old.status == new.status => "different output",
+        (Some(_), Some(_)) => "different status",
+    }
+}
+
+/// What a person compares: the output, or why there is none.
+fn text(result: &JobResult) -> String {
+    match (&result.output, &result.error) {
+        (Some(output), _) => output.text.clone(),
+        (None, Some(failure)) => format!("{}: {}", failure.class, failure.message),
+        (None, None) => String::new(),
+    }
+}
+
+fn difference(of: JobId, by: JobId, old: Option<&JobResult>, new: Option<&JobResult>) -> String {
+    let about = |result: Option<&JobResult>| match result {
+        Some(r) => {
+            let provider = r.provider.as_ref().map_or("-", |p| p.as_str());
+            format!("{} at {provider}, ${}, {} ms", r.status.as_str(), r.cost_usd, r.timings.total_us / 1_000)
+        }
+        None => "no result".to_owned(),
+    };
+    let (before, after) = (old.map(text).unwrap_or_default(), new.map(text).unwrap_or_default());
+    let (left, right) = (format!("{of} {}", about(old)), format!("{by} {}", about(new)));
+    let diff = TextDiff::from_lines(&before, &after).unified_diff().header(&left, &right).to_string();
+    diff.trim_end().to_owned()
+}
