@@ -150,6 +150,12 @@ pub(crate) struct Submit {
     /// Run it at this time, RFC 3339, for instance 2026-12-24T18:00:00+01:00
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<DateTime<FixedOffset>>,
+    /// Submit nothing if a job with this key was submitted within --unique-for; its id is printed instead
+    #[arg(long, value_name = "KEY", requires = "prompt", conflicts_with = "wait")]
+    pub(crate) unique_key: Option<String>,
+    /// How long a key stands for its job
+    #[arg(long, default_value_t = Span::secs(86_400), value_name = "SPAN")]
+    pub(crate) unique_for: Span,
     /// Must have started by then, or it ends `expired`; a span from now or from --at
     #[arg(long, value_name = "SPAN")]
     pub(crate) deadline: Option<Span>,

@@ -264,7 +264,11 @@ impl Dispatcher {
                 let failure = Failure::new(FailureClass::Undecodable, error.to_string());
                 let (region, model) = (feed.region.clone(), feed.model.clone());
                 let ending = Ending::broken(message, lease, failure, region, model);
-                self.state.endings.spawn(ending.publish(self.publisher.clone(), self.acks.clone()));
+                self.state.endings.spawn(ending.publish(
+                    self.control.clone(),
+                    self.publisher.clone(),
+                    self.acks.clone(),
+                ));
             }
             Delivery::Job(parts) => {
                 let (job, lease) = *parts;
@@ -557,7 +561,11 @@ impl Dispatcher {
     fn end(&mut self, flight: Flight, status: Status, failure: Failure) {
         info!(job = %flight.job.id, status = status.as_str(), class = %failure.class, "job ended without a worker");
         let ending = Ending::of(flight, status, failure);
-        self.state.endings.spawn(ending.publish(self.publisher.clone(), self.acks.clone()));
+        self.state.endings.spawn(ending.publish(
+            self.control.clone(),
+            self.publisher.clone(),
+            self.acks.clone(),
+        ));
     }
 
     fn tick(&mut self) {

@@ -19,7 +19,7 @@ use schemas::{
     time::Clock as _,
 };
 use tracing::{error, warn};
-use transport::{Headers, PublishError, Publisher, SystemClock, acks::Acks};
+use transport::{Headers, PublishError, Publisher, SystemClock, acks::Acks, payloads};
 
 use crate::{flight::Flight, metrics};
 
@@ -96,7 +96,7 @@ impl Ending {
     }
 
     /// Publishes everything, insisting until it is stored, then finishes the lease.
-    pub async fn publish(self, publisher: Publisher, acks: Acks) {
+    pub async fn publish(self, client: async_nats::Client, publisher: Publisher, acks: Acks) {
         let now = SystemClock.now();
         if self.status == Status::Failed
             && let Err(error) = self.bury(&publisher, now).await
@@ -113,6 +113,13 @@ impl Ending {
         }
         metrics::ended(self.status);
         acks.ack(self.lease).await;
+        // A job that failed may be replayed; its input stays until the server removes it.
+        if self.status != Status::Failed
+            && let Some(stored) = self.job.as_ref().and_then(|job| job.input.stored())
+            && let Err(error) = payloads::remove(&client, stored).await
+        {
+            warn!(%error, "a stored input is left to the server, which removes it in time");
+        }
     }
 
     async fn bury(&self, publisher: &Publisher, now: Micros) -> Result<(), PublishError> {

@@ -18,7 +18,7 @@ use schemas::{
     JobId, Mailbox, Micros, Region, Tenant,
     cancel::{Order, Target},
     headers,
-    job::{Job, JobHeaders},
+    job::{Input, Job, JobBody, JobHeaders},
     recurring::{Recurring, RecurringError},
     reply::JobResult,
     subjects::{self, JobSubject},
@@ -36,6 +36,7 @@ use transport::{
     Headers, Link, LinkConfig, LinkError, PublishError, Publisher, SystemClock,
     api::ApiError,
     delayed::{self, BringForwardError, Delayed},
+    payloads::{self, PayloadError},
     publisher::{Patience, publisher},
     recurring::{self, ChangeError},
 };
@@ -49,6 +50,24 @@ use crate::{
 const LOOK_UP_AFTER: Duration = Duration::from_secs(5);
 /// Replies that a mailbox reader may be behind; beyond it the subscription waits, and then the server drops.
 const REPLIES_AHEAD: usize = 4_096;
+
+/// Room that the server's limit leaves for a job's own headers, and for those that dispatchers and workers add.
+const HEADERS_MAX: usize = 16 * 1024;
+
+/// The id a request carries, or a new one.
+pub(crate) fn id_of(request: &JobRequest) -> Result<JobId, SubmitError> {
+    let Some(text) = &request.body.id else { return Ok(new_job_id()) };
+    let id = text.parse().map_err(|e: schemas::ids::JobIdError| schemas::job::JobError::Field {
+        field: "id",
+        rule: e.to_string(),
+    })?;
+    Ok(id)
+}
+
+/// Takes the input out of a body.
+fn take_input(body: &mut JobBody) -> Option<Input> {
+    body.messages.take().map(Input::Messages).or_else(|| body.prompt.take().map(Input::Prompt))
+}
 
 /// Where a producer connects and who it is.
 #[derive(Clone, Debug)]
@@ -97,6 +116,9 @@ pub enum SubmitError {
     /// The body does not encode.
     #[error(transparent)]
     Codec(#[from] schemas::codec::CodecError),
+    /// Its input is too large for a message and was not stored.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
     /// The server did not take it.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -151,6 +173,7 @@ pub struct Producer {
     client: Client,
     publisher: Publisher,
     tenant: Tenant,
+    patience: Duration,
     mailbox: Mailbox,
     waiters: Waiters,
     tasks: JoinSet<()>,
@@ -200,6 +223,7 @@ impl Producer {
             client: link.client,
             publisher,
             tenant: config.tenant,
+            patience: config.patience,
             mailbox: config.mailbox,
             waiters,
             tasks,
@@ -223,13 +247,20 @@ impl Producer {
     ///
     /// The body is checked here first, so that a mistake is an error and not a dead letter.
     pub async fn submit(&self, request: &JobRequest) -> Result<Ticket, SubmitError> {
-        let id = match &request.body.id {
-            Some(text) => text.parse().map_err(|e: schemas::ids::JobIdError| {
-                schemas::job::JobError::Field { field: "id", rule: e.to_string() }
-            })?,
-            None => new_job_id(),
-        };
-        self.submit_for(&self.tenant, id, request).await
+        self.submit_for(&self.tenant, id_of(request)?, request).await
+    }
+
+    pub(crate) fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    pub(crate) fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// How long a submit may go without an acknowledgement.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// The same under another tenant's name, with an id that was made before.
@@ -248,9 +279,15 @@ impl Producer {
         let mut body = request.body.clone();
         body.id = Some(id.to_string());
         body.mailbox.get_or_insert_with(|| self.mailbox.to_string());
-        let bytes = request.codec.encode(&body)?;
+        let mut bytes = request.codec.encode(&body)?;
         let name = subject.to_string();
         let seen = JobHeaders { traceparent: request.traceparent.as_deref(), ..JobHeaders::default() };
+        if bytes.len() + HEADERS_MAX > self.client.max_payload()
+            && let Some(input) = take_input(&mut body)
+        {
+            body.input_ref = Some(payloads::put(&self.client, id, &input).await?);
+            bytes = request.codec.encode(&body)?;
+        }
         let now = SystemClock.now();
         let due = body.run_at.map(Micros::from).filter(|at| *at > now);
         Job::check(subject.clone(), request.codec, seen, body, due.unwrap_or(now))?;

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! [`request`] is what a caller says, [`lines`] reads files of them, [`backfill`] runs such a file to its end,
-//! [`replay`] runs jobs of the past again, [`client`] sends it and routes replies, [`nats`] reads the mailbox.
+//! [`replay`] runs jobs of the past again, [`unique`] keeps a job from being submitted twice, [`client`] sends it and routes replies, [`nats`] reads the mailbox.
 
 pub mod backfill;
 pub mod client;
@@ -23,7 +23,9 @@ pub mod log;
 pub mod nats;
 pub mod replay;
 pub mod request;
+pub mod unique;
 
 pub use client::{Producer, ProducerConfig, SubmitError, Ticket, WaitError};
 pub use nats::Reply;
 pub use request::JobRequest;
+pub use unique::Unique;

@@ -44,6 +44,34 @@ pub enum Input {
     Prompt(String),
 }
 
+/// Where an input lies that is too large for a message: in the object store `beacon-payloads`, as JSON of [`Input`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputRef {
+    /// Its name there.
+    pub object: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// What the model reads, or where that lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobInput {
+    /// In the job itself.
+    Here(Input),
+    /// In the object store.
+    Stored(InputRef),
+}
+
+impl JobInput {
+    /// Where it lies, if not in the job itself.
+    pub const fn stored(&self) -> Option<&InputRef> {
+        match self {
+            Self::Here(_) => None,
+            Self::Stored(stored) => Some(stored),
+        }
+    }
+}
+
 /// Sampling parameters, passed to the provider.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Params {
@@ -100,12 +128,15 @@ pub struct JobBody {
     /// The job's id; may be left out when the `Nats-Msg-Id` header carries it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// A chat. Exactly one of `messages` and `prompt`.
+    /// A chat. Exactly one of `messages`, `prompt` and `input_ref`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Message>>,
     /// A raw prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// Where a chat or prompt lies that is too large for a message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_ref: Option<InputRef>,
     /// Sampling parameters.
     #[serde(default)]
     pub params: Params,
@@ -148,7 +179,7 @@ pub struct Job {
     /// How its body is written, and so how its replies are.
     pub codec: Codec,
     /// What the model reads.
-    pub input: Input,
+    pub input: JobInput,
     /// Sampling parameters.
     pub params: Params,
     /// When it must have started.
@@ -239,6 +270,7 @@ impl Job {
             id,
             messages,
             prompt,
+            input_ref,
             params,
             deadline,
             max_cost_usd,
@@ -251,7 +283,7 @@ impl Job {
             replay_of,
         } = body;
         let id = one_id(id.as_deref(), headers.message_id)?;
-        let input = one_input(messages, prompt)?;
+        let input = one_input(messages, prompt, input_ref)?;
         check_params(&params)?;
         let max_attempts = max_attempts.unwrap_or(ATTEMPTS_DEFAULT);
         if !(1..=ATTEMPTS_MAX).contains(&max_attempts) {
@@ -309,7 +341,18 @@ fn one_id(body: Option<&str>, header: Option<&str>) -> Result<JobId, JobError> {
     }
 }
 
-fn one_input(messages: Option<Vec<Message>>, prompt: Option<String>) -> Result<Input, JobError> {
+fn one_input(
+    messages: Option<Vec<Message>>,
+    prompt: Option<String>,
+    stored: Option<InputRef>,
+) -> Result<JobInput, JobError> {
+    if let Some(stored) = stored {
+        return if messages.is_some() || prompt.is_some() {
+            Err(JobError::field("input_ref", "only one of `messages`, `prompt` and `input_ref` may be given"))
+        } else {
+            Ok(JobInput::Stored(stored))
+        };
+    }
     match (messages, prompt) {
         (Some(_), Some(_)) => {
             Err(JobError::field("prompt", "only one of `messages` and `prompt` may be given"))
@@ -319,8 +362,8 @@ fn one_input(messages: Option<Vec<Message>>, prompt: Option<String>) -> Result<I
             Err(JobError::field("messages", "must hold at least one message"))
         }
         (None, Some(prompt)) if prompt.is_empty() => Err(JobError::field("prompt", "must not be empty")),
-        (Some(messages), None) => Ok(Input::Messages(messages)),
-        (None, Some(prompt)) => Ok(Input::Prompt(prompt)),
+        (Some(messages), None) => Ok(JobInput::Here(Input::Messages(messages))),
+        (None, Some(prompt)) => Ok(JobInput::Here(Input::Prompt(prompt))),
     }
 }
 
@@ -419,7 +462,7 @@ mod tests {
     #[test]
     fn the_smallest_job_is_an_id_and_a_prompt() {
         let job = read(&format!(r#"{{"id":"{ID}","prompt":"hi"}}"#)).unwrap();
-        assert_eq!(job.input, Input::Prompt("hi".into()));
+        assert_eq!(job.input, JobInput::Here(Input::Prompt("hi".into())));
         assert_eq!(job.mailbox, Mailbox::default());
         assert_eq!(job.max_attempts, ATTEMPTS_DEFAULT);
     }
@@ -514,6 +557,7 @@ mod tests {
                         id: Some(uuid::Uuid::from_bytes(id).to_string()),
                         messages,
                         prompt,
+                        input_ref: None,
                         params: Params { max_tokens, temperature, seed, ..Params::default() },
                         deadline: deadline.and_then(|s| DateTime::from_timestamp(s, 0)),
                         max_cost_usd: cost.map(UsdNanos::new),

@@ -26,6 +26,12 @@ pub const CANCEL_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// Recurring jobs, and how far their runs are stored.
 pub const RECURRING_BUCKET: &str = "beacon-recurring";
 
+/// Which job a unique key stands for.
+pub const UNIQUE_BUCKET: &str = "beacon-unique";
+
+/// Inputs that are too large for a message; a NATS object store.
+pub const PAYLOADS_BUCKET: &str = "beacon-payloads";
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What an operator may turn.
@@ -157,6 +163,11 @@ pub fn bucket_stream(bucket: &str) -> String {
     format!("KV_{bucket}")
 }
 
+/// The stream behind an object store.
+pub fn object_stream(bucket: &str) -> String {
+    format!("OBJ_{bucket}")
+}
+
 /// A span as the JetStream API writes it; saturates at 584 years.
 pub fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
@@ -170,6 +181,8 @@ impl Topology {
             bucket(JOURNAL_BUCKET, 2 * DAY, settings.replicas),
             bucket(CANCEL_BUCKET, CANCEL_KEPT, settings.replicas),
             bucket(RECURRING_BUCKET, Duration::ZERO, settings.replicas),
+            StreamSpec { allow_msg_ttl: true, ..bucket(UNIQUE_BUCKET, Duration::ZERO, settings.replicas) },
+            objects(PAYLOADS_BUCKET, 7 * DAY, settings.replicas),
             StreamSpec {
                 max_age: nanos(3 * DAY),
                 duplicate_window: nanos(settings.replies_window),
@@ -258,6 +271,16 @@ fn plain(name: &str, subjects: Vec<String>, replicas: u8) -> StreamSpec {
         allow_msg_schedules: false,
         allow_msg_ttl: false,
         sources: Vec::new(),
+    }
+}
+
+/// An object store, in the shape its clients expect.
+fn objects(name: &str, ttl: Duration, replicas: u8) -> StreamSpec {
+    StreamSpec {
+        discard: "new".into(),
+        max_age: nanos(ttl),
+        allow_rollup_hdrs: true,
+        ..plain(&object_stream(name), vec![format!("$O.{name}.C.>"), format!("$O.{name}.M.>")], replicas)
     }
 }
 

@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use schemas::{
     JobId,
     failure::Failure,
+    job::Input,
     prices::Used,
     reply::{Output, Usage},
 };
@@ -24,6 +25,8 @@ use workers::provider::{Call, Ended, Health, Progress, Provider, Success, UsedIt
 pub enum Script {
     /// Answers at once.
     Succeed,
+    /// Answers at once with how many bytes it was asked.
+    Measure,
     /// Fails at once, unbilled.
     Fail(Failure),
     /// Waits until [`Scripted::release`], then answers.
@@ -78,9 +81,9 @@ impl Provider for Scripted {
         Box::pin(async move {
             self.begun.fetch_add(1, Ordering::SeqCst);
             let script = self.script.lock().unwrap().clone();
-            match script {
-                Script::Fail(failure) => return Ended::unbilled(failure),
-                Script::Succeed => {}
+            match &script {
+                Script::Fail(failure) => return Ended::unbilled(failure.clone()),
+                Script::Succeed | Script::Measure => {}
                 Script::Hold => loop {
                     let woken = self.held.notified();
                     if self.released.load(Ordering::SeqCst) {
@@ -90,7 +93,14 @@ impl Provider for Scripted {
                 },
             }
             *self.runs.lock().unwrap().entry(call.job).or_default() += 1;
-            let output = Output { text: format!("scripted {}", call.model), finish_reason: "stop".into() };
+            let text = match (script, &call.input) {
+                (Script::Measure, Input::Prompt(text)) => text.len().to_string(),
+                (Script::Measure, Input::Messages(all)) => {
+                    all.iter().map(|message| message.content.len()).sum::<usize>().to_string()
+                }
+                _ => format!("scripted {}", call.model),
+            };
+            let output = Output { text, finish_reason: "stop".into() };
             let usage = Usage { prompt_tokens: 1, completion_tokens: 2, estimated: false };
             let used = UsedItem { sku: call.sku.clone(), item: "inference", used: Used::Inferences(1) };
             Ended {

@@ -4,7 +4,8 @@
 //! `schemas::topology`, [`publisher`] stores messages with many on the way, [`acks`] finishes leases and makes sure
 //! of it, [`stored`] finds results that exist already, [`bucket`] reads and writes small values, [`cancels`] hears what
 //! is taken back, [`delayed`] stores what is to run later,
-//! [`recurring`] what comes again and again.
+//! [`recurring`] what comes again and again, [`unique`] what must not,
+//! [`payloads`] holds inputs that are too large for a message.
 
 pub mod acks;
 pub mod api;
@@ -13,10 +14,12 @@ pub mod cancels;
 pub mod clock;
 pub mod delayed;
 pub mod link;
+pub mod payloads;
 pub mod publisher;
 pub mod recurring;
 pub mod stored;
 pub mod topology;
+pub mod unique;
 
 pub use clock::SystemClock;
 pub use link::{Link, LinkConfig, LinkError};

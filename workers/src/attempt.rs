@@ -14,7 +14,7 @@ use schemas::{
     cost::{CostEvent, CostLine, Purpose},
     failure::{Failure, FailureClass},
     handover::{Handover, Return},
-    job::Job,
+    job::{Input, Job, JobInput},
     journal::{Entry, Journal, Trace},
     reply::{JobResult, Status, Timings},
     time::{Clock as _, micros},
@@ -22,7 +22,13 @@ use schemas::{
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
-use transport::{PublishError, Publisher, SystemClock, acks::Acks, bucket::Bucket, cancels::CancelWatch};
+use transport::{
+    PublishError, Publisher, SystemClock,
+    acks::Acks,
+    bucket::Bucket,
+    cancels::CancelWatch,
+    payloads::{self, PayloadError},
+};
 
 use crate::{
     booking::{self, Booker},
@@ -139,8 +145,24 @@ impl Attempt {
                 .await;
             return Settled::Nothing;
         }
+        let input = match &job.input {
+            JobInput::Here(input) => input.clone(),
+            JobInput::Stored(stored) => match Box::pin(payloads::get(&self.bench.client, stored)).await {
+                Ok(input) => input,
+                Err(error) => {
+                    Box::pin(self.fail(
+                        &job,
+                        &unfetched(&error),
+                        &Ended::unbilled(unfetched(&error)),
+                        started,
+                    ))
+                    .await;
+                    return Settled::Nothing;
+                }
+            },
+        };
         let clock = Instant::now();
-        let Some(ended) = self.call_provider(&job, started, clock).await else {
+        let Some(ended) = self.call_provider(&job, input, started, clock).await else {
             return Settled::Nothing;
         };
         let took = clock.elapsed();
@@ -170,8 +192,14 @@ impl Attempt {
 
     /// Calls the provider. `None` when the call was dropped and its run goes on: the journal leads to it, so whoever
     /// holds the job next goes on with it, and nothing is booked twice.
-    async fn call_provider(&self, job: &Job, started: Micros, clock: Instant) -> Option<Box<Ended>> {
-        let call = Box::new(self.call(job));
+    async fn call_provider(
+        &self,
+        job: &Job,
+        input: Input,
+        started: Micros,
+        clock: Instant,
+    ) -> Option<Box<Ended>> {
+        let call = Box::new(self.call(job, input));
         let left = self.left();
         let since = left.map_or(started, |entry| entry.started_us);
         let journalled = left.is_some() || self.bench.config.journal == JournalMode::Always;
@@ -309,13 +337,13 @@ impl Attempt {
         self.handover.attempt
     }
 
-    fn call(&self, job: &Job) -> Call {
+    fn call(&self, job: &Job, input: Input) -> Call {
         Call {
             job: job.id,
             attempt: self.handover.attempt,
             model: self.model.served_as.clone(),
             sku: self.model.sku.clone(),
-            input: job.input.clone(),
+            input,
             params: job.params.clone(),
             timeout: self.bench.config.call_timeout,
             traceparent: job.traceparent.clone(),
@@ -405,8 +433,18 @@ impl Attempt {
             told => told,
         };
         match told {
-            Ok(()) => self.bench.acks.ack(self.handover.lease.clone()).await,
+            Ok(()) => self.finish(job).await,
             Err(error) => error!(job = %job.id, %error, "result not stored; the job comes again"),
+        }
+    }
+
+    /// The result is stored: the lease is finished, and nobody needs a stored input any more.
+    async fn finish(&self, job: &Job) {
+        self.bench.acks.ack(self.handover.lease.clone()).await;
+        if let JobInput::Stored(stored) = &job.input
+            && let Err(error) = Box::pin(payloads::remove(&self.bench.client, stored)).await
+        {
+            warn!(job = %job.id, %error, "a stored input is left to the server, which removes it in time");
         }
     }
 
@@ -424,7 +462,7 @@ impl Attempt {
         }
         metrics::cancelled();
         match self.store(nats::result(job, &result)).await {
-            Ok(()) => self.bench.acks.ack(self.handover.lease.clone()).await,
+            Ok(()) => self.finish(job).await,
             Err(error) => error!(job = %job.id, %error, "result not stored; the job comes again"),
         }
     }
@@ -507,6 +545,17 @@ impl Attempt {
         }
         journal
     }
+}
+
+/// What a job fails with whose input cannot be had: another worker may fetch it, unless nobody can.
+fn unfetched(error: &PayloadError) -> Failure {
+    let class = match error {
+        PayloadError::TooLarge(_) | PayloadError::Gone(_) | PayloadError::Unreadable(..) => {
+            FailureClass::InvalidRequest
+        }
+        PayloadError::Store(_) | PayloadError::Slow(_) | PayloadError::Api(_) => FailureClass::WorkerLost,
+    };
+    Failure::new(class, format!("field `input_ref`: {error}"))
 }
 
 fn without_output(mut result: JobResult, error: &PublishError) -> JobResult {

@@ -5,7 +5,7 @@ use std::{io::Read as _, path::Path, time::Duration};
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
 use producer::{
-    JobRequest, Producer, ProducerConfig,
+    JobRequest, Producer, ProducerConfig, Ticket, Unique,
     lines::{self, CUSTOM_ID},
     request::new_job_id,
 };
@@ -51,6 +51,11 @@ pub(crate) async fn run(args: Submit, session: Session) -> anyhow::Result<()> {
     let producer = Producer::connect(config).await?;
     let shutdown = session.signals.shutdown().clone();
     let work = async {
+        if let (Some(key), Some(job)) = (&args.unique_key, jobs.first()) {
+            let unique = Unique { key: key.clone(), period: args.unique_for.get() };
+            let ticket = producer.submit_unique(&unique, &job.request).await?;
+            return print_ticket(&ticket, None, session.json);
+        }
         if args.wait {
             wait_for_all(&producer, jobs, args.timeout.get(), session.json).await
         } else {
@@ -148,6 +153,16 @@ fn read(file: &Path) -> anyhow::Result<(String, String)> {
     Ok((text, file.display().to_string()))
 }
 
+fn print_ticket(ticket: &Ticket, custom_id: Option<&str>, json: bool) -> anyhow::Result<()> {
+    if !json {
+        return output::line(ticket.job.to_string());
+    }
+    output::json(&json!({
+        "job": ticket.job, "custom_id": custom_id, "seq": ticket.seq, "due_us": ticket.due,
+        "duplicate": ticket.duplicate,
+    }))
+}
+
 /// Prints each job's id as it is accepted, in the order of the file.
 async fn submit_all(producer: &Producer, jobs: Vec<Named>, json: bool) -> anyhow::Result<()> {
     let all = jobs.len();
@@ -159,13 +174,7 @@ async fn submit_all(producer: &Producer, jobs: Vec<Named>, json: bool) -> anyhow
         let ticket =
             ticket.with_context(|| format!("{count} of {all} jobs were accepted; the next was not"))?;
         count += 1;
-        if json {
-            output::json(
-                &json!({ "job": ticket.job, "custom_id": custom_id, "seq": ticket.seq, "due_us": ticket.due }),
-            )?;
-        } else {
-            output::line(ticket.job.to_string())?;
-        }
+        print_ticket(&ticket, custom_id.as_deref(), json)?;
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ pub fn rewrite(
     let old = entry.job.ok_or(Unsuitable::Id)?;
     let codec = Codec::from_content_type(entry.content_type.as_deref())?;
     let mut body = entry.body()?;
-    if body.messages.is_none() && body.prompt.is_none() {
+    if body.messages.is_none() && body.prompt.is_none() && body.input_ref.is_none() {
         return Err(Unsuitable::Input);
     }
     body.id = Some(new.to_string());
