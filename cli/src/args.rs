@@ -483,6 +483,10 @@ pub(crate) struct Bench {
     /// Jobs that wait in the stream while the dispatcher's memory is measured; 0 leaves it out
     #[arg(long, default_value_t = 0)]
     pub(crate) backlog: u64,
+    /// Lines of a backfill that is run after the pipeline's own measurement, and of the log that jobs are then chosen from; 0
+    /// leaves it out
+    #[arg(long, default_value_t = 0)]
+    pub(crate) lines: u64,
     /// Runs that one worker process holds at a simulated provider while it is measured, and nothing else; 0 leaves it out
     #[arg(long, default_value_t = 0)]
     pub(crate) runs: u64,

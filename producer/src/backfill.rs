@@ -75,7 +75,12 @@ impl Options {
 
     /// The id of the job of a line.
     pub fn job(&self, custom_id: &str) -> JobId {
-        let text = format!("{}\0{}\0{custom_id}", self.tenant, self.name);
+        Self::job_id(&self.tenant, &self.name, custom_id)
+    }
+
+    /// The id of the job of a line of the backfill of that name.
+    pub fn job_id(tenant: &Tenant, name: &str, custom_id: &str) -> JobId {
+        let text = format!("{tenant}\0{name}\0{custom_id}");
         JobId::new(Uuid::new_v5(&NAMESPACE, text.as_bytes()))
     }
 }

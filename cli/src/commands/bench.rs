@@ -2,6 +2,7 @@
 //!
 //! Everything runs in this process but the server: producer, dispatcher, one worker with a provider that does nothing.
 
+mod logs;
 mod measure;
 mod runs;
 
@@ -46,6 +47,20 @@ pub(crate) async fn run(args: Bench, session: Session) -> anyhow::Result<()> {
     output::line(format!("one publish at a time   {:>10.0} us", figures.raw_publish_sync_us))?;
     output::line(format!("idle, submit to result  {:>10.0} us p50", figures.idle_p50_us))?;
     output::line(format!("                        {:>10.0} us p99", figures.idle_p99_us))?;
+    if let Some(logs) = figures.logs {
+        output::line(format!("backfill, {} lines {:>10.0} /s", logs.lines, logs.backfill_per_s))?;
+        output::line(format!(
+            "backfill / pipeline     {:>10.3}",
+            logs.backfill_per_s / figures.pipeline_jobs_per_s
+        ))?;
+        output::line(format!("its memory at most      {:>10.1} MiB", logs.rss_max_mib))?;
+        output::line(format!("reading the log         {:>10.0} /s", logs.log_read_per_s))?;
+        output::line(format!("choosing {} of it {:>10.0} /s", logs.chosen, logs.replay_select_per_s))?;
+        output::line(format!(
+            "choosing / reading      {:>10.3}",
+            logs.replay_select_per_s / logs.log_read_per_s
+        ))?;
+    }
     if let Some(Backlog { jobs, rss_before_mib, rss_after_mib }) = figures.backlog {
         output::line(format!("dispatcher, idle        {rss_before_mib:>10.1} MiB"))?;
         output::line(format!("dispatcher, {jobs} waiting {rss_after_mib:>5.1} MiB"))?;
@@ -79,6 +94,12 @@ async fn measure_all(args: &Bench, session: &Session, link: &LinkConfig) -> anyh
         session.say("idle latency");
         let (idle_p50_us, idle_p99_us) = measure::idle(&producer, &warm, IDLE_JOBS).await?;
         let pipeline_per_raw = pipeline_jobs_per_s / raw_publish_per_s;
+        let logs = if args.lines > 0 {
+            session.say(format!("backfill of {} lines", args.lines));
+            Some(logs::measure(args.lines, link, &region, &name, &producer).await?)
+        } else {
+            None
+        };
         anyhow::Ok(Figures {
             raw_publish_per_s,
             pipeline_jobs_per_s,
@@ -87,6 +108,7 @@ async fn measure_all(args: &Bench, session: &Session, link: &LinkConfig) -> anyh
             idle_p50_us,
             idle_p99_us,
             backlog: None,
+            logs,
         })
     };
     let outcome = measuring.await;

@@ -22,7 +22,7 @@ use transport::api;
 /// Messages on the way, in the raw measurement and in the pipeline's.
 const OUTSTANDING: usize = 1_024;
 /// A usual job: a short chat. The raw messages are as large.
-const PROMPT: &str = "Summarise the following in one sentence for a busy reader: the harbour was rebuilt twice, \
+pub(crate) const PROMPT: &str = "Summarise the following in one sentence for a busy reader: the harbour was rebuilt twice, \
                       first after the storm of 1911 and then when the railway came, and each time the town argued \
                       for ten years about who should pay.";
 
@@ -44,6 +44,9 @@ pub(crate) struct Figures {
     /// With `--backlog`: what a dispatcher process held before and while so many jobs waited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) backlog: Option<Backlog>,
+    /// With `--lines`: a backfill, and choosing from the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) logs: Option<super::logs::Logs>,
 }
 
 /// A dispatcher's memory beside a backlog.
