@@ -28,6 +28,8 @@ pub const CUSTOM_ID: &str = "custom_id";
 /// One checked line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
+    /// What stands before the body's keys in messages.
+    at: &'static str,
     /// The line's own name, unique in its text.
     pub custom_id: String,
     /// Where it is to be published, if it says so.
@@ -137,8 +139,15 @@ pub fn read(text: &str, source_name: &str, catalog: &Catalog) -> Result<Vec<Line
     Ok(lines)
 }
 
-/// Reads line `number`; a line without a `custom_id` is called `line-<number>`. The error names field and rule.
+/// Reads and checks line `number`; a line without a `custom_id` is called `line-<number>`. The error names field and rule.
 pub fn read_line(line: &str, number: u64, defaults: &Defaults<'_>) -> Result<Line, String> {
+    let line = parse_line(line, number, defaults)?;
+    line.check()?;
+    Ok(line)
+}
+
+/// The same without the rules of every job, which a submit checks again.
+pub(crate) fn parse_line(line: &str, number: u64, defaults: &Defaults<'_>) -> Result<Line, String> {
     let mut json = serde_json::Deserializer::from_str(line);
     let raw: RawLine = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (key, what) = (error.path().to_string(), error.inner().to_string());
@@ -189,16 +198,15 @@ pub fn read_line(line: &str, number: u64, defaults: &Defaults<'_>) -> Result<Lin
     };
     let params = Params { max_tokens: max_completion_tokens.or(max_tokens), temperature, top_p, stop, seed };
     let labels = [(CUSTOM_ID.to_owned(), custom_id.clone())].into();
-    let line = Line {
+    Ok(Line {
+        at,
         custom_id,
         region,
         lane,
         model,
         chat,
         body: JobBody { messages, prompt, params, labels, ..JobBody::default() },
-    };
-    line.check(at)?;
-    Ok(line)
+    })
 }
 
 /// The body of either form, and what stands before its keys in messages.
@@ -249,7 +257,8 @@ pub fn unknown_model(model: &str, catalog: &Catalog, key: &str) -> String {
 
 impl Line {
     /// The rules of every job, found here and not only when it is submitted.
-    fn check(&self, at: &str) -> Result<(), String> {
+    fn check(&self) -> Result<(), String> {
+        let at = self.at;
         let subject = JobSubject {
             region: Region::try_from("anywhere").map_err(|error| error.to_string())?,
             model: self.model.clone(),
@@ -268,14 +277,14 @@ impl Line {
     }
 
     /// The job of this line, with an id of its own.
-    pub fn request(&self, id: JobId, region: Region, lane: Lane) -> JobRequest {
+    pub fn request(self, id: JobId, region: Region, lane: Lane) -> JobRequest {
         JobRequest {
-            region: self.region.clone().unwrap_or(region),
-            model: self.model.clone(),
+            region: self.region.unwrap_or(region),
+            model: self.model,
             lane: self.lane.unwrap_or(lane),
             codec: Codec::Json,
             traceparent: None,
-            body: JobBody { id: Some(id.to_string()), ..self.body.clone() },
+            body: JobBody { id: Some(id.to_string()), ..self.body },
         }
     }
 }

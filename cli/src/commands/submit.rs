@@ -85,8 +85,8 @@ fn jobs(args: &Submit, session: &Session) -> anyhow::Result<Vec<Named>> {
     let (text, name) = read(file)?;
     let lines = lines::read(&text, &name, &topology.catalog).map_err(|error| Usage(error.to_string()))?;
     let named = lines.into_iter().map(|line| Named {
+        custom_id: Some(line.custom_id.clone()),
         request: line.request(new_job_id(), region.clone(), args.lane),
-        custom_id: Some(line.custom_id),
     });
     Ok(named.collect())
 }

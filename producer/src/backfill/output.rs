@@ -1,48 +1,99 @@
 //! The lines of the output, in OpenAI's batch format. Pure.
 
 use schemas::{
+    JobId, ModelToken, ProviderId, UsdNanos,
     failure::Failure,
     reply::{JobResult, Status},
 };
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::lines::CUSTOM_ID;
 
 /// A line of `results.jsonl` for a job that succeeded; `chat` says in which of the two shapes it was asked.
 pub fn result(result: &JobResult, chat: bool) -> String {
-    let custom_id = result.labels.get(CUSTOM_ID);
-    let output = result.output.clone();
-    let (text, reason) = output.map(|o| (o.text, o.finish_reason)).unwrap_or_default();
+    let (text, finish_reason) =
+        result.output.as_ref().map_or(("", ""), |o| (o.text.as_str(), o.finish_reason.as_str()));
     let usage = result.usage.unwrap_or_default();
-    let choice = if chat {
-        json!({ "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": reason })
-    } else {
-        json!({ "index": 0, "text": text, "finish_reason": reason })
+    let choice = Choice {
+        index: 0,
+        message: chat.then_some(Said { role: "assistant", content: text }),
+        text: (!chat).then_some(text),
+        finish_reason,
     };
-    json!({
-        "id": format!("batch_req_{}", result.job),
-        "custom_id": custom_id,
-        "response": {
-            "status_code": 200,
-            "request_id": result.job,
-            "body": {
-                "id": result.job,
-                "object": if chat { "chat.completion" } else { "text_completion" },
-                "created": result.finished_us.get() / 1_000_000,
-                "model": result.model,
-                "choices": [choice],
-                "usage": {
-                    "prompt_tokens": usage.prompt_tokens,
-                    "completion_tokens": usage.completion_tokens,
-                    "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-                },
-            },
+    let body = Body {
+        id: result.job,
+        object: if chat { "chat.completion" } else { "text_completion" },
+        created: result.finished_us.get() / 1_000_000,
+        model: result.model.as_ref(),
+        choices: [choice],
+        usage: Counts {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: usage.prompt_tokens + usage.completion_tokens,
         },
-        "error": null,
-        "cost_usd": result.cost_usd,
-        "provider": result.provider,
-    })
-    .to_string()
+    };
+    let line = Answered {
+        id: format!("batch_req_{}", result.job),
+        custom_id: result.labels.get(CUSTOM_ID).map(String::as_str),
+        response: Response { status_code: 200, request_id: result.job, body },
+        error: None,
+        cost_usd: result.cost_usd,
+        provider: result.provider.as_ref(),
+    };
+    serde_json::to_string(&line).expect("a line has only string keys and no failing parts")
+}
+
+/// The shapes of OpenAI's batch output, and beside them what a job cost and where it ran.
+#[derive(Serialize)]
+struct Answered<'a> {
+    id: String,
+    custom_id: Option<&'a str>,
+    response: Response<'a>,
+    error: Option<&'a str>,
+    cost_usd: UsdNanos,
+    provider: Option<&'a ProviderId>,
+}
+
+#[derive(Serialize)]
+struct Response<'a> {
+    status_code: u16,
+    request_id: JobId,
+    body: Body<'a>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    id: JobId,
+    object: &'static str,
+    created: u64,
+    model: Option<&'a ModelToken>,
+    choices: [Choice<'a>; 1],
+    usage: Counts,
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<Said<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    finish_reason: &'a str,
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "OpenAI's own names")]
+struct Counts {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
 }
 
 /// A line of `errors.jsonl`: the input's own line with what went wrong beside it, so that it is valid input again. A line

@@ -34,16 +34,17 @@ use super::{
 };
 use crate::{
     JobRequest, Producer, Reply, SubmitError,
-    lines::{Defaults, Line, read_line},
+    lines::{Defaults, Line, parse_line},
     nats::{self, Arrived},
 };
 
 /// How often how far it is is written down, and told.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// Results taken in between two such times at most: what a crash makes us read again.
-const KEEP_AFTER: u64 = 10_000;
-/// Lines reserved at a time. After a crash so many, and what is out, are looked for in the streams.
-const RESERVE: u64 = 2_000;
+const KEEP_AFTER: u64 = 50_000;
+/// Lines reserved at a time, which costs a checkpoint. After a crash so many are looked for in the streams, which costs a
+/// scan of what was published since.
+const RESERVE: u64 = 20_000;
 /// Before a line that was not taken is sent again: the stream is full, or the server is away.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Jobs out while nobody knows what one may cost, and there is a limit to keep.
@@ -333,7 +334,8 @@ impl Backfill {
         let line = if self.doubles.contains(&number) {
             Err("custom_id: stands in an earlier line, too".to_owned())
         } else {
-            read_line(&text, number, &defaults(&self.options))
+            // What breaks a rule of every job is found when it is submitted.
+            parse_line(&text, number, &defaults(&self.options))
         };
         let line = match line {
             Ok(line) => line,
@@ -350,10 +352,10 @@ impl Backfill {
             return Ok(Next::Settled);
         }
         self.unacknowledged.insert(number);
-        Ok(Next::Send(number, Box::new(self.request(number, &line, job))))
+        Ok(Next::Send(number, Box::new(self.request(number, line, job))))
     }
 
-    fn request(&self, number: u64, line: &Line, job: JobId) -> JobRequest {
+    fn request(&self, number: u64, line: Line, job: JobId) -> JobRequest {
         let mut request = line.request(job, self.options.region.clone(), self.options.lane);
         request.body.mailbox = Some(self.options.mailbox().to_string());
         request.body.labels.insert(BACKFILL.to_owned(), self.options.name.clone());
@@ -418,7 +420,7 @@ impl Backfill {
             found
         } else {
             let text = self.input.line(line)?;
-            let chat = read_line(&text, line, &defaults(&self.options)).is_ok_and(|line| line.chat);
+            let chat = parse_line(&text, line, &defaults(&self.options)).is_ok_and(|line| line.chat);
             (text, chat)
         };
         if output::is_good(result) {

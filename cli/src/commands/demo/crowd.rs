@@ -38,7 +38,7 @@ pub(super) fn jobs(
         .map(|i| {
             // The prompts take the models in turn. One step more each round, or each model would know one region only.
             let region = &regions[(i + i / regions.len()) % regions.len()];
-            lines[i % lines.len()].request(new_job_id(), region.clone(), lane(i))
+            lines[i % lines.len()].clone().request(new_job_id(), region.clone(), lane(i))
         })
         .collect();
     for i in 0..real {
