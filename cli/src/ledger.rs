@@ -4,12 +4,11 @@
 use std::collections::HashMap;
 
 use anyhow::Context as _;
-use async_nats::{
-    Client,
-    jetstream::{self, consumer::pull},
+use async_nats::{Client, jetstream::consumer::pull};
+use producer::{
+    Reply,
+    nats::{read_reply, read_stored},
 };
-use futures_util::StreamExt as _;
-use producer::{Reply, nats::read_reply};
 use schemas::{
     JobId,
     cost::CostEvent,
@@ -30,27 +29,22 @@ impl Ledger {
     pub(crate) async fn read(client: &Client) -> anyhow::Result<Self> {
         let mut ledger = Self::default();
         for stream in [REPLIES, LEDGER] {
-            ledger
-                .read_stream(client, stream)
-                .await
-                .with_context(|| format!("cannot read stream {stream}"))?;
+            let mut taken = Ok(());
+            read_stored(client, stream, pull::OrderedConfig::default(), |message| {
+                taken = read_reply(message).map(|reply| ledger.take(reply));
+                taken.is_ok()
+            })
+            .await
+            .and(taken)
+            .with_context(|| format!("cannot read stream {stream}"))?;
         }
         Ok(ledger)
     }
 
-    async fn read_stream(&mut self, client: &Client, stream: &str) -> anyhow::Result<()> {
-        let stream = jetstream::new(client.clone()).get_stream(stream).await?;
-        let mut consumer = stream.create_consumer(pull::OrderedConfig::default()).await?;
-        let mut left = consumer.info().await?.num_pending;
-        let mut messages = consumer.messages().await?;
-        while left > 0 {
-            let message = messages.next().await.context("it ended early")??;
-            match read_reply(&message)? {
-                Reply::Result(result) => *self.results.entry(result.job).or_default() += 1,
-                Reply::Cost(cost) => self.costs.push(*cost),
-            }
-            left -= 1;
+    fn take(&mut self, reply: Reply) {
+        match reply {
+            Reply::Result(result) => *self.results.entry(result.job).or_default() += 1,
+            Reply::Cost(cost) => self.costs.push(*cost),
         }
-        Ok(())
     }
 }

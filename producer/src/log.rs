@@ -5,13 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_nats::{
     Client, HeaderValue, Message,
-    jetstream::{
-        self,
-        consumer::{DeliverPolicy, pull},
-    },
+    jetstream::consumer::{DeliverPolicy, pull},
 };
 use bytes::Bytes;
-use futures_util::StreamExt;
 use schemas::{
     Codec, JobId, Micros, Region,
     codec::CodecError,
@@ -26,7 +22,7 @@ use serde_json::{Value, json};
 use transport::api::{self, ApiError};
 
 use crate::{
-    nats::{MailboxError, Reply, job_of, read_reply, start, stream_error},
+    nats::{MailboxError, Reply, job_of, read_reply, read_stored, start},
     replay::{Selection, Source},
 };
 
@@ -47,7 +43,7 @@ pub struct Entry {
     pub content_type: Option<String>,
     /// W3C trace context.
     pub traceparent: Option<String>,
-    /// The job as its producer sent it; empty when only headers were asked for.
+    /// The job as its producer sent it.
     pub payload: Bytes,
     /// What is known of a dead one.
     pub obituary: Option<Obituary>,
@@ -101,41 +97,24 @@ pub async fn read(
     source: Source,
     (stream, region): (&str, Option<&Region>),
     selection: &Selection,
-    headers_only: bool,
     mut each: impl FnMut(Entry) -> bool,
 ) -> Result<(), MailboxError> {
-    let handle = jetstream::new(client.clone()).get_stream(stream).await.map_err(stream_error)?;
     let deliver_policy = match selection.first_seq {
         Some(seq) => DeliverPolicy::ByStartSequence { start_sequence: seq.max(1) },
         None => start(selection.since)?,
     };
-    let config = pull::OrderedConfig {
-        filter_subject: selection.subject(source, region),
-        deliver_policy,
-        headers_only,
-        ..pull::OrderedConfig::default()
-    };
-    let mut consumer = handle.create_consumer(config).await.map_err(stream_error)?;
-    let mut left = consumer.info().await.map_err(stream_error)?.num_pending;
-    if left == 0 {
-        return Ok(());
-    }
-    let mut messages = consumer.messages().await.map_err(stream_error)?;
-    while left > 0 {
-        let Some(message) = messages.next().await else { break };
-        let message = message.map_err(stream_error)?;
-        left -= 1;
+    let filter_subject = selection.subject(source, region);
+    let config = pull::OrderedConfig { filter_subject, deliver_policy, ..pull::OrderedConfig::default() };
+    read_stored(client, stream, config, |message| {
         let (seq, at) = message.info().map_or((0, Micros::default()), |info| {
             let nanos = u64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(0);
             (info.stream_sequence, Micros::from_nanos(nanos))
         });
         let past = selection.last_seq.is_some_and(|last| seq > last)
             || selection.until.is_some_and(|until| at >= until);
-        if past || !each(Entry::read(&message, stream, seq, at)) {
-            break;
-        }
-    }
-    Ok(())
+        !past && each(Entry::read(message, stream, seq, at))
+    })
+    .await
 }
 
 /// The stored results of `jobs`; those whose results are no longer kept are missing.
@@ -148,24 +127,16 @@ pub async fn results_of(
     if jobs.is_empty() {
         return Ok(found);
     }
-    let handle = jetstream::new(client.clone()).get_stream(REPLIES).await.map_err(stream_error)?;
     let config = pull::OrderedConfig { deliver_policy: start(since)?, ..pull::OrderedConfig::default() };
-    let mut consumer = handle.create_consumer(config).await.map_err(stream_error)?;
-    let mut left = consumer.info().await.map_err(stream_error)?.num_pending;
-    if left == 0 {
-        return Ok(found);
-    }
-    let mut messages = consumer.messages().await.map_err(stream_error)?;
-    while left > 0 && found.len() < jobs.len() {
-        let Some(message) = messages.next().await else { break };
-        let message = message.map_err(stream_error)?;
-        left -= 1;
-        if job_of(&message).is_some_and(|job| jobs.contains(&job))
-            && let Ok(Reply::Result(result)) = read_reply(&message)
+    read_stored(client, REPLIES, config, |message| {
+        if job_of(message).is_some_and(|job| jobs.contains(&job))
+            && let Ok(Reply::Result(result)) = read_reply(message)
         {
             found.insert(result.job, *result);
         }
-    }
+        found.len() < jobs.len()
+    })
+    .await?;
     Ok(found)
 }
 

@@ -46,7 +46,7 @@ pub enum MailboxError {
     },
 }
 
-pub(crate) fn stream_error(error: impl std::error::Error + Send + Sync + 'static) -> MailboxError {
+fn stream_error(error: impl std::error::Error + Send + Sync + 'static) -> MailboxError {
     MailboxError::Stream(Box::new(error))
 }
 
@@ -167,35 +167,52 @@ pub async fn results_after(
     Ok(())
 }
 
-/// The ids of jobs, one tenant's or all, that lie in a region's stream since `since`: headers only, at the rate the server can deliver.
+/// The ids of jobs, one tenant's or all, that lie in a region's stream since `since`: headers only, at the rate the server
+/// can deliver.
 pub async fn jobs_since(
     client: &Client,
     region: &Region,
     tenant: Option<&Tenant>,
     since: Option<Micros>,
 ) -> Result<HashSet<JobId>, MailboxError> {
-    let mut found = HashSet::new();
-    let context = jetstream::new(client.clone());
-    let stream = context.get_stream(topology::jobs_stream(region)).await.map_err(stream_error)?;
     let config = pull::OrderedConfig {
         filter_subject: format!("beacon.jobs.{region}.*.*.{}", tenant.map_or("*", Tenant::as_str)),
         deliver_policy: start(since)?,
         headers_only: true,
         ..pull::OrderedConfig::default()
     };
+    let mut found = HashSet::new();
+    read_stored(client, &topology::jobs_stream(region), config, |message| {
+        found.extend(job_of(message));
+        true
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Hands `each` what a stream holds now of what `config` asks for, until that says no. What comes meanwhile is not read.
+pub async fn read_stored(
+    client: &Client,
+    stream: &str,
+    config: pull::OrderedConfig,
+    mut each: impl FnMut(&jetstream::Message) -> bool,
+) -> Result<(), MailboxError> {
+    let stream = jetstream::new(client.clone()).get_stream(stream).await.map_err(stream_error)?;
     let mut consumer = stream.create_consumer(config).await.map_err(stream_error)?;
-    if consumer.info().await.map_err(stream_error)?.num_pending == 0 {
-        return Ok(found);
+    let mut left = consumer.info().await.map_err(stream_error)?.num_pending;
+    if left == 0 {
+        return Ok(());
     }
     let mut messages = consumer.messages().await.map_err(stream_error)?;
-    while let Some(message) = messages.next().await {
-        let message = message.map_err(stream_error)?;
-        found.extend(job_of(&message));
-        if message.info().is_ok_and(|info| info.pending == 0) {
+    while left > 0 {
+        let ended = || stream_error(std::io::Error::other("the consumer ended early"));
+        let message = messages.next().await.ok_or_else(ended)?;
+        left -= 1;
+        if !each(&message.map_err(stream_error)?) {
             break;
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// What workers say about themselves within `span`.

@@ -4,14 +4,15 @@
 //!  DEAD, JOBS ─▶ plan: which, how many, what they may cost ─▶ rewrite: new id, replay_of, another place ─▶ JOBS
 //! ```
 //!
-//! A replay's id follows from the whole request and the entry it replays, so that a replay that was interrupted, or is asked
-//! for twice, sends nothing twice. [`select`] says which entries are meant, [`rewrite`] what they become, [`fingerprint`]
+//! A replay's id follows from the entry it replays, where it goes and which time it is, so that a replay that was
+//! interrupted, or is asked for twice in whatever words, sends nothing twice. [`select`] says which entries are meant, [`rewrite`] what they become, [`fingerprint`]
 //! which dead letters are alike, [`run`] plans and sends.
 
 pub mod fingerprint;
 pub mod rewrite;
 pub mod run;
 pub mod select;
+mod sent;
 
 use std::{io, path::PathBuf};
 

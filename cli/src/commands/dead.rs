@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Dead, session: Session) -> anyhow::Result<()> {
 /// The letters that are meant; without their bodies unless `whole`.
 async fn letters(producer: &Producer, selection: &Selection, whole: bool) -> anyhow::Result<Vec<Entry>> {
     let mut found = Vec::new();
-    log::read(producer.client(), Source::Dead, (DEAD, None), selection, false, |mut entry| {
+    log::read(producer.client(), Source::Dead, (DEAD, None), selection, |mut entry| {
         if selection.matches(&entry) {
             if !whole {
                 entry.payload = entry.payload.slice(..0);

@@ -1,15 +1,14 @@
 //! Plans a replay, and sends it: so many jobs a second, each once, from where it was interrupted.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    fs, io,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::Path,
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use schemas::{JobId, Micros, Region, time::Clock as _, topology::jobs_stream};
-use serde::{Deserialize, Serialize};
+use schemas::{JobId, Region, time::Clock as _};
+use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use transport::SystemClock;
@@ -18,16 +17,17 @@ use uuid::Uuid;
 use super::{
     Destination, ReplayError, Selection, Source,
     rewrite::{new_id, rewrite},
+    sent::SentLog,
 };
 use crate::{Producer, log, nats};
 
-/// Bursts a second: jobs leave in so many, and how far it is is written down after each.
+/// Bursts a second: jobs leave in so many, and what was sent is written down after each.
 const BURSTS: u32 = 10;
 /// Clocks differ: how much before the last note the jobs that may have been sent after it are looked for.
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// What a person may say about a replay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replay {
     /// From which log.
     pub source: Source,
@@ -42,9 +42,11 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// What makes it this replay and no other: sixteen hex digits.
+    /// What an entry's replay is the same for, whichever entries are asked for together with it, and when: where it comes
+    /// from, where it goes, and which time it is. Sixteen hex digits.
     pub fn key(&self) -> String {
-        let text = serde_json::to_string(self).expect("a replay has only string keys and no failing parts");
+        let text = serde_json::to_string(&(self.source, &self.to, self.again));
+        let text = text.expect("a destination has only string keys and no failing parts");
         Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string()[..16].to_owned()
     }
 }
@@ -94,7 +96,7 @@ pub async fn plan(producer: &Producer, replay: &Replay, regions: &[Region]) -> R
             continue;
         }
         let (mut found, mut skipped) = (Vec::new(), Vec::new());
-        log::read(client, *source, (&stream, region.as_ref()), selection, false, |entry| {
+        log::read(client, *source, (&stream, region.as_ref()), selection, |entry| {
             if selection.matches(&entry) {
                 let new = new_id(&key, &entry);
                 match (entry.job, rewrite(&entry, new, to, now)) {
@@ -162,22 +164,12 @@ async fn keep_ended(
     Ok(())
 }
 
-/// How far a replay is, as it is written down.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Note {
-    /// Everything up to here is sent, by stream.
-    done: BTreeMap<String, u64>,
-    /// When this was written.
-    at_us: Micros,
-    finished: bool,
-}
-
 /// What came of sending.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Sent {
     /// Jobs sent now.
     pub sent: u64,
-    /// Jobs that an earlier run of the same replay had sent.
+    /// Jobs that were sent there before.
     pub before: u64,
     /// Entries that went away since they were counted: the log was trimmed, or purged.
     pub gone: u64,
@@ -194,7 +186,7 @@ pub struct Means<'a> {
     pub regions: &'a [Region],
     /// Jobs a second.
     pub rate: u32,
-    /// Where is written down how far it is.
+    /// Where is written down what was sent.
     pub folder: &'a Path,
 }
 
@@ -208,16 +200,19 @@ impl Replay {
         tell: &mut (dyn FnMut(&Sent) + Send),
     ) -> Result<Sent, ReplayError> {
         let Means { producer, regions, rate, folder } = means;
-        let path = folder.join(format!("{}.json", self.key()));
-        let (mut note, known) = self.begun(producer, regions, &path).await?;
+        let mut log = SentLog::open(folder, &self.key())?;
+        // What may have been sent after the last note; without one the whole log is looked through: its folder may be gone.
+        let since = log.last().map(|at| at - MARGIN);
+        for region in regions {
+            log.known.extend(nats::jobs_since(producer.client(), region, None, since).await?);
+        }
         let mut sent = Sent::default();
         let burst = (rate / BURSTS).max(1) as usize;
         let mut tick = interval(Duration::from_secs(1) * u32::try_from(burst).unwrap_or(1) / rate.max(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for (stream, picked) in &plan.picked {
-            let done = note.done.get(stream).copied().unwrap_or(0);
-            let (before, left): (Vec<_>, Vec<_>) =
-                picked.iter().partition(|p| p.seq <= done || known.contains(&p.new));
+        for (stream, region) in log::streams(self.source, regions) {
+            let picked = plan.picked.get(&stream).map_or(&[][..], Vec::as_slice);
+            let (before, left): (Vec<_>, Vec<_>) = picked.iter().partition(|p| log.known.contains(&p.new));
             sent.before += before.len() as u64;
             for chunk in left.chunks(burst) {
                 tokio::select! {
@@ -225,59 +220,28 @@ impl Replay {
                     () = shutdown.cancelled() => return Ok(sent),
                     _ = tick.tick() => {}
                 }
-                self.send_chunk(producer, (stream, chunk), &mut sent).await?;
-                if let Some(last) = chunk.last() {
-                    note.done.insert(stream.clone(), last.seq);
-                }
-                note.at_us = SystemClock.now();
-                write(&path, &note)?;
+                self.send_chunk(producer, (&stream, region.as_ref()), chunk, &mut sent).await?;
+                log.add(chunk.iter().map(|picked| picked.new), SystemClock.now())?;
                 tell(&sent);
             }
         }
-        (note.finished, note.at_us) = (true, SystemClock.now());
-        write(&path, &note)?;
         sent.finished = true;
         Ok(sent)
-    }
-
-    /// How far an earlier run came, and which jobs it may have sent after it last said so.
-    async fn begun(
-        &self,
-        producer: &Producer,
-        regions: &[Region],
-        path: &Path,
-    ) -> Result<(Note, HashSet<JobId>), ReplayError> {
-        let note: Option<Note> = match fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).ok(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(source) => return Err(ReplayError::State { path: path.to_owned(), source }),
-        };
-        let mut known = HashSet::new();
-        if note.as_ref().is_some_and(|note| note.finished) {
-            return Ok((note.unwrap_or_default(), known));
-        }
-        // Without a note the whole log is looked through: its folder may be gone.
-        let since = note.as_ref().map(|note| note.at_us - MARGIN);
-        for region in regions {
-            known.extend(nats::jobs_since(producer.client(), region, None, since).await?);
-        }
-        Ok((note.unwrap_or_default(), known))
     }
 
     async fn send_chunk(
         &self,
         producer: &Producer,
-        (stream, chunk): (&str, &[&Picked]),
+        place: (&str, Option<&Region>),
+        chunk: &[&Picked],
         sent: &mut Sent,
     ) -> Result<(), ReplayError> {
         let (Some(first), Some(last)) = (chunk.first(), chunk.last()) else { return Ok(()) };
         let mut wanted: HashMap<u64, &Picked> = chunk.iter().map(|p| (p.seq, *p)).collect();
         let selection =
             Selection { first_seq: Some(first.seq), last_seq: Some(last.seq), ..self.selection.clone() };
-        let region = self.region_of(stream);
         let (now, mut requests) = (SystemClock.now(), Vec::with_capacity(chunk.len()));
-        let client = producer.client();
-        log::read(client, self.source, (stream, region.as_ref()), &selection, false, |entry| {
+        log::read(producer.client(), self.source, place, &selection, |entry| {
             if let Some(picked) = wanted.remove(&entry.seq)
                 && let Ok((tenant, request)) = rewrite(&entry, picked.new, &self.to, now)
             {
@@ -297,28 +261,4 @@ impl Replay {
         }
         Ok(())
     }
-
-    fn region_of(&self, stream: &str) -> Option<Region> {
-        match self.source {
-            Source::Dead => None,
-            Source::Jobs => {
-                let region = stream.strip_prefix("JOBS_").and_then(|name| name.parse().ok());
-                region.filter(|region| jobs_stream(region) == stream)
-            }
-        }
-    }
-}
-
-fn write(path: &Path, note: &Note) -> Result<(), ReplayError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ReplayError::State { path, source }
-    };
-    let scratch: PathBuf = path.with_extension("new");
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(failed(folder))?;
-    }
-    let bytes = serde_json::to_vec(note).expect("a note has only string keys and no failing parts");
-    fs::write(&scratch, bytes).map_err(failed(&scratch))?;
-    fs::rename(&scratch, path).map_err(failed(path))
 }
