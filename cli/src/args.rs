@@ -9,7 +9,10 @@ use schemas::{
     JobId, Lane, Mailbox, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId, recurring::Missed,
 };
 
-use crate::{config::span::Span, selecting::Selecting};
+use crate::{
+    config::span::Span,
+    selecting::{Selecting, Which},
+};
 
 /// A GPU inference job pipeline on NATS JetStream.
 ///
@@ -126,9 +129,9 @@ pub(crate) struct Worker {
     pub(crate) id: Option<WorkerId>,
 }
 
-/// `beacon submit`
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Submit {
+/// Where a job goes and whose it is.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Place {
     /// Region to publish to [default: the first of the configuration]
     #[arg(long)]
     pub(crate) region: Option<Region>,
@@ -141,9 +144,16 @@ pub(crate) struct Submit {
     /// Who pays
     #[arg(long, default_value_t = Tenant::default())]
     pub(crate) tenant: Tenant,
-    /// Where the result goes
+    /// Where results go
     #[arg(long, default_value_t = Mailbox::default())]
     pub(crate) mailbox: Mailbox,
+}
+
+/// `beacon submit`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Submit {
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Run it after this span, for instance 90m; it waits in the server
     #[arg(long, value_name = "SPAN", conflicts_with = "at")]
     pub(crate) delay: Option<Span>,
@@ -391,21 +401,8 @@ pub(crate) struct ScheduleAdd {
     /// In place of one of the same name
     #[arg(long)]
     pub(crate) replace: bool,
-    /// Region to publish to [default: the first of the configuration]
-    #[arg(long)]
-    pub(crate) region: Option<Region>,
-    /// Model, by name or token [default: the first of the configuration]
-    #[arg(long)]
-    pub(crate) model: Option<String>,
-    /// How urgent: high, normal or low
-    #[arg(long, default_value_t = Lane::Normal)]
-    pub(crate) lane: Lane,
-    /// Who pays
-    #[arg(long, default_value_t = Tenant::default())]
-    pub(crate) tenant: Tenant,
-    /// Where the results go
-    #[arg(long, default_value_t = Mailbox::default())]
-    pub(crate) mailbox: Mailbox,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// What the model reads each time
     pub(crate) prompt: String,
 }
@@ -440,21 +437,11 @@ pub(crate) struct Cancel {
     /// Whose; needed with a filter
     #[arg(long, default_value_t = Tenant::default())]
     pub(crate) tenant: Tenant,
-    /// Only jobs published to this region
-    #[arg(long)]
-    pub(crate) region: Option<Region>,
-    /// Only jobs for this model, by name or token
-    #[arg(long)]
-    pub(crate) model: Option<String>,
-    /// Only jobs of this lane
-    #[arg(long)]
-    pub(crate) lane: Option<Lane>,
+    #[command(flatten)]
+    pub(crate) which: Which,
     /// Only jobs whose replies go here; also where --wait looks for results [default: default]
     #[arg(long)]
     pub(crate) mailbox: Option<Mailbox>,
-    /// Only jobs with this label; may be repeated
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
-    pub(crate) labels: Vec<(String, String)>,
     /// Every job of the tenant
     #[arg(long, conflicts_with_all = ["jobs", "region", "model", "lane", "labels"])]
     pub(crate) all: bool,
@@ -467,11 +454,6 @@ pub(crate) struct Cancel {
     /// How long to wait for each
     #[arg(long, default_value_t = Span::secs(60), value_name = "SPAN")]
     pub(crate) timeout: Span,
-}
-
-pub(crate) fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// `beacon bench`

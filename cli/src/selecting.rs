@@ -1,4 +1,4 @@
-//! What `replay` and `dead` share: saying which entries of a log are meant.
+//! What `replay`, `dead` and `cancel` share: saying which jobs are meant.
 
 use clap::Args as ClapArgs;
 use producer::replay::Selection;
@@ -7,7 +7,24 @@ use transport::SystemClock;
 
 use crate::{commands::model_of, exit::Usage, session::Session, when::When};
 
-/// Which entries; all that is said must hold.
+/// Which jobs; all that is said must hold.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(crate) struct Which {
+    /// Only jobs published to this region
+    #[arg(long)]
+    pub(crate) region: Option<Region>,
+    /// Only jobs for this model, by name or token
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Only jobs of this lane
+    #[arg(long)]
+    pub(crate) lane: Option<Lane>,
+    /// Only jobs with this label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+/// Which entries of a log; all that is said must hold.
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub(crate) struct Selecting {
     /// Only what was stored since: a span before now, or a time
@@ -19,15 +36,8 @@ pub(crate) struct Selecting {
     /// Only these sequences of the stream, for instance 100..200, 100.. or ..200
     #[arg(long, value_name = "RANGE", value_parser = range)]
     pub(crate) seq: Option<(Option<u64>, Option<u64>)>,
-    /// Only jobs published to this region
-    #[arg(long)]
-    pub(crate) region: Option<Region>,
-    /// Only jobs for this model, by name or token
-    #[arg(long)]
-    pub(crate) model: Option<String>,
-    /// Only jobs of this lane
-    #[arg(long)]
-    pub(crate) lane: Option<Lane>,
+    #[command(flatten)]
+    pub(crate) which: Which,
     /// Only jobs of this tenant
     #[arg(long)]
     pub(crate) tenant: Option<Tenant>,
@@ -37,12 +47,14 @@ pub(crate) struct Selecting {
     /// Only jobs whose last attempt was at this provider
     #[arg(long)]
     pub(crate) provider: Option<ProviderId>,
-    /// Only jobs with this label; may be repeated
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = crate::args::label)]
-    pub(crate) labels: Vec<(String, String)>,
     /// Only dead letters of this group, as `beacon dead list` shows it
     #[arg(long, value_name = "GROUP")]
     pub(crate) fingerprint: Option<String>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn range(text: &str) -> Result<(Option<u64>, Option<u64>), String> {
@@ -72,13 +84,13 @@ impl Selecting {
             until,
             first_seq,
             last_seq,
-            region: self.region.clone(),
-            model: self.model.as_deref().map(|name| model_of(Some(name), session)).transpose()?,
-            lane: self.lane,
+            region: self.which.region.clone(),
+            model: self.which.model.as_deref().map(|name| model_of(Some(name), session)).transpose()?,
+            lane: self.which.lane,
             tenant: self.tenant.clone(),
             class: self.class,
             provider: self.provider.clone(),
-            labels: self.labels.iter().cloned().collect(),
+            labels: self.which.labels.iter().cloned().collect(),
             fingerprint: self.fingerprint.clone(),
         })
     }

@@ -1,7 +1,9 @@
 //! What every command starts from: the checked configuration, where NATS is, signals, the screen.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
+use producer::{Producer, ProducerConfig};
+use schemas::{Mailbox, Tenant};
 use transport::LinkConfig;
 
 use crate::{
@@ -12,6 +14,9 @@ use crate::{
     logging::{self, Screen},
     signals::Signals,
 };
+
+/// How long the server may take to store something before that counts as unknown.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One run of the command.
 #[derive(Debug)]
@@ -78,6 +83,32 @@ impl Session {
                         data.display()
                     ))
                 })
+            }
+        }
+    }
+
+    /// A producer on that server.
+    pub(crate) async fn producer(&self, tenant: &Tenant, mailbox: &Mailbox) -> anyhow::Result<Producer> {
+        let config = ProducerConfig {
+            link: self.link()?,
+            tenant: tenant.clone(),
+            mailbox: mailbox.clone(),
+            patience: PATIENCE,
+        };
+        Ok(Producer::connect(config).await?)
+    }
+
+    /// Works until done, or until a signal comes.
+    pub(crate) fn unless_interrupted<'a>(
+        &'a self,
+        work: impl Future<Output = anyhow::Result<()>> + 'a,
+    ) -> impl Future<Output = anyhow::Result<()>> + 'a {
+        // A command's whole work is large, and would lie in its own future twice.
+        let work = Box::pin(work);
+        async move {
+            tokio::select! {
+                () = self.signals.shutdown().cancelled() => Err(self.signals.interrupted()),
+                outcome = work => outcome,
             }
         }
     }

@@ -264,11 +264,7 @@ impl Dispatcher {
                 let failure = Failure::new(FailureClass::Undecodable, error.to_string());
                 let (region, model) = (feed.region.clone(), feed.model.clone());
                 let ending = Ending::broken(message, lease, failure, region, model);
-                self.state.endings.spawn(ending.publish(
-                    self.control.clone(),
-                    self.publisher.clone(),
-                    self.acks.clone(),
-                ));
+                self.conclude(ending);
             }
             Delivery::Job(parts) => {
                 let (job, lease) = *parts;
@@ -343,9 +339,8 @@ impl Dispatcher {
             self.end(flight, status, failure);
             return;
         }
-        let state = &mut self.state;
         if let Some(order) = self.cancels.of(&flight.job, flight.lease.stored_at)
-            && state.reattach(&flight, &self.config, now).is_none()
+            && self.state.reattach(&flight, &self.config, now).is_none()
         {
             // Where its run goes on at a provider, the worker that finds it stops it there.
             self.end(flight, Status::Cancelled, order.failure());
@@ -547,9 +542,7 @@ impl Dispatcher {
         if flight.journal.unfinished().is_some() {
             // Whoever did not answer is the one to ask what became of its run.
             flight.avoid.clear();
-        }
-        if flight.journal.unfinished().is_none()
-            && flight.journal.counted() >= flight.job.max_attempts
+        } else if flight.journal.counted() >= flight.job.max_attempts
             && let Some(failure) = flight.journal.last_failure().cloned()
         {
             self.end(flight, Status::Failed, failure);
@@ -560,12 +553,12 @@ impl Dispatcher {
 
     fn end(&mut self, flight: Flight, status: Status, failure: Failure) {
         info!(job = %flight.job.id, status = status.as_str(), class = %failure.class, "job ended without a worker");
-        let ending = Ending::of(flight, status, failure);
-        self.state.endings.spawn(ending.publish(
-            self.control.clone(),
-            self.publisher.clone(),
-            self.acks.clone(),
-        ));
+        self.conclude(Ending::of(flight, status, failure));
+    }
+
+    fn conclude(&mut self, ending: Ending) {
+        let (client, publisher, acks) = (self.control.clone(), self.publisher.clone(), self.acks.clone());
+        self.state.endings.spawn(ending.publish(client, publisher, acks));
     }
 
     fn tick(&mut self) {

@@ -19,7 +19,7 @@ use schemas::{
     time::Clock as _,
 };
 use tracing::{error, warn};
-use transport::{Headers, PublishError, Publisher, SystemClock, acks::Acks, payloads};
+use transport::{Headers, PublishError, Publisher, SystemClock, acks::Acks, payloads, replies::Address};
 
 use crate::{flight::Flight, metrics};
 
@@ -159,14 +159,8 @@ impl Ending {
             warn!(job = %job.id, attempt = entry.attempt, pool = %entry.pool, "its job has ended while an attempt may go on; booked as possibly wasted");
             // The worker that expected the cost knew the price book; its lines are exact.
             let event = CostEvent::abandoned(job, entry, AS_EXPECTED.to_owned(), now);
-            let body =
-                job.codec.encode(&event).expect("a cost event has only string keys and no failing parts");
-            let map = Headers::new()
-                .with(headers::MESSAGE_ID, job.id.cost_message(entry.attempt))
-                .with(headers::CONTENT_TYPE, job.codec.content_type())
-                .with(headers::SCHEMA, headers::COST_V1)
-                .with_some(headers::TRACEPARENT, job.traceparent.as_deref());
-            publisher.publish(subjects::cost(&job.subject.tenant, &job.mailbox), map, body.into()).await?;
+            let (subject, map, body) = Address::of(job).cost(&event, job.id.cost_message(entry.attempt));
+            publisher.publish(subject, map, body).await?;
         }
         Ok(())
     }
@@ -206,26 +200,10 @@ impl Ending {
             decision: None,
             finished_us: now,
         };
-        let (subject, map, body) = result_message(&result, tenant, mailbox, *codec, self.job.as_deref());
+        let traceparent = self.job.as_ref().and_then(|j| j.traceparent.as_deref());
+        let (subject, map, body) = Address { tenant, mailbox, codec: *codec, traceparent }.result(&result);
         publisher.publish(subject, map, body).await.map(drop)
     }
-}
-
-/// A result as it is published: subject, headers, body.
-fn result_message(
-    result: &JobResult,
-    tenant: &schemas::Tenant,
-    mailbox: &Mailbox,
-    codec: Codec,
-    job: Option<&Job>,
-) -> (String, Headers, Bytes) {
-    let body = codec.encode(result).expect("a result has only string keys and no failing parts");
-    let map = Headers::new()
-        .with(headers::MESSAGE_ID, result.job.result_message())
-        .with(headers::CONTENT_TYPE, codec.content_type())
-        .with(headers::SCHEMA, headers::RESULT_V1)
-        .with_some(headers::TRACEPARENT, job.and_then(|j| j.traceparent.as_deref()));
-    (subjects::result(tenant, mailbox), map, body.into())
 }
 
 /// Gives a lease back at once, for another dispatcher. Only while it is surely ours.

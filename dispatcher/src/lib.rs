@@ -2,8 +2,7 @@
 //!
 //! Pure rooms decide: [`breaker`], [`pool`], [`pick`], [`retry`], [`credit`]. Async rooms carry: [`dispatch`] owns
 //! all state in one task, [`redelivery`] finds out what became of a job that came twice, [`ending`] publishes terminal
-//! results, [`trim`] shortens the log, [`recurring`] stores the runs of
-//! recurring jobs, [`nats`] knows the messages.
+//! results, [`trim`] shortens the log, [`recurring`] stores the runs of recurring jobs, [`nats`] knows the messages.
 
 pub mod breaker;
 pub mod config;

@@ -15,11 +15,8 @@ use std::{
 use async_nats::{Client, Subscriber};
 use futures_util::{Stream, StreamExt};
 use schemas::{
-    JobId, Mailbox, Micros, Region, Tenant,
-    cancel::{Order, Target},
-    headers,
+    JobId, Mailbox, Micros, Tenant, headers,
     job::{Input, Job, JobBody, JobHeaders},
-    recurring::{Recurring, RecurringError},
     reply::JobResult,
     subjects::{self, JobSubject},
     time::Clock,
@@ -33,12 +30,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use transport::{
-    Headers, Link, LinkConfig, LinkError, PublishError, Publisher, SystemClock,
-    api::ApiError,
-    delayed::{self, BringForwardError, Delayed},
+    Headers, Link, LinkConfig, LinkError, PublishError, Publisher, SystemClock, delayed,
     payloads::{self, PayloadError},
     publisher::{Patience, publisher},
-    recurring::{self, ChangeError},
 };
 
 use crate::{
@@ -53,21 +47,6 @@ const REPLIES_AHEAD: usize = 4_096;
 
 /// Room that the server's limit leaves for a job's own headers, and for those that dispatchers and workers add.
 const HEADERS_MAX: usize = 16 * 1024;
-
-/// The id a request carries, or a new one.
-pub(crate) fn id_of(request: &JobRequest) -> Result<JobId, SubmitError> {
-    let Some(text) = &request.body.id else { return Ok(new_job_id()) };
-    let id = text.parse().map_err(|e: schemas::ids::JobIdError| schemas::job::JobError::Field {
-        field: "id",
-        rule: e.to_string(),
-    })?;
-    Ok(id)
-}
-
-/// Takes the input out of a body.
-fn take_input(body: &mut JobBody) -> Option<Input> {
-    body.messages.take().map(Input::Messages).or_else(|| body.prompt.take().map(Input::Prompt))
-}
 
 /// Where a producer connects and who it is.
 #[derive(Clone, Debug)]
@@ -122,28 +101,6 @@ pub enum SubmitError {
     /// The server did not take it.
     #[error(transparent)]
     Publish(#[from] PublishError),
-}
-
-/// Why a recurring job was not set.
-#[derive(Debug, thiserror::Error)]
-pub enum RecurringSetError {
-    /// It is none, or its runs would not be jobs.
-    #[error(transparent)]
-    Recurring(#[from] RecurringError),
-    /// It was not stored.
-    #[error(transparent)]
-    Change(#[from] ChangeError),
-}
-
-/// Why a delayed job was not taken back.
-#[derive(Debug, thiserror::Error)]
-pub enum CancelDelayedError {
-    /// The order was not stored.
-    #[error(transparent)]
-    Order(#[from] PublishError),
-    /// The order is stored, but the job stays where it is until its time comes.
-    #[error("job is taken back, but not before its time comes")]
-    BringForward(#[from] BringForwardError),
 }
 
 /// Why there is no result yet.
@@ -314,10 +271,7 @@ impl Producer {
         request: &JobRequest,
         timeout: Duration,
     ) -> Result<JobResult, WaitError> {
-        let id = match request.body.id.as_deref().map(str::parse) {
-            Some(Ok(id)) => id,
-            _ => new_job_id(),
-        };
+        let id = id_of(request)?;
         // Before the job is sent: its result may be here before the acknowledgement.
         let answer = self.expect(id);
         if let Err(error) = self.submit_for(&self.tenant, id, request).await {
@@ -346,65 +300,6 @@ impl Producer {
         jobs.enumerate()
             .map(move |(nth, job)| async move { (nth, self.submit_and_wait(&job, timeout).await) })
             .buffer_unordered(outstanding.max(1))
-    }
-
-    /// Takes jobs back: those that wait never start, those that run are stopped where the provider can, and each ends
-    /// `cancelled`, unless it ended before. When it returns, the order is stored and holds through any restart.
-    ///
-    /// A filter means this producer's own tenant unless it names one, and only jobs accepted before now.
-    pub async fn cancel(&self, target: Target, reason: &str) -> Result<Order, PublishError> {
-        let target = match target {
-            Target::Job(job) => Target::Job(job),
-            Target::Matching(mut filter) => {
-                filter.tenant.get_or_insert_with(|| self.tenant.clone());
-                Target::Matching(filter)
-            }
-        };
-        let order = Order { target, at_us: SystemClock.now(), reason: reason.to_owned() };
-        transport::cancels::order(&self.publisher, &order).await?;
-        Ok(order)
-    }
-
-    /// The jobs of a region that wait for their `run_at`, this tenant's only.
-    pub async fn delayed(&self, region: &Region) -> Result<Vec<Delayed>, ApiError> {
-        let mut found = delayed::list(&self.client, region).await?;
-        found.retain(|delayed| delayed.subject.tenant == self.tenant);
-        Ok(found)
-    }
-
-    /// Takes back a job that may wait for its `run_at` in one of `regions`: it is due at once, and ends `cancelled`. The
-    /// order comes first, so that a crash in between leaves a job that is taken back when its time comes.
-    pub async fn cancel_delayed(
-        &self,
-        regions: &[Region],
-        job: JobId,
-        reason: &str,
-    ) -> Result<Order, CancelDelayedError> {
-        let order = self.cancel(Target::Job(job), reason).await?;
-        for region in regions {
-            let now = SystemClock.now();
-            if delayed::bring_forward(&self.client, &self.publisher, region, job, now).await? {
-                break;
-            }
-        }
-        Ok(order)
-    }
-
-    /// Lets a job come again and again from now on. Its runs go to this producer's tenant.
-    pub async fn add_recurring(&self, job: &Recurring) -> Result<(), RecurringSetError> {
-        job.check()?;
-        Ok(recurring::add(&self.publisher, job).await?)
-    }
-
-    /// The recurring jobs of this tenant.
-    pub async fn recurring(&self) -> Result<Vec<Recurring>, ApiError> {
-        let found = recurring::list(&self.client).await?;
-        Ok(found.into_iter().map(|entry| entry.job).filter(|job| *job.tenant() == self.tenant).collect())
-    }
-
-    /// Ends a recurring job; those of its runs that still wait go with it. False when there is none of that name.
-    pub async fn remove_recurring(&self, name: &Mailbox) -> Result<bool, ChangeError> {
-        recurring::remove(&self.client, &self.tenant, name).await
     }
 
     /// Waits for the result of a job that was submitted before, by whomever, to this mailbox, since `published`.
@@ -485,6 +380,21 @@ impl Producer {
             warn!(%error, "cannot flush the connection");
         }
     }
+}
+
+/// The id a request carries, or a new one.
+pub(crate) fn id_of(request: &JobRequest) -> Result<JobId, SubmitError> {
+    let Some(text) = &request.body.id else { return Ok(new_job_id()) };
+    let id = text.parse().map_err(|e: schemas::ids::JobIdError| schemas::job::JobError::Field {
+        field: "id",
+        rule: e.to_string(),
+    })?;
+    Ok(id)
+}
+
+/// Takes the input out of a body.
+fn take_input(body: &mut JobBody) -> Option<Input> {
+    body.messages.take().map(Input::Messages).or_else(|| body.prompt.take().map(Input::Prompt))
 }
 
 struct Router {

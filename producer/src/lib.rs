@@ -14,10 +14,13 @@
 //! ```
 //!
 //! [`request`] is what a caller says, [`lines`] reads files of them, [`backfill`] runs such a file to its end,
-//! [`replay`] runs jobs of the past again, [`unique`] keeps a job from being submitted twice, [`client`] sends it and routes replies, [`nats`] reads the mailbox.
+//! [`replay`] runs jobs of the past again, [`unique`] keeps a job from being submitted twice,
+//! [`cancel`] takes jobs back, [`later`] is for those that wait for their time, [`client`] sends it and routes replies, [`nats`] reads the mailbox.
 
 pub mod backfill;
+pub mod cancel;
 pub mod client;
+pub mod later;
 pub mod lines;
 pub mod log;
 pub mod nats;

@@ -87,7 +87,7 @@ struct RawLine {
     _error: Option<Value>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct RawBody {
     model: Option<String>,
@@ -101,14 +101,14 @@ struct RawBody {
     seed: Option<i64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct RawMessage {
     role: String,
     content: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, PartialEq)]
 #[serde(untagged)]
 enum Stop {
     One(String),
@@ -225,16 +225,7 @@ fn one_body(raw: RawLine) -> Result<(&'static str, RawBody), String> {
     };
     match body {
         None => Ok(("", short)),
-        Some(_)
-            if short.model.is_some()
-                || short.messages.is_some()
-                || short.prompt.is_some()
-                || short.max_tokens.is_some()
-                || short.temperature.is_some()
-                || short.top_p.is_some()
-                || short.stop.is_some()
-                || short.seed.is_some() =>
-        {
+        Some(_) if short != RawBody::default() => {
             Err("body: a line with a body must not have its fields outside, too".into())
         }
         Some(body) => Ok(("body.", body)),

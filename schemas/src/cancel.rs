@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     JobId, Lane, Mailbox, Micros, ModelToken, Region, Tenant,
@@ -90,7 +91,13 @@ impl Order {
     pub fn key(&self) -> String {
         match &self.target {
             Target::Job(job) => format!("job.{job}"),
-            Target::Matching(_) => format!("matching.{}", self.at_us.get()),
+            Target::Matching(filter) => {
+                // Two orders of one moment are two.
+                let text =
+                    serde_json::to_vec(filter).expect("a filter has only string keys and no failing parts");
+                let name = Uuid::new_v5(&Uuid::NAMESPACE_OID, &text).simple();
+                format!("matching.{name}-{}", self.at_us.get())
+            }
         }
     }
 }
@@ -103,11 +110,11 @@ pub struct Cancels {
 }
 
 impl Cancels {
-    /// Takes an order in.
-    pub fn add(&mut self, order: Order) {
+    /// Takes in an order that stands under `key`.
+    pub fn add(&mut self, key: &str, order: Order) {
         match &order.target {
             Target::Job(job) => drop(self.jobs.insert(*job, order)),
-            Target::Matching(_) => drop(self.matching.insert(order.key(), order)),
+            Target::Matching(_) => drop(self.matching.insert(key.to_owned(), order)),
         }
     }
 
@@ -165,7 +172,7 @@ mod tests {
     fn cancels(target: &str) -> Cancels {
         let order = serde_json::from_str(&format!(r#"{{"target":{target},"at_us":{}}}"#, AT.get())).unwrap();
         let mut cancels = Cancels::default();
-        cancels.add(order);
+        cancels.add("matching.any", order);
         cancels
     }
 

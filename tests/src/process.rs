@@ -10,6 +10,8 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::roles;
+
 /// The binary that `make build` makes, beside this test's own; `BEACON_BIN` names another.
 #[expect(clippy::disallowed_methods, reason = "tests have no command line of their own to be told by")]
 pub fn beacon() -> PathBuf {
@@ -31,6 +33,16 @@ pub fn root() -> &'static Path {
 /// Runs the binary to its end.
 pub fn run(args: &[&str]) -> Output {
     Command::new(beacon()).args(args).current_dir(root()).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Writes what a command of a person needs to work beside the roles of [`crate::roles`], and gives the file's path.
+pub fn config(folder: &Path, nats_url: &str) -> String {
+    let path = folder.join("beacon.toml");
+    let (region, model) = (roles::REGION, roles::MODEL);
+    let text =
+        format!("[nats]\nurl = \"{nats_url}\"\n[beacon]\nregions = [\"{region}\"]\nmodels = [\"{model}\"]\n");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
 }
 
 /// A running role. Killed when dropped.

@@ -123,6 +123,11 @@ impl Role {
         Self { shutdown, task }
     }
 
+    /// Starts a dispatcher with usual settings on one server.
+    pub async fn usual_dispatcher(url: &str, id: &str, ack_wait: Duration) -> Self {
+        Self::dispatcher(dispatcher_config(&[url.to_owned()], id, settings(ack_wait))).await
+    }
+
     /// Starts a worker; panics when it cannot start.
     #[expect(
         clippy::disallowed_methods,

@@ -105,15 +105,7 @@ impl Scene {
 
     /// What a real process needs to run the same backfill.
     fn config(&self) -> String {
-        let path = self.path("beacon.toml");
-        let text = format!(
-            "[nats]\nurl = \"{}\"\n[beacon]\nregions = [\"{}\"]\nmodels = [\"{}\"]\n",
-            self.nats.url(),
-            roles::REGION,
-            roles::MODEL
-        );
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
+        process::config(self.folder.path(), &self.nats.url())
     }
 
     async fn stop(self) {

@@ -70,7 +70,7 @@ fn cases() -> Vec<Case> {
 async fn what_is_no_job_becomes_a_dead_letter_and_the_others_go_on() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let worker = Role::worker(roles::pool_config(
         &urls,
         "golem@us-east",
@@ -148,7 +148,7 @@ async fn stored_result(client: &async_nats::Client, id: &str) -> JobResult {
 async fn an_unknown_model_region_or_lane_is_refused_at_once() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let producer = roles::producer(&urls).await;
     let client = producer.client();
     for subject in [
@@ -174,7 +174,7 @@ async fn an_unknown_model_region_or_lane_is_refused_at_once() {
 async fn a_deadline_in_the_past_ends_expired_without_cost() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let provider = Scripted::new(Script::Succeed);
     let worker =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 8, ACK_WAIT, provider.clone())).await;

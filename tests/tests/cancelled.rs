@@ -39,7 +39,7 @@ impl Scene {
     }
 
     async fn start_dispatcher(nats: &NatsServer) -> Role {
-        Role::dispatcher(roles::dispatcher_config(&[nats.url()], "d1", roles::settings(ACK_WAIT))).await
+        Role::usual_dispatcher(&nats.url(), "d1", ACK_WAIT).await
     }
 
     async fn dispatcher(&self) -> Role {

@@ -26,7 +26,7 @@ fn region() -> Region {
 }
 
 async fn dispatcher(server: &NatsServer) -> Role {
-    Role::dispatcher(roles::dispatcher_config(&[server.url()], "d1", roles::settings(ACK_WAIT))).await
+    Role::usual_dispatcher(&server.url(), "d1", ACK_WAIT).await
 }
 
 async fn worker(server: &NatsServer) -> Role {

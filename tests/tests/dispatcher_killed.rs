@@ -17,7 +17,7 @@ const ACK_WAIT: Duration = Duration::from_secs(4);
 async fn jobs_go_on_when_the_only_dispatcher_vanishes_and_another_comes() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let first = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let first = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let provider = Scripted::new(Script::Hold);
     let worker =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 3, ACK_WAIT, provider.clone())).await;
@@ -27,7 +27,7 @@ async fn jobs_go_on_when_the_only_dispatcher_vanishes_and_another_comes() {
     wait::until("the slots to fill", || async { (provider.begun() == 3).then_some(()) }).await;
     first.kill().await;
     provider.release();
-    let second = Role::dispatcher(roles::dispatcher_config(&urls, "d2", roles::settings(ACK_WAIT))).await;
+    let second = Role::usual_dispatcher(&urls[0], "d2", ACK_WAIT).await;
     let audit = Audit::all_ended(&mut producer, &jobs).await;
     assert_eq!(audit.count(Status::Succeeded), 40);
     assert!(provider.runs().values().all(|n| *n == 1), "a job ran twice");
@@ -40,8 +40,8 @@ async fn jobs_go_on_when_the_only_dispatcher_vanishes_and_another_comes() {
 async fn two_dispatchers_share_the_work() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let first = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
-    let second = Role::dispatcher(roles::dispatcher_config(&urls, "d2", roles::settings(ACK_WAIT))).await;
+    let first = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
+    let second = Role::usual_dispatcher(&urls[0], "d2", ACK_WAIT).await;
     let provider = Scripted::new(Script::Succeed);
     let worker =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 16, ACK_WAIT, provider.clone())).await;

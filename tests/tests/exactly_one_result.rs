@@ -19,7 +19,7 @@ const ACK_WAIT: Duration = Duration::from_secs(6);
 async fn many_jobs_each_end_once_and_are_paid_once() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let provider = Scripted::new(Script::Succeed);
     let worker =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 64, ACK_WAIT, provider.clone())).await;
@@ -38,7 +38,7 @@ async fn many_jobs_each_end_once_and_are_paid_once() {
 async fn a_waiting_producer_gets_its_result() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let provider = Scripted::new(Script::Succeed);
     let worker = Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 4, ACK_WAIT, provider)).await;
     let producer = roles::producer(&urls).await;
@@ -57,7 +57,7 @@ async fn a_waiting_producer_gets_its_result() {
 async fn a_job_that_always_fails_ends_failed_with_a_dead_letter() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let failure = Failure::new(FailureClass::ProviderDown, "always");
     let provider = Scripted::new(Script::Fail(failure));
     let worker =

@@ -20,7 +20,7 @@ const ACK_WAIT: Duration = Duration::from_secs(6);
 async fn a_failing_provider_is_left_and_taken_back() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let (golem, modal) = (Scripted::new(Script::Succeed), Scripted::new(Script::Succeed));
     let one =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 16, ACK_WAIT, golem.clone())).await;
@@ -57,7 +57,7 @@ async fn a_failing_provider_is_left_and_taken_back() {
 async fn a_rate_limit_closes_the_pool_and_uses_up_no_attempt() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let (golem, modal) = (Scripted::new(Script::Succeed), Scripted::new(Script::Succeed));
     let limited = Failure::new(FailureClass::RateLimited, "429").after(Some(Duration::from_secs(60)));
     golem.set(Script::Fail(limited));
@@ -84,7 +84,7 @@ async fn a_rate_limit_closes_the_pool_and_uses_up_no_attempt() {
 async fn a_request_nobody_would_take_is_never_tried_again() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let golem = Scripted::new(Script::Fail(Failure::new(FailureClass::InvalidRequest, "prompt too long")));
     let one =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 8, ACK_WAIT, golem.clone())).await;

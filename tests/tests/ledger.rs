@@ -66,7 +66,7 @@ async fn the_ledger_equals_the_simulators_own_bill() {
     let urls = [server.url()];
     let shutdown = CancellationToken::new();
     let (golem, modal) = (golem(&shutdown).await, modal(&shutdown).await);
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let rented = OpenAiConfig { billing: Billing::PerInference, ..OpenAiConfig::new(golem.url()) };
     let rented = Arc::new(OpenAi::new(rented).unwrap());
     let serverless = Arc::new(Modal::new(ModalConfig::new(modal.url(), ModalMode::Spawn)).unwrap());

@@ -27,7 +27,7 @@ async fn delete_consumer(client: &async_nats::Client) {
 async fn a_consumer_made_anew_runs_no_finished_job_again() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let provider = Scripted::new(Script::Succeed);
     let worker =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 8, ACK_WAIT, provider.clone())).await;
@@ -38,7 +38,7 @@ async fn a_consumer_made_anew_runs_no_finished_job_again() {
     delete_consumer(producer.client()).await;
     // Some wait unfinished behind the finished ones.
     jobs.extend(roles::submit_many(&producer, 10).await);
-    let again = Role::dispatcher(roles::dispatcher_config(&urls, "d2", roles::settings(ACK_WAIT))).await;
+    let again = Role::usual_dispatcher(&urls[0], "d2", ACK_WAIT).await;
     let audit = Audit::all_ended(&mut producer, &jobs).await;
     assert_eq!(audit.count(Status::Succeeded), 60);
     assert!(provider.runs().values().all(|runs| *runs == 1), "a finished job ran again");
@@ -51,7 +51,7 @@ async fn a_consumer_made_anew_runs_no_finished_job_again() {
 async fn a_consumer_that_vanishes_while_we_run_is_made_anew_from_its_floor() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let provider = Scripted::new(Script::Succeed);
     let worker =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 8, ACK_WAIT, provider.clone())).await;
@@ -72,7 +72,7 @@ async fn a_consumer_that_vanishes_while_we_run_is_made_anew_from_its_floor() {
 async fn without_a_floor_the_dispatcher_stops_and_asks() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let producer = roles::producer(&urls).await;
     roles::submit_many(&producer, 3).await;
     dispatcher.stop().await;
@@ -91,7 +91,7 @@ async fn without_a_floor_the_dispatcher_stops_and_asks() {
 async fn a_difference_that_cannot_be_applied_names_its_field() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     dispatcher.stop().await;
     // What may change is changed: a longer lease.
     let longer = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT * 2))).await;

@@ -17,7 +17,7 @@ const ACK_WAIT: Duration = Duration::from_secs(5);
 async fn check(kill: bool) {
     let mut server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let provider = Scripted::new(Script::Succeed);
     let worker =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 32, ACK_WAIT, provider.clone())).await;

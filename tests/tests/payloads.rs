@@ -24,7 +24,7 @@ const ACK_WAIT: Duration = Duration::from_secs(4);
 const LARGE: usize = 3 * 1024 * 1024;
 
 async fn dispatcher(server: &NatsServer) -> Role {
-    Role::dispatcher(roles::dispatcher_config(&[server.url()], "d1", roles::settings(ACK_WAIT))).await
+    Role::usual_dispatcher(&server.url(), "d1", ACK_WAIT).await
 }
 
 async fn worker(server: &NatsServer) -> Role {

@@ -40,7 +40,7 @@ async fn real_inference_survives_a_hanging_and_a_killed_server() {
     };
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let one = Role::worker(pool(&urls, "local", &first)).await;
     let two = Role::worker(pool(&urls, "local-b", &second)).await;
     let mut producer = roles::producer(&urls).await;

@@ -41,7 +41,7 @@ fn job(name: &str, cron: &str, missed: Missed, since: Micros) -> Recurring {
 }
 
 async fn dispatcher(server: &NatsServer, id: &str) -> Role {
-    Role::dispatcher(roles::dispatcher_config(&[server.url()], id, roles::settings(ACK_WAIT))).await
+    Role::usual_dispatcher(&server.url(), id, ACK_WAIT).await
 }
 
 async fn worker(server: &NatsServer) -> Role {

@@ -49,15 +49,7 @@ impl Scene {
     }
 
     fn config(&self) -> String {
-        let path = self.folder.path().join("beacon.toml");
-        let text = format!(
-            "[nats]\nurl = \"{}\"\n[beacon]\nregions = [\"{}\"]\nmodels = [\"{}\"]\n",
-            self.nats.url(),
-            roles::REGION,
-            roles::MODEL
-        );
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
+        process::config(self.folder.path(), &self.nats.url())
     }
 
     /// Runs the command to its end.

@@ -4,8 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::BoxFuture};
+use producer::Producer;
 use schemas::{
-    UsdNanos,
+    JobId, UsdNanos,
     cancel::{Filter, Target},
     cost::Purpose,
     failure::Failure,
@@ -34,13 +35,63 @@ const ACK_WAIT: Duration = Duration::from_secs(3);
 /// The model's name at Replicate.
 const SERVED_AS: &str = "acme/llama";
 
-async fn replicate(service_ms: u64, shutdown: &CancellationToken) -> Simulator {
-    let mut model = SimulatedModel::new(SERVED_AS);
-    (model.slots, model.service_ms_p50, model.service_sigma) = (64, service_ms, 0.2);
-    (model.sku, model.price_per_second_nanos) = ("gpu-t4".into(), 225_000);
-    simulators::start(SimulatorConfig::new("replicate", Kind::Replicate, vec![model]), shutdown.clone())
-        .await
-        .unwrap()
+/// One simulated provider, one dispatcher, one producer.
+struct Scene {
+    server: NatsServer,
+    shutdown: CancellationToken,
+    simulator: Simulator,
+    dispatcher: Role,
+    producer: Producer,
+}
+
+impl Scene {
+    async fn new(kind: Kind, model: SimulatedModel) -> Self {
+        let (server, shutdown) = (NatsServer::start().await, CancellationToken::new());
+        let config = SimulatorConfig::new("simulated", kind, vec![model]);
+        let simulator = simulators::start(config, shutdown.clone()).await.unwrap();
+        let dispatcher = dispatcher(&[server.url()]).await;
+        let producer = roles::producer(&[server.url()]).await;
+        Self { server, shutdown, simulator, dispatcher, producer }
+    }
+
+    /// Replicate, whose runs take so long.
+    async fn replicate(service_ms: u64) -> Self {
+        let mut model = SimulatedModel::new(SERVED_AS);
+        (model.slots, model.service_ms_p50, model.service_sigma) = (64, service_ms, 0.2);
+        (model.sku, model.price_per_second_nanos) = ("gpu-t4".into(), 225_000);
+        Self::new(Kind::Replicate, model).await
+    }
+
+    fn pool(&self, id: &str, worker: &str, sku: &str, provider: Arc<dyn Provider>) -> PoolConfig {
+        pool(&[self.server.url()], id, worker, sku, provider)
+    }
+
+    /// A worker of the pool at Replicate.
+    async fn worker(&self, name: &str) -> Role {
+        Role::worker(self.pool("replicate@us-east", name, "gpu-t4", adapter(&self.simulator))).await
+    }
+
+    /// Submits jobs and waits until the provider runs them all.
+    async fn running(&self, count: usize) -> Vec<JobId> {
+        let jobs = roles::submit_many(&self.producer, count).await;
+        wait::until("all to run", || async {
+            (self.simulator.stats().started == count as u64).then_some(())
+        })
+        .await;
+        jobs
+    }
+
+    async fn ended(&mut self, jobs: &[JobId]) -> Audit {
+        Audit::all_ended(&mut self.producer, jobs).await
+    }
+
+    async fn stop(self, worker: Role) {
+        worker.stop().await;
+        self.dispatcher.stop().await;
+        self.producer.close().await;
+        self.shutdown.cancel();
+        self.simulator.stopped().await;
+    }
 }
 
 fn adapter(simulator: &Simulator) -> Arc<dyn Provider> {
@@ -130,152 +181,99 @@ fn once_and_exact(audit: &Audit, jobs: usize, simulator: &Simulator) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn runs_of_a_killed_worker_are_gone_on_with_and_billed_once() {
-    let server = NatsServer::start().await;
-    let (urls, shutdown) = ([server.url()], CancellationToken::new());
-    let simulator = replicate(1_500, &shutdown).await;
-    let dispatcher = dispatcher(&urls).await;
-    let doomed = Role::worker(pool(&urls, "replicate@us-east", "w1", "gpu-t4", adapter(&simulator))).await;
-    let mut producer = roles::producer(&urls).await;
-    let jobs = roles::submit_many(&producer, 20).await;
-    wait::until("all to run", || async { (simulator.stats().started == 20).then_some(()) }).await;
+    let mut scene = Scene::replicate(1_500).await;
+    let doomed = scene.worker("w1").await;
+    let jobs = scene.running(20).await;
     doomed.kill().await;
-    let next = Role::worker(pool(&urls, "replicate@us-east", "w2", "gpu-t4", adapter(&simulator))).await;
-    let audit = Audit::all_ended(&mut producer, &jobs).await;
-    once_and_exact(&audit, 20, &simulator);
-    next.stop().await;
-    dispatcher.stop().await;
-    producer.close().await;
-    shutdown.cancel();
-    simulator.stopped().await;
+    let next = scene.worker("w2").await;
+    let audit = scene.ended(&jobs).await;
+    once_and_exact(&audit, 20, &scene.simulator);
+    scene.stop(next).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn runs_whose_ids_were_never_written_down_are_found_in_the_list() {
-    let server = NatsServer::start().await;
-    let (urls, shutdown) = ([server.url()], CancellationToken::new());
-    let simulator = replicate(300, &shutdown).await;
-    let dispatcher = dispatcher(&urls).await;
-    let lost = Arc::new(LostBeforeTheJournal(adapter(&simulator)));
-    let doomed = Role::worker(pool(&urls, "replicate@us-east", "w1", "gpu-t4", lost)).await;
-    let mut producer = roles::producer(&urls).await;
-    let jobs = roles::submit_many(&producer, 10).await;
-    wait::until("all to run", || async { (simulator.stats().started == 10).then_some(()) }).await;
+    let mut scene = Scene::replicate(300).await;
+    let lost = Arc::new(LostBeforeTheJournal(adapter(&scene.simulator)));
+    let doomed = Role::worker(scene.pool("replicate@us-east", "w1", "gpu-t4", lost)).await;
+    let jobs = scene.running(10).await;
     doomed.kill().await;
-    let next = Role::worker(pool(&urls, "replicate@us-east", "w2", "gpu-t4", adapter(&simulator))).await;
-    let audit = Audit::all_ended(&mut producer, &jobs).await;
-    once_and_exact(&audit, 10, &simulator);
-    next.stop().await;
-    dispatcher.stop().await;
-    producer.close().await;
-    shutdown.cancel();
-    simulator.stopped().await;
+    let next = scene.worker("w2").await;
+    let audit = scene.ended(&jobs).await;
+    once_and_exact(&audit, 10, &scene.simulator);
+    scene.stop(next).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stops_in_order_leaves_its_runs_to_the_next() {
-    let server = NatsServer::start().await;
-    let (urls, shutdown) = ([server.url()], CancellationToken::new());
-    let simulator = replicate(2_500, &shutdown).await;
-    let dispatcher = dispatcher(&urls).await;
-    let mut hasty = pool(&urls, "replicate@us-east", "w1", "gpu-t4", adapter(&simulator));
+    let mut scene = Scene::replicate(2_500).await;
+    let mut hasty = scene.pool("replicate@us-east", "w1", "gpu-t4", adapter(&scene.simulator));
     hasty.grace = Duration::from_millis(50);
     let first = Role::worker(hasty).await;
-    let mut producer = roles::producer(&urls).await;
-    let jobs = roles::submit_many(&producer, 5).await;
-    wait::until("all to run", || async { (simulator.stats().started == 5).then_some(()) }).await;
+    let jobs = scene.running(5).await;
     first.stop().await;
-    let next = Role::worker(pool(&urls, "replicate@us-east", "w2", "gpu-t4", adapter(&simulator))).await;
-    let audit = Audit::all_ended(&mut producer, &jobs).await;
-    once_and_exact(&audit, 5, &simulator);
-    next.stop().await;
-    dispatcher.stop().await;
-    producer.close().await;
-    shutdown.cancel();
-    simulator.stopped().await;
+    let next = scene.worker("w2").await;
+    let audit = scene.ended(&jobs).await;
+    once_and_exact(&audit, 5, &scene.simulator);
+    scene.stop(next).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_nobody_can_find_is_booked_as_possibly_wasted_and_tried_again() {
-    let server = NatsServer::start().await;
-    let (urls, shutdown) = ([server.url()], CancellationToken::new());
     let mut model = SimulatedModel::new(roles::MODEL);
     (model.service_ms_p50, model.sku, model.price_per_second_nanos) = (60_000, "T4".into(), 164_000);
-    let modal = simulators::start(SimulatorConfig::new("modal", Kind::Modal, vec![model]), shutdown.clone())
-        .await
-        .unwrap();
+    let mut scene = Scene::new(Kind::Modal, model).await;
     // Held for 150 s before it says an id.
-    let held = Modal::new(ModalConfig::new(modal.url(), ModalMode::Wait)).unwrap();
-    let dispatcher = dispatcher(&urls).await;
-    let doomed = Role::worker(pool(&urls, "modal@us-east", "w1", "T4", Arc::new(held))).await;
-    let mut producer = roles::producer(&urls).await;
-    let jobs = roles::submit_many(&producer, 2).await;
-    wait::until("both to run", || async { (modal.stats().running == 2).then_some(()) }).await;
+    let held = Modal::new(ModalConfig::new(scene.simulator.url(), ModalMode::Wait)).unwrap();
+    let doomed = Role::worker(scene.pool("modal@us-east", "w1", "T4", Arc::new(held))).await;
+    let jobs = scene.running(2).await;
     doomed.kill().await;
     // One worker of the same pool, whose provider cannot tell: it answers at once, and knows nothing of the past.
-    let next = pool(&urls, "modal@us-east", "w2", "T4", Scripted::new(Script::Succeed));
+    let next = scene.pool("modal@us-east", "w2", "T4", Scripted::new(Script::Succeed));
     let next = Role::worker(next).await;
-    let audit = Audit::all_ended(&mut producer, &jobs).await;
+    let audit = scene.ended(&jobs).await;
     assert_eq!(audit.count(Status::Succeeded), 2);
     assert!(audit.results.values().flatten().all(|result| result.attempts == 2));
     let wasted: Vec<_> = audit.costs.iter().filter(|c| c.purpose == Purpose::WastedFailure).collect();
     assert_eq!(wasted.len(), 2);
     // What a job was expected to take, 100 ms, at the price of a T4.
     assert!(wasted.iter().all(|c| c.estimated && c.attempt == 1 && c.amount_usd == UsdNanos::new(16_400)));
-    next.stop().await;
-    dispatcher.stop().await;
-    producer.close().await;
-    shutdown.cancel();
-    modal.stopped().await;
+    scene.stop(next).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_whose_pool_is_gone_is_booked_by_whoever_takes_the_job_next() {
-    let server = NatsServer::start().await;
-    let (urls, shutdown) = ([server.url()], CancellationToken::new());
-    let simulator = replicate(60_000, &shutdown).await;
-    let dispatcher = dispatcher(&urls).await;
-    let doomed = Role::worker(pool(&urls, "replicate@us-east", "w1", "gpu-t4", adapter(&simulator))).await;
-    let mut producer = roles::producer(&urls).await;
-    let jobs = roles::submit_many(&producer, 3).await;
-    wait::until("all to run", || async { (simulator.stats().started == 3).then_some(()) }).await;
+    let mut scene = Scene::replicate(60_000).await;
+    let doomed = scene.worker("w1").await;
+    let jobs = scene.running(3).await;
     doomed.kill().await;
-    let other = pool(&urls, "golem@us-east", "w2", "standard", Scripted::new(Script::Succeed));
+    let other = scene.pool("golem@us-east", "w2", "standard", Scripted::new(Script::Succeed));
     let other = Role::worker(other).await;
-    let audit = Audit::all_ended(&mut producer, &jobs).await;
+    let audit = scene.ended(&jobs).await;
     assert_eq!(audit.count(Status::Succeeded), 3);
     let paid = audit.paid();
     assert_eq!(paid["replicate@us-east"], UsdNanos::new(3 * 22_500), "100 ms of a T4 for each");
     assert_eq!(paid["golem@us-east"], UsdNanos::new(3 * 100_000));
     let wasted: Vec<_> = audit.costs.iter().filter(|c| c.purpose == Purpose::WastedFailure).collect();
     assert!(wasted.len() == 3 && wasted.iter().all(|c| c.estimated && c.attempt == 1));
-    other.stop().await;
-    dispatcher.stop().await;
-    producer.close().await;
-    shutdown.cancel();
-    simulator.stopped().await;
+    scene.stop(other).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn live_output_comes_piece_by_piece_for_jobs_that_ask_for_it() {
-    let server = NatsServer::start().await;
-    let (urls, shutdown) = ([server.url()], CancellationToken::new());
     let mut model = SimulatedModel::new(roles::MODEL);
     (model.service_ms_p50, model.price_per_inference_nanos) = (300, 100_000);
-    let golem = simulators::start(SimulatorConfig::new("golem", Kind::Golem, vec![model]), shutdown.clone())
-        .await
-        .unwrap();
-    let dispatcher = dispatcher(&urls).await;
-    let streamed = Arc::new(OpenAi::new(OpenAiConfig::new(golem.url())).unwrap());
-    let worker = Role::worker(pool(&urls, "golem@us-east", "w1", "standard", streamed)).await;
-    let mut producer = roles::producer(&urls).await;
-    let watcher = async_nats::connect(&urls[0]).await.unwrap();
+    let mut scene = Scene::new(Kind::Golem, model).await;
+    let streamed = Arc::new(OpenAi::new(OpenAiConfig::new(scene.simulator.url())).unwrap());
+    let worker = Role::worker(scene.pool("golem@us-east", "w1", "standard", streamed)).await;
+    let watcher = async_nats::connect(scene.server.url()).await.unwrap();
     let mut pieces = watcher.subscribe("beacon.live.acme.inbox.*").await.unwrap();
     watcher.flush().await.unwrap();
-    let quiet = producer.submit(&roles::job("nobody watches")).await.unwrap().job;
+    let quiet = scene.producer.submit(&roles::job("nobody watches")).await.unwrap().job;
     let mut request = roles::job("somebody watches");
     request.body.live = true;
-    let watched = producer.submit(&request).await.unwrap().job;
-    let audit = Audit::all_ended(&mut producer, &[quiet, watched]).await;
+    let watched = scene.producer.submit(&request).await.unwrap().job;
+    let audit = scene.ended(&[quiet, watched]).await;
     let whole = audit.results[&watched][0].output.as_ref().unwrap().text.clone();
     let (mut text, mut count) = (String::new(), 0);
     while text.len() < whole.len() {
@@ -289,11 +287,7 @@ async fn live_output_comes_piece_by_piece_for_jobs_that_ask_for_it() {
     }
     assert_eq!(text, whole);
     assert!(count > 1, "it came in pieces");
-    worker.stop().await;
-    dispatcher.stop().await;
-    producer.close().await;
-    shutdown.cancel();
-    golem.stopped().await;
+    scene.stop(worker).await;
 }
 
 /// Every job was taken back, its run was stopped at the provider, and the ledger equals the bill.
@@ -308,44 +302,26 @@ fn stopped_and_exact(audit: &Audit, jobs: usize, simulator: &Simulator) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_taken_back_is_stopped_at_its_provider_and_what_it_cost_is_booked() {
-    let server = NatsServer::start().await;
-    let (urls, shutdown) = ([server.url()], CancellationToken::new());
-    let simulator = replicate(600_000, &shutdown).await;
-    let dispatcher = dispatcher(&urls).await;
-    let worker = Role::worker(pool(&urls, "replicate@us-east", "w1", "gpu-t4", adapter(&simulator))).await;
-    let mut producer = roles::producer(&urls).await;
-    let jobs = roles::submit_many(&producer, 5).await;
-    wait::until("all to run", || async { (simulator.stats().started == 5).then_some(()) }).await;
+    let mut scene = Scene::replicate(600_000).await;
+    let worker = scene.worker("w1").await;
+    let jobs = scene.running(5).await;
     for job in &jobs {
-        producer.cancel(Target::Job(*job), "").await.unwrap();
+        scene.producer.cancel(Target::Job(*job), "").await.unwrap();
     }
-    let audit = Audit::all_ended(&mut producer, &jobs).await;
-    stopped_and_exact(&audit, 5, &simulator);
-    worker.stop().await;
-    dispatcher.stop().await;
-    producer.close().await;
-    shutdown.cancel();
-    simulator.stopped().await;
+    let audit = scene.ended(&jobs).await;
+    stopped_and_exact(&audit, 5, &scene.simulator);
+    scene.stop(worker).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_taken_back_while_its_worker_is_gone_is_stopped_by_the_next() {
-    let server = NatsServer::start().await;
-    let (urls, shutdown) = ([server.url()], CancellationToken::new());
-    let simulator = replicate(600_000, &shutdown).await;
-    let dispatcher = dispatcher(&urls).await;
-    let doomed = Role::worker(pool(&urls, "replicate@us-east", "w1", "gpu-t4", adapter(&simulator))).await;
-    let mut producer = roles::producer(&urls).await;
-    let jobs = roles::submit_many(&producer, 3).await;
-    wait::until("all to run", || async { (simulator.stats().started == 3).then_some(()) }).await;
+    let mut scene = Scene::replicate(600_000).await;
+    let doomed = scene.worker("w1").await;
+    let jobs = scene.running(3).await;
     doomed.kill().await;
-    producer.cancel(Target::Matching(Filter::default()), "").await.unwrap();
-    let next = Role::worker(pool(&urls, "replicate@us-east", "w2", "gpu-t4", adapter(&simulator))).await;
-    let audit = Audit::all_ended(&mut producer, &jobs).await;
-    stopped_and_exact(&audit, 3, &simulator);
-    next.stop().await;
-    dispatcher.stop().await;
-    producer.close().await;
-    shutdown.cancel();
-    simulator.stopped().await;
+    scene.producer.cancel(Target::Matching(Filter::default()), "").await.unwrap();
+    let next = scene.worker("w2").await;
+    let audit = scene.ended(&jobs).await;
+    stopped_and_exact(&audit, 3, &scene.simulator);
+    scene.stop(next).await;
 }

@@ -22,7 +22,7 @@ const ACK_WAIT: Duration = Duration::from_secs(3);
 async fn check(late: Script) {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let slow = Scripted::new(Script::Hold);
     let hour = Duration::from_secs(3600);
     let sleeper = Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 1, hour, slow.clone())).await;
@@ -60,7 +60,7 @@ async fn a_late_success_is_stored_once() {
 async fn a_worker_that_cannot_extend_lets_go_and_returns_nothing() {
     let mut server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let held = Scripted::new(Script::Hold);
     let worker =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 4, ACK_WAIT, held.clone())).await;

@@ -21,7 +21,7 @@ use transport::{
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
 async fn dispatcher(server: &NatsServer) -> Role {
-    Role::dispatcher(roles::dispatcher_config(&[server.url()], "d1", roles::settings(ACK_WAIT))).await
+    Role::usual_dispatcher(&server.url(), "d1", ACK_WAIT).await
 }
 
 async fn producer(server: &NatsServer) -> Producer {

@@ -61,7 +61,7 @@ fn every_field_of_a_job_is_documented() {
 async fn documented_jobs_run_with_a_plain_client_in_both_codecs() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let provider = Scripted::new(Script::Succeed);
     let worker = Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 8, ACK_WAIT, provider)).await;
     let client = async_nats::connect(server.url()).await.unwrap();

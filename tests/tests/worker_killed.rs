@@ -32,7 +32,7 @@ const ACK_WAIT: Duration = Duration::from_secs(4);
 async fn jobs_of_a_vanished_worker_finish_elsewhere() {
     let server = NatsServer::start().await;
     let urls = [server.url()];
-    let dispatcher = Role::dispatcher(roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT))).await;
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
     let stuck = Scripted::new(Script::Hold);
     let doomed =
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 8, ACK_WAIT, stuck.clone())).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::{Client, Message, Request, StatusCode, client::RequestErrorKind};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::Value;
@@ -120,8 +121,6 @@ pub async fn read_all(client: &Client, stream: &str, filter: &str) -> Result<Vec
                     from = number("Nats-Sequence").map_or(from, |seq| seq + 1);
                     found.push(answer);
                 }
-                // The end of a batch; there may be more behind it.
-                Some(StatusCode::OK) => {}
                 Some(status) if status.as_u16() == 204 => break number("Nats-Num-Pending").unwrap_or(0),
                 Some(StatusCode::NOT_FOUND) => break 0,
                 Some(status) => return Err(odd(format!("status {status}"))),
@@ -131,6 +130,30 @@ pub async fn read_all(client: &Client, stream: &str, filter: &str) -> Result<Vec
             return Ok(found);
         }
     }
+}
+
+/// The newest message on a subject of a stream with its sequence. By the leader and not by direct get: a replica may be
+/// behind.
+pub async fn newest(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+) -> Result<Option<(Vec<u8>, u64)>, ApiError> {
+    let question = format!("STREAM.MSG.GET.{stream}");
+    let answer = match ask(client, &question, &serde_json::json!({ "last_by_subj": subject })).await {
+        Ok(answer) => answer,
+        Err(error) if error.code() == Some(MESSAGE_NOT_FOUND) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let data = answer.pointer("/message/data").and_then(Value::as_str).unwrap_or_default();
+    let odd = |what: base64::DecodeError| ApiError::Odd { subject: question.clone(), what: what.to_string() };
+    Ok(Some((BASE64.decode(data).map_err(odd)?, number(&answer, "message/seq").unwrap_or(0))))
+}
+
+/// Removes all messages of a stream on subjects that `filter` matches.
+pub async fn purge(client: &Client, stream: &str, filter: &str) -> Result<(), ApiError> {
+    let body = serde_json::json!({ "filter": filter });
+    ask(client, &format!("STREAM.PURGE.{stream}"), &body).await.map(drop)
 }
 
 /// An unsigned number inside an answer, by a path such as `state/last_seq`.

@@ -9,6 +9,27 @@ use schemas::topology::bucket_stream;
 
 use crate::publisher::{Headers, PublishError, Publisher};
 
+/// Names the version that a value must have to be replaced.
+pub(crate) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+/// The server's word for a value that has another version.
+pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10_071;
+
+/// Stores a value in place of the one at `revision`, 0 for none, and gives its own revision; `None` when somebody else was
+/// first. `subject` is that of a key.
+pub(crate) async fn replace(
+    publisher: &Publisher,
+    subject: String,
+    headers: Headers,
+    value: Bytes,
+    revision: u64,
+) -> Result<Option<u64>, PublishError> {
+    match publisher.publish(subject, headers.with(EXPECTED, revision.to_string()), value).await {
+        Ok(stored) => Ok(Some(stored.seq)),
+        Err(PublishError::Refused { code: WRONG_LAST_SEQUENCE, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Why a value could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read key `{key}` of bucket {bucket}")]

@@ -180,7 +180,7 @@ impl CancelTask {
             self.lock().remove(key);
         } else {
             match serde_json::from_slice::<Order>(&message.payload) {
-                Ok(order) => self.lock().add(order),
+                Ok(order) => self.lock().add(key, order),
                 Err(error) => warn!(key, %error, "an order to take jobs back does not read, ignored"),
             }
         }

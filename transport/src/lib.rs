@@ -2,7 +2,7 @@
 //!
 //! [`link`] connects, [`api`] asks the server, [`topology`] makes the server agree with the map in
 //! `schemas::topology`, [`publisher`] stores messages with many on the way, [`acks`] finishes leases and makes sure
-//! of it, [`stored`] finds results that exist already, [`bucket`] reads and writes small values, [`cancels`] hears what
+//! of it, [`replies`] writes results and costs, [`stored`] finds results that exist already, [`bucket`] reads and writes small values, [`cancels`] hears what
 //! is taken back, [`delayed`] stores what is to run later,
 //! [`recurring`] what comes again and again, [`unique`] what must not,
 //! [`payloads`] holds inputs that are too large for a message.
@@ -17,6 +17,7 @@ pub mod link;
 pub mod payloads;
 pub mod publisher;
 pub mod recurring;
+pub mod replies;
 pub mod stored;
 pub mod topology;
 pub mod unique;

@@ -15,7 +15,6 @@ use schemas::{
     job::{Input, InputRef},
     topology::{PAYLOADS_BUCKET, object_stream},
 };
-use serde_json::json;
 use tokio::{
     io::AsyncReadExt as _,
     time::{error::Elapsed, timeout},
@@ -111,7 +110,6 @@ pub async fn remove(client: &Client, stored: &InputRef) -> Result<(), PayloadErr
     }
     // A deleted object leaves a note behind; nobody looks for it.
     let note = format!("$O.{PAYLOADS_BUCKET}.M.{}", BASE64.encode(&stored.object));
-    let stream = object_stream(PAYLOADS_BUCKET);
-    api::ask(client, &format!("STREAM.PURGE.{stream}"), &json!({ "filter": note })).await?;
+    api::purge(client, &object_stream(PAYLOADS_BUCKET), &note).await?;
     Ok(())
 }

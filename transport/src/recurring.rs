@@ -9,16 +9,13 @@ use schemas::{
     subjects,
     topology::{RECURRING_BUCKET, bucket_stream, delayed_stream},
 };
-use serde_json::json;
 use tracing::warn;
 
 use crate::{
     api::{self, ApiError},
+    bucket,
     publisher::{Headers, PublishError, Publisher},
 };
-
-/// The server's word for a value that somebody else has changed meanwhile.
-const WRONG_LAST_SEQUENCE: u64 = 10_071;
 
 /// A recurring job and how far its runs are stored.
 #[derive(Clone, Debug)]
@@ -79,13 +76,10 @@ pub async fn list(client: &Client) -> Result<Vec<Entry>, ApiError> {
 /// Sets a recurring job. Fails when there is one of its name.
 pub async fn add(publisher: &Publisher, job: &Recurring) -> Result<(), ChangeError> {
     let body = serde_json::to_vec(job).expect("a recurring job has only string keys and no failing parts");
-    let headers = Headers::new().with(EXPECTED, "0");
-    match publisher.publish(key("job", job.tenant(), &job.name), headers, body.into()).await {
-        Ok(_) => Ok(()),
-        Err(PublishError::Refused { code: WRONG_LAST_SEQUENCE, .. }) => {
-            Err(ChangeError::Exists(job.name.clone()))
-        }
-        Err(error) => Err(error.into()),
+    let subject = key("job", job.tenant(), &job.name);
+    match bucket::replace(publisher, subject, Headers::new(), body.into(), 0).await? {
+        Some(_) => Ok(()),
+        None => Err(ChangeError::Exists(job.name.clone())),
     }
 }
 
@@ -97,12 +91,12 @@ pub async fn remove(client: &Client, tenant: &Tenant, name: &Mailbox) -> Result<
     };
     // The job first: a dispatcher that looks now stores no more.
     for kind in ["job", "last"] {
-        purge(client, &bucket_stream(RECURRING_BUCKET), &key(kind, tenant, name)).await?;
+        api::purge(client, &bucket_stream(RECURRING_BUCKET), &key(kind, tenant, name)).await?;
     }
     let region = &entry.job.subject.region;
     for waiting in crate::delayed::list(client, region).await? {
         if waiting.job == entry.job.run(waiting.at).0 {
-            purge(client, &delayed_stream(region), &subjects::delayed(region, waiting.job)).await?;
+            api::purge(client, &delayed_stream(region), &subjects::delayed(region, waiting.job)).await?;
         }
     }
     Ok(true)
@@ -110,19 +104,9 @@ pub async fn remove(client: &Client, tenant: &Tenant, name: &Mailbox) -> Result<
 
 /// Writes down how far the runs are stored. False when somebody else has done so since the entry was read.
 pub async fn stored(publisher: &Publisher, entry: &Entry, last: Micros) -> Result<bool, PublishError> {
-    let headers = Headers::new().with(EXPECTED, entry.revision.to_string());
-    let key = key("last", entry.job.tenant(), &entry.job.name);
-    match publisher.publish(key, headers, last.get().to_string().into()).await {
-        Ok(_) => Ok(true),
-        Err(PublishError::Refused { code: WRONG_LAST_SEQUENCE, .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
-
-async fn purge(client: &Client, stream: &str, subject: &str) -> Result<(), ApiError> {
-    api::ask(client, &format!("STREAM.PURGE.{stream}"), &json!({ "filter": subject })).await.map(drop)
+    let (subject, value) = (key("last", entry.job.tenant(), &entry.job.name), last.get().to_string());
+    let set = bucket::replace(publisher, subject, Headers::new(), value.into(), entry.revision).await?;
+    Ok(set.is_some())
 }
 
 fn kind_and_key(message: &Message) -> Option<(String, String)> {

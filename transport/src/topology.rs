@@ -10,12 +10,14 @@
 use std::collections::BTreeMap;
 
 use async_nats::Client;
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use schemas::topology::{ConsumerSpec, FLOORS_BUCKET, StreamSpec, Topology, bucket_stream};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::api::{self, ApiError, CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND, STREAM_NOT_FOUND};
+use crate::{
+    api::{self, ApiError, CONSUMER_NOT_FOUND, STREAM_NOT_FOUND},
+    bucket::{EXPECTED, WRONG_LAST_SEQUENCE},
+};
 
 /// Metadata of a consumer that was made anew: deliveries up to this stream sequence may be done already.
 pub const RECREATED_AT: &str = "beacon-recreated-at";
@@ -24,7 +26,6 @@ pub const RECREATED_AT: &str = "beacon-recreated-at";
 const STREAM_NAME_IN_USE: u64 = 10_058;
 const CONSUMER_EXISTS: u64 = 10_148;
 const CONSUMER_NAME_EXISTS: u64 = 10_013;
-const WRONG_LAST_SEQUENCE: u64 = 10_071;
 
 /// Why the server does not agree with the map.
 #[derive(Debug, thiserror::Error)]
@@ -225,16 +226,10 @@ async fn where_to_start(
 
 /// What each consumer of `stream` had acked when it was last written down.
 async fn read_floor(client: &Client, key: &str) -> Result<Option<u64>, TopologyError> {
-    let body = json!({ "last_by_subj": format!("$KV.{FLOORS_BUCKET}.{key}") });
-    // By the leader and not by direct get: a replica may be behind.
-    let subject = format!("STREAM.MSG.GET.{}", bucket_stream(FLOORS_BUCKET));
-    let answer = match api::ask(client, &subject, &body).await {
-        Ok(answer) => answer,
-        Err(error) if error.code() == Some(MESSAGE_NOT_FOUND) => return Ok(None),
-        Err(error) => return Err(error.into()),
+    let subject = format!("$KV.{FLOORS_BUCKET}.{key}");
+    let Some((bytes, _)) = api::newest(client, &bucket_stream(FLOORS_BUCKET), &subject).await? else {
+        return Ok(None);
     };
-    let data = answer.pointer("/message/data").and_then(Value::as_str).unwrap_or_default();
-    let bytes = BASE64.decode(data).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     text.trim().parse().map(Some).map_err(|_| TopologyError::Floor { key: key.to_owned(), value: text })
 }
@@ -243,7 +238,7 @@ async fn read_floor(client: &Client, key: &str) -> Result<Option<u64>, TopologyE
 async fn create_floor(client: &Client, key: &str) -> Result<(), TopologyError> {
     let subject = format!("$KV.{FLOORS_BUCKET}.{key}");
     let mut headers = async_nats::HeaderMap::new();
-    headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+    headers.insert(EXPECTED, "0");
     let silent = |source| ApiError::Silent { subject: subject.clone(), source };
     let answer = client.request_with_headers(subject.clone(), headers, "0".into()).await.map_err(silent)?;
     let answer: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();

@@ -7,22 +7,19 @@
 use std::time::Duration;
 
 use async_nats::Client;
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use schemas::{
     JobId, Micros, Tenant,
     topology::{UNIQUE_BUCKET, bucket_stream},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    api::{self, ApiError, MESSAGE_NOT_FOUND},
+    api::{self, ApiError},
+    bucket,
     publisher::{Headers, PublishError, Publisher},
 };
 
-/// The server's word for a value that somebody else has set meanwhile.
-const WRONG_LAST_SEQUENCE: u64 = 10_071;
 /// The shortest life the server gives a message.
 pub const PERIOD_MIN: Duration = Duration::from_secs(1);
 
@@ -67,35 +64,23 @@ pub async fn set(
     now: Micros,
 ) -> Result<Option<u64>, PublishError> {
     let left = claim.until_us.since(now).max(PERIOD_MIN);
-    let headers = Headers::new()
-        .with("Nats-Expected-Last-Subject-Sequence", revision.to_string())
-        .with("Nats-TTL", format!("{}s", left.as_secs()));
+    let headers = Headers::new().with("Nats-TTL", format!("{}s", left.as_secs()));
     let body = serde_json::to_vec(claim).expect("a claim has only string keys and no failing parts");
-    match publisher.publish(subject(tenant, &claim.key), headers, body.into()).await {
-        Ok(stored) => Ok(Some(stored.seq)),
-        Err(PublishError::Refused { code: WRONG_LAST_SEQUENCE, .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+    bucket::replace(publisher, subject(tenant, &claim.key), headers, body.into(), revision).await
 }
 
-/// The claim on a key with its revision. Asked of the leader: a replica may be behind.
+/// The claim on a key with its revision.
 pub async fn get(client: &Client, tenant: &Tenant, key: &str) -> Result<Option<(Claim, u64)>, ApiError> {
-    let stream = bucket_stream(UNIQUE_BUCKET);
-    let subject = format!("STREAM.MSG.GET.{stream}");
-    let body = json!({ "last_by_subj": self::subject(tenant, key) });
-    let answer = match api::ask(client, &subject, &body).await {
-        Ok(answer) => answer,
-        Err(error) if error.code() == Some(MESSAGE_NOT_FOUND) => return Ok(None),
-        Err(error) => return Err(error),
+    let subject = subject(tenant, key);
+    let found = api::newest(client, &bucket_stream(UNIQUE_BUCKET), &subject).await?;
+    let read = |(bytes, revision): (Vec<u8>, u64)| {
+        let odd = |e: serde_json::Error| ApiError::Odd { subject, what: e.to_string() };
+        Ok((serde_json::from_slice(&bytes).map_err(odd)?, revision))
     };
-    let data = answer.pointer("/message/data").and_then(Value::as_str).unwrap_or_default();
-    let bytes = BASE64.decode(data).unwrap_or_default();
-    let claim = serde_json::from_slice(&bytes).map_err(|e| ApiError::Odd { subject, what: e.to_string() })?;
-    Ok(Some((claim, api::number(&answer, "message/seq").unwrap_or(0))))
+    found.map(read).transpose()
 }
 
 /// Gives a key free again: its job was refused.
 pub async fn release(client: &Client, tenant: &Tenant, key: &str) -> Result<(), ApiError> {
-    let subject = format!("STREAM.PURGE.{}", bucket_stream(UNIQUE_BUCKET));
-    api::ask(client, &subject, &json!({ "filter": self::subject(tenant, key) })).await.map(drop)
+    api::purge(client, &bucket_stream(UNIQUE_BUCKET), &subject(tenant, key)).await
 }

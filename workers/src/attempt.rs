@@ -28,6 +28,7 @@ use transport::{
     bucket::Bucket,
     cancels::CancelWatch,
     payloads::{self, PayloadError},
+    replies::Outgoing,
 };
 
 use crate::{
@@ -150,13 +151,8 @@ impl Attempt {
             JobInput::Stored(stored) => match Box::pin(payloads::get(&self.bench.client, stored)).await {
                 Ok(input) => input,
                 Err(error) => {
-                    Box::pin(self.fail(
-                        &job,
-                        &unfetched(&error),
-                        &Ended::unbilled(unfetched(&error)),
-                        started,
-                    ))
-                    .await;
+                    let failure = unfetched(&error);
+                    Box::pin(self.fail(&job, &failure, &Ended::unbilled(failure.clone()), started)).await;
                     return Settled::Nothing;
                 }
             },
@@ -366,7 +362,7 @@ impl Attempt {
         ended: &Ended,
         started: Micros,
         took: Duration,
-    ) -> (nats::Outgoing, Box<JobResult>) {
+    ) -> (Outgoing, Box<JobResult>) {
         let amount = self.bill(ended);
         let now = SystemClock.now();
         let mut result = self.result(job, Status::Succeeded, started, took, amount.1, now);
@@ -417,7 +413,7 @@ impl Attempt {
     }
 
     /// Stores cost and result, then finishes the lease.
-    async fn tell(&self, job: &Job, cost: nats::Outgoing, result: Box<JobResult>) {
+    async fn tell(&self, job: &Job, cost: Outgoing, result: Box<JobResult>) {
         let reply = nats::result(job, &result);
         // The cost goes first on the wire: whoever sees the result finds the cost stored.
         let (cost, told) = tokio::join!(self.store(cost), self.store(reply));
@@ -522,14 +518,14 @@ impl Attempt {
         amount: (Vec<schemas::cost::CostLine>, UsdNanos),
         estimated: bool,
         now: Micros,
-    ) -> nats::Outgoing {
+    ) -> Outgoing {
         let config = &self.bench.config;
         self.bench.metrics.booked(purpose, amount.1);
         let booker = Booker { pool: &config.pool, prices: &config.prices };
         nats::cost(job, &booker.event(job, self.handover.attempt, purpose, amount, estimated, now))
     }
 
-    async fn store(&self, (subject, headers, body): nats::Outgoing) -> Result<(), PublishError> {
+    async fn store(&self, (subject, headers, body): Outgoing) -> Result<(), PublishError> {
         self.bench.publisher.publish(subject, headers, body).await.map(drop)
     }
 

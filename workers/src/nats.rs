@@ -12,7 +12,7 @@ use schemas::{
     reply::JobResult,
     subjects,
 };
-use transport::Headers;
+use transport::replies::{Address, Outgoing};
 
 /// Why an offer does not read.
 #[derive(Debug, thiserror::Error)]
@@ -41,30 +41,14 @@ pub fn read_job(handover: &Handover, message: &Message, now: Micros) -> Result<J
     Job::read(handover.subject.clone(), headers, &message.payload, now)
 }
 
-/// A message to be stored: subject, headers, body.
-pub type Outgoing = (String, Headers, Bytes);
-
-fn stamped(id: String, schema: &'static str, codec: Codec, traceparent: Option<&str>) -> Headers {
-    Headers::new()
-        .with(headers::MESSAGE_ID, id)
-        .with(headers::CONTENT_TYPE, codec.content_type())
-        .with(headers::SCHEMA, schema)
-        .with_some(headers::TRACEPARENT, traceparent)
-}
-
 /// A job's result.
 pub fn result(job: &Job, result: &JobResult) -> Outgoing {
-    let body = job.codec.encode(result).expect("a result has only string keys and no failing parts");
-    let headers = stamped(job.id.result_message(), headers::RESULT_V1, job.codec, job.traceparent.as_deref());
-    (subjects::result(&job.subject.tenant, &job.mailbox), headers, body.into())
+    Address::of(job).result(result)
 }
 
 /// An attempt's cost.
 pub fn cost(job: &Job, event: &CostEvent) -> Outgoing {
-    let body = job.codec.encode(event).expect("a cost event has only string keys and no failing parts");
-    let id = job.id.cost_message(event.attempt);
-    let headers = stamped(id, headers::COST_V1, job.codec, job.traceparent.as_deref());
-    (subjects::cost(&job.subject.tenant, &job.mailbox), headers, body.into())
+    Address::of(job).cost(event, job.id.cost_message(event.attempt))
 }
 
 /// A piece of live output; not stored.
@@ -78,13 +62,9 @@ pub fn live(job: &Job, piece: &LivePiece) -> (HeaderMap, Bytes) {
 
 /// A pool's standing cost, in the mailbox `standing` of the default tenant; `id` names the span it covers.
 pub fn standing(event: &CostEvent, id: String) -> Outgoing {
-    let body = Codec::Json.encode(event).expect("a cost event has only string keys and no failing parts");
-    let mailbox = Mailbox::try_from("standing").expect("a literal that is a token");
-    (
-        subjects::cost(&Tenant::default(), &mailbox),
-        stamped(id, headers::COST_V1, Codec::Json, None),
-        body.into(),
-    )
+    let (tenant, mailbox) =
+        (Tenant::default(), Mailbox::try_from("standing").expect("a literal that is a token"));
+    Address { tenant: &tenant, mailbox: &mailbox, codec: Codec::Json, traceparent: None }.cost(event, id)
 }
 
 /// A job given back: its own message with our header in place of the dispatcher's.

@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use producer::{
-    Producer, ProducerConfig,
+    Producer,
     backfill::{self, BackfillError, Checkpoint, Control, Ending, Estimate, Manifest, Options, Snapshot},
     lines::Defaults,
 };
@@ -22,8 +22,6 @@ use crate::{
     session::Session,
 };
 
-/// How long the server may take to store a job before it is sent again.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Heartbeats come each second: so long, and every pool was heard.
 const LISTEN: Duration = Duration::from_millis(1_500);
 
@@ -117,10 +115,7 @@ fn as_usage(error: BackfillError) -> anyhow::Error {
 
 async fn connect(session: &Session, tenant: &Tenant) -> anyhow::Result<Producer> {
     // Its own results are read from the stream; what comes to this mailbox is nothing.
-    let mailbox = Mailbox::try_from("bf-none")?;
-    let config =
-        ProducerConfig { link: session.link()?, tenant: tenant.clone(), mailbox, patience: PATIENCE };
-    Ok(Producer::connect(config).await?)
+    session.producer(tenant, &Mailbox::try_from("bf-none")?).await
 }
 
 async fn dry_run(options: &Options, session: &Session) -> anyhow::Result<()> {

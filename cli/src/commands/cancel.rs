@@ -1,9 +1,7 @@
 //! `beacon cancel`: takes jobs back, by id or by what they have in common.
 
-use std::time::Duration;
-
 use futures_util::{StreamExt as _, stream};
-use producer::{Producer, ProducerConfig};
+use producer::Producer;
 use schemas::{
     JobId, Mailbox, Micros,
     cancel::{Filter, Order, Target},
@@ -18,22 +16,13 @@ use crate::{
     session::Session,
 };
 
-/// How long the server may take to store an order.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Orders on their way, and jobs waited for, at a time.
 const AT_ONCE: usize = 256;
 
 /// Gives the orders, and waits for results if asked to.
 pub(crate) async fn run(args: Cancel, session: Session) -> anyhow::Result<()> {
     let targets = targets(&args, &session)?;
-    let config = ProducerConfig {
-        link: session.link()?,
-        tenant: args.tenant.clone(),
-        mailbox: args.mailbox.clone().unwrap_or_default(),
-        patience: PATIENCE,
-    };
-    let producer = Producer::connect(config).await?;
-    let shutdown = session.signals.shutdown().clone();
+    let producer = session.producer(&args.tenant, &args.mailbox.clone().unwrap_or_default()).await?;
     let work = async {
         let mut orders = stream::iter(targets)
             .map(async |target| take_back(&producer, &session, target, &args.reason).await)
@@ -46,10 +35,7 @@ pub(crate) async fn run(args: Cancel, session: Session) -> anyhow::Result<()> {
         }
         if args.wait { wait_for(&producer, &args, session.json).await } else { Ok(()) }
     };
-    let outcome = tokio::select! {
-        () = shutdown.cancelled() => Err(session.signals.interrupted()),
-        outcome = work => outcome,
-    };
+    let outcome = session.unless_interrupted(work).await;
     producer.close().await;
     outcome
 }
@@ -70,14 +56,14 @@ async fn take_back(
 
 /// What is meant; a filter that says nothing is refused.
 fn targets(args: &Cancel, session: &Session) -> anyhow::Result<Vec<Target>> {
-    let model = args.model.as_deref().map(|name| model_of(Some(name), session)).transpose()?;
+    let model = args.which.model.as_deref().map(|name| model_of(Some(name), session)).transpose()?;
     let filter = Filter {
         tenant: None,
-        region: args.region.clone(),
+        region: args.which.region.clone(),
         model,
-        lane: args.lane,
+        lane: args.which.lane,
         mailbox: args.mailbox.clone(),
-        labels: args.labels.iter().cloned().collect(),
+        labels: args.which.labels.iter().cloned().collect(),
     };
     if !args.jobs.is_empty() {
         let others = Filter { mailbox: None, ..filter };

@@ -1,9 +1,7 @@
 //! `beacon dead`: jobs that will not be tried again, grouped by what went wrong.
 
-use std::time::Duration;
-
 use producer::{
-    Producer, ProducerConfig,
+    Producer,
     log::{self, Entry},
     replay::{Selection, Source, fingerprint, group},
 };
@@ -19,20 +17,12 @@ use crate::{
     table::table,
 };
 
-/// Only reads and deletes: nothing is ever waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// As much of a message as fits a line.
 const SNIPPET: usize = 70;
 
 /// Lists, shows or purges.
 pub(crate) async fn run(args: Dead, session: Session) -> anyhow::Result<()> {
-    let config = ProducerConfig {
-        link: session.link()?,
-        tenant: Tenant::default(),
-        mailbox: Mailbox::try_from("dead-none")?,
-        patience: PATIENCE,
-    };
-    let producer = Producer::connect(config).await?;
+    let producer = session.producer(&Tenant::default(), &Mailbox::try_from("dead-none")?).await?;
     let work = async {
         match args {
             Dead::List(args) => list(&args, &producer, &session).await,
@@ -40,10 +30,7 @@ pub(crate) async fn run(args: Dead, session: Session) -> anyhow::Result<()> {
             Dead::Purge(args) => purge(&args, &producer, &session).await,
         }
     };
-    let outcome = tokio::select! {
-        () = session.signals.shutdown().cancelled() => Err(session.signals.interrupted()),
-        outcome = work => outcome,
-    };
+    let outcome = session.unless_interrupted(work).await;
     producer.close().await;
     outcome
 }

@@ -1,22 +1,23 @@
 //! `beacon replay`: jobs of the past run again, counted and priced before anything is sent.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::{BufRead as _, IsTerminal as _, Write as _},
     path::PathBuf,
     time::Duration,
 };
 
 use producer::{
-    Producer, ProducerConfig,
+    Producer,
     backfill::{Survey, quote},
     log,
     replay::{Destination, Means, Plan, Replay, Sent, plan},
 };
-use schemas::{JobId, Mailbox, Tenant, reply::JobResult};
+use schemas::{JobId, Mailbox, Tenant, reply::JobResult, time::Clock as _};
 use serde_json::json;
 use similar::TextDiff;
 use tokio::time::{Instant, sleep};
+use transport::SystemClock;
 
 use crate::{
     args::ReplayArgs,
@@ -26,12 +27,12 @@ use crate::{
     session::Session,
 };
 
-/// How long the server may take to store a job.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Heartbeats come each second: so long, and every pool was heard.
 const LISTEN: Duration = Duration::from_millis(1_500);
 /// Jobs whose outputs are held beside each other; more is for a file and a tool of its own.
 const DIFF_MAX: usize = 10_000;
+/// Clocks differ: how much further back each look goes than the one before.
+const MARGIN: Duration = Duration::from_secs(30);
 /// How often new results are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -55,17 +56,8 @@ pub(crate) async fn run(args: ReplayArgs, session: Session) -> anyhow::Result<()
         unfinished: args.unfinished,
         again: args.again,
     };
-    let config = ProducerConfig {
-        link: session.link()?,
-        tenant: Tenant::default(),
-        mailbox: Mailbox::try_from("replay-none")?,
-        patience: PATIENCE,
-    };
-    let producer = Producer::connect(config).await?;
-    let outcome = tokio::select! {
-        outcome = go(&args, &replay, &producer, &session) => outcome,
-        () = session.signals.shutdown().cancelled() => Err(session.signals.interrupted()),
-    };
+    let producer = session.producer(&Tenant::default(), &Mailbox::try_from("replay-none")?).await?;
+    let outcome = session.unless_interrupted(go(&args, &replay, &producer, &session)).await;
     producer.close().await;
     outcome
 }
@@ -171,14 +163,20 @@ async fn compare(
     let new: BTreeSet<JobId> = pairs.iter().map(|(_, new)| *new).collect();
     let old = log::results_of(producer.client(), &old, None).await?;
     let end = Instant::now() + args.timeout.get();
-    let new = loop {
-        // Those of an earlier run of this replay may be older than this one.
-        let found = log::results_of(producer.client(), &new, None).await?;
-        if found.len() == new.len() || Instant::now() >= end {
-            break found;
+    let mut missing = new;
+    let mut new = HashMap::new();
+    // Those of an earlier run of this replay may be older than this one; after that, only what is new is read.
+    let mut since = None;
+    loop {
+        let looked = SystemClock.now();
+        new.extend(log::results_of(producer.client(), &missing, since).await?);
+        missing.retain(|job| !new.contains_key(job));
+        if missing.is_empty() || Instant::now() >= end {
+            break;
         }
+        since = Some(looked - MARGIN);
         sleep(LOOK_EVERY).await;
-    };
+    }
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for (of, by) in &pairs {
         let verdict = verdict(old.get(of), new.get(by));

@@ -1,27 +1,17 @@
 //! `beacon results`: what a mailbox holds, and with `--follow` what comes.
 
-use std::time::Duration;
-
-use producer::{Producer, ProducerConfig, Reply};
+use producer::Reply;
 use schemas::{Micros, reply::JobResult, time::Clock as _};
 use transport::SystemClock;
 
 use crate::{args::Results, output, session::Session};
 
-/// Only reads: nothing is ever waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// As much of an answer as fits a line.
 const SNIPPET: usize = 60;
 
 /// Prints results, oldest first.
 pub(crate) async fn run(args: Results, session: Session) -> anyhow::Result<()> {
-    let config = ProducerConfig {
-        link: session.link()?,
-        tenant: args.tenant,
-        mailbox: args.mailbox,
-        patience: PATIENCE,
-    };
-    let mut producer = Producer::connect(config).await?;
+    let mut producer = session.producer(&args.tenant, &args.mailbox).await?;
     let since: Option<Micros> = args.since.map(|span| SystemClock.now() - span.get());
     let mut replies = producer.replies(since, args.follow);
     let shutdown = session.signals.shutdown().clone();

@@ -1,8 +1,5 @@
 //! `beacon schedule`: jobs that come again and again, and all that waits for its time.
 
-use std::time::Duration;
-
-use producer::{Producer, ProducerConfig};
 use schemas::{
     Mailbox, Micros, Region,
     job::{JobBody, Message},
@@ -22,8 +19,6 @@ use crate::{
     table::table,
 };
 
-/// How long the server may take to store something.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Runs shown of each timetable.
 const NEXT_RUNS: usize = 3;
 /// As much of a prompt as fits a line.
@@ -31,7 +26,6 @@ const SNIPPET: usize = 40;
 
 /// Adds, lists or removes.
 pub(crate) async fn run(args: Schedule, session: Session) -> anyhow::Result<()> {
-    let shutdown = session.signals.shutdown().clone();
     let work = async {
         match args {
             Schedule::Add(args) => add(*args, &session).await,
@@ -39,20 +33,7 @@ pub(crate) async fn run(args: Schedule, session: Session) -> anyhow::Result<()> 
             Schedule::Remove(args) => remove(args, &session).await,
         }
     };
-    tokio::select! {
-        () = shutdown.cancelled() => Err(session.signals.interrupted()),
-        outcome = work => outcome,
-    }
-}
-
-async fn connect(session: &Session, tenant: &schemas::Tenant) -> anyhow::Result<Producer> {
-    let config = ProducerConfig {
-        link: session.link()?,
-        tenant: tenant.clone(),
-        mailbox: Mailbox::default(),
-        patience: PATIENCE,
-    };
-    Ok(Producer::connect(config).await?)
+    session.unless_interrupted(work).await
 }
 
 async fn add(args: ScheduleAdd, session: &Session) -> anyhow::Result<()> {
@@ -68,20 +49,20 @@ async fn add(args: ScheduleAdd, session: &Session) -> anyhow::Result<()> {
         missed: args.missed,
         start_within_us: args.start_within.map(|span| schemas::time::micros(span.get())),
         subject: JobSubject {
-            region: region_of(args.region.as_ref(), session)?,
-            model: model_of(args.model.as_deref(), session)?,
-            lane: args.lane,
-            tenant: args.tenant,
+            region: region_of(args.place.region.as_ref(), session)?,
+            model: model_of(args.place.model.as_deref(), session)?,
+            lane: args.place.lane,
+            tenant: args.place.tenant,
         },
         body: JobBody {
             messages: Some(vec![message]),
-            mailbox: Some(args.mailbox.to_string()),
+            mailbox: Some(args.place.mailbox.to_string()),
             ..JobBody::default()
         },
         since_us: now,
     };
     job.check().map_err(|error| Usage(error.to_string()))?;
-    let producer = connect(session, job.tenant()).await?;
+    let producer = session.producer(job.tenant(), &Mailbox::default()).await?;
     if args.replace {
         producer.remove_recurring(&job.name).await?;
     }
@@ -105,7 +86,7 @@ fn texts(runs: &[Micros]) -> String {
 }
 
 async fn list(args: ScheduleList, session: &Session) -> anyhow::Result<()> {
-    let producer = connect(session, &args.tenant).await?;
+    let producer = session.producer(&args.tenant, &Mailbox::default()).await?;
     let regions: Vec<Region> = match &args.region {
         Some(region) => vec![region_of(Some(region), session)?],
         None => session.config.topology.regions.clone(),
@@ -169,7 +150,7 @@ fn snippet(body: &JobBody) -> String {
 }
 
 async fn remove(args: ScheduleRemove, session: &Session) -> anyhow::Result<()> {
-    let producer = connect(session, &args.tenant).await?;
+    let producer = session.producer(&args.tenant, &Mailbox::default()).await?;
     let removed = producer.remove_recurring(&args.name).await;
     producer.close().await;
     if removed? {

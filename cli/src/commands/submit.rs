@@ -5,7 +5,7 @@ use std::{io::Read as _, path::Path, time::Duration};
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
 use producer::{
-    JobRequest, Producer, ProducerConfig, Ticket, Unique,
+    JobRequest, Producer, Ticket, Unique,
     lines::{self, CUSTOM_ID},
     request::new_job_id,
 };
@@ -29,8 +29,6 @@ use crate::{
 const SUBMITTING: usize = 256;
 /// Jobs waited for at a time. Each holds one entry in memory; the rest of the file waits its turn.
 const WAITING: usize = 4_096;
-/// How long the server may take to acknowledge a job.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A job with the name its person gave it.
 struct Named {
@@ -42,14 +40,7 @@ struct Named {
 pub(crate) async fn run(args: Submit, session: Session) -> anyhow::Result<()> {
     let mut jobs = jobs(&args, &session)?;
     set_times(&mut jobs, &args)?;
-    let config = ProducerConfig {
-        link: session.link()?,
-        tenant: args.tenant.clone(),
-        mailbox: args.mailbox.clone(),
-        patience: PATIENCE,
-    };
-    let producer = Producer::connect(config).await?;
-    let shutdown = session.signals.shutdown().clone();
+    let producer = session.producer(&args.place.tenant, &args.place.mailbox).await?;
     let work = async {
         if let (Some(key), Some(job)) = (&args.unique_key, jobs.first()) {
             let unique = Unique { key: key.clone(), period: args.unique_for.get() };
@@ -62,10 +53,7 @@ pub(crate) async fn run(args: Submit, session: Session) -> anyhow::Result<()> {
             submit_all(&producer, jobs, session.json).await
         }
     };
-    let outcome = tokio::select! {
-        () = shutdown.cancelled() => Err(session.signals.interrupted()),
-        outcome = work => outcome,
-    };
+    let outcome = session.unless_interrupted(work).await;
     producer.close().await;
     outcome
 }
@@ -73,9 +61,9 @@ pub(crate) async fn run(args: Submit, session: Session) -> anyhow::Result<()> {
 /// Everything that was asked for, checked, before anything is sent.
 fn jobs(args: &Submit, session: &Session) -> anyhow::Result<Vec<Named>> {
     let topology = &session.config.topology;
-    let region = region_of(args.region.as_ref(), session)?;
+    let region = region_of(args.place.region.as_ref(), session)?;
     let Some(file) = &args.file else {
-        let token = model_of(args.model.as_deref(), session)?;
+        let token = model_of(args.place.model.as_deref(), session)?;
         let prompt = args.prompt.clone().unwrap_or_default();
         if prompt.trim().is_empty() {
             return Err(Usage("PROMPT must not be empty".into()).into());
@@ -86,7 +74,7 @@ fn jobs(args: &Submit, session: &Session) -> anyhow::Result<Vec<Named>> {
     let lines = lines::read(&text, &name, &topology.catalog).map_err(|error| Usage(error.to_string()))?;
     let named = lines.into_iter().map(|line| Named {
         custom_id: Some(line.custom_id.clone()),
-        request: line.request(new_job_id(), region.clone(), args.lane),
+        request: line.request(new_job_id(), region.clone(), args.place.lane),
     });
     Ok(named.collect())
 }
@@ -138,7 +126,8 @@ fn one(prompt: String, model: ModelToken, region: Region, args: &Submit) -> Name
     let message = Message { role: "user".into(), content: prompt };
     let body =
         JobBody { id: Some(new_job_id().to_string()), messages: Some(vec![message]), ..JobBody::default() };
-    let request = JobRequest { region, model, lane: args.lane, codec: Codec::Json, traceparent: None, body };
+    let request =
+        JobRequest { region, model, lane: args.place.lane, codec: Codec::Json, traceparent: None, body };
     Named { custom_id: None, request }
 }
 

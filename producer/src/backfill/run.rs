@@ -4,9 +4,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    fs::File,
-    io::{BufRead, BufReader, Read as _, Seek, SeekFrom},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -29,8 +26,8 @@ use tracing::warn;
 use transport::{PublishError, SystemClock};
 
 use super::{
-    BACKFILL, BackfillError, Control, Folder, LINE, Options, Quote, at, mailbox_of, output, quote,
-    survey::{STRIDE, survey},
+    BACKFILL, BackfillError, Control, Folder, LINE, Options, Quote, input::Input, mailbox_of, output, quote,
+    survey::survey,
 };
 use crate::{
     JobRequest, Producer, Reply, SubmitError,
@@ -474,57 +471,4 @@ fn send(producer: &Producer, line: u64, request: Box<JobRequest>, after: Duratio
         let outcome = producer.submit(&request).await.map(drop);
         (line, request, outcome)
     })
-}
-
-/// The file, read once through, and here and there again.
-struct Input {
-    path: PathBuf,
-    index: PathBuf,
-    reader: BufReader<File>,
-    /// The line read last.
-    number: u64,
-    buffer: Vec<u8>,
-}
-
-impl Input {
-    /// Stands behind line `number`.
-    fn open(path: PathBuf, index: PathBuf, number: u64) -> Result<Self, BackfillError> {
-        let reader = behind(&path, &index, number)?;
-        Ok(Self { path, index, reader, number, buffer: Vec::new() })
-    }
-
-    /// The next line with its number, without what surrounds it; bytes that are no UTF-8 are replaced.
-    fn next(&mut self) -> Result<Option<(u64, String)>, BackfillError> {
-        self.buffer.clear();
-        if self.reader.read_until(b'\n', &mut self.buffer).map_err(at(&self.path))? == 0 {
-            return Ok(None);
-        }
-        self.number += 1;
-        Ok(Some((self.number, String::from_utf8_lossy(self.buffer.trim_ascii()).into_owned())))
-    }
-
-    /// Line `number`, wherever it is.
-    fn line(&self, number: u64) -> Result<String, BackfillError> {
-        let mut reader = behind(&self.path, &self.index, number.saturating_sub(1))?;
-        let mut line = Vec::new();
-        reader.read_until(b'\n', &mut line).map_err(at(&self.path))?;
-        Ok(String::from_utf8_lossy(line.trim_ascii()).into_owned())
-    }
-}
-
-/// A reader that stands behind line `number`.
-fn behind(path: &PathBuf, index: &PathBuf, number: u64) -> Result<BufReader<File>, BackfillError> {
-    let mut entry = [0; 8];
-    let mut offsets = File::open(index).map_err(at(index))?;
-    offsets.seek(SeekFrom::Start(number / STRIDE * 8)).map_err(at(index))?;
-    offsets.read_exact(&mut entry).map_err(at(index))?;
-    let mut file = File::open(path).map_err(at(path))?;
-    file.seek(SeekFrom::Start(u64::from_le_bytes(entry))).map_err(at(path))?;
-    let mut reader = BufReader::with_capacity(1 << 16, file);
-    let mut skipped = Vec::new();
-    for _ in 0..number % STRIDE {
-        skipped.clear();
-        reader.read_until(b'\n', &mut skipped).map_err(at(path))?;
-    }
-    Ok(reader)
 }

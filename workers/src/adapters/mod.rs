@@ -3,7 +3,8 @@
 //! Reading order: the tools ([`secret`], [`http`], [`sse`]), what the servers say (`chat` reads answers, `refusal`
 //! reads errors; both pure), one streamed request (`exchange`), then the providers: [`openai`] for every server
 //! that speaks that API, Golem rentals included; [`modal`], [`runpod`] and [`replicate`], whose runs go on without us
-//! (`runs` follows them, `polled` sends the requests two of them share, [`throttle`] keeps the pace, [`hints`] wakes it); and [`noop`] for benchmarks.
+//! (`runs` follows them, `polled` sends the requests two of them share, [`throttle`] keeps the pace, [`hints`] wakes it);
+//! and [`noop`] for benchmarks.
 
 pub mod hints;
 pub mod http;

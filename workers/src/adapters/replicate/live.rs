@@ -67,11 +67,11 @@ impl Progress for Tee<'_> {
         })
     }
 
-    /// The whole output, at the end.
     fn taken_back(&self) -> BoxFuture<'_, Failure> {
         self.inner.taken_back()
     }
 
+    /// The whole output, at the end.
     fn token(&self, text: &str) {
         if let Some(rest) = text.get(self.told.load(Ordering::Relaxed)..).filter(|rest| !rest.is_empty()) {
             self.piece(rest);
