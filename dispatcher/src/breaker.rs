@@ -1,19 +1,19 @@
-//! When a pool is left alone, and how it is taken back. Pure: time comes in.
+//! When a model at a pool is left alone, and how it is taken back. Pure: time comes in.
 //!
 //! ```text
-//!  Closed ──failures in a row, or "open at once"──▶ Open(until) ──time──▶ HalfOpen(probes)
+//!  Closed ──failures in a row, or "open at once"──▶ Open(until) ──time──▶ HalfOpen(1, 2, 4 … probes)
 //!    ▲                                                ▲                        │
-//!    └───────────────── every probe succeeded ────────┼── one probe failed ────┘
+//!    └──────────────── every round succeeded ─────────┼── one probe failed ────┘
 //! ```
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
-use schemas::Micros;
+use schemas::{Lane, Micros};
 
 use crate::config::BreakerConfig;
 
-/// A pool's breaker.
+/// A breaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breaker {
     state: State,
@@ -25,7 +25,18 @@ pub struct Breaker {
 enum State {
     Closed { failures: u32 },
     Open { until: Micros },
-    HalfOpen { sent: u32, succeeded: u32, since: Micros },
+    HalfOpen { round: u32, sent: u32, succeeded: u32, since: Micros },
+}
+
+/// What news did to a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing.
+    Stayed,
+    /// It opened.
+    Opened,
+    /// It closed again.
+    Closed,
 }
 
 impl Default for Breaker {
@@ -34,15 +45,24 @@ impl Default for Breaker {
     }
 }
 
+/// How much longer than a low job each lane holds back from a first probe: backfills find out first, where there are any.
+pub const fn patience(lane: Lane) -> Duration {
+    match lane {
+        Lane::Low => Duration::ZERO,
+        Lane::Normal => Duration::from_millis(500),
+        Lane::High => Duration::from_secs(2),
+    }
+}
+
 impl Breaker {
-    /// Whether a job may go there now.
-    pub fn admits(&self, config: &BreakerConfig, now: Micros) -> bool {
+    /// Whether a job of this lane may go there now.
+    pub fn admits(&self, config: &BreakerConfig, lane: Lane, now: Micros) -> bool {
         match &self.state {
             State::Closed { .. } => true,
-            State::Open { until } => now >= *until,
+            State::Open { until } => now >= *until + patience(lane),
             // A probe whose outcome never came must not close the way for ever.
-            State::HalfOpen { sent, since, .. } => {
-                *sent < config.probes || now.since(*since) > config.open_max
+            State::HalfOpen { round, sent, since, .. } => {
+                *sent < 1 << round || now.since(*since) > config.open_max
             }
         }
     }
@@ -52,15 +72,26 @@ impl Breaker {
         !matches!(self.state, State::Closed { .. })
     }
 
+    /// When the first probe may go, while it is open.
+    pub const fn open_until(&self) -> Option<Micros> {
+        match self.state {
+            State::Open { until } => Some(until),
+            State::Closed { .. } | State::HalfOpen { .. } => None,
+        }
+    }
+
     /// A job was sent there.
     pub fn sent(&mut self, config: &BreakerConfig, now: Micros) {
         match &mut self.state {
             State::Closed { .. } => {}
-            State::Open { .. } => self.state = State::HalfOpen { sent: 1, succeeded: 0, since: now },
+            State::Open { .. } => {
+                self.state = State::HalfOpen { round: 0, sent: 1, succeeded: 0, since: now }
+            }
             State::HalfOpen { sent, since, .. } => {
                 if now.since(*since) > config.open_max {
-                    (*sent, *since) = (0, now);
+                    *sent = 0;
                 }
+                *since = now;
                 *sent += 1;
             }
         }
@@ -73,36 +104,42 @@ impl Breaker {
         }
     }
 
-    /// Jobs there succeeded.
-    pub fn succeeded(&mut self, config: &BreakerConfig, count: u64) {
+    /// A job there succeeded.
+    pub fn succeeded(&mut self, config: &BreakerConfig) -> Turn {
         match &mut self.state {
             State::Closed { failures } => *failures = 0,
             // Late news of jobs sent before it opened.
             State::Open { .. } => {}
-            State::HalfOpen { succeeded, .. } => {
-                *succeeded = succeeded.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
-                if *succeeded >= config.probes {
-                    *self = Self::default();
+            State::HalfOpen { round, sent, succeeded, .. } => {
+                *succeeded += 1;
+                if *succeeded >= 1 << *round {
+                    *round += 1;
+                    (*sent, *succeeded) = (0, 0);
+                    if *round >= config.probes {
+                        *self = Self::default();
+                        return Turn::Closed;
+                    }
                 }
             }
         }
+        Turn::Stayed
     }
 
-    /// A job there failed in a way that counts. True when this opened the breaker.
-    pub fn failed(&mut self, config: &BreakerConfig, now: Micros, rng: &mut impl Rng) -> bool {
+    /// A job there failed in a way that counts.
+    pub fn failed(&mut self, config: &BreakerConfig, now: Micros, rng: &mut impl Rng) -> Turn {
         match &mut self.state {
             State::Closed { failures } => {
                 *failures += 1;
                 if *failures < config.consecutive_failures {
-                    return false;
+                    return Turn::Stayed;
                 }
                 self.open(config, now, rng);
-                true
+                Turn::Opened
             }
-            State::Open { .. } => false,
+            State::Open { .. } => Turn::Stayed,
             State::HalfOpen { .. } => {
                 self.open(config, now, rng);
-                true
+                Turn::Opened
             }
         }
     }
@@ -132,18 +169,34 @@ mod tests {
         let (config, mut rng, mut breaker) =
             (BreakerConfig::default(), StdRng::seed_from_u64(1), Breaker::default());
         for _ in 0..4 {
-            assert!(!breaker.failed(&config, at(0), &mut rng));
+            assert_eq!(breaker.failed(&config, at(0), &mut rng), Turn::Stayed);
         }
-        assert!(breaker.failed(&config, at(0), &mut rng));
-        assert!(!breaker.admits(&config, at(4)));
-        assert!(breaker.admits(&config, at(7)));
-        for _ in 0..config.probes {
-            assert!(breaker.admits(&config, at(7)));
-            breaker.sent(&config, at(7));
+        assert_eq!(breaker.failed(&config, at(0), &mut rng), Turn::Opened);
+        assert!(!breaker.admits(&config, Lane::Low, at(4)));
+        for probes in [1, 2, 4] {
+            for _ in 0..probes {
+                assert!(breaker.admits(&config, Lane::Low, at(9)));
+                breaker.sent(&config, at(9));
+            }
+            assert!(!breaker.admits(&config, Lane::Low, at(9)), "{probes} are enough for now");
+            assert!(breaker.is_tripped());
+            for _ in 0..probes {
+                breaker.succeeded(&config);
+            }
         }
-        assert!(!breaker.admits(&config, at(7)));
-        breaker.succeeded(&config, u64::from(config.probes));
         assert!(!breaker.is_tripped());
+    }
+
+    #[test]
+    fn low_jobs_try_it_before_others_do() {
+        let (config, mut rng, mut breaker) =
+            (BreakerConfig::default(), StdRng::seed_from_u64(1), Breaker::default());
+        breaker.open(&config, at(0), &mut rng);
+        let until = breaker.open_until().unwrap();
+        assert!(breaker.admits(&config, Lane::Low, until));
+        assert!(!breaker.admits(&config, Lane::Normal, until));
+        assert!(!breaker.admits(&config, Lane::High, until + Duration::from_secs(1)));
+        assert!(breaker.admits(&config, Lane::High, until + Duration::from_secs(2)));
     }
 
     #[test]
@@ -152,27 +205,34 @@ mod tests {
             (BreakerConfig::default(), StdRng::seed_from_u64(1), Breaker::default());
         for _ in 0..20 {
             for _ in 0..4 {
-                assert!(!breaker.failed(&config, at(0), &mut rng));
+                assert_eq!(breaker.failed(&config, at(0), &mut rng), Turn::Stayed);
             }
-            breaker.succeeded(&config, 1);
+            breaker.succeeded(&config);
         }
     }
 
     proptest! {
         #[test]
-        fn it_never_stays_shut_longer_than_its_limit(news in proptest::collection::vec(0..5u8, 0..200), seed: u64) {
+        fn its_turns_are_legal_and_it_never_stays_shut(news in proptest::collection::vec(0..6u8, 0..200), seed: u64) {
             let (config, mut rng, mut breaker) = (BreakerConfig::default(), StdRng::seed_from_u64(seed), Breaker::default());
             let mut now = 1;
             for n in news {
                 now += 1;
-                match n {
-                    0 => drop(breaker.failed(&config, at(now), &mut rng)),
-                    1 => breaker.succeeded(&config, 1),
-                    2 => breaker.open(&config, at(now), &mut rng),
-                    3 if breaker.admits(&config, at(now)) => breaker.sent(&config, at(now)),
-                    _ => breaker.unsent(),
+                let (before, was) = (breaker.clone(), breaker.is_tripped());
+                let turn = match n {
+                    0 => breaker.failed(&config, at(now), &mut rng),
+                    1 | 2 => breaker.succeeded(&config),
+                    3 => { breaker.open(&config, at(now), &mut rng); Turn::Opened }
+                    4 if breaker.admits(&config, Lane::Normal, at(now)) => { breaker.sent(&config, at(now)); Turn::Stayed }
+                    _ => { breaker.unsent(); Turn::Stayed }
+                };
+                match turn {
+                    Turn::Opened => prop_assert!(breaker.open_until().is_some()),
+                    // Only a last round of probes closes it, and only news opens it.
+                    Turn::Closed => prop_assert!(was && before.open_until().is_none() && !breaker.is_tripped()),
+                    Turn::Stayed => prop_assert_eq!(was, breaker.is_tripped()),
                 }
-                prop_assert!(breaker.admits(&config, at(now) + config.open_max * 2));
+                prop_assert!(breaker.admits(&config, Lane::High, at(now) + config.open_max * 2));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use schemas::{ProviderId, Region, WorkerId, topology::Settings};
+use schemas::{ProviderId, Region, UsdNanos, WorkerId, topology::Settings};
 use transport::LinkConfig;
 
 /// Everything a dispatcher needs. Made by the command line from a checked file; always usable.
@@ -37,6 +37,44 @@ pub struct PolicyConfig {
     pub baseline_share: f64,
     /// A pool that said nothing for so long is not offered work. Heartbeats come each second.
     pub silent_after: Duration,
+    /// When a second attempt is made beside a slow one.
+    pub hedge: HedgeConfig,
+    /// What is kept warm.
+    pub warm: WarmConfig,
+}
+
+/// When a second attempt is made beside a slow one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HedgeConfig {
+    /// Their share of all jobs, 0 to 1; 0 makes none.
+    pub share: f64,
+    /// What they may cost in an hour.
+    pub budget_per_hour: UsdNanos,
+    /// No job is hedged sooner than this, however fast its pool is.
+    pub least: Duration,
+}
+
+impl Default for HedgeConfig {
+    /// Two of a hundred (Dean and Barroso, 2013), for a dollar an hour.
+    fn default() -> Self {
+        Self { share: 0.02, budget_per_hour: UsdNanos::new(1_000_000_000), least: Duration::from_millis(50) }
+    }
+}
+
+/// What is kept warm at providers that start containers for jobs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WarmConfig {
+    /// What idle containers may cost in an hour, by region; nothing is kept warm for nothing.
+    pub most_usd_per_hour: UsdNanos,
+    /// What a second that somebody does not wait is worth.
+    pub second_worth: UsdNanos,
+}
+
+impl Default for WarmConfig {
+    /// A T4 that stands idle costs about 59 cents an hour; a second saved for one job counts as three such seconds.
+    fn default() -> Self {
+        Self { most_usd_per_hour: UsdNanos::new(3_000_000_000), second_worth: UsdNanos::new(500_000) }
+    }
 }
 
 impl Default for PolicyConfig {
@@ -46,6 +84,8 @@ impl Default for PolicyConfig {
             baseline: ProviderId::try_from("golem").into_iter().collect(),
             baseline_share: 0.7,
             silent_after: Duration::from_secs(4),
+            hedge: HedgeConfig::default(),
+            warm: WarmConfig::default(),
         }
     }
 }
@@ -59,7 +99,7 @@ pub struct BreakerConfig {
     pub open_for: Duration,
     /// The longest it stays open.
     pub open_max: Duration,
-    /// Jobs let through to try it, before it closes again.
+    /// Rounds of probes before it closes again: one job, then two, then four.
     pub probes: u32,
 }
 

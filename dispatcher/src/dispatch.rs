@@ -19,10 +19,10 @@ use std::{sync::Arc, time::Duration};
 use async_nats::{Client, Message, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt, stream::SelectAll};
 use schemas::{
-    Lane, Micros, PoolId,
+    Lane, Micros, PoolId, UsdNanos,
     decision::Decision,
     failure::{Failure, FailureClass},
-    handover::{Acceptances, Handover},
+    handover::{Acceptances, EndedAttempt, Handover},
     heartbeat::Heartbeat,
     lease::Lease,
     reply::Status,
@@ -48,6 +48,7 @@ use transport::{
 };
 
 use crate::{
+    cold::Bin,
     config::DispatcherConfig,
     credit::{self, Want},
     ending::{self, Ending},
@@ -56,9 +57,12 @@ use crate::{
     metrics,
     nats::{self, Delivery, Feed},
     pick::Ask,
+    pool::Change,
     recurring::Recurrer,
     redelivery::{self, Fate},
     retry::{self, Verdict},
+    runs::Offer,
+    track::Outcome,
     trim::Trimmer,
 };
 
@@ -354,15 +358,14 @@ impl Dispatcher {
             return;
         }
         let ask = Ask {
-            job: &flight.job,
-            journal: &flight.journal,
             larger_than: flight.larger_than,
             avoid: &flight.avoid,
+            ..Ask::of(&flight.job, &flight.journal)
         };
         let (pool, attempt, decision) = if let Some(found) = state.reattach(&flight, &self.config, now) {
             found
         } else {
-            let Some(choice) = state.picker.pick(state.pools.as_slice(), ask, now) else {
+            let Some(choice) = state.picker.pick(state.pools.as_slice(), ask, now, &mut state.rng) else {
                 // Refusals of a moment ago have had their say.
                 flight.avoid.clear();
                 state.park(flight);
@@ -374,11 +377,11 @@ impl Dispatcher {
                 state.park(flight);
                 return;
             }
-            let decision = state.picker.tell(state.pools.as_slice(), &flight.job, choice);
+            let decision = state.picker.tell(state.pools.as_slice(), choice);
             (decision.chosen.clone(), flight.attempts().saturating_add(1), decision)
         };
         flight.not_before = None;
-        self.offer(flight, pool, attempt, decision, now).await;
+        self.offer(flight, pool, attempt, decision, None, now).await;
     }
 
     async fn offer(
@@ -387,6 +390,7 @@ impl Dispatcher {
         pool: PoolId,
         attempt: u16,
         decision: Decision,
+        hedge_of: Option<u64>,
         now: Micros,
     ) {
         let state = &mut self.state;
@@ -402,12 +406,19 @@ impl Dispatcher {
             subject: flight.job.subject.clone(),
             journal: flight.journal.clone(),
             decision: Some(decision),
+            hedge: hedge_of.is_some(),
         };
         let event = Event::Offered { offer: number, pool: pool.clone(), accept_by };
         flight.state = moved(flight.state, event);
-        if let Some(found) = state.pools.find(&pool) {
-            found.offered += 1;
-            found.breaker.sent(&self.config.breaker, now);
+        let subject = &flight.job.subject;
+        let (mut bin, mut reserve, mut hedge_after) = (Bin::default(), UsdNanos::ZERO, None);
+        let index = state.pools.iter().position(|p| p.id == pool);
+        if let Some(index) = index {
+            if let Some(track) = state.pools.at(index).track(&subject.model) {
+                reserve = track.expect(now).reserve;
+                hedge_after = state.hedges.after(subject.lane, track, now).filter(|_| hedge_of.is_none());
+            }
+            bin = state.pools.sent(index, &subject.model, &self.config.breaker, now);
         }
         metrics::offered();
         let sent = nats::offer(
@@ -423,7 +434,7 @@ impl Dispatcher {
             // It lapses like one that nobody heard.
             debug!(%error, "offer not sent");
         }
-        state.offered.insert(number, flight);
+        state.offered.insert(number, Offer { flight, pool, bin, reserve, hedge_after, hedge_of });
     }
 
     /// Workers say what they took and what they refused.
@@ -435,22 +446,30 @@ impl Dispatcher {
                 return;
             }
         };
-        let state = &mut self.state;
-        state.pools.load(&news, SystemClock.now());
+        let (state, now) = (&mut self.state, SystemClock.now());
+        state.pools.load(&news, now);
         metrics::accepted(news.accepted.len());
         metrics::refused(news.refused.len());
-        for offer in &news.accepted {
-            if let Some(flight) = state.offered.remove(offer) {
-                state.unoffer(&flight, false);
+        for number in &news.accepted {
+            if let Some(mut offer) = state.offered.remove(number) {
+                state.pools.answered(&news.pool, &offer.flight.job.subject.model, true);
                 // From here on the lease is the worker's.
-                let _ = moved(flight.state, Event::Accepted { offer: *offer });
+                offer.flight.state = moved(offer.flight.state, Event::Accepted { offer: *number });
+                state.runs.begin(*number, offer, news.worker.clone(), now);
             }
         }
+        for ended in &news.ended {
+            self.ended(*ended, now);
+        }
+        let state = &mut self.state;
         for (offer, because) in &news.refused {
-            let Some(mut flight) = state.offered.remove(offer) else {
+            let Some(Offer { mut flight, hedge_of, .. }) = state.offered.remove(offer) else {
                 continue;
             };
-            state.unoffer(&flight, true);
+            state.pools.answered(&news.pool, &flight.job.subject.model, false);
+            if hedge_of.is_some() {
+                continue;
+            }
             flight.state = moved(flight.state, Event::Refused { offer: *offer });
             match because {
                 schemas::handover::RefusedBecause::Running => {
@@ -467,10 +486,40 @@ impl Dispatcher {
         state.stirred = true;
     }
 
+    /// An attempt that we had offered has ended: what there is to learn from it.
+    fn ended(&mut self, news: EndedAttempt, now: Micros) {
+        let state = &mut self.state;
+        let Some(run) = state.runs.end(news.offer) else { return };
+        let outcome = Outcome {
+            failed: news.failed,
+            service: Duration::from_micros(news.service_us),
+            cold: Duration::from_micros(news.cold_us),
+            retry_after: news.retry_after_us.map(Duration::from_micros),
+        };
+        let (pool, model) = (&run.pool, &run.subject.model);
+        match state.pools.ended(pool, model, &outcome, run.bin, &self.config.breaker, now, &mut state.rng) {
+            Change::None => {}
+            Change::Opened => {
+                metrics::breaker_opened();
+                let class = news.failed.map_or("", FailureClass::as_str);
+                warn!(%pool, %model, class, "breaker opened");
+            }
+            Change::Closed => info!(%pool, %model, "breaker closed"),
+            Change::Suspect => {
+                metrics::suspected();
+                warn!(%pool, %model, "much slower than it was and than others; it is only tried from now on");
+            }
+        }
+    }
+
     fn heard(&mut self, message: &Message) {
         match serde_json::from_slice::<Heartbeat>(&message.payload) {
             Ok(beat) => {
-                self.state.pools.heartbeat(beat, &self.config.breaker, SystemClock.now());
+                let pool = beat.pool.clone();
+                if self.state.pools.heartbeat(beat, SystemClock.now()) {
+                    metrics::suspected();
+                    warn!(%pool, "jobs there run far longer than usual; it is only tried from now on");
+                }
                 self.state.stirred = true;
             }
             Err(error) => warn!(subject = message.subject.as_str(), %error, "heartbeat does not read"),
@@ -489,10 +538,6 @@ impl Dispatcher {
         };
         metrics::returned(back.failure.class);
         let state = &mut self.state;
-        if state.pools.failure(&back.pool, &back.failure, &self.config.breaker, now, &mut state.rng) {
-            metrics::breaker_opened();
-            warn!(pool = %back.pool, class = %back.failure.class, message = back.failure.message, "breaker opened");
-        }
         debug!(job = %job.id, attempt = back.attempt, pool = %back.pool, class = %back.failure.class, "job came back");
         let larger = back.journal.entries.last().and_then(|e| state.size_of(&e.pool, &job));
         let headers = nats::own_headers(message.headers);

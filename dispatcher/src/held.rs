@@ -25,11 +25,14 @@ use crate::{
     config::DispatcherConfig,
     ending,
     flight::{Flight, lease_margin},
+    hedge::Hedges,
     metrics,
     nats::Feed,
     pick::Picker,
     pool::Pools,
     redelivery::{Fate, Suspects},
+    runs::{Offer, Runs},
+    warm::Warmth,
 };
 
 /// Everything the task decides with.
@@ -46,12 +49,18 @@ pub struct Held {
     pub pools: Pools,
     /// The policy and its memory.
     pub picker: Picker,
-    /// Chance, for jitter only.
+    /// How many second attempts there were.
+    pub hedges: Hedges,
+    /// How many jobs come, and what is warm for them.
+    pub warmth: Warmth,
+    /// Chance: draws and jitter.
     pub rng: StdRng,
     /// The next number for an offer, a pull or a place in the queue.
     pub next: u64,
     /// Open offers by number.
-    pub offered: FxHashMap<u64, Flight>,
+    pub offered: FxHashMap<u64, Offer>,
+    /// What runs at workers on our offer.
+    pub runs: Runs,
     /// Jobs without a place, urgent lanes first.
     pub parked: BTreeMap<(Lane, u64), Flight>,
     /// Jobs delivered again, waiting for a scan.
@@ -84,9 +93,12 @@ impl Held {
             feed_of,
             pools: Pools::default(),
             picker: Picker::new(config.policy.clone(), config.breaker.clone()),
+            hedges: Hedges::new(config.policy.hedge.clone()),
+            warmth: Warmth::new(config.policy.warm.clone()),
             rng: StdRng::seed_from_u64(SystemClock.now().get()),
             next: 0,
             offered: FxHashMap::default(),
+            runs: Runs::default(),
             parked: BTreeMap::new(),
             suspects: Suspects::default(),
             look_ups: JoinSet::new(),
@@ -109,34 +121,23 @@ impl Held {
         self.parked.insert((flight.job.subject.lane, self.next), flight);
     }
 
-    /// An offer is no longer open; `untaken` when the pool did not take it.
-    pub fn unoffer(&mut self, flight: &Flight, untaken: bool) {
-        if let State::Offered { pool, .. } = &flight.state
-            && let Some(pool) = self.pools.find(pool)
-        {
-            pool.offered = pool.offered.saturating_sub(1);
-            if untaken {
-                pool.breaker.unsent();
-            }
-        }
-    }
-
     /// Takes back offers that nobody answered, and has them looked up before they go on: the worker may have begun, written
     /// that down, and died before it answered. That is done once the worker must have dropped them too.
     pub fn lapse(&mut self, margin: Duration, now: Micros) {
-        let open =
-            |f: &Flight| matches!(&f.state, State::Offered { accept_by, .. } if *accept_by + margin < now);
-        let lapsed: Vec<u64> = self.offered.iter().filter(|(_, f)| open(f)).map(|(n, _)| *n).collect();
+        let open = |o: &Offer| matches!(&o.flight.state, State::Offered { accept_by, .. } if *accept_by + margin < now);
+        let lapsed: Vec<u64> = self.offered.iter().filter(|(_, o)| open(o)).map(|(n, _)| *n).collect();
         for offer in lapsed {
-            let Some(mut flight) = self.offered.remove(&offer) else {
+            let Some(Offer { mut flight, pool, hedge_of, .. }) = self.offered.remove(&offer) else {
                 continue;
             };
             metrics::lapsed();
-            self.unoffer(&flight, true);
-            if let State::Offered { pool, .. } = &flight.state {
-                warn!(job = %flight.job.id, %pool, "nobody answered an offer");
-                flight.avoid.push(pool.clone());
+            self.pools.answered(&pool, &flight.job.subject.model, false);
+            warn!(job = %flight.job.id, %pool, "nobody answered an offer");
+            if hedge_of.is_some() {
+                // The first attempt goes on; should that worker have begun all the same, its end is told by the result.
+                continue;
             }
+            flight.avoid.push(pool);
             flight.state = moved(flight.state, Event::Lapsed { offer });
             self.suspects.add(flight);
         }
@@ -182,7 +183,10 @@ impl Held {
     ) -> Option<(PoolId, u16, Decision)> {
         let entry = flight.journal.unfinished()?;
         let pool = self.pools.iter().find(|p| p.id == entry.pool)?;
-        let closed = pool.closed(config.policy.silent_after, &config.breaker, now).is_some();
+        let admits = pool
+            .track(&flight.job.subject.model)
+            .is_some_and(|t| t.breaker.admits(&config.breaker, flight.job.subject.lane, now));
+        let closed = pool.closed(config.policy.silent_after, now).is_some() || !admits;
         if closed || flight.avoid.contains(&pool.id) {
             return None;
         }
@@ -192,7 +196,7 @@ impl Held {
 
     /// The size of what a pool runs the job's model on.
     pub fn size_of(&self, pool: &PoolId, job: &schemas::job::Job) -> Option<u16> {
-        self.pools.iter().find(|p| p.id == *pool)?.serves(&job.subject.model).map(|m| m.size)
+        self.pools.iter().find(|p| p.id == *pool)?.track(&job.subject.model).map(|t| t.served.size)
     }
 }
 

@@ -63,6 +63,11 @@ pub fn breaker_opened() {
     counter!("dispatcher_breakers_opened_total").increment(1);
 }
 
+/// A pool is much slower than it should be.
+pub fn suspected() {
+    counter!("dispatcher_pools_suspected_total").increment(1);
+}
+
 /// Jobs purged from the log.
 pub fn trimmed(count: u64) {
     counter!("dispatcher_jobs_trimmed_total").increment(count);

@@ -1,38 +1,94 @@
-//! Job + pools → pool. Pure: no I/O, no clock, and no allocation beyond the scratch the caller brings.
+//! Job + pools → pool. Pure: no I/O, no clock, and no allocation beyond the scratch that is kept.
 //!
-//! The first policy: among the pools that may take the job, hold the baseline's share by a deficit counter
-//! (deficit round robin: Shreedhar and Varghese, 1995), else the cheapest by expected cost; other regions only when
-//! no pool of the job's own could take it. A pool that failed this job already comes last.
+//! ```text
+//!  every pool ─▶ refuse? ─▶ probes first ─▶ explore (1 % of low) ─▶ baseline or rest? ─▶ draw two, take the better
+//! ```
+//!
+//! Pools are compared by a score: expected cost and time over what is usual in the region, weighed by what the job prefers,
+//! and the risk of failure. The baseline's share is held by a price: a deficit `D` (Shreedhar and Varghese, 1995) grows with
+//! each job the share is behind and makes the baseline cheaper by `STEP · D`. That is dual ascent on the share (Neely,
+//! "Stochastic Network Optimization", 2010): the jobs that gain most by the baseline go there, the others pay for its
+//! absence least, and the share is met all the same since `D` is bounded.
+//!
+//! In a tier two are drawn by `score^-2` and the better one is taken (Mitzenmacher, 2001), a pool nearly full losing to one
+//! that is not (Prequal, NSDI 2024): many dispatchers then do not herd, and figures stay fresh.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
+use rand::{Rng, RngExt};
 use schemas::{
-    Micros, ModelToken, PoolId, Region, UsdNanos,
+    Lane, Micros, PoolId, ProviderId, Region, UsdNanos,
     decision::{Candidate, Decision, Reason, Refusal},
-    job::Job,
+    job::{Job, Prefer, Routing},
     journal::Journal,
+    subjects::JobSubject,
+    time::micros,
 };
 
 use crate::{
     config::{BreakerConfig, PolicyConfig},
-    pool::{Closed, Pool},
+    pool::{Closed, Pool, kept},
+    track::{Expected, Track},
 };
 
-/// How far the share may fall behind and still be made good, in jobs. Without a bound an outage of the baseline
-/// would be followed by a stampede to it (integral windup).
-pub const DEFICIT_MAX: f64 = 20.0;
+/// How far the share may fall behind, in jobs, while both tiers could take jobs. With [`STEP`] it is a price of four times
+/// the usual score: no choice that is free is so bad that the share could not be held.
+pub const DEFICIT_MAX: f64 = 80.0;
+/// The same while only one tier could take them: an outage of the baseline is not followed by a stampede (integral windup).
+pub const DEFICIT_FORCED_MAX: f64 = 20.0;
+/// What a job of deficit is worth, as a part of the usual score.
+const STEP: f64 = 0.05;
+/// How much a failure weighs: a pool that fails every other job has to be better by the usual score.
+const RISK: f64 = 2.0;
+/// Another region must be better by so much, its way included, while one here can take the job.
+const FAR_BETTER: f64 = 0.8;
+/// Low jobs that go where least is known.
+const EXPLORE: f64 = 0.01;
+/// A pool fuller than this loses to one that is not.
+const HOT: f64 = 0.8;
+/// How much the newest job counts for what is usual in a region.
+const USUAL_NEWS: f64 = 0.02;
+/// A wait for a good pool that is longer than this is worse than a bad pool now.
+const RELENT_AFTER: Duration = Duration::from_secs(1);
 
 /// What a decision looks at besides the pools.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Ask<'a> {
-    /// The job.
-    pub job: &'a Job,
+    /// Region, model, lane and tenant.
+    pub subject: &'a JobSubject,
+    /// Where it may run, and what it prefers.
+    pub routing: &'a Routing,
+    /// When it must have started, and should have ended.
+    pub deadline: Option<Micros>,
+    /// The most it may cost, all attempts together.
+    pub max_cost: Option<UsdNanos>,
     /// What earlier attempts left behind.
     pub journal: &'a Journal,
     /// The size of the SKU that ran out of memory, if that is why it comes again.
     pub larger_than: Option<u16>,
-    /// Pools that refused this very delivery a moment ago.
+    /// Pools that must not take it now: they refused it a moment ago, or run it already.
     pub avoid: &'a [PoolId],
+    /// Jobs that wait in front of it for the same slots.
+    pub ahead: u32,
+    /// Whether its tenant's budgets admit an attempt at that provider that may cost so much.
+    pub affordable: &'a dyn Fn(&ProviderId, UsdNanos) -> bool,
+}
+
+impl<'a> Ask<'a> {
+    /// A job's first attempt, with nobody in front of it and no budget.
+    pub fn of(job: &'a Job, journal: &'a Journal) -> Self {
+        Self {
+            subject: &job.subject,
+            routing: &job.routing,
+            deadline: job.deadline,
+            max_cost: job.max_cost,
+            journal,
+            larger_than: None,
+            avoid: &[],
+            ahead: 0,
+            affordable: &|_, _| true,
+        }
+    }
 }
 
 /// The choice.
@@ -44,109 +100,147 @@ pub struct Choice {
     pub reason: Reason,
     /// True when only pools that failed this job already were left.
     pub again: bool,
+    /// What the attempt is expected to take and to cost.
+    pub expected: Expected,
 }
 
-/// The policy and what it remembers: how far each (region, model) is behind its share.
+/// What the last decision saw of one pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Why it cannot take the job.
+    pub refused: Option<Refusal>,
+    /// Expectations of an attempt there; nothing where the model is not served.
+    pub expected: Expected,
+    /// Its expected time with the way there.
+    pub time: Duration,
+    /// What it is compared by.
+    pub score: f64,
+    baseline: bool,
+    far: bool,
+    hot: bool,
+    probe: bool,
+}
+
+/// What is usual in a region, and how far its share is behind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usual {
+    cost: f64,
+    time: f64,
+    deficit: f64,
+}
+
+/// The policy and what it remembers.
 #[derive(Clone, Debug)]
 pub struct Picker {
     policy: PolicyConfig,
     breaker: BreakerConfig,
-    deficits: HashMap<(Region, ModelToken), f64>,
-    /// One verdict per pool of the last call, in the order of the pools.
-    verdicts: Vec<Option<Refusal>>,
+    regions: HashMap<Region, Usual>,
+    /// One entry per pool of the last call, in the order of the pools.
+    seen: Vec<Seen>,
+    weights: Vec<(usize, f64)>,
 }
 
 impl Picker {
     /// A picker without a past.
     pub fn new(policy: PolicyConfig, breaker: BreakerConfig) -> Self {
-        Self { policy, breaker, deficits: HashMap::new(), verdicts: Vec::new() }
+        Self { policy, breaker, regions: HashMap::new(), seen: Vec::new(), weights: Vec::new() }
     }
 
     /// Picks a pool with room, or none. Counts the choice towards the share: call it when you will send.
-    pub fn pick(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros) -> Option<Choice> {
-        self.verdicts.clear();
-        for pool in pools {
-            self.verdicts.push(self.refuse(pool, ask, now));
+    ///
+    /// Draws at most a few numbers from `rng`.
+    pub fn pick(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros, rng: &mut impl Rng) -> Option<Choice> {
+        self.look(pools, ask, now, rng);
+        let left = self.seen.iter().any(|s| s.refused.is_none());
+        let again = !left && self.relent(pools, ask, now);
+        if !self.seen.iter().any(|s| s.refused.is_none() && !s.far) {
+            self.stay_home(pools, ask);
         }
-        let home = &ask.job.subject.region;
-        let local = |i: &usize| pools[*i].id.region == *home;
-        // A full pool here is waited for; an unusable one is not.
-        let usable_here = (0..pools.len())
-            .any(|i| local(&i) && matches!(self.verdicts[i], None | Some(Refusal::Full | Refusal::Tried)));
-        let mut again = false;
-        for (i, verdict) in self.verdicts.iter_mut().enumerate() {
-            if usable_here && !local(&i) && verdict.is_none() {
-                *verdict = Some(Refusal::Region);
-            }
-        }
-        if !self.verdicts.iter().any(Option::is_none) && !self.verdicts.contains(&Some(Refusal::Full)) {
-            // Nobody new is left, not even one to wait for: those that failed before may try once more.
-            for (i, verdict) in self.verdicts.iter_mut().enumerate() {
-                if *verdict == Some(Refusal::Tried)
-                    && !ask.avoid.contains(&pools[i].id)
-                    && pools[i].free(self.policy.silent_after, now) > 0
-                {
-                    *verdict = None;
-                    again = true;
-                }
-            }
-        }
-        self.choose(pools, ask.job, home, again)
+        self.score(pools, ask, now);
+        let (index, reason) = self.choose(pools, ask, rng)?;
+        let far = self.seen[index].far;
+        self.count(&ask.subject.region, index);
+        let reason = if far { Reason::OtherRegion } else { reason };
+        Some(Choice { index, reason, again, expected: self.seen[index].expected })
     }
 
-    fn choose(&mut self, pools: &[Pool], job: &Job, home: &Region, again: bool) -> Option<Choice> {
-        let model = &job.subject.model;
-        let verdicts = &self.verdicts;
-        let cheapest = |among: &dyn Fn(usize) -> bool| {
-            (0..pools.len())
-                .filter(|&i| verdicts[i].is_none() && among(i))
-                // Equal costs go to the pool with fewer open offers, so that none is filled to the brim.
-                .min_by_key(|&i| (cost(&pools[i], model), pools[i].offered))
-        };
-        let is_baseline = |i: usize| self.policy.baseline.contains(&pools[i].id.provider);
-        let share = self.policy.baseline_share;
-        let deficit = self.deficits.entry((home.clone(), model.clone())).or_insert(0.0);
-        let owed = *deficit >= 0.0;
-        let baseline = cheapest(&is_baseline);
-        let rest = cheapest(&|i| !is_baseline(i));
-        let (index, reason) = match (baseline, rest) {
-            (Some(b), _) if owed => (b, Reason::BaselineShare),
-            (_, Some(r)) if baseline.is_some() => (r, Reason::Cheapest),
-            (None, Some(r)) => (r, Reason::Burst),
-            (Some(b), _) => (b, Reason::Cheapest),
-            (None, None) => return None,
-        };
-        let used = if is_baseline(index) { 1.0 } else { 0.0 };
-        *deficit = (*deficit + share - used).clamp(-DEFICIT_MAX, DEFICIT_MAX);
-        let reason = if pools[index].id.region == *home { reason } else { Reason::OtherRegion };
-        Some(Choice { index, reason, again })
+    /// Picks a pool other than those the job runs at already, for a second attempt beside the first: the fastest that is
+    /// in good standing. Does not count towards the share.
+    pub fn hedge(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros, rng: &mut impl Rng) -> Option<Choice> {
+        self.look(pools, ask, now, rng);
+        let fit = |s: &Seen| s.refused.is_none() && !s.probe && !s.hot;
+        let index =
+            (0..self.seen.len()).filter(|i| fit(&self.seen[*i])).min_by_key(|i| self.seen[*i].time)?;
+        Some(Choice { index, reason: Reason::Hedge, again: false, expected: self.seen[index].expected })
     }
 
-    /// The last call, told: every pool with its cost and why it was refused.
-    pub fn tell(&self, pools: &[Pool], job: &Job, choice: Choice) -> Decision {
-        let candidates =
-            pools.iter().zip(&self.verdicts).filter(|(_, v)| **v != Some(Refusal::Model)).map(|(p, v)| {
-                let score = p.serves(&job.subject.model).map(|m| m.expected_cost_usd.get() as f64 / 1e9);
-                Candidate { pool: p.id.clone(), score, refused: *v }
-            });
+    /// The last call, told: every pool that serves the model, with its figures and why it was refused.
+    pub fn tell(&self, pools: &[Pool], choice: Choice) -> Decision {
+        let shown = |(pool, seen): (&Pool, &Seen)| Candidate {
+            pool: pool.id.clone(),
+            score: seen.refused.is_none().then(|| (seen.score * 1e3).round() / 1e3),
+            cost_usd: Some(seen.expected.cost),
+            time_us: Some(micros(seen.time)),
+            refused: seen.refused,
+        };
+        let served = |(_, seen): &(&Pool, &Seen)| seen.refused != Some(Refusal::Model);
         Decision {
             chosen: pools[choice.index].id.clone(),
             reason: choice.reason,
-            candidates: candidates.collect(),
+            candidates: pools.iter().zip(&self.seen).filter(served).map(shown).collect(),
         }
     }
 
-    /// Why the last call found nothing: one verdict per pool.
-    pub fn verdicts(&self) -> &[Option<Refusal>] {
-        &self.verdicts
+    /// What the last call saw: one entry per pool.
+    pub fn seen(&self) -> &[Seen] {
+        &self.seen
     }
 
-    fn refuse(&self, pool: &Pool, ask: Ask<'_>, now: Micros) -> Option<Refusal> {
-        let job = ask.job;
-        let Some(served) = pool.serves(&job.subject.model) else {
-            return Some(Refusal::Model);
-        };
-        let routing = &job.routing;
+    /// How many jobs the baseline's share is behind in a region; negative when it is ahead.
+    pub fn deficit(&self, region: &Region) -> f64 {
+        self.regions.get(region).map_or(0.0, |usual| usual.deficit)
+    }
+
+    /// A verdict on every pool.
+    fn look(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros, rng: &mut impl Rng) {
+        self.seen.clear();
+        for pool in pools {
+            let far = pool.id.region != ask.subject.region;
+            let mut seen = Seen {
+                refused: Some(Refusal::Model),
+                expected: Expected { cost: UsdNanos::ZERO, reserve: UsdNanos::ZERO, time: Duration::ZERO },
+                time: Duration::ZERO,
+                score: f64::INFINITY,
+                baseline: !far && self.policy.baseline.contains(&pool.id.provider),
+                far,
+                hot: false,
+                probe: false,
+            };
+            if let Some(track) = pool.track(&ask.subject.model) {
+                let (free, slots) = pool.free(self.policy.silent_after, now);
+                seen.expected = track.expect(now);
+                seen.time = seen.expected.time + pool.delay();
+                seen.hot = f64::from(slots.saturating_sub(free)) > HOT * f64::from(slots);
+                seen.probe = track.wants_probe(&self.breaker, ask.subject.lane, now);
+                seen.refused = self.refuse(pool, track, &seen, (free, slots), ask, now, rng);
+            }
+            self.seen.push(seen);
+        }
+    }
+
+    /// Why a pool cannot take a job. What the job rules out comes first, then what may pass.
+    #[expect(clippy::too_many_arguments, reason = "all that a verdict is about, looked up once")]
+    fn refuse(
+        &self,
+        pool: &Pool,
+        track: &Track,
+        seen: &Seen,
+        (free, slots): (u32, u32),
+        ask: Ask<'_>,
+        now: Micros,
+        rng: &mut impl Rng,
+    ) -> Option<Refusal> {
+        let routing = ask.routing;
         let (provider, region) = (&pool.id.provider, &pool.id.region);
         if routing.deny_providers.contains(provider)
             || !(routing.allow_providers.is_empty() || routing.allow_providers.contains(provider))
@@ -156,33 +250,218 @@ impl Picker {
         if !(routing.allow_regions.is_empty() || routing.allow_regions.contains(region)) {
             return Some(Refusal::Region);
         }
-        if ask.larger_than.is_some_and(|size| served.size <= size) {
+        if ask.larger_than.is_some_and(|size| track.served.size <= size) {
             return Some(Refusal::Size);
         }
-        let spent = ask.journal.spent();
-        let after = spent.checked_add(served.expected_cost_usd).unwrap_or(UsdNanos::new(u64::MAX));
-        if job.max_cost.is_some_and(|max| after > max) {
+        if let Some(max) = ask.max_cost
+            && ask.journal.spent().checked_add(seen.expected.reserve).is_none_or(|after| after > max)
+        {
             return Some(Refusal::MaxCost);
         }
-        if job.deadline.is_some_and(|at| now > at) {
-            return Some(Refusal::Deadline);
-        }
-        match pool.closed(self.policy.silent_after, &self.breaker, now) {
+        match pool.closed(self.policy.silent_after, now) {
             Some(Closed::Silent) => return Some(Refusal::Silent),
             Some(Closed::Draining) => return Some(Refusal::Draining),
-            Some(Closed::Breaker) => return Some(Refusal::Breaker),
+            Some(Closed::Unhealthy) => return Some(Refusal::Breaker),
             Some(Closed::RateLimit) => return Some(Refusal::RateLimit),
             None => {}
+        }
+        if !track.breaker.admits(&self.breaker, ask.subject.lane, now) {
+            return Some(Refusal::Breaker);
         }
         if ask.avoid.contains(&pool.id) || ask.journal.entries.iter().any(|e| e.pool == pool.id) {
             return Some(Refusal::Tried);
         }
-        (pool.free(self.policy.silent_after, now) == 0).then_some(Refusal::Full)
+        // Its own region's jobs come first there.
+        if free == 0 || (seen.far && free <= kept(slots)) {
+            return Some(Refusal::Full);
+        }
+        if track.running() >= track.limit() {
+            return Some(Refusal::Limit);
+        }
+        if !(ask.affordable)(provider, seen.expected.reserve) {
+            return Some(Refusal::Budget);
+        }
+        if track.is_suspect() && !seen.probe {
+            return Some(Refusal::Suspect);
+        }
+        let reject = track.reject(now);
+        if reject > 0.0 && !seen.probe && rng.random::<f64>() < reject {
+            return Some(Refusal::Throttled);
+        }
+        if ask.deadline.is_some_and(|at| now + seen.time > at) {
+            return Some(Refusal::Deadline);
+        }
+        None
     }
-}
 
-fn cost(pool: &Pool, model: &ModelToken) -> UsdNanos {
-    pool.serves(model).map_or(UsdNanos::new(u64::MAX), |m| m.expected_cost_usd)
+    /// Lets gates go that help nobody once no pool is left. True when only pools that failed the job were left.
+    fn relent(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros) -> bool {
+        // A deadline binds the start: whoever may still start in time takes it when nobody would end in time.
+        if ask.deadline.is_none_or(|at| now <= at) && self.open(Refusal::Deadline) {
+            return false;
+        }
+        // A slow provider is better than none, and so is one that fails half of its jobs; but not than a short wait.
+        let wait = self.wait(pools, ask);
+        if wait.is_none_or(|wait| wait > RELENT_AFTER)
+            && (self.open(Refusal::Suspect) || self.open(Refusal::Throttled))
+        {
+            return false;
+        }
+        let hope = |s: &Seen| matches!(s.refused, Some(Refusal::Full | Refusal::Limit | Refusal::Suspect));
+        if self.seen.iter().any(hope) {
+            return false;
+        }
+        let mut again = false;
+        for (pool, seen) in pools.iter().zip(&mut self.seen) {
+            let fits = || {
+                let track = pool.track(&ask.subject.model);
+                pool.free(self.policy.silent_after, now).0 > 0
+                    && track.is_some_and(|t| t.running() < t.limit())
+                    && (ask.affordable)(&pool.id.provider, seen.expected.reserve)
+            };
+            if seen.refused == Some(Refusal::Tried) && !ask.avoid.contains(&pool.id) && fits() {
+                seen.refused = None;
+                again = true;
+            }
+        }
+        again
+    }
+
+    /// Lets one gate go. True when that leaves a pool.
+    fn open(&mut self, gate: Refusal) -> bool {
+        let mut any = false;
+        for seen in self.seen.iter_mut().filter(|s| s.refused == Some(gate)) {
+            seen.refused = None;
+            any = true;
+        }
+        any
+    }
+
+    /// How long a job waits for a slot here, if there is one to wait for: each becomes free once in a service time.
+    fn wait(&self, pools: &[Pool], ask: Ask<'_>) -> Option<Duration> {
+        let mut rate = 0.0;
+        for (pool, seen) in pools.iter().zip(&self.seen) {
+            if !seen.far
+                && matches!(seen.refused, Some(Refusal::Full | Refusal::Limit))
+                && let Some(track) = pool.track(&ask.subject.model)
+            {
+                rate += f64::from(track.running().max(1)) / track.service().0.as_secs_f64().max(1e-3);
+            }
+        }
+        (rate > 0.0).then(|| Duration::from_secs_f64(f64::from(ask.ahead + 1) / rate))
+    }
+
+    /// Keeps a job from other regions while waiting for a slot here takes less than the way there.
+    fn stay_home(&mut self, pools: &[Pool], ask: Ask<'_>) {
+        let Some(wait) = self.wait(pools, ask) else { return };
+        for (pool, seen) in pools.iter().zip(&mut self.seen) {
+            if seen.far && seen.refused.is_none() && pool.delay() > wait {
+                seen.refused = Some(Refusal::Region);
+            }
+        }
+    }
+
+    /// Scores those that are left, over what is usual in the region.
+    fn score(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros) {
+        let (w_cost, w_time) = match ask.routing.prefer {
+            Prefer::Cost => (0.8, 0.2),
+            Prefer::Balanced => (0.5, 0.5),
+            Prefer::Latency => (0.1, 0.9),
+        };
+        let left = || self.seen.iter().filter(|s| s.refused.is_none());
+        let cost = left().map(|s| s.expected.cost.get() as f64).sum::<f64>() / left().count().max(1) as f64;
+        let time = left().map(|s| s.time).min().unwrap_or_default().as_secs_f64();
+        let usual = self.regions.entry(ask.subject.region.clone()).or_default();
+        if usual.time == 0.0 {
+            (usual.cost, usual.time) = (cost.max(1.0), time.max(1e-3));
+        }
+        if left().next().is_some() {
+            usual.cost += (cost.max(1.0) - usual.cost) * USUAL_NEWS;
+            usual.time += (time.max(1e-3) - usual.time) * USUAL_NEWS;
+        }
+        let (cost, time) = (usual.cost, usual.time);
+        for (pool, seen) in pools.iter().zip(&mut self.seen).filter(|(_, s)| s.refused.is_none()) {
+            let ok = pool.track(&ask.subject.model).map_or(1.0, |track| track.ok(now));
+            seen.score = w_cost * seen.expected.cost.get() as f64 / cost
+                + w_time * seen.time.as_secs_f64() / time
+                + RISK * (1.0 - ok);
+        }
+    }
+
+    fn choose(&mut self, pools: &[Pool], ask: Ask<'_>, rng: &mut impl Rng) -> Option<(usize, Reason)> {
+        let track = |i: usize| pools[i].track(&ask.subject.model);
+        let open = |s: &Seen| s.refused.is_none();
+        let here = (0..pools.len()).filter(|&i| open(&self.seen[i]) && !self.seen[i].far);
+        if let Some(probe) = here.clone().find(|&i| self.seen[i].probe) {
+            return Some((probe, Reason::Probe));
+        }
+        if ask.subject.lane == Lane::Low && rng.random::<f64>() < EXPLORE {
+            let stalest = here.clone().min_by_key(|&i| track(i).map(Track::last_heard));
+            return stalest.map(|i| (i, Reason::Explore));
+        }
+        let best = |among: &dyn Fn(&Seen) -> bool| {
+            let scores = self.seen.iter().filter(|s| open(s) && among(s)).map(|s| s.score);
+            scores.min_by(f64::total_cmp)
+        };
+        let (base, rest) = (best(&|s| s.baseline), best(&|s| !s.baseline && !s.far));
+        let away = best(&|s| s.far);
+        let local = base.into_iter().chain(rest).min_by(f64::total_cmp);
+        if let Some(away) = away
+            && local.is_none_or(|local| away < local * FAR_BETTER)
+        {
+            return self.draw(|s| s.far, rng).map(|i| (i, Reason::OtherRegion));
+        }
+        let price = STEP * self.deficit(&ask.subject.region);
+        match (base, rest) {
+            (Some(base), Some(rest)) => {
+                let to_base = base - price <= rest;
+                let reason = if to_base && base > rest { Reason::BaselineShare } else { Reason::Cheapest };
+                self.draw(|s| s.baseline == to_base && !s.far, rng).map(|i| (i, reason))
+            }
+            (Some(_), None) => self.draw(|s| s.baseline, rng).map(|i| (i, Reason::Cheapest)),
+            (None, Some(_)) => {
+                let reason = if self.policy.baseline_share > 0.0 { Reason::Burst } else { Reason::Cheapest };
+                self.draw(|s| !s.far, rng).map(|i| (i, reason))
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// Draws two of those that are left by `score^-2` and takes the better: one that is nearly full loses.
+    fn draw(&mut self, among: impl Fn(&Seen) -> bool, rng: &mut impl Rng) -> Option<usize> {
+        self.weights.clear();
+        let mut total = 0.0;
+        for (i, seen) in self.seen.iter().enumerate().filter(|(_, s)| s.refused.is_none() && among(s)) {
+            total += seen.score.max(1e-6).powi(-2);
+            self.weights.push((i, total));
+        }
+        if self.weights.len() < 2 {
+            return self.weights.first().map(|(i, _)| *i);
+        }
+        let mut one = || {
+            let at = rng.random::<f64>() * total;
+            self.weights.iter().find(|(_, sum)| at < *sum).or(self.weights.last()).map(|(i, _)| *i)
+        };
+        let (a, b) = (one()?, one()?);
+        let rank = |i: usize| (self.seen[i].hot, self.seen[i].score);
+        let ((a_hot, a_score), (b_hot, b_score)) = (rank(a), rank(b));
+        let first = a_hot.cmp(&b_hot).then(a_score.total_cmp(&b_score)).is_le();
+        Some(if first { a } else { b })
+    }
+
+    /// Counts a choice towards the share.
+    fn count(&mut self, region: &Region, chosen: usize) {
+        let open = |baseline: bool| {
+            self.seen.iter().any(|s| s.refused.is_none() && !s.far && s.baseline == baseline)
+        };
+        let free = open(true) && open(false);
+        let used = if self.seen[chosen].baseline { 1.0 } else { 0.0 };
+        let usual = self.regions.entry(region.clone()).or_default();
+        let before = usual.deficit;
+        let after = before + self.policy.baseline_share - used;
+        let most = if free { DEFICIT_MAX } else { DEFICIT_FORCED_MAX.max(before.abs()) };
+        usual.deficit = after.clamp(-most, most);
+    }
 }
 
 #[cfg(test)]
@@ -190,16 +469,22 @@ mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
+    use rand::{SeedableRng, rngs::StdRng};
     use schemas::{
+        ModelToken,
         failure::{Failure, FailureClass},
         job::JobHeaders,
         journal::{Entry, Trace},
     };
 
     use super::*;
-    use crate::pool::{Pools, tests::beat};
+    use crate::{
+        pool::{Pools, tests::beat},
+        track::Outcome,
+    };
 
     const NOW: Micros = Micros::new(1_795_000_000_000_000);
+    const NONE: &Journal = &Journal { entries: Vec::new() };
 
     fn job(extra: &str) -> Job {
         let body = format!(r#"{{"id":"0198c0de-0000-7000-8000-000000000001","prompt":"x"{extra}}}"#);
@@ -214,14 +499,14 @@ mod tests {
     fn pools(beats: &[(&str, u32, u32, u64)]) -> Pools {
         let mut pools = Pools::default();
         for (id, slots, running, cost) in beats {
-            pools.heartbeat(beat(id, *slots, *running, *cost), &BreakerConfig::default(), NOW);
+            pools.heartbeat(beat(id, *slots, *running, *cost), NOW);
         }
         pools
     }
 
     fn pick(picker: &mut Picker, pools: &Pools, job: &Job, journal: &Journal) -> Option<(String, Reason)> {
-        let ask = Ask { job, journal, larger_than: None, avoid: &[] };
-        let choice = picker.pick(pools.as_slice(), ask, NOW)?;
+        let mut rng = StdRng::seed_from_u64(7);
+        let choice = picker.pick(pools.as_slice(), Ask::of(job, journal), NOW, &mut rng)?;
         Some((pools.as_slice()[choice.index].id.to_string(), choice.reason))
     }
 
@@ -238,15 +523,38 @@ mod tests {
     ];
 
     #[test]
-    fn the_baseline_gets_its_share_and_the_cheapest_other_the_rest() {
-        let (pools, mut picker, job) = (pools(&THREE), picker(), job(""));
-        let mut golem = 0;
+    fn the_baseline_gets_its_share_and_the_better_others_most_of_the_rest() {
+        let (pools, mut picker, job, mut rng) = (pools(&THREE), picker(), job(""), StdRng::seed_from_u64(7));
+        let mut count = HashMap::<String, u32>::new();
         for _ in 0..1_000 {
-            let (pool, _) = pick(&mut picker, &pools, &job, &Journal::default()).unwrap();
-            assert_ne!(pool, "modal@us-east");
-            golem += u32::from(pool == "golem@us-east");
+            let ask = Ask::of(&job, NONE);
+            let choice = picker.pick(pools.as_slice(), ask, NOW, &mut rng).unwrap();
+            *count.entry(pools.as_slice()[choice.index].id.to_string()).or_default() += 1;
         }
-        assert!((695..=705).contains(&golem), "{golem}");
+        let (golem, fly) = (count["golem@us-east"], count["fly@us-east"]);
+        assert!((680..=720).contains(&golem), "{count:?}");
+        assert!(fly > 3 * (1_000 - golem - fly), "{count:?}");
+    }
+
+    #[test]
+    fn the_share_is_filled_by_the_jobs_that_gain_most() {
+        // A small model costs the same everywhere, a large one three times as much elsewhere.
+        let mut pools = pools(&[("golem@us-east", 100, 0, 100_000), ("modal@us-east", 100, 0, 100_000)]);
+        let mut modal = beat("modal@us-east", 100, 0, 100_000);
+        modal.models[1].expected_cost_usd = UsdNanos::new(300_000);
+        pools.heartbeat(modal, NOW);
+        let small = job("");
+        let mut large = small.clone();
+        large.subject.model = "mistral-7b".parse().unwrap();
+        let (mut picker, mut rng, mut golem, mut dear) = (picker(), StdRng::seed_from_u64(7), 0, 0);
+        for i in 0..2_000 {
+            let job = if i % 2 == 0 { &small } else { &large };
+            let choice = picker.pick(pools.as_slice(), Ask::of(job, NONE), NOW, &mut rng).unwrap();
+            golem += u32::from(choice.index == 0);
+            dear += u32::from(choice.index == 1 && i % 2 == 1);
+        }
+        assert!((1_360..=1_440).contains(&golem), "{golem}");
+        assert!(dear < 20, "{dear} large jobs went where they cost three times as much");
     }
 
     #[test]
@@ -254,74 +562,189 @@ mod tests {
         let full = pools(&[("golem@us-east", 10, 10, 1), ("modal@us-east", 10, 0, 3)]);
         let (mut picker, job) = (picker(), job(""));
         for _ in 0..1_000 {
-            let (pool, reason) = pick(&mut picker, &full, &job, &Journal::default()).unwrap();
+            let (pool, reason) = pick(&mut picker, &full, &job, NONE).unwrap();
             assert_eq!((pool.as_str(), reason), ("modal@us-east", Reason::Burst));
         }
         let back = pools(&[("golem@us-east", 10, 0, 1), ("modal@us-east", 10, 0, 3)]);
-        let run = (0..200)
-            .filter(|_| pick(&mut picker, &back, &job, &Journal::default()).unwrap().0 == "golem@us-east");
-        assert!(run.count() <= 140 + 2 * 20 + 1);
+        let run =
+            (0..200).filter(|_| pick(&mut picker, &back, &job, NONE).unwrap().0 == "golem@us-east").count();
+        assert!(run <= 140 + 20 + 20 + 1, "{run}");
     }
 
     #[test]
     fn a_retry_goes_elsewhere_and_back_only_when_nobody_else_is_left() {
-        let (mut picker, job) = (picker(), job(""));
+        let (mut picker, job, mut rng) = (picker(), job(""), StdRng::seed_from_u64(7));
         let journal = failed_at("golem@us-east");
-        assert_eq!(pick(&mut picker, &pools(&THREE), &job, &journal).unwrap().0, "fly@us-east");
-        let alone = pools(&THREE[..1]);
-        let ask = Ask { job: &job, journal: &journal, larger_than: None, avoid: &[] };
-        assert!(picker.pick(alone.as_slice(), ask, NOW).unwrap().again);
+        for _ in 0..50 {
+            assert_ne!(pick(&mut picker, &pools(&THREE), &job, &journal).unwrap().0, "golem@us-east");
+        }
+        let (alone, ask) = (pools(&THREE[..1]), Ask::of(&job, &journal));
+        assert!(picker.pick(alone.as_slice(), ask, NOW, &mut rng).unwrap().again);
         let waiting = pools(&[THREE[0], ("modal@us-east", 10, 10, 1)]);
-        assert_eq!(picker.pick(waiting.as_slice(), ask, NOW), None, "a full pool that is new is waited for");
+        let picked = picker.pick(waiting.as_slice(), ask, NOW, &mut rng);
+        assert_eq!(picked, None, "a full pool that is new is waited for");
     }
 
     #[test]
-    fn another_region_takes_it_only_when_this_one_cannot() {
-        let (mut picker, job) = (picker(), job(""));
-        let both = [("golem@us-east", 10, 10, 1), ("golem@eu-west", 10, 0, 1)];
-        assert_eq!(pick(&mut picker, &pools(&both), &job, &Journal::default()), None);
-        let far = pools(&both[1..]);
-        assert_eq!(pick(&mut picker, &far, &job, &Journal::default()).unwrap().1, Reason::OtherRegion);
+    fn another_region_takes_it_only_when_that_is_sooner() {
+        let (mut picker, job, mut rng) = (picker(), job(""), StdRng::seed_from_u64(7));
+        let mut far = beat("golem@eu-west", 10, 0, 1);
+        far.at_us = NOW - Duration::from_millis(90);
+        let mut both = pools(&[("golem@us-east", 10, 10, 1)]);
+        both.heartbeat(far.clone(), NOW);
+        // Ten slots of 400 ms: one becomes free each 40 ms.
+        let ask = Ask::of(&job, NONE);
+        assert_eq!(picker.pick(both.as_slice(), ask, NOW, &mut rng), None);
+        assert_eq!(picker.seen()[1].refused, Some(Refusal::Region));
+        let behind = Ask { ahead: 9, ..ask };
+        let picked = picker.pick(both.as_slice(), behind, NOW, &mut rng).unwrap();
+        assert_eq!((picked.index, picked.reason), (1, Reason::OtherRegion));
+        let mut only_far = Pools::default();
+        only_far.heartbeat(far, NOW);
+        let picked = picker.pick(only_far.as_slice(), ask, NOW, &mut rng).unwrap();
+        assert_eq!(picked.reason, Reason::OtherRegion);
         let bound = self::job(r#","routing":{"allow_regions":["us-east"]}"#);
-        assert_eq!(pick(&mut picker, &far, &bound, &Journal::default()), None);
+        assert_eq!(pick(&mut picker, &only_far, &bound, NONE), None);
     }
 
     fn check_refused(extra: &str, journal: &Journal, refusal: Refusal) {
         let (pools, mut picker, job) = (pools(&THREE[..1]), picker(), job(extra));
         assert_eq!(pick(&mut picker, &pools, &job, journal), None);
-        assert_eq!(picker.verdicts(), [Some(refusal)]);
+        assert_eq!(picker.seen()[0].refused, Some(refusal));
     }
 
     #[test]
     fn a_refusal_has_a_reason() {
-        let none = Journal::default();
-        check_refused(r#","routing":{"deny_providers":["golem"]}"#, &none, Refusal::Provider);
-        check_refused(r#","routing":{"allow_providers":["modal"]}"#, &none, Refusal::Provider);
-        check_refused(r#","max_cost_usd":"0.00009"}"#.trim_end_matches('}'), &none, Refusal::MaxCost);
+        check_refused(r#","routing":{"deny_providers":["golem"]}"#, NONE, Refusal::Provider);
+        check_refused(r#","routing":{"allow_providers":["modal"]}"#, NONE, Refusal::Provider);
+        check_refused(r#","max_cost_usd":"0.00009""#, NONE, Refusal::MaxCost);
         check_refused(r#","max_cost_usd":"0.0006""#, &failed_at("fly@us-east"), Refusal::MaxCost);
-        check_refused(r#","deadline":"2020-01-01T00:00:00Z""#, &none, Refusal::Deadline);
+        check_refused(r#","deadline":"2020-01-01T00:00:00Z""#, NONE, Refusal::Deadline);
+    }
+
+    #[test]
+    fn a_deadline_rules_out_who_would_be_late_unless_all_would_be() {
+        let mut pools = pools(&THREE[..2]);
+        let mut slow = beat("golem@us-east", 10, 0, 100_000);
+        slow.models[0].p95_us = 5_000_000;
+        pools.heartbeat(slow, NOW);
+        let mut job = job("");
+        job.deadline = Some(NOW + Duration::from_secs(2));
+        let (mut picker, mut rng) = (picker(), StdRng::seed_from_u64(7));
+        for _ in 0..50 {
+            assert_eq!(pick(&mut picker, &pools, &job, NONE).unwrap().0, "modal@us-east");
+        }
+        job.deadline = Some(NOW + Duration::from_millis(10));
+        assert!(picker.pick(pools.as_slice(), Ask::of(&job, NONE), NOW, &mut rng).is_some());
+    }
+
+    #[test]
+    fn a_budget_keeps_a_job_from_dear_pools_only() {
+        let (pools, mut picker, job, mut rng) = (pools(&THREE), picker(), job(""), StdRng::seed_from_u64(7));
+        let poor = |_: &ProviderId, amount: UsdNanos| amount <= UsdNanos::new(200_000);
+        let ask = Ask { affordable: &poor, ..Ask::of(&job, NONE) };
+        for _ in 0..200 {
+            let choice = picker.pick(pools.as_slice(), ask, NOW, &mut rng).unwrap();
+            assert_ne!(pools.as_slice()[choice.index].id.to_string(), "modal@us-east");
+        }
+        assert_eq!(picker.seen()[1].refused, Some(Refusal::Budget));
+    }
+
+    #[test]
+    fn a_provider_that_failed_is_tried_again_by_one_job_and_then_by_two() {
+        let (mut pools, mut picker) = (pools(&THREE[..2]), picker());
+        let (config, mut rng) = (BreakerConfig::default(), StdRng::seed_from_u64(7));
+        let (golem, model): (PoolId, ModelToken) =
+            ("golem@us-east".parse().unwrap(), "llama-3-2-1b".parse().unwrap());
+        for _ in 0..5 {
+            let bin = pools.sent(0, &model, &config, NOW);
+            pools.answered(&golem, &model, true);
+            let down = Outcome { failed: Some(FailureClass::ProviderDown), ..Outcome::default() };
+            pools.ended(&golem, &model, &down, bin, &config, NOW, &mut rng);
+        }
+        let job = job("");
+        assert_eq!(pick(&mut picker, &pools, &job, NONE).unwrap().0, "modal@us-east");
+        let later = NOW + Duration::from_secs(60);
+        for id in ["golem@us-east", "modal@us-east"] {
+            pools.heartbeat(beat(id, 10, 0, 1), later);
+        }
+        let mut probes = 0;
+        for _ in 0..10 {
+            let choice = picker.pick(pools.as_slice(), Ask::of(&job, NONE), later, &mut rng).unwrap();
+            if choice.index == 0 {
+                assert_eq!(choice.reason, Reason::Probe);
+                pools.sent(0, &model, &config, later);
+                probes += 1;
+            }
+        }
+        assert_eq!(probes, 1);
+    }
+
+    /// Pools in two regions, each with its slots, load, cost, open offers and news.
+    fn any_pools() -> impl Strategy<Value = Vec<(u32, u32, u64, u32, u8)>> {
+        proptest::collection::vec((0..4u32, 0..4u32, 1..9u64, 0..3u32, 0..6u8), 1..12)
     }
 
     proptest! {
         #[test]
         fn no_decision_for_a_pool_that_may_not_take_it(
-            loads in proptest::collection::vec((0..4u32, 0..4u32, 1..9u64, 0..3u32), 1..8),
-            deny in 0..8usize,
+            states in any_pools(), deny in 0..12usize, seed: u64, lane in 0..3usize, rich in 0..9u64,
         ) {
-            let names: Vec<String> = (0..loads.len()).map(|i| format!("p{i}@{}", ["us-east", "eu-west"][i % 2])).collect();
+            let names: Vec<String> =
+                (0..states.len()).map(|i| format!("p{i}@{}", ["us-east", "eu-west"][i % 2])).collect();
+            let (config, mut rng) = (BreakerConfig::default(), StdRng::seed_from_u64(seed));
             let mut pools = Pools::default();
-            for (name, (slots, running, cost, _)) in names.iter().zip(&loads) {
-                pools.heartbeat(beat(name, *slots, *running, *cost), &BreakerConfig::default(), NOW);
-            }
-            for (i, (.., offered)) in loads.iter().enumerate() {
+            let model: ModelToken = "llama-3-2-1b".parse().unwrap();
+            for (i, (slots, running, cost, offered, news)) in states.iter().enumerate() {
+                pools.heartbeat(beat(&names[i], *slots, *running, *cost), NOW);
+                let classes =
+                    [None, Some(FailureClass::ProviderDown), Some(FailureClass::RateLimited), Some(FailureClass::Authentication)];
+                if let Some(class) = classes.get(usize::from(*news)).copied().flatten() {
+                    for _ in 0..6 {
+                        let bin = pools.sent(i, &model, &config, NOW);
+                        pools.answered(&names[i].parse().unwrap(), &model, true);
+                        let outcome = Outcome { failed: Some(class), ..Outcome::default() };
+                        pools.ended(&names[i].parse().unwrap(), &model, &outcome, bin, &config, NOW, &mut rng);
+                    }
+                }
                 pools.at(i).offered = *offered;
             }
-            let job = job(&format!(r#","routing":{{"deny_providers":["p{deny}"]}}"#));
-            if let Some((chosen, _)) = pick(&mut picker(), &pools, &job, &Journal::default()) {
-                let i = names.iter().position(|n| *n == chosen).unwrap();
+            let mut job = job(&format!(r#","routing":{{"deny_providers":["p{deny}"]}}"#));
+            job.subject.lane = Lane::ALL[lane];
+            let affordable = |_: &ProviderId, amount: UsdNanos| amount <= UsdNanos::new(rich);
+            let ask = Ask { affordable: &affordable, ..Ask::of(&job, NONE) };
+            if let Some(choice) = picker().pick(pools.as_slice(), ask, NOW, &mut rng) {
+                let (pool, i) = (&pools.as_slice()[choice.index], choice.index);
+                let track = pool.track(&model).unwrap();
                 prop_assert!(i != deny);
-                prop_assert!(pools.as_slice()[i].free(Duration::from_secs(4), NOW) > 0);
+                prop_assert!(pool.free(Duration::from_secs(4), NOW).0 > 0);
+                prop_assert!(track.running() < track.limit());
+                prop_assert!(track.breaker.admits(&config, job.subject.lane, NOW));
+                prop_assert!(pool.closed(Duration::from_secs(4), NOW).is_none());
+                prop_assert!(choice.expected.reserve <= UsdNanos::new(rich));
             }
+        }
+
+        #[test]
+        fn the_share_is_held_whatever_prices_and_times_are(
+            prices in proptest::collection::vec((50_000..400_000u64, 100_000..2_000_000u64), 3), seed: u64, share in 0..=10u8,
+        ) {
+            let mut pools = Pools::default();
+            for (name, (cost, p95)) in ["golem@us-east", "modal@us-east", "runpod@us-east"].iter().zip(prices) {
+                let mut beat = beat(name, 100, 0, cost);
+                beat.models[0].p95_us = p95;
+                pools.heartbeat(beat, NOW);
+            }
+            let policy = PolicyConfig { baseline_share: f64::from(share) / 10.0, ..PolicyConfig::default() };
+            let mut picker = Picker::new(policy, BreakerConfig::default());
+            let (job, mut rng, mut golem) = (job(""), StdRng::seed_from_u64(seed), 0.0);
+            for _ in 0..5_000 {
+                let choice = picker.pick(pools.as_slice(), Ask::of(&job, NONE), NOW, &mut rng).unwrap();
+                golem += f64::from(u8::from(choice.index == 0));
+                prop_assert!(picker.deficit(&"us-east".parse().unwrap()).abs() <= DEFICIT_MAX);
+            }
+            // The deficit is all that is missing, so it bounds the error.
+            prop_assert!((golem - f64::from(share) * 500.0).abs() <= DEFICIT_MAX + 1.0, "{golem}");
         }
     }
 }

@@ -1,16 +1,28 @@
-//! Which pools are alive, where, and how loaded: what heartbeats, acceptances and returns add up to. Pure.
+//! Which pools are alive, where, how loaded and how good: what heartbeats, acceptances and outcomes add up to. Pure.
+//!
+//! What is known of a model at a pool stands in its [`Track`]; here is what all models of a pool share.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use rand::Rng;
 use schemas::{
-    Micros, ModelToken, PoolId, Region, WorkerId,
-    failure::{BreakerEffect, Failure, RETRY_AFTER_DEFAULT},
+    Micros, ModelToken, PoolId, Region, UsdNanos, WorkerId,
+    failure::{BreakerEffect, FailureClass, RETRY_AFTER_DEFAULT},
     handover::Acceptances,
-    heartbeat::{Heartbeat, ServedModel},
+    heartbeat::Heartbeat,
 };
 
-use crate::{breaker::Breaker, config::BreakerConfig};
+use crate::{
+    breaker::Turn,
+    cold::Bin,
+    config::BreakerConfig,
+    track::{Outcome, SLOW, Track},
+};
+
+/// Of another region's slots, so many stay for its own jobs.
+const KEPT_AT_HOME: f64 = 0.2;
+/// How much the newest heartbeat counts for the delay of the way.
+const DELAY_NEWS: f64 = 0.1;
 
 /// A pool as we see it.
 #[derive(Clone, Debug)]
@@ -20,22 +32,20 @@ pub struct Pool {
     workers: BTreeMap<WorkerId, Worker>,
     /// Our own offers that nobody has answered yet.
     pub offered: u32,
-    /// Whether its provider is left alone.
-    pub breaker: Breaker,
     /// A rate limit keeps it closed until then.
     pub closed_until: Micros,
-    models: Vec<ServedModel>,
+    /// How long news from there takes, by their clock and ours.
+    delay: Duration,
+    tracks: Vec<(ModelToken, Track)>,
 }
 
 #[derive(Clone, Debug)]
 struct Worker {
-    started: Micros,
     heard: Micros,
     slots: u32,
     running: u32,
     draining: bool,
     healthy: bool,
-    succeeded: u64,
 }
 
 /// What keeps a whole pool from taking anything.
@@ -45,10 +55,23 @@ pub enum Closed {
     Silent,
     /// All workers are leaving.
     Draining,
-    /// The breaker is open, or every worker finds its provider down.
-    Breaker,
+    /// Every worker finds its provider down.
+    Unhealthy,
     /// A rate limit.
     RateLimit,
+}
+
+/// What changed about a pool, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// A breaker opened.
+    Opened,
+    /// A breaker closed.
+    Closed,
+    /// It is much slower than it was and than others.
+    Suspect,
 }
 
 impl Pool {
@@ -57,19 +80,44 @@ impl Pool {
             id,
             workers: BTreeMap::new(),
             offered: 0,
-            breaker: Breaker::default(),
             closed_until: Micros::default(),
-            models: Vec::new(),
+            delay: Duration::ZERO,
+            tracks: Vec::new(),
         }
     }
 
-    /// What it serves of `model`.
-    pub fn serves(&self, model: &ModelToken) -> Option<&ServedModel> {
-        self.models.iter().find(|m| m.model == *model)
+    /// What is known of `model` there, if it is served.
+    pub fn track(&self, model: &ModelToken) -> Option<&Track> {
+        self.tracks.iter().find(|(token, _)| token == model).map(|(_, track)| track)
+    }
+
+    /// The same, to be changed.
+    pub fn track_mut(&mut self, model: &ModelToken) -> Option<&mut Track> {
+        self.tracks.iter_mut().find(|(token, _)| token == model).map(|(_, track)| track)
+    }
+
+    /// All models it serves.
+    pub fn tracks(&self) -> impl Iterator<Item = (&ModelToken, &Track)> {
+        self.tracks.iter().map(|(model, track)| (model, track))
+    }
+
+    /// Its workers.
+    pub fn workers(&self) -> impl Iterator<Item = &WorkerId> {
+        self.workers.keys()
+    }
+
+    /// Whether that worker was heard of lately.
+    pub fn heard_of(&self, worker: &WorkerId, silent_after: Duration, now: Micros) -> bool {
+        self.workers.get(worker).is_some_and(|w| now.since(w.heard) <= silent_after)
+    }
+
+    /// How long the way there takes, as far as heartbeats tell.
+    pub const fn delay(&self) -> Duration {
+        self.delay
     }
 
     /// What keeps it from taking anything, if something does.
-    pub fn closed(&self, silent_after: Duration, breaker: &BreakerConfig, now: Micros) -> Option<Closed> {
+    pub fn closed(&self, silent_after: Duration, now: Micros) -> Option<Closed> {
         let mut heard = self.workers.values().filter(|w| now.since(w.heard) <= silent_after).peekable();
         if heard.peek().is_none() {
             return Some(Closed::Silent);
@@ -78,21 +126,26 @@ impl Pool {
         if taking.peek().is_none() {
             return Some(Closed::Draining);
         }
-        if !taking.any(|w| w.healthy) || !self.breaker.admits(breaker, now) {
-            return Some(Closed::Breaker);
+        if !taking.any(|w| w.healthy) {
+            return Some(Closed::Unhealthy);
         }
         (now < self.closed_until).then_some(Closed::RateLimit)
     }
 
-    /// Slots that are free as far as we know, our own unanswered offers counted as taken.
-    pub fn free(&self, silent_after: Duration, now: Micros) -> u32 {
-        let open = self
-            .workers
-            .values()
-            .filter(|w| !w.draining && w.healthy && now.since(w.heard) <= silent_after)
-            .map(|w| w.slots.saturating_sub(w.running))
-            .sum::<u32>();
-        open.saturating_sub(self.offered)
+    /// Slots that are free as far as we know, our own unanswered offers counted as taken; and all slots that are open.
+    pub fn free(&self, silent_after: Duration, now: Micros) -> (u32, u32) {
+        let (mut free, mut slots) = (0u32, 0u32);
+        for w in self.workers.values() {
+            if !w.draining && w.healthy && now.since(w.heard) <= silent_after {
+                free += w.slots.saturating_sub(w.running);
+                slots += w.slots;
+            }
+        }
+        (free.saturating_sub(self.offered), slots)
+    }
+
+    fn slots(&self) -> u32 {
+        self.workers.values().map(|w| w.slots).sum()
     }
 }
 
@@ -131,25 +184,34 @@ impl Pools {
         &mut self.pools[index]
     }
 
-    /// Takes in a heartbeat heard at `now`.
-    pub fn heartbeat(&mut self, beat: Heartbeat, breaker: &BreakerConfig, now: Micros) {
+    /// Takes in a heartbeat heard at `now`. True when a provider seems to hang, and did not before.
+    pub fn heartbeat(&mut self, beat: Heartbeat, now: Micros) -> bool {
         let pool = self.entry(&beat.pool);
-        pool.models = beat.models;
-        let before = pool.workers.get(&beat.worker).filter(|w| w.started == beat.started_us);
-        let news = beat.succeeded.saturating_sub(before.map_or(beat.succeeded, |w| w.succeeded));
-        if news > 0 {
-            pool.breaker.succeeded(breaker, news);
-        }
+        let before = pool.slots();
+        let delay = now.since(beat.at_us);
+        pool.delay = if before == 0 {
+            delay
+        } else {
+            pool.delay.mul_f64(1.0 - DELAY_NEWS) + delay.mul_f64(DELAY_NEWS)
+        };
         let worker = Worker {
-            started: beat.started_us,
             heard: now,
             slots: beat.slots,
             running: beat.running,
             draining: beat.draining,
             healthy: beat.healthy.unwrap_or(true),
-            succeeded: beat.succeeded,
         };
         pool.workers.insert(beat.worker, worker);
+        let slots = pool.slots();
+        let mut hangs = false;
+        for served in beat.models {
+            if let Some(track) = pool.track_mut(&served.model) {
+                hangs |= track.heard(served, before, slots, now);
+            } else {
+                pool.tracks.push((served.model.clone(), Track::new(served, slots)));
+            }
+        }
+        hangs
     }
 
     /// Forgets workers that said nothing for a minute.
@@ -167,59 +229,143 @@ impl Pools {
         }
     }
 
-    /// Takes in a failed attempt. True when it opened the breaker.
-    pub fn failure(
-        &mut self,
-        id: &PoolId,
-        failure: &Failure,
-        config: &BreakerConfig,
-        now: Micros,
-        rng: &mut impl Rng,
-    ) -> bool {
-        let Some(pool) = self.find(id) else { return false };
-        match failure.class.remedy().breaker {
-            BreakerEffect::None => {
-                pool.breaker.unsent();
-                false
-            }
-            BreakerEffect::Count => pool.breaker.failed(config, now, rng),
-            BreakerEffect::Open => {
-                let fresh = !pool.breaker.is_tripped();
-                pool.breaker.open(config, now, rng);
-                fresh
-            }
-            BreakerEffect::CloseUntil => {
-                let wait = failure.retry_after_us.map_or(RETRY_AFTER_DEFAULT, Duration::from_micros);
-                pool.closed_until = pool.closed_until.max(now + wait);
-                pool.breaker.unsent();
-                false
+    /// An attempt is offered to the pool at `index`. Gives what its end must be told with.
+    pub fn sent(&mut self, index: usize, model: &ModelToken, config: &BreakerConfig, now: Micros) -> Bin {
+        let pool = &mut self.pools[index];
+        pool.offered += 1;
+        pool.track_mut(model).map(|track| track.sent(config, now)).unwrap_or_default()
+    }
+
+    /// An offer was answered, or lapsed; `taken` when its attempt runs now.
+    pub fn answered(&mut self, id: &PoolId, model: &ModelToken, taken: bool) {
+        let Some(pool) = self.find(id) else { return };
+        pool.offered = pool.offered.saturating_sub(1);
+        if let Some(track) = pool.track_mut(model) {
+            track.taken();
+            if !taken {
+                track.unsent();
             }
         }
     }
 
-    /// Free slots for `model` in `region`; of other regions only when no pool here could ever take it now.
+    /// An attempt that was accepted will not be heard of again, or never called its provider.
+    pub fn vanished(&mut self, id: &PoolId, model: &ModelToken) {
+        if let Some(track) = self.find(id).and_then(|pool| pool.track_mut(model)) {
+            track.unsent();
+        }
+    }
+
+    /// Takes in how an attempt of ours ended.
+    pub fn ended(
+        &mut self,
+        id: &PoolId,
+        model: &ModelToken,
+        outcome: &Outcome,
+        bin: Bin,
+        config: &BreakerConfig,
+        now: Micros,
+        rng: &mut impl Rng,
+    ) -> Change {
+        let Some(index) = self.pools.iter().position(|p| p.id == *id) else { return Change::None };
+        let pool = &mut self.pools[index];
+        let slots = pool.slots();
+        if let Some(class) = outcome.failed {
+            self.shared(index, class, outcome, config, now, rng);
+        }
+        let Some(track) = self.pools[index].track_mut(model) else { return Change::None };
+        match track.ended(outcome, bin, slots, config, now, rng) {
+            Turn::Opened => return Change::Opened,
+            Turn::Closed => return Change::Closed,
+            Turn::Stayed => {}
+        }
+        if track.slowness() >= SLOW && !track.is_suspect() && self.slower_than_others(index, model, now) {
+            let suspected = self.pools[index].track_mut(model).is_some_and(|track| track.suspect(now));
+            return if suspected { Change::Suspect } else { Change::None };
+        }
+        Change::None
+    }
+
+    /// What a failure means for all models of the pool: they share a key and an account.
+    fn shared(
+        &mut self,
+        index: usize,
+        class: FailureClass,
+        outcome: &Outcome,
+        config: &BreakerConfig,
+        now: Micros,
+        rng: &mut impl Rng,
+    ) {
+        let pool = &mut self.pools[index];
+        match class.remedy().breaker {
+            BreakerEffect::CloseUntil => {
+                let wait = outcome.retry_after.unwrap_or(RETRY_AFTER_DEFAULT);
+                pool.closed_until = pool.closed_until.max(now + wait);
+            }
+            BreakerEffect::Open if class == FailureClass::Authentication => {
+                for (_, track) in pool.tracks.iter_mut().filter(|(_, track)| !track.breaker.is_tripped()) {
+                    track.breaker.open(config, now, rng);
+                }
+            }
+            BreakerEffect::Open | BreakerEffect::None | BreakerEffect::Count => {}
+        }
+    }
+
+    /// Whether the others of that model are as fast as ever: longer prompts make all of them slow.
+    fn slower_than_others(&self, index: usize, model: &ModelToken, now: Micros) -> bool {
+        let own = self.pools[index].track(model).map_or(Duration::ZERO, |track| track.averages().1);
+        let others = self.pools.iter().enumerate().filter(|(i, _)| *i != index);
+        let fastest = others
+            .filter_map(|(_, pool)| pool.track(model))
+            .filter(|t| !t.is_suspect() && now.since(t.last_heard()) < Duration::from_secs(120))
+            .map(|track| track.averages().1)
+            .min();
+        fastest.is_none_or(|fastest| own >= fastest.mul_f64(SLOW))
+    }
+
+    /// Free slots for `model` in `region`; of other regions only when none here is free, and not those kept for their own.
     pub fn room(
         &self,
         region: &Region,
         model: &ModelToken,
         silent_after: Duration,
-        breaker: &BreakerConfig,
+        config: &BreakerConfig,
         now: Micros,
     ) -> u32 {
-        let open = |p: &&Pool| p.serves(model).is_some() && p.closed(silent_after, breaker, now).is_none();
-        let mut here = self.pools.iter().filter(|p| p.id.region == *region).filter(open).peekable();
-        if here.peek().is_some() {
-            here.map(|p| p.free(silent_after, now)).sum()
-        } else {
-            self.pools.iter().filter(open).map(|p| p.free(silent_after, now)).sum()
+        let open = |p: &&Pool| {
+            p.track(model).is_some_and(|t| t.breaker.admits(config, schemas::Lane::Low, now))
+                && p.closed(silent_after, now).is_none()
+        };
+        let free = |p: &Pool| {
+            let (free, slots) = p.free(silent_after, now);
+            let limit = p.track(model).map_or(0, |t| t.limit().saturating_sub(t.running()));
+            (free.min(limit), slots)
+        };
+        let here =
+            self.pools.iter().filter(|p| p.id.region == *region).filter(open).map(|p| free(p).0).sum::<u32>();
+        if here > 0 {
+            return here;
         }
+        let away = self.pools.iter().filter(|p| p.id.region != *region).filter(open);
+        away.map(|p| free(p)).map(|(free, slots)| free.saturating_sub(kept(slots))).sum()
     }
+
+    /// What an attempt of `model` is expected to cost at the cheapest pool that serves it.
+    pub fn cheapest(&self, model: &ModelToken, now: Micros) -> Option<UsdNanos> {
+        self.pools.iter().filter_map(|p| p.track(model)).map(|t| t.expect(now).cost).min()
+    }
+}
+
+/// Slots of another region that its own jobs keep.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a number of slots")]
+pub fn kept(slots: u32) -> u32 {
+    (f64::from(slots) * KEPT_AT_HOME).ceil() as u32
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
     use super::*;
-    use schemas::UsdNanos;
 
     pub(crate) fn beat(pool: &str, slots: u32, running: u32, cost: u64) -> Heartbeat {
         let served = |model: &str| ServedModel {
@@ -229,6 +375,11 @@ pub(crate) mod tests {
             expected_cost_usd: UsdNanos::new(cost),
             p50_us: 400_000,
             p95_us: 900_000,
+            running: 0,
+            overdue: 0,
+            second_usd: UsdNanos::ZERO,
+            rented: false,
+            warmable: false,
         };
         Heartbeat {
             pool: pool.parse().unwrap(),
@@ -249,28 +400,86 @@ pub(crate) mod tests {
 
     #[test]
     fn our_own_offers_count_as_taken() {
-        let (mut pools, breaker, now) = (Pools::default(), BreakerConfig::default(), Micros::new(1_000_000));
-        pools.heartbeat(beat("golem@us-east", 10, 4, 1), &breaker, now);
+        let (mut pools, now) = (Pools::default(), Micros::new(1_000_000));
+        pools.heartbeat(beat("golem@us-east", 10, 4, 1), now);
         pools.at(0).offered = 5;
-        assert_eq!(pools.at(0).free(SILENT, now), 1);
+        assert_eq!(pools.at(0).free(SILENT, now), (1, 10));
     }
 
     #[test]
     fn a_silent_pool_is_closed_and_has_no_room() {
-        let (mut pools, breaker, now) = (Pools::default(), BreakerConfig::default(), Micros::new(1_000_000));
-        pools.heartbeat(beat("golem@us-east", 10, 4, 1), &breaker, now);
+        let (mut pools, now) = (Pools::default(), Micros::new(1_000_000));
+        pools.heartbeat(beat("golem@us-east", 10, 4, 1), now);
         let later = now + Duration::from_secs(5);
-        assert_eq!(pools.at(0).closed(SILENT, &breaker, later), Some(Closed::Silent));
-        assert_eq!(pools.at(0).free(SILENT, later), 0);
+        assert_eq!(pools.at(0).closed(SILENT, later), Some(Closed::Silent));
+        assert_eq!(pools.at(0).free(SILENT, later), (0, 0));
     }
 
     #[test]
-    fn other_regions_have_room_only_when_nobody_here_could_take_it() {
+    fn other_regions_have_room_only_when_nobody_here_has_and_keep_some_for_their_own() {
         let (mut pools, breaker, now) = (Pools::default(), BreakerConfig::default(), Micros::new(1_000_000));
         let (here, model) = ("us-east".parse().unwrap(), "mistral-7b".parse().unwrap());
-        pools.heartbeat(beat("golem@eu-west", 10, 0, 1), &breaker, now);
-        assert_eq!(pools.room(&here, &model, SILENT, &breaker, now), 10);
-        pools.heartbeat(beat("golem@us-east", 3, 3, 1), &breaker, now);
-        assert_eq!(pools.room(&here, &model, SILENT, &breaker, now), 0);
+        pools.heartbeat(beat("golem@eu-west", 10, 0, 1), now);
+        assert_eq!(pools.room(&here, &model, SILENT, &breaker, now), 8);
+        pools.heartbeat(beat("golem@us-east", 3, 2, 1), now);
+        assert_eq!(pools.room(&here, &model, SILENT, &breaker, now), 1);
+        pools.heartbeat(beat("golem@us-east", 3, 3, 1), now);
+        assert_eq!(pools.room(&here, &model, SILENT, &breaker, now), 8);
+    }
+
+    /// Two pools of which the first has served `count` jobs of `first` each, the other of `second`.
+    fn served(pools: &mut Pools, count: u32, first: Duration, second: Duration, now: Micros) -> Change {
+        let (config, mut rng) = (BreakerConfig::default(), StdRng::seed_from_u64(1));
+        let model: ModelToken = "mistral-7b".parse().unwrap();
+        let mut change = Change::None;
+        for i in 0..count {
+            for (name, service) in [("golem@us-east", first), ("modal@us-east", second)] {
+                let index = usize::from(name == "modal@us-east");
+                let bin = pools.sent(index, &model, &config, now);
+                pools.answered(&name.parse().unwrap(), &model, true);
+                let outcome = Outcome { failed: None, service, cold: Duration::ZERO, retry_after: None };
+                let at = now + Duration::from_millis(u64::from(i) * 10);
+                let new = pools.ended(&name.parse().unwrap(), &model, &outcome, bin, &config, at, &mut rng);
+                change = if new == Change::None { change } else { new };
+            }
+        }
+        change
+    }
+
+    #[test]
+    fn a_pool_that_turns_slow_is_suspected_within_a_dozen_jobs_and_taken_back_after_good_probes() {
+        let (mut pools, now) = (Pools::default(), Micros::new(1_000_000_000_000));
+        pools.heartbeat(beat("golem@us-east", 40, 0, 1), now);
+        pools.heartbeat(beat("modal@us-east", 40, 0, 1), now);
+        let (fast, slow) = (Duration::from_millis(500), Duration::from_millis(2_500));
+        assert_eq!(served(&mut pools, 100, fast, fast, now), Change::None);
+        assert_eq!(served(&mut pools, 14, slow, fast, now), Change::Suspect);
+        let model = "mistral-7b".parse().unwrap();
+        assert!(pools.at(0).track(&model).unwrap().is_suspect());
+        served(&mut pools, 6, fast, fast, now);
+        assert!(pools.at(0).track(&model).unwrap().is_suspect(), "one, two and four probes are wanted");
+        served(&mut pools, 1, fast, fast, now);
+        assert!(!pools.at(0).track(&model).unwrap().is_suspect());
+        assert!(pools.at(0).track(&model).unwrap().limit() < 20, "it begins small");
+    }
+
+    #[test]
+    fn longer_prompts_make_all_pools_slow_and_none_suspect() {
+        let (mut pools, now) = (Pools::default(), Micros::new(1_000_000_000_000));
+        pools.heartbeat(beat("golem@us-east", 40, 0, 1), now);
+        pools.heartbeat(beat("modal@us-east", 40, 0, 1), now);
+        let (fast, slow) = (Duration::from_millis(500), Duration::from_millis(2_500));
+        served(&mut pools, 100, fast, fast, now);
+        assert_eq!(served(&mut pools, 40, slow, slow, now), Change::None);
+    }
+
+    #[test]
+    fn a_provider_that_hangs_is_suspected_without_a_single_outcome() {
+        let (mut pools, now) = (Pools::default(), Micros::new(1_000_000_000_000));
+        pools.heartbeat(beat("golem@us-east", 40, 8, 1), now);
+        let mut hung = beat("golem@us-east", 40, 8, 1);
+        (hung.models[1].running, hung.models[1].overdue) = (8, 5);
+        assert!(pools.heartbeat(hung, now));
+        assert!(pools.at(0).track(&"mistral-7b".parse().unwrap()).unwrap().is_suspect());
     }
 }

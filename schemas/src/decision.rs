@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::PoolId;
+use crate::{PoolId, UsdNanos};
 
 /// Why a pool could not take a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -22,9 +22,17 @@ pub enum Refusal {
     RateLimit,
     /// No free slot.
     Full,
+    /// Slots are free, but the provider slows down when more run at once.
+    Limit,
+    /// It fails too much of what it gets; most of the load is kept from it.
+    Throttled,
+    /// Much slower than it was and than the others: only tried, unless nobody else is there.
+    Suspect,
+    /// A budget of its tenant has nothing left for what the attempt may cost.
+    Budget,
     /// It was tried for this job already, or just refused it.
     Tried,
-    /// Cannot start before the deadline.
+    /// Would not end before the deadline.
     Deadline,
     /// Would take the job past its `max_cost_usd`.
     MaxCost,
@@ -46,6 +54,10 @@ impl Refusal {
             Self::Breaker => "breaker",
             Self::RateLimit => "rate_limit",
             Self::Full => "full",
+            Self::Limit => "limit",
+            Self::Throttled => "throttled",
+            Self::Suspect => "suspect",
+            Self::Budget => "budget",
             Self::Tried => "tried",
             Self::Deadline => "deadline",
             Self::MaxCost => "max_cost",
@@ -68,12 +80,18 @@ impl fmt::Display for Refusal {
 pub enum Reason {
     /// The baseline's share was behind its target.
     BaselineShare,
-    /// Cheapest of those that could take it.
+    /// The best of those that could take it, by what the job prefers.
     Cheapest,
     /// The baseline could not take it.
     Burst,
-    /// No pool of the job's own region could take it.
+    /// No pool of the job's own region could take it, or another region's is far better.
     OtherRegion,
+    /// It failed or was slow before, and this job tries it again.
+    Probe,
+    /// Nothing was known of it for a while.
+    Explore,
+    /// A second attempt, since the first takes longer than usual.
+    Hedge,
     /// A run of an earlier attempt is still there.
     Reattach,
 }
@@ -83,9 +101,16 @@ pub enum Reason {
 pub struct Candidate {
     /// Which.
     pub pool: PoolId,
-    /// Expected cost of the attempt in dollars, as a plain number: for reading, never for sums.
+    /// What pools are compared by, lower is better: cost and time over the best of each, by what the job prefers, and risk.
+    /// A plain number, rounded to thousandths; missing for those that were refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
+    /// Expected cost of the attempt, dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<UsdNanos>,
+    /// Expected time of the attempt, 95th percentile, cold start and way included, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_us: Option<u64>,
     /// Why not; missing for those that could have taken it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refusal>,

@@ -5,7 +5,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Micros, PoolId, UsdNanos, WorkerId, decision::Decision, failure::Failure, journal::Journal, lease::Lease,
+    Micros, ModelToken, PoolId, UsdNanos, WorkerId,
+    decision::Decision,
+    failure::{Failure, FailureClass},
+    journal::Journal,
+    lease::Lease,
     subjects::JobSubject,
 };
 
@@ -30,6 +34,9 @@ pub struct Handover {
     /// Why it comes here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
+    /// True for a second attempt beside one that runs: if it fails, it is not given back, since the first goes on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hedge: bool,
 }
 
 fn journal_is_empty(journal: &Journal) -> bool {
@@ -65,6 +72,62 @@ pub struct Acceptances {
     /// Offers it refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<(u64, RefusedBecause)>,
+    /// Accepted offers whose attempt has ended. One that is never heard of died with its worker.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<EndedAttempt>,
+}
+
+/// How an attempt ended, told to the dispatcher that had offered it: what it learns from, and settles budgets by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedAttempt {
+    /// The offer.
+    pub offer: u64,
+    /// What went wrong; nothing when it succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailureClass>,
+    /// How long the provider asked us to stay away, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_us: Option<u64>,
+    /// How long the provider took, its cold start left out, microseconds.
+    pub service_us: u64,
+    /// How long its cold start took, microseconds; 0 when it was warm.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cold_us: u64,
+    /// What it cost, useful or not.
+    pub cost_usd: UsdNanos,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's own shape")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What a dispatcher asks of one worker. Core NATS: one that is lost costs money or time, never a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// A second attempt of this job begins elsewhere: if yours fails, do not give the job back.
+    Hedged(OfferKey),
+    /// The other attempt has failed: the job is yours alone again, give it back if you fail.
+    Alone(OfferKey),
+    /// The other attempt was first: stop, and book what was spent as lost in a race.
+    Stop(OfferKey),
+    /// Have so many containers of this model ready.
+    Warm {
+        /// Which model.
+        model: ModelToken,
+        /// How many, running ones included.
+        containers: u32,
+    },
+}
+
+/// Names an accepted offer: offers are numbered by dispatcher.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OfferKey {
+    /// Where that dispatcher hears acceptances.
+    pub accept: String,
+    /// Its number.
+    pub offer: u64,
 }
 
 /// A job given back after an attempt that failed, with a lease that is still good.

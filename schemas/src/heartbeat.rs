@@ -19,6 +19,21 @@ pub struct ServedModel {
     pub p50_us: u64,
     /// 95th percentile of the same.
     pub p95_us: u64,
+    /// Jobs of this model that run now.
+    #[serde(default)]
+    pub running: u32,
+    /// Of those, how many run longer than three times `p95_us`: a provider that hangs ends nothing that could be counted.
+    #[serde(default)]
+    pub overdue: u32,
+    /// What a second of the machine costs, dollars; zero where time is not what is billed.
+    #[serde(default)]
+    pub second_usd: UsdNanos,
+    /// Whether it is paid for while it stands, used or not: one job more costs nothing more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rented: bool,
+    /// Whether the worker can have containers started ahead of their jobs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warmable: bool,
 }
 
 /// One worker's state.

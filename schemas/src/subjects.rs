@@ -124,6 +124,11 @@ pub fn heartbeat(pool: &PoolId, worker: &WorkerId) -> String {
     format!("beacon.pool.{}.{}.{worker}", pool.region, pool.provider)
 }
 
+/// Orders to one worker.
+pub fn orders(pool: &PoolId, worker: &WorkerId) -> String {
+    format!("beacon.order.{}.{}.{worker}", pool.region, pool.provider)
+}
+
 /// All heartbeats.
 pub const HEARTBEATS: &str = "beacon.pool.>";
 

@@ -1,0 +1,335 @@
+//! What is known of one model at one pool: how fast, how cold, how reliable, at what price. Pure.
+
+use std::time::Duration;
+
+use rand::Rng;
+use schemas::{
+    Lane, Micros, UsdNanos,
+    failure::{BreakerEffect, FailureClass},
+    heartbeat::ServedModel,
+};
+
+use crate::{
+    breaker::{Breaker, Turn, patience},
+    cold::{Bin, Cold},
+    config::BreakerConfig,
+    limit::Limit,
+    quantiles::Quantiles,
+    rate::Rate,
+};
+
+/// So many times slower than it was, and than the others, is suspicious (Huang et al., "Gray Failure", HotOS 2017).
+pub const SLOW: f64 = 3.0;
+/// Probes at once with which a suspect is trusted again; they double from one.
+const PROBES_MAX: u32 = 4;
+/// How long a suspect rests after a slow probe.
+const REST: Duration = Duration::from_secs(2);
+/// Jobs at once that a provider begins with when it is taken back.
+const RESTART: u32 = 8;
+/// Outcomes of our own before they count for more than what the workers say.
+const OWN_ENOUGH: u64 = 20;
+/// Jobs overdue at once before a provider counts as hanging: a few long prompts are no sign.
+const OVERDUE_MIN: u32 = 3;
+/// The part of successes below which a provider is left, and the outcomes of ten seconds needed to say so (Envoy).
+const RATE_MIN: f64 = 0.5;
+const RATE_COUNT: u32 = 10;
+
+/// One model at one pool.
+#[derive(Clone, Debug)]
+pub struct Track {
+    /// What its workers say.
+    pub served: ServedModel,
+    /// Attempts of ours there: offered, or accepted and not ended.
+    pub ours: u32,
+    /// Attempts of ours that are offered and not answered.
+    pub offered: u32,
+    /// Whether it is left alone.
+    pub breaker: Breaker,
+    standing: Standing,
+    service: Quantiles,
+    cold: Cold,
+    rate: Rate,
+    limit: Limit,
+    heard: Micros,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Good,
+    /// `well`: a probe that takes no longer speaks for it; the 95th percentile of before.
+    Suspect {
+        probes: u32,
+        good: u32,
+        not_before: Micros,
+        well: Duration,
+    },
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What went wrong; nothing when it succeeded.
+    pub failed: Option<FailureClass>,
+    /// How long the provider took, its cold start left out.
+    pub service: Duration,
+    /// How long its cold start took; zero when it was warm.
+    pub cold: Duration,
+    /// How long the provider asked us to stay away.
+    pub retry_after: Option<Duration>,
+}
+
+/// Expectations of an attempt that would start now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Its cost on average; nothing on capacity that is paid for anyway.
+    pub cost: UsdNanos,
+    /// What it may cost: the 95th percentile, with a cold start unless that is unlikely.
+    pub reserve: UsdNanos,
+    /// Its time until the provider answers: 95th percentile, with its likely share of a cold start.
+    pub time: Duration,
+}
+
+/// Cold starts rarer than this are not reserved for.
+const COLD_RARE: f64 = 0.05;
+
+impl Track {
+    /// Of which only the worker's word is known.
+    pub fn new(served: ServedModel, slots: u32) -> Self {
+        Self {
+            served,
+            ours: 0,
+            offered: 0,
+            breaker: Breaker::default(),
+            standing: Standing::Good,
+            service: Quantiles::default(),
+            cold: Cold::default(),
+            rate: Rate::default(),
+            limit: Limit::new(slots),
+            heard: Micros::default(),
+        }
+    }
+
+    /// Takes in what a worker says. True when the provider seems to hang, and did not before.
+    pub fn heard(&mut self, served: ServedModel, slots_before: u32, slots: u32, now: Micros) -> bool {
+        self.limit.resize(slots_before, slots);
+        self.service.turn(now);
+        let hangs = served.overdue >= OVERDUE_MIN.max(served.running / 4);
+        self.served = served;
+        hangs && self.suspect(now)
+    }
+
+    /// Jobs of the model there, as far as we know.
+    pub fn running(&self) -> u32 {
+        self.ours.max(self.served.running + self.offered)
+    }
+
+    /// Jobs of the model that may run there at once.
+    pub fn limit(&self) -> u32 {
+        match self.standing {
+            Standing::Good => self.limit.get(),
+            Standing::Suspect { .. } => (self.limit.get() / 2).max(1),
+        }
+    }
+
+    /// Whether it is much slower than it should be.
+    pub const fn is_suspect(&self) -> bool {
+        matches!(self.standing, Standing::Suspect { .. })
+    }
+
+    /// Whether it waits to be tried, by a job of that lane.
+    pub fn wants_probe(&self, config: &BreakerConfig, lane: Lane, now: Micros) -> bool {
+        if self.breaker.is_tripped() {
+            return self.breaker.admits(config, lane, now);
+        }
+        match self.standing {
+            Standing::Good => false,
+            Standing::Suspect { probes, not_before, .. } => {
+                self.ours < probes && now >= not_before + patience(lane)
+            }
+        }
+    }
+
+    /// The part of its jobs that goes well, 0 to 1.
+    pub fn ok(&self, now: Micros) -> f64 {
+        self.rate.ok(now)
+    }
+
+    /// How likely a job should be kept from it.
+    pub fn reject(&self, now: Micros) -> f64 {
+        self.rate.reject(now)
+    }
+
+    /// When one of our own jobs last ended there.
+    pub const fn last_heard(&self) -> Micros {
+        self.heard
+    }
+
+    /// Median and 95th percentile of the service time: our own figures once there are enough, else the workers'.
+    pub fn service(&self) -> (Duration, Duration) {
+        if self.service.count() >= OWN_ENOUGH {
+            (self.service.p50(), self.service.p95())
+        } else {
+            (Duration::from_micros(self.served.p50_us), Duration::from_micros(self.served.p95_us))
+        }
+    }
+
+    /// The 95th percentile of a job with its likely share of a cold start, if that is known from jobs of our own.
+    pub fn usual(&self) -> Option<Duration> {
+        (self.service.count() >= OWN_ENOUGH).then(|| self.service.p95())
+    }
+
+    /// Containers that are probably warm, and how likely one more job would meet a cold start.
+    pub fn warmth(&self, now: Micros) -> (u32, f64) {
+        (self.cold.peak(), self.cold.likely(self.cold.bin(self.running() + 1, now)))
+    }
+
+    /// How long a cold start takes; zero where none was seen.
+    pub const fn cold_p95(&self) -> Duration {
+        self.cold.p95()
+    }
+
+    /// Usual and present service time, for judging.
+    pub fn averages(&self) -> (Duration, Duration) {
+        self.limit.averages()
+    }
+
+    /// How many times slower it is than usual.
+    pub fn slowness(&self) -> f64 {
+        self.limit.slowness()
+    }
+
+    /// What an attempt that starts now is expected to take and to cost:
+    /// `fixed + price · (E[service] + P(cold) · p95(cold))`, where `fixed` is what is not billed by time.
+    pub fn expect(&self, now: Micros) -> Expected {
+        let served = &self.served;
+        let (_, p95) = self.service();
+        let mean = if self.service.count() >= OWN_ENOUGH {
+            self.service.mean()
+        } else {
+            Duration::from_micros(served.p50_us)
+        };
+        let likely = self.cold.likely(self.cold.bin(self.running() + 1, now));
+        let cold = self.cold.p95();
+        let time = p95 + cold.mul_f64(likely);
+        let timed = |span: Duration| served.second_usd.for_seconds(span).unwrap_or(UsdNanos::new(u64::MAX));
+        // The worker's expected cost is at its own median.
+        let fixed = served
+            .expected_cost_usd
+            .checked_sub(timed(Duration::from_micros(served.p50_us)))
+            .unwrap_or_default();
+        let with = |span| fixed.checked_add(timed(span)).unwrap_or(UsdNanos::new(u64::MAX));
+        let reserve = with(p95 + if likely > COLD_RARE { cold } else { Duration::ZERO });
+        let cost = if served.rented { UsdNanos::ZERO } else { with(mean + cold.mul_f64(likely)) };
+        Expected { cost, reserve, time }
+    }
+
+    /// An attempt of ours was offered. Gives the bin it starts in.
+    pub fn sent(&mut self, config: &BreakerConfig, now: Micros) -> Bin {
+        let running = self.running() + 1;
+        let bin = self.cold.bin(running, now);
+        self.cold.started(running, now);
+        self.ours += 1;
+        self.offered += 1;
+        self.breaker.sent(config, now);
+        bin
+    }
+
+    /// The offer was taken.
+    pub fn taken(&mut self) {
+        self.offered = self.offered.saturating_sub(1);
+    }
+
+    /// The offer was not taken, or its attempt never called the provider.
+    pub fn unsent(&mut self) {
+        self.breaker.unsent();
+        self.ours = self.ours.saturating_sub(1);
+    }
+
+    /// An attempt of ours ended.
+    pub fn ended(
+        &mut self,
+        outcome: &Outcome,
+        bin: Bin,
+        slots: u32,
+        config: &BreakerConfig,
+        now: Micros,
+        rng: &mut impl Rng,
+    ) -> Turn {
+        let running = self.running();
+        self.ours = self.ours.saturating_sub(1);
+        self.heard = now;
+        let Some(class) = outcome.failed else {
+            self.succeeded(outcome, bin, running, slots, now);
+            let turn = self.breaker.succeeded(config);
+            if turn == Turn::Closed {
+                self.limit.restart(RESTART, slots);
+            }
+            return turn;
+        };
+        match class {
+            FailureClass::RateLimited | FailureClass::Capacity => self.limit.refused(slots),
+            FailureClass::Timeout => self.slow_probe(now),
+            _ => {}
+        }
+        match class.remedy().breaker {
+            BreakerEffect::None | BreakerEffect::CloseUntil => {
+                self.breaker.unsent();
+                Turn::Stayed
+            }
+            BreakerEffect::Count => {
+                self.rate.record(false, now);
+                let (good, bad) = self.rate.recent(now);
+                let mostly_bad =
+                    good + bad >= RATE_COUNT && f64::from(good) < RATE_MIN * f64::from(good + bad);
+                if mostly_bad && !self.breaker.is_tripped() {
+                    self.breaker.open(config, now, rng);
+                    return Turn::Opened;
+                }
+                self.breaker.failed(config, now, rng)
+            }
+            BreakerEffect::Open => {
+                let fresh = !self.breaker.is_tripped();
+                self.breaker.open(config, now, rng);
+                if fresh { Turn::Opened } else { Turn::Stayed }
+            }
+        }
+    }
+
+    fn succeeded(&mut self, outcome: &Outcome, bin: Bin, running: u32, slots: u32, now: Micros) {
+        self.rate.record(true, now);
+        self.cold.ended(bin, outcome.cold, now);
+        self.limit.ended(outcome.service, running, slots, !self.is_suspect());
+        let Standing::Suspect { probes, good, well, .. } = &mut self.standing else {
+            self.service.record(outcome.service, now);
+            return;
+        };
+        if outcome.service > *well {
+            self.slow_probe(now);
+        } else {
+            *good += 1;
+            if *good >= *probes {
+                (*probes, *good) = (*probes * 2, 0);
+            }
+            if *probes > PROBES_MAX {
+                self.standing = Standing::Good;
+                self.limit.restart(RESTART, slots);
+            }
+        }
+    }
+
+    fn slow_probe(&mut self, now: Micros) {
+        if let Standing::Suspect { probes, good, not_before, .. } = &mut self.standing {
+            (*probes, *good, *not_before) = (1, 0, now + REST);
+        }
+    }
+
+    /// Only tried from now on. True when it was in good standing before.
+    pub fn suspect(&mut self, now: Micros) -> bool {
+        if self.is_suspect() {
+            return false;
+        }
+        let well = self.service().1;
+        self.standing = Standing::Suspect { probes: 1, good: 0, not_before: now + REST, well };
+        true
+    }
+}
