@@ -38,6 +38,8 @@ pub const DEFICIT_MAX: f64 = 80.0;
 pub const DEFICIT_FORCED_MAX: f64 = 20.0;
 /// What a job of deficit is worth, as a part of the usual score.
 const STEP: f64 = 0.05;
+/// No gap between two scores counts for more, so that a deficit within its bounds always outweighs it.
+const GAP_MAX: f64 = 0.9 * STEP * DEFICIT_MAX;
 /// How much a failure weighs: a pool that fails every other job has to be better by the usual score.
 const RISK: f64 = 2.0;
 /// Another region must be better by so much, its way included, while one here can take the job.
@@ -105,6 +107,7 @@ pub struct Choice {
 }
 
 /// What the last decision saw of one pool.
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own about a pool")]
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
     /// Why it cannot take the job.
@@ -119,6 +122,8 @@ pub struct Seen {
     far: bool,
     hot: bool,
     probe: bool,
+    /// Slots in use, whatever for.
+    busy: u32,
 }
 
 /// What is usual in a region, and how far its share is behind.
@@ -215,12 +220,14 @@ impl Picker {
                 far,
                 hot: false,
                 probe: false,
+                busy: 0,
             };
             if let Some(track) = pool.track(&ask.subject.model) {
                 let (free, slots) = pool.free(self.policy.silent_after, now);
                 seen.expected = track.expect(now);
                 seen.time = seen.expected.time + pool.delay();
-                seen.hot = f64::from(slots.saturating_sub(free)) > HOT * f64::from(slots);
+                seen.busy = slots.saturating_sub(free);
+                seen.hot = f64::from(seen.busy) > HOT * f64::from(slots);
                 seen.probe = track.wants_probe(&self.breaker, ask.subject.lane, now);
                 seen.refused = self.refuse(pool, track, &seen, (free, slots), ask, now, rng);
             }
@@ -345,7 +352,7 @@ impl Picker {
                 && matches!(seen.refused, Some(Refusal::Full | Refusal::Limit))
                 && let Some(track) = pool.track(&ask.subject.model)
             {
-                rate += f64::from(track.running().max(1)) / track.service().0.as_secs_f64().max(1e-3);
+                rate += f64::from(seen.busy.max(1)) / track.service().0.as_secs_f64().max(1e-3);
             }
         }
         (rate > 0.0).then(|| Duration::from_secs_f64(f64::from(ask.ahead + 1) / rate))
@@ -414,7 +421,8 @@ impl Picker {
         let price = STEP * self.deficit(&ask.subject.region);
         match (base, rest) {
             (Some(base), Some(rest)) => {
-                let to_base = base - price <= rest;
+                // However much better one is: the other's share of it is what the operator asked for.
+                let to_base = (base - rest).clamp(-GAP_MAX, GAP_MAX) <= price;
                 let reason = if to_base && base > rest { Reason::BaselineShare } else { Reason::Cheapest };
                 self.draw(|s| s.baseline == to_base && !s.far, rng).map(|i| (i, reason))
             }
