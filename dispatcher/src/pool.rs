@@ -386,6 +386,7 @@ pub(crate) mod tests {
             overdue: 0,
             second_usd: UsdNanos::ZERO,
             rented: false,
+            detached: false,
             warmable: false,
         };
         let mut models = vec![served("llama-3-2-1b"), served("mistral-7b")];

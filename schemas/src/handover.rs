@@ -8,7 +8,7 @@ use crate::{
     Micros, ModelToken, PoolId, UsdNanos, WorkerId,
     decision::Decision,
     failure::{Failure, FailureClass},
-    journal::Journal,
+    journal::{Entry, Journal},
     lease::Lease,
     subjects::JobSubject,
 };
@@ -108,8 +108,8 @@ const fn is_zero(number: &u64) -> bool {
 pub enum Order {
     /// A second attempt of this job begins elsewhere: if yours fails, do not give the job back.
     Hedged(OfferKey),
-    /// The other attempt has failed: the job is yours alone again, give it back if you fail.
-    Alone(OfferKey),
+    /// The other attempt has failed, and left this: the job is yours alone again, give it back if you fail.
+    Alone(OfferKey, Box<Entry>),
     /// The other attempt was first: stop, and book what was spent as lost in a race.
     Stop(OfferKey),
     /// Have so many containers of this model ready.
