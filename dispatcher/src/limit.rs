@@ -15,6 +15,8 @@ const SMOOTHING: f64 = 0.2;
 const SHORT: f64 = 16.0;
 /// Jobs that the long average is about.
 const LONG: f64 = 600.0;
+/// Seconds that a busy host or network adds by itself.
+const NOISE: f64 = 0.1;
 /// Beyond this, slower than usual may be the load that we ourselves are.
 const RISEN: f64 = 1.3;
 /// What a refusal for want of room leaves of the limit.
@@ -46,9 +48,9 @@ impl Limit {
         self.jobs as u32
     }
 
-    /// How much slower it is now than usual, 1 when as usual.
+    /// How many times slower it is now than usual; 1 when as usual, or when the difference is too small to be the provider's.
     pub fn slowness(&self) -> f64 {
-        if self.long > 0.0 { self.short / self.long } else { 1.0 }
+        if self.long > 0.0 && self.short - self.long > NOISE { self.short / self.long } else { 1.0 }
     }
 
     /// What is usual, and what is now.

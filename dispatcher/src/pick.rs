@@ -179,21 +179,29 @@ impl Picker {
         Some(Choice { index, reason: Reason::Hedge, again: false, expected: self.seen[index].expected })
     }
 
-    /// The last call, told: every pool that serves the model, with its figures and why it was refused.
-    pub fn tell(&self, pools: &[Pool], choice: Choice) -> Decision {
+    /// The last call, told: every pool that serves the model, with its figures and why it was refused. `choice` is what that
+    /// call gave.
+    pub fn tell(&self, pools: &[Pool], choice: Option<Choice>) -> Decision {
         let shown = |(pool, seen): (&Pool, &Seen)| Candidate {
             pool: pool.id.clone(),
-            score: seen.refused.is_none().then(|| (seen.score * 1e3).round() / 1e3),
+            score: (seen.refused.is_none() && seen.score.is_finite())
+                .then(|| (seen.score * 1e3).round() / 1e3),
             cost_usd: Some(seen.expected.cost),
             time_us: Some(micros(seen.time)),
             refused: seen.refused,
         };
         let served = |(_, seen): &(&Pool, &Seen)| seen.refused != Some(Refusal::Model);
         Decision {
-            chosen: pools[choice.index].id.clone(),
-            reason: choice.reason,
+            chosen: choice.map(|choice| pools[choice.index].id.clone()),
+            reason: choice.map_or(Reason::Nowhere, |choice| choice.reason),
             candidates: pools.iter().zip(&self.seen).filter(served).map(shown).collect(),
         }
+    }
+
+    /// Why no pool takes a job now. Changes nothing.
+    pub fn explain(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros, rng: &mut impl Rng) -> Decision {
+        self.look(pools, ask, now, rng);
+        self.tell(pools, None)
     }
 
     /// What the last call saw: one entry per pool.

@@ -82,6 +82,8 @@ pub struct Settled {
     pub cold: Duration,
     /// What it cost.
     pub cost: UsdNanos,
+    /// Whether it failed and did not give the job back, since another attempt runs beside it.
+    pub kept: bool,
 }
 
 impl Settled {
@@ -92,6 +94,7 @@ impl Settled {
         service: Duration::ZERO,
         cold: Duration::ZERO,
         cost: UsdNanos::ZERO,
+        kept: false,
     };
 }
 
@@ -109,9 +112,9 @@ impl Control {
         self.hedged.store(true, Ordering::Release);
     }
 
-    /// The other has failed and left this.
-    pub fn alone(&self, entry: Entry) {
-        self.others.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+    /// There is no other any more; what a failed one left.
+    pub fn alone(&self, entry: Option<Entry>) {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).extend(entry);
         self.hedged.store(false, Ordering::Release);
     }
 
@@ -231,6 +234,7 @@ impl Attempt {
             service: took.saturating_sub(ended.cold_start),
             cold: ended.cold_start,
             cost: UsdNanos::ZERO,
+            kept: false,
         };
         if self.control.stop.is_cancelled() {
             settled.cost = Box::pin(self.lose(&job, &ended)).await;
@@ -249,7 +253,7 @@ impl Attempt {
             }
             Err(failure) => {
                 self.bench.metrics.failed(failure.class);
-                settled.cost = Box::pin(self.fail(&job, failure, &ended, started)).await;
+                (settled.cost, settled.kept) = Box::pin(self.fail(&job, failure, &ended, started)).await;
             }
         }
         settled
@@ -560,7 +564,9 @@ impl Attempt {
         sum
     }
 
-    async fn fail(&self, job: &Job, failure: &Failure, ended: &Ended, started: Micros) -> UsdNanos {
+    /// Books a failed attempt and gives the job back, unless another attempt runs beside it. Gives what it cost, and whether the
+    /// job was kept.
+    async fn fail(&self, job: &Job, failure: &Failure, ended: &Ended, started: Micros) -> (UsdNanos, bool) {
         let amount = self.bill(ended);
         let (now, cost_usd) = (SystemClock.now(), amount.1);
         debug!(job = %job.id, class = %failure.class, message = failure.message, "attempt failed");
@@ -573,18 +579,17 @@ impl Attempt {
         if !self.keeper.is_ours() {
             metrics::lease_lost();
             warn!(job = %job.id, "lease lost; its next holder goes on");
-            return cost_usd;
+            return (cost_usd, false);
         }
         if self.control.is_hedged() {
-            // The other attempt has the job now. Should it fail, too, before it hears that it is alone, the lease runs out
-            // and the job comes again.
-            return cost_usd;
+            // The other attempt has the job now. Should that fail, too, the dispatcher takes the job up again.
+            return (cost_usd, true);
         }
         let trace = Trace::Failed { failure: failure.clone(), cost_usd };
         let journal = self.write_journal(job, started, trace).await;
         if !self.keeper.is_ours() {
             metrics::lease_lost();
-            return cost_usd;
+            return (cost_usd, false);
         }
         let back = Return {
             lease: self.keeper.lease().clone(),
@@ -595,13 +600,14 @@ impl Attempt {
             failure: failure.clone(),
             cost_usd,
             journal,
+            decision: self.handover.decision.clone(),
         };
         let (subject, headers, payload) = nats::give_back(&self.message, &back);
         if let Err(error) = self.bench.client.publish_with_headers(subject, headers, payload).await {
             // The lease runs out and the journal says what happened.
             warn!(job = %job.id, %error, "job not given back");
         }
-        cost_usd
+        (cost_usd, false)
     }
 
     fn bill(&self, ended: &Ended) -> (Vec<schemas::cost::CostLine>, UsdNanos) {

@@ -63,6 +63,8 @@ const MISSES: u32 = 3;
 
 /// A job that runs so many times longer than 95 of 100 may never end.
 const OVERDUE: u32 = 3;
+/// Less is no hang, however fast jobs usually are.
+const OVERDUE_LEAST: Duration = Duration::from_secs(1);
 
 /// A job that runs here.
 struct Running {
@@ -331,6 +333,7 @@ impl Pool {
             service_us: micros(settled.service),
             cold_us: micros(settled.cold),
             cost_usd: settled.cost,
+            kept: settled.kept,
         });
     }
 
@@ -343,13 +346,15 @@ impl Pool {
                 return;
             }
         };
-        let find = |key: &OfferKey| self.jobs.values().find(|r| r.offer == *key).map(|r| &r.control);
+        let find = |key: &OfferKey| self.jobs.values().find(|r| r.offer == *key).map(|r| r.control.as_ref());
         match order {
-            Order::Hedged(key) => find(&key).into_iter().for_each(|control| control.hedged()),
+            Order::Hedged(key) => find(&key).into_iter().for_each(Control::hedged),
             Order::Alone(key, entry) => {
-                find(&key).into_iter().for_each(|control| control.alone((*entry).clone()))
+                if let Some(control) = find(&key) {
+                    control.alone(entry.map(|entry| *entry));
+                }
             }
-            Order::Stop(key) => find(&key).into_iter().for_each(|control| control.stop()),
+            Order::Stop(key) => find(&key).into_iter().for_each(Control::stop),
             Order::Warm { model, containers } => {
                 let Some((model, _)) = self.models.get(&model) else { return };
                 let (bench, name) = (self.bench.clone(), model.served_as.clone());
@@ -404,7 +409,7 @@ impl Pool {
         let config = &self.bench.config;
         let recent = self.models.get(&model.model).map(|(_, r)| r.quantiles(model.expected));
         let (p50, p95) = recent.unwrap_or((model.expected, model.expected * 2));
-        let (now, late) = (Instant::now(), p95 * OVERDUE);
+        let (now, late) = (Instant::now(), (p95 * OVERDUE).max(OVERDUE_LEAST));
         let here = || self.jobs.values().filter(|running| running.model == model.model);
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         ServedModel {
