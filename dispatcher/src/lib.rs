@@ -1,10 +1,11 @@
 //! The dispatcher: takes jobs from JOBS, picks a pool for each, hands over job and lease.
 //!
-//! Pure rooms decide: [`breaker`], [`pool`], [`pick`], [`retry`], [`credit`]. Async rooms carry: [`dispatch`] owns
+//! Pure rooms decide: [`breaker`], [`budget`], [`pool`], [`pick`], [`retry`], [`credit`]. Async rooms carry: [`dispatch`] owns
 //! all state in one task, [`redelivery`] finds out what became of a job that came twice, [`ending`] publishes terminal
 //! results, [`trim`] shortens the log, [`recurring`] stores the runs of recurring jobs, [`nats`] knows the messages.
 
 pub mod breaker;
+pub mod budget;
 pub mod config;
 pub mod credit;
 pub mod dispatch;
