@@ -1,8 +1,9 @@
 //! The dispatcher: takes jobs from JOBS, picks a pool for each, hands over job and lease.
 //!
-//! Pure rooms decide: [`breaker`], [`budget`], [`pool`], [`pick`], [`retry`], [`credit`]. Async rooms carry: [`dispatch`] owns
-//! all state in one task, [`redelivery`] finds out what became of a job that came twice, [`ending`] publishes terminal
-//! results, [`trim`] shortens the log, [`recurring`] stores the runs of recurring jobs, [`nats`] knows the messages.
+//! Pure rooms decide: [`breaker`], [`budget`], [`pool`], [`pick`], [`retry`], [`credit`], [`fair`]. Async
+//! rooms carry: [`dispatch`] owns all state in one task, [`redelivery`] finds out what became of a job that came twice,
+//! [`ending`] publishes terminal results, [`trim`] shortens the log, [`recurring`]
+//! stores the runs of recurring jobs, [`nats`] knows the messages.
 
 pub mod breaker;
 pub mod budget;
@@ -10,6 +11,7 @@ pub mod config;
 pub mod credit;
 pub mod dispatch;
 pub mod ending;
+pub mod fair;
 pub mod flight;
 pub mod held;
 pub mod metrics;
