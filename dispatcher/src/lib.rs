@@ -1,6 +1,6 @@
 //! The dispatcher: takes jobs from JOBS, picks a pool for each, hands over job and lease.
 //!
-//! Pure rooms decide: [`breaker`], [`budget`], [`pool`], [`pick`], [`retry`], [`credit`], [`fair`]. Async
+//! Pure rooms decide: [`breaker`], [`budget`], [`pool`], [`pick`], [`retry`], [`retry_budget`], [`credit`], [`fair`]. Async
 //! rooms carry: [`dispatch`] owns all state in one task, [`redelivery`] finds out what became of a job that came twice,
 //! [`ending`] publishes terminal results, [`trim`] shortens the log, [`recurring`]
 //! stores the runs of recurring jobs, [`nats`] knows the messages.
@@ -21,6 +21,7 @@ pub mod pool;
 pub mod recurring;
 pub mod redelivery;
 pub mod retry;
+pub mod retry_budget;
 pub mod trim;
 
 pub use config::DispatcherConfig;
