@@ -2,9 +2,10 @@
 //!
 //! Pure rooms decide: [`breaker`], [`budget`], [`pool`], [`pick`], [`retry`], [`retry_budget`], [`credit`], [`fair`]. Async
 //! rooms carry: [`dispatch`] owns all state in one task, [`redelivery`] finds out what became of a job that came twice,
-//! [`ending`] publishes terminal results, [`trim`] shortens the log, [`recurring`]
+//! [`ending`] publishes terminal results, [`banker`] asks the counters of budgets, [`trim`] shortens the log, [`recurring`]
 //! stores the runs of recurring jobs, [`nats`] knows the messages.
 
+pub mod banker;
 pub mod breaker;
 pub mod budget;
 pub mod config;
