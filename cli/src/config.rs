@@ -8,16 +8,22 @@ mod call;
 pub(crate) mod pools;
 mod raw;
 pub(crate) mod span;
+mod spending;
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use dispatcher::config::{BreakerConfig, OfferConfig, PolicyConfig, TrimConfig};
-use schemas::{PoolId, catalog::Catalog, prices::PriceBook, topology::Settings};
+use dispatcher::{
+    budget::Rules,
+    config::{BreakerConfig, OfferConfig, PolicyConfig, TrimConfig},
+    retry_budget::RetryConfig,
+};
+use schemas::{PoolId, Tenant, catalog::Catalog, prices::PriceBook, topology::Settings};
 use simulators::SimulatorConfig;
 use transport::LinkConfig;
 use workers::config::JournalMode;
@@ -56,6 +62,12 @@ pub(crate) struct Config {
     pub(crate) offers: OfferConfig,
     /// When the log is trimmed.
     pub(crate) trim: TrimConfig,
+    /// How much may be tried again.
+    pub(crate) retries: RetryConfig,
+    /// Who may spend how much.
+    pub(crate) budgets: Rules,
+    /// The shares of tenants that have another than 1.
+    pub(crate) weights: HashMap<Tenant, u32>,
     /// How long a dispatcher waits for open offers at its end.
     pub(crate) dispatcher_grace: Duration,
     /// What all pools have in common.
@@ -243,6 +255,9 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
         workers,
         metrics,
         log,
+        retries,
+        budgets,
+        tenants,
         pools,
         simulators,
     } = raw;
@@ -255,6 +270,7 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
     let pools = pools::check(pools, &topology, &prices, &simulators, folder, workers.webhooks.is_some())?;
     enough_pending(&topology, &pools)?;
     let policy = routing.check(&pools)?;
+    let budgets = spending::budgets(budgets, &pools)?;
     Ok(Config {
         file: file.to_owned(),
         nats,
@@ -263,6 +279,9 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
         breaker: breaker.check()?,
         offers,
         trim,
+        retries: retries.check()?,
+        budgets,
+        weights: spending::weights(tenants)?,
         dispatcher_grace: dispatcher.grace.get(),
         workers,
         prices: Arc::new(prices),

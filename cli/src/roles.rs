@@ -174,6 +174,9 @@ pub(crate) fn dispatcher_config(
         breaker: config.breaker.clone(),
         offers: config.offers.clone(),
         trim: config.trim.clone(),
+        retries: config.retries.clone(),
+        budgets: config.budgets.clone(),
+        weights: config.weights.clone(),
         grace: config.dispatcher_grace,
     }
 }

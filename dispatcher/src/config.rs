@@ -1,9 +1,11 @@
 //! What an operator may say about dispatching, checked once.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use schemas::{ProviderId, Region, UsdNanos, WorkerId, topology::Settings};
+use schemas::{ProviderId, Region, Tenant, UsdNanos, WorkerId, topology::Settings};
 use transport::LinkConfig;
+
+use crate::{budget::Rules, retry_budget::RetryConfig};
 
 /// Everything a dispatcher needs. Made by the command line from a checked file; always usable.
 #[derive(Clone, Debug)]
@@ -24,6 +26,12 @@ pub struct DispatcherConfig {
     pub offers: OfferConfig,
     /// When the log is trimmed.
     pub trim: TrimConfig,
+    /// How many attempts may be repeats.
+    pub retries: RetryConfig,
+    /// Who may spend how much.
+    pub budgets: Rules,
+    /// The shares of tenants; 1 for one that is not here.
+    pub weights: HashMap<Tenant, u32>,
     /// How long to wait for open offers at the end.
     pub grace: Duration,
 }

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Lane, Mailbox, ModelToken, PoolId, Region, Tenant, WorkerId, failure::FailureClass,
+    JobId, Lane, Mailbox, ModelToken, PoolId, ProviderId, Region, Tenant, WorkerId, failure::FailureClass,
     token::TokenError,
 };
 
@@ -157,6 +157,18 @@ pub fn dead(region: &Region, model: &ModelToken, class: FailureClass) -> String 
     format!("beacon.dead.{region}.{model}.{class}")
 }
 
+/// Stands in a budget's subject for every tenant or provider. Capitals, so that no token can be mistaken for it.
+const ALL: &str = "ALL";
+
+/// The counter of a budget: whose, at whom, and the period's name (`2026-11-26T13`, `2026-11-26` or `2026-11`).
+pub fn budget(tenant: Option<&Tenant>, provider: Option<&ProviderId>, period: &str) -> String {
+    let (tenant, provider) = (tenant.map_or(ALL, Tenant::as_str), provider.map_or(ALL, ProviderId::as_str));
+    format!("beacon.budget.{tenant}.{provider}.{period}")
+}
+
+/// All counters of budgets.
+pub const BUDGETS: &str = "beacon.budget.*.*.*";
+
 /// Advisory that a consumer of `stream` has a new leader: acks sent just before may be lost.
 pub fn leader_elected(stream: &str) -> String {
     format!("$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.{stream}.*")
@@ -179,6 +191,14 @@ mod tests {
         ] {
             assert!(bad.parse::<JobSubject>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn no_tenant_is_mistaken_for_all_of_them() {
+        let tenant: Tenant = "all".parse().unwrap();
+        assert_eq!(budget(None, None, "2026-11"), "beacon.budget.ALL.ALL.2026-11");
+        assert_eq!(budget(Some(&tenant), None, "2026-11"), "beacon.budget.all.ALL.2026-11");
+        assert!("ALL".parse::<Tenant>().is_err());
     }
 
     proptest! {

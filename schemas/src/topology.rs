@@ -32,6 +32,11 @@ pub const UNIQUE_BUCKET: &str = "beacon-unique";
 /// Inputs that are too large for a message; a NATS object store.
 pub const PAYLOADS_BUCKET: &str = "beacon-payloads";
 
+/// Counters of what budgets have given out.
+pub const BUDGETS: &str = "BUDGETS";
+/// How long the server remembers the ids of draws; longer than a dispatcher asks the same draw again.
+pub const BUDGETS_WINDOW: Duration = Duration::from_secs(120);
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What an operator may turn.
@@ -92,6 +97,8 @@ pub struct StreamSpec {
     pub allow_msg_schedules: bool,
     /// Messages may have a life of their own (`Nats-TTL`).
     pub allow_msg_ttl: bool,
+    /// Every message adds to a number (`Nats-Incr`); only limits retention, no `discard: new`, no life of their own.
+    pub allow_msg_counter: bool,
     /// Streams whose messages are copied here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceSpec>,
@@ -198,6 +205,14 @@ impl Topology {
                 max_age: nanos(90 * DAY),
                 ..plain(DEAD, vec!["beacon.dead.*.*.*".into()], settings.replicas)
             },
+            StreamSpec {
+                max_age: nanos(400 * DAY),
+                // A counter's newest message holds its total.
+                max_msgs_per_subject: 1,
+                duplicate_window: nanos(BUDGETS_WINDOW),
+                allow_msg_counter: true,
+                ..plain(BUDGETS, vec![subjects::BUDGETS.into()], settings.replicas)
+            },
         ];
         let mut consumers = Vec::new();
         for region in &settings.regions {
@@ -270,6 +285,7 @@ fn plain(name: &str, subjects: Vec<String>, replicas: u8) -> StreamSpec {
         deny_delete: false,
         allow_msg_schedules: false,
         allow_msg_ttl: false,
+        allow_msg_counter: false,
         sources: Vec::new(),
     }
 }

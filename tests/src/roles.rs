@@ -1,10 +1,12 @@
 //! Dispatchers, workers and producers in this process, small and quick.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use dispatcher::{
     Dispatcher, DispatcherConfig,
+    budget::Rules,
     config::{BreakerConfig, OfferConfig, PolicyConfig, TrimConfig},
+    retry_budget::RetryConfig,
 };
 use producer::{JobRequest, Producer, ProducerConfig};
 use schemas::{catalog::Catalog, prices::PriceBook, topology::Settings};
@@ -63,6 +65,9 @@ pub fn dispatcher_config(urls: &[String], id: &str, topology: Settings) -> Dispa
         breaker: BreakerConfig { open_for: Duration::from_millis(300), ..BreakerConfig::default() },
         offers: OfferConfig::default(),
         trim: TrimConfig::default(),
+        retries: RetryConfig::default(),
+        budgets: Rules::default(),
+        weights: HashMap::new(),
         grace: Duration::from_secs(5),
     }
 }

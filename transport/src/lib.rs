@@ -5,13 +5,14 @@
 //! of it, [`replies`] writes results and costs, [`stored`] finds results that exist already, [`bucket`] reads and writes small values, [`cancels`] hears what
 //! is taken back, [`delayed`] stores what is to run later,
 //! [`recurring`] what comes again and again, [`unique`] what must not,
-//! [`payloads`] holds inputs that are too large for a message.
+//! [`payloads`] holds inputs that are too large for a message, [`counters`] adds up what many spend.
 
 pub mod acks;
 pub mod api;
 pub mod bucket;
 pub mod cancels;
 pub mod clock;
+pub mod counters;
 pub mod delayed;
 pub mod link;
 pub mod payloads;

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use dispatcher::{DispatcherConfig, config::TrimConfig};
+use dispatcher::{DispatcherConfig, budget::Rules, config::TrimConfig};
 use producer::{Producer, ProducerConfig};
 use schemas::{Mailbox, ModelToken, Region, Tenant, WorkerId, prices::PriceBook};
 use tokio::process::Command;
@@ -218,6 +218,9 @@ fn dispatcher_config(
         breaker: config.breaker.clone(),
         offers: config.offers.clone(),
         trim: TrimConfig::default(),
+        retries: config.retries.clone(),
+        budgets: Rules::default(),
+        weights: config.weights.clone(),
         grace: Duration::from_secs(5),
     })
 }

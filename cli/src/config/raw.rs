@@ -18,6 +18,7 @@ use super::{
     pools::{Pool, RawPool},
     positive,
     span::Span,
+    spending::{RawBudget, RawRetries, RawTenant},
 };
 
 /// A smaller stream would be full after a handful of large jobs.
@@ -38,6 +39,9 @@ pub(super) struct RawConfig {
     pub(super) workers: RawWorkers,
     pub(super) metrics: RawMetrics,
     pub(super) log: RawLog,
+    pub(super) retries: RawRetries,
+    pub(super) budgets: Vec<RawBudget>,
+    pub(super) tenants: Vec<RawTenant>,
     pub(super) pools: Vec<RawPool>,
     pub(super) simulators: Vec<SimulatorConfig>,
 }

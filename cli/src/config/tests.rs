@@ -292,6 +292,39 @@ const REPLICATE: [(&str, &str); 4] = [
 const HOOKS: &str = "[workers]\nwebhooks = { listen = \"127.0.0.1:0\", public_url = \"https://h\" }\n";
 
 #[test]
+fn budgets_shares_and_retries_are_read_as_they_are_written() {
+    let config = parse(&format!(
+        "[retries]\nratio = 0.5\n{}{}{}",
+        budget("tenant = \"acme\"\nprovider = \"golem\"\nmode = \"soft\""),
+        "[[tenants]]\nname = \"acme\"\nweight = 3\n[[tenants]]\nname = \"b\"\n",
+        pool(&[]),
+    ))
+    .unwrap();
+    assert_eq!(config.budgets.as_slice()[0].to_string(), "$2.5 per day for tenant acme at golem");
+    assert_eq!(config.budgets.as_slice()[0].mode, dispatcher::budget::Mode::Soft);
+    assert_eq!(config.weights[&"acme".parse().unwrap()], 3);
+    assert_eq!((config.retries.ratio, config.retries.per_second), (0.5, 3));
+}
+
+fn budget(more: &str) -> String {
+    format!("[[budgets]]\nperiod = \"day\"\nlimit_usd = \"2.50\"\n{more}\n")
+}
+
+#[test]
+fn a_budget_that_holds_nobody_or_contradicts_another_is_refused() {
+    refused(&budget("provider = \"golom\""), &["budgets[0].provider", "`golom`", "no pool"]);
+    refused("[[budgets]]\nperiod = \"day\"\nlimit_usd = \"0.00\"", &["budgets[0].limit_usd", "more than 0"]);
+    refused("[[budgets]]\nperiod = \"day\"\nlimit_usd = 5", &["budgets[0].limit_usd"]);
+    refused("[[budgets]]\nperiod = \"week\"\nlimit_usd = \"5\"", &["budgets[0].period", "week", "day"]);
+    refused("[[budgets]]\nperiod = \"day\"", &["budgets[0]", "limit_usd"]);
+    let twice = [budget(""), budget("tenant = \"a\""), budget("mode = \"soft\"")].concat();
+    refused(&twice, &["budgets[2]", "already a budget"]);
+    refused("[[tenants]]\nname = \"a\"\nweight = 0", &["tenants[0].weight", "`0`", "at least 1"]);
+    refused("[[tenants]]\nname = \"a\"\n[[tenants]]\nname = \"a\"", &["tenants[1].name", "`a`", "twice"]);
+    refused("[retries]\nratio = 1.5", &["retries.ratio", "`1.5`", "0 to 1"]);
+}
+
+#[test]
 fn serverless_pools_are_an_entry_each() {
     assert_eq!(parse(&pool(&RUNPOD)).unwrap().pools.len(), 1);
     assert_eq!(parse(&pool(&REPLICATE)).unwrap().pools.len(), 1);
