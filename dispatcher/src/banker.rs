@@ -85,7 +85,7 @@ impl Banker {
 
     /// Gives back, before the process ends, what no attempt holds. Waits for at most `patience`; what is not given back by
     /// then stays counted as taken until its period ends.
-    pub async fn close(mut self, budgets: &mut Budgets, clock: &impl Clock, patience: Duration) {
+    pub async fn close(&mut self, budgets: &mut Budgets, clock: &impl Clock, patience: Duration) {
         let settle = async {
             // Twice: a draw that is on its way first has to arrive before it can be given back.
             for _ in 0..2 {

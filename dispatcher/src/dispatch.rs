@@ -14,6 +14,7 @@
 //!                                                 └───────────────────────────┘
 //! ```
 
+mod place;
 mod race;
 
 use std::{sync::Arc, time::Duration};
@@ -21,10 +22,9 @@ use std::{sync::Arc, time::Duration};
 use async_nats::{Client, Message, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt, stream::SelectAll};
 use schemas::{
-    Lane, Micros, PoolId, UsdNanos,
-    decision::Decision,
+    Lane, Micros,
     failure::{Failure, FailureClass},
-    handover::{Acceptances, EndedAttempt, Handover},
+    handover::{Acceptances, EndedAttempt, Order},
     heartbeat::Heartbeat,
     lease::Lease,
     reply::Status,
@@ -50,12 +50,12 @@ use transport::{
 };
 
 use crate::{
-    cold::Bin,
+    banker::Banker,
     config::DispatcherConfig,
     credit::{self, Want},
     ending::{self, Ending},
     flight::{Flight, lease_margin},
-    held::{Held, lease_outlasts_offer, moved},
+    held::{Held, moved, reattach},
     metrics,
     nats::{self, Delivery, Feed},
     pick::Ask,
@@ -72,9 +72,14 @@ use crate::{
 const TICK: Duration = Duration::from_millis(20);
 /// Events handled before the next look at the other sources.
 const BURST: usize = 256;
-/// Jobs of one model that may be parked here; beyond it we ask for no more of that model. Only jobs that no pool
-/// may take, and small change from idle pulls, ever wait here.
-const PARKED_MAX: usize = 1_000;
+/// Jobs of one line that may wait here; beyond it we ask for no more of that model. Only jobs that no pool may take, small
+/// change from idle pulls, and what fairness looks ahead to ever wait here.
+const WAITING_MAX: usize = 4_000;
+/// Jobs of one line looked at ahead of their turn while several tenants compete. A tenant whose jobs lie further behind
+/// another's gets there no sooner than the stream does.
+const LOOK_AHEAD: usize = 2_000;
+/// How often those that wait in vain are looked for, and what should be warm is said.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// After a pull found no consumer or no leader.
 const PULL_PAUSE: Duration = Duration::from_millis(500);
 /// A worker that was silent for so many times the usual limit does not tell how its attempts ended.
@@ -133,6 +138,8 @@ pub struct Dispatcher {
     answers: Subscriber,
     beats: Subscriber,
     returns: SelectAll<Subscriber>,
+    banker: Banker,
+    swept: Micros,
     state: Held,
 }
 
@@ -181,6 +188,8 @@ impl Dispatcher {
         let journals = Bucket::new(control.client.clone(), publisher.clone(), JOURNAL_BUCKET);
         let state = Held::new(&config, inbox, accept, feeds);
         Ok(Self {
+            banker: Banker::new(control.client.clone()),
+            swept: Micros::default(),
             control: control.client,
             reconnects: link.reconnects,
             config,
@@ -242,13 +251,16 @@ impl Dispatcher {
                         warn!(%error, "consumers not repaired yet");
                     }
                 }
+                Some(heard) = self.banker.next() => {
+                    self.state.stirred |= self.banker.tell(&mut self.state.budgets, heard, &SystemClock);
+                }
                 () = self.cancels.changed() => self.state.stirred = true,
                 Ok(()) = self.reconnects.changed() => self.state.feeds.iter_mut().for_each(Feed::forget_all),
                 _ = tick.tick() => self.tick().await,
             }
             if self.state.stirred {
                 self.state.stirred = false;
-                self.place_parked().await;
+                self.place_waiting().await;
             }
             self.pull().await;
         }
@@ -308,7 +320,9 @@ impl Dispatcher {
                 if before > 0 || remade {
                     self.state.suspects.add(flight);
                 } else {
-                    self.place(flight).await;
+                    let subject = &flight.job.subject;
+                    self.state.warmth.arrived(&subject.region, &subject.model, subject.lane, now);
+                    self.wait(flight, now);
                 }
             }
         }
@@ -340,109 +354,10 @@ impl Dispatcher {
         }
     }
 
-    /// Finds a pool for a job, or parks it.
-    async fn place(&mut self, mut flight: Flight) {
-        let now = SystemClock.now();
-        if let Some(Verdict::End(status, failure)) = retry::expired(&flight.job, now) {
-            let state = &mut self.state;
-            let ask = Ask::of(&flight.job, &flight.journal);
-            flight.decision = Some(state.picker.explain(state.pools.as_slice(), ask, now, &mut state.rng));
-            self.end(flight, status, failure);
-            return;
-        }
-        if let Some(order) = self.cancels.of(&flight.job, flight.lease.stored_at)
-            && self.state.reattach(&flight, &self.config, now).is_none()
-        {
-            // Where its run goes on at a provider, the worker that finds it stops it there.
-            self.end(flight, Status::Cancelled, order.failure());
-            return;
-        }
-        let state = &mut self.state;
-        if flight.not_before.is_some_and(|at| at > Instant::now())
-            || !lease_outlasts_offer(&flight, &self.config, now)
-        {
-            state.park(flight);
-            return;
-        }
-        let ask = Ask {
-            larger_than: flight.larger_than,
-            avoid: &flight.avoid,
-            ..Ask::of(&flight.job, &flight.journal)
-        };
-        let (pool, attempt, decision) = if let Some(found) = state.reattach(&flight, &self.config, now) {
-            found
-        } else {
-            let Some(choice) = state.picker.pick(state.pools.as_slice(), ask, now, &mut state.rng) else {
-                // Refusals of a moment ago have had their say.
-                flight.avoid.clear();
-                state.park(flight);
-                return;
-            };
-            if choice.again && flight.not_before.is_none() {
-                flight.not_before =
-                    Some(Instant::now() + retry::backoff(flight.journal.counted(), &mut state.rng));
-                state.park(flight);
-                return;
-            }
-            let decision = state.picker.tell(state.pools.as_slice(), Some(choice));
-            let chosen = state.pools.at(choice.index).id.clone();
-            (chosen, flight.attempts().saturating_add(1), decision)
-        };
-        flight.not_before = None;
-        self.offer(flight, pool, attempt, decision, None, now).await;
-    }
-
-    async fn offer(
-        &mut self,
-        mut flight: Flight,
-        pool: PoolId,
-        attempt: u16,
-        decision: Decision,
-        hedge_of: Option<u64>,
-        now: Micros,
-    ) {
-        let state = &mut self.state;
-        state.next += 1;
-        let number = state.next;
-        let accept_by = now + self.config.offers.accept_within;
-        let handover = Handover {
-            offer: number,
-            lease: flight.lease.clone(),
-            leased_us: flight.leased(),
-            accept_by_us: accept_by,
-            attempt,
-            subject: flight.job.subject.clone(),
-            journal: flight.journal.clone(),
-            decision: Some(decision),
-            hedge: hedge_of.is_some(),
-        };
-        let event = Event::Offered { offer: number, pool: pool.clone(), accept_by };
-        flight.state = moved(flight.state, event);
-        let subject = &flight.job.subject;
-        let (mut bin, mut reserve, mut hedge_after) = (Bin::default(), UsdNanos::ZERO, None);
-        let index = state.pools.iter().position(|p| p.id == pool);
-        if let Some(index) = index {
-            if let Some(track) = state.pools.at(index).track(&subject.model) {
-                reserve = track.expect(now).reserve;
-                hedge_after = state.hedges.after(subject.lane, track, now).filter(|_| hedge_of.is_none());
-            }
-            bin = state.pools.sent(index, &subject.model, &self.config.breaker, now);
-        }
-        metrics::offered();
-        let sent = nats::offer(
-            &self.client,
-            &pool,
-            &state.accept,
-            &handover,
-            &flight.headers,
-            flight.payload.clone(),
-        )
-        .await;
-        if let Err(error) = sent {
-            // It lapses like one that nobody heard.
-            debug!(%error, "offer not sent");
-        }
-        state.offered.insert(number, Offer { flight, pool, attempt, bin, reserve, hedge_after, hedge_of });
+    /// Puts a job in its line; it is looked at once what came with it is there, too.
+    fn wait(&mut self, flight: Flight, now: Micros) {
+        self.state.waiting.push(flight, now);
+        self.state.stirred = true;
     }
 
     /// Workers say what they took and what they refused.
@@ -470,15 +385,14 @@ impl Dispatcher {
             self.ended(*ended, now).await;
         }
         for (offer, because) in &news.refused {
-            let Some(Offer { mut flight, hedge_of, .. }) = self.state.offered.remove(offer) else {
+            let Some(open) = self.state.offered.remove(offer) else {
                 continue;
             };
-            self.state.pools.answered(&news.pool, &flight.job.subject.model, false);
+            let Offer { mut flight, hedge_of, .. } = self.state.untaken(open, now);
             if let Some(first) = hedge_of {
                 self.left_alone(first).await;
                 continue;
             }
-            let state = &mut self.state;
             flight.state = moved(flight.state, Event::Refused { offer: *offer });
             match because {
                 schemas::handover::RefusedBecause::Running => {
@@ -488,7 +402,7 @@ impl Dispatcher {
                 | schemas::handover::RefusedBecause::Draining
                 | schemas::handover::RefusedBecause::Model => {
                     flight.avoid.push(news.pool.clone());
-                    state.park(flight);
+                    self.wait(flight, now);
                 }
             }
         }
@@ -501,6 +415,7 @@ impl Dispatcher {
         if run.hedge {
             self.state.hedges.settled(run.reserve, news.cost_usd);
         }
+        self.state.settle(&mut run, Some(news.cost_usd), now);
         self.learn(&run, news, now);
         match (run.twin, news.failed) {
             (Some(twin), _) => self.race_decided(&mut run, twin, news).await,
@@ -581,7 +496,7 @@ impl Dispatcher {
             Verdict::End(status, failure) => self.end(flight, status, failure),
             Verdict::Again { larger } => {
                 flight.larger_than = size.filter(|_| larger);
-                self.place(flight).await;
+                self.wait(flight, now);
             }
         }
     }
@@ -620,7 +535,7 @@ impl Dispatcher {
             self.end(flight, Status::Failed, failure);
             return;
         }
-        self.place(flight).await;
+        self.wait(flight, SystemClock.now());
     }
 
     fn end(&mut self, flight: Flight, status: Status, failure: Failure) {
@@ -668,16 +583,44 @@ impl Dispatcher {
             let (client, map) = (self.control.clone(), Topology::new(&self.config.topology));
             state.repair.spawn(async move { topology::ensure(&client, &map).await });
         }
-        metrics::holding(state.parked.len(), state.offered.len(), state.suspects.len());
-        state.stirred |= !state.parked.is_empty();
+        metrics::holding(state.waiting.len(), state.offered.len(), state.suspects.len());
+        state.stirred |= !state.waiting.is_empty();
+        for draw in state.budgets.draws(now) {
+            self.banker.ask(draw);
+        }
+        if now.since(self.swept) >= SWEEP_EVERY {
+            self.swept = now;
+            self.sweep(now).await;
+        }
     }
 
-    async fn place_parked(&mut self) {
-        if self.state.parked.is_empty() {
-            return;
+    /// What need not be looked at with each job: those that wait in vain, and what should be warm.
+    async fn sweep(&mut self, now: Micros) {
+        let cancels = &self.cancels;
+        let over = |flight: &Flight| {
+            retry::expired(&flight.job, now).is_some()
+                || cancels.of(&flight.job, flight.lease.stored_at).is_some()
+        };
+        for mut flight in self.state.waiting.remove_if(over) {
+            let state = &mut self.state;
+            let ask = Ask::of(&flight.job, &flight.journal);
+            flight.decision = Some(state.picker.explain(state.pools.as_slice(), ask, now, &mut state.rng));
+            if let Some(Verdict::End(status, failure)) = retry::expired(&flight.job, now) {
+                self.end(flight, status, failure);
+            } else if reattach(&state.pools, &flight, &self.config, now).is_some() {
+                self.wait(flight, now);
+            } else if let Some(order) = self.cancels.of(&flight.job, flight.lease.stored_at) {
+                let failure = order.failure();
+                self.end(flight, Status::Cancelled, failure);
+            }
         }
-        for (_, flight) in std::mem::take(&mut self.state.parked) {
-            self.place(flight).await;
+        let plan = self.state.warmth.plan(self.state.pools.as_slice(), &self.config.policy, now);
+        for wanted in plan {
+            let pool = self.state.pools.iter().find(|pool| pool.id == wanted.pool);
+            // Workers of a pool share their provider: one of them is enough.
+            let Some(worker) = pool.and_then(|pool| pool.workers().next().cloned()) else { continue };
+            let order = Order::Warm { model: wanted.model, containers: wanted.containers };
+            nats::order(&self.control, &wanted.pool, &worker, &order).await;
         }
     }
 
@@ -685,7 +628,7 @@ impl Dispatcher {
     async fn pull(&mut self) {
         let now = SystemClock.now();
         let instant = Instant::now();
-        let Held { feeds, pools, next, inbox, parked, .. } = &mut self.state;
+        let Held { feeds, pools, next, inbox, waiting, .. } = &mut self.state;
         let (policy, breaker) = (&self.config.policy, &self.config.breaker);
         let (mut wants, mut asks) = (Vec::new(), Vec::new());
         let mut start = 0;
@@ -695,9 +638,13 @@ impl Dispatcher {
             let group = &mut feeds[start..end];
             let (region, model) = (&group[0].region, &group[0].model);
             let room = pools.room(region, model, policy.silent_after, breaker, now);
-            let waiting =
-                parked.values().filter(|f| f.job.subject.model == *model && f.job.subject.region == *region);
-            let room = if waiting.count() >= PARKED_MAX { 0 } else { room };
+            let line = waiting.group(region, model);
+            let room = if line.line.len() >= WAITING_MAX { 0 } else { room };
+            // While several tenants compete, the next in the stream is not the next in fairness.
+            let backlog = group.iter().any(|f| f.backlog > 0);
+            let beyond =
+                if backlog && line.contested(now) { LOOK_AHEAD.saturating_sub(line.line.len()) } else { 0 };
+            let room = room.saturating_add(u32::try_from(beyond).unwrap_or(0));
             wants.clear();
             wants.extend(group.iter().map(|f| Want {
                 lane: f.lane,
@@ -737,7 +684,7 @@ impl Dispatcher {
             }
         }
         let suspects = self.state.suspects.take().into_iter().flat_map(|(_, _, flights)| flights);
-        for flight in std::mem::take(&mut self.state.parked).into_values().chain(suspects) {
+        for flight in self.state.waiting.remove_if(|_| true).into_iter().chain(suspects) {
             if flight.age(SystemClock.now()) + margin < self.config.topology.ack_wait {
                 ending::give_back(&self.control, &flight.lease).await;
                 given_back += 1;
@@ -754,7 +701,7 @@ impl Dispatcher {
                 }
             }
             let suspects = self.state.suspects.take().into_iter().flat_map(|(_, _, flights)| flights);
-            for flight in std::mem::take(&mut self.state.parked).into_values().chain(suspects) {
+            for flight in self.state.waiting.remove_if(|_| true).into_iter().chain(suspects) {
                 ending::give_back(&self.control, &flight.lease).await;
                 given_back += 1;
             }
@@ -766,6 +713,8 @@ impl Dispatcher {
         if tokio::time::timeout_at(deadline, settle).await.is_err() {
             warn!("grace period over; what has not ended is delivered again");
         }
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        self.banker.close(&mut self.state.budgets, &SystemClock, left).await;
         self.background_stop.cancel();
         while self.background.join_next().await.is_some() {}
         for client in [&self.client, &self.control] {

@@ -2,16 +2,13 @@
 //!
 //! Changes that need no message of their own happen here; `dispatch` sends the messages.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use async_nats::Client;
 use rand::{SeedableRng, rngs::StdRng};
 use rustc_hash::FxHashMap;
 use schemas::{
-    Lane, Micros, PoolId, WorkerId,
+    Micros, PoolId, Region, UsdNanos, WorkerId,
     decision::{Decision, Reason},
     lease::Lease,
     state::{Event, State, Step},
@@ -22,6 +19,7 @@ use tracing::{debug, warn};
 use transport::{SystemClock, topology::TopologyError};
 
 use crate::{
+    budget::Budgets,
     config::DispatcherConfig,
     ending,
     flight::{Flight, lease_margin},
@@ -31,7 +29,9 @@ use crate::{
     pick::Picker,
     pool::Pools,
     redelivery::{Fate, Suspects},
-    runs::{Offer, Runs},
+    retry_budget::RetryBudget,
+    runs::{Offer, Run, Runs},
+    waiting::Waiting,
     warm::Warmth,
 };
 
@@ -61,8 +61,12 @@ pub struct Held {
     pub offered: FxHashMap<u64, Offer>,
     /// What runs at workers on our offer.
     pub runs: Runs,
-    /// Jobs without a place, urgent lanes first.
-    pub parked: BTreeMap<(Lane, u64), Flight>,
+    /// Jobs without a place.
+    pub waiting: Waiting,
+    /// What may be spent.
+    pub budgets: Budgets,
+    /// How many attempts may be repeats, by region.
+    pub retries: HashMap<Region, RetryBudget>,
     /// Jobs delivered again, waiting for a scan.
     pub suspects: Suspects,
     /// Scans on their way.
@@ -99,7 +103,13 @@ impl Held {
             next: 0,
             offered: FxHashMap::default(),
             runs: Runs::default(),
-            parked: BTreeMap::new(),
+            waiting: Waiting::new(config.weights.clone()),
+            budgets: Budgets::new(config.budgets.clone()),
+            retries: config
+                .regions
+                .iter()
+                .map(|r| (r.clone(), RetryBudget::new(config.retries.clone())))
+                .collect(),
             suspects: Suspects::default(),
             look_ups: JoinSet::new(),
             endings: JoinSet::new(),
@@ -115,12 +125,6 @@ impl Held {
         self.feed_of.get(lease.stream())?.get(lease.consumer()).copied()
     }
 
-    /// Keeps a job until something changes.
-    pub fn park(&mut self, flight: Flight) {
-        self.next += 1;
-        self.parked.insert((flight.job.subject.lane, self.next), flight);
-    }
-
     /// Takes back offers that nobody answered, and has them looked up before they go on: the worker may have begun, written
     /// that down, and died before it answered. That is done once the worker must have dropped them too.
     ///
@@ -129,19 +133,19 @@ impl Held {
         let mut unhedged = Vec::new();
         let open = |o: &Offer| matches!(&o.flight.state, State::Offered { accept_by, .. } if *accept_by + margin < now);
         let lapsed: Vec<u64> = self.offered.iter().filter(|(_, o)| open(o)).map(|(n, _)| *n).collect();
-        for offer in lapsed {
-            let Some(Offer { mut flight, pool, hedge_of, .. }) = self.offered.remove(&offer) else {
+        for number in lapsed {
+            let Some(offer) = self.offered.remove(&number) else {
                 continue;
             };
             metrics::lapsed();
-            self.pools.answered(&pool, &flight.job.subject.model, false);
+            let Offer { mut flight, pool, hedge_of, .. } = self.untaken(offer, now);
             warn!(job = %flight.job.id, %pool, "nobody answered an offer");
             if let Some(first) = hedge_of {
                 unhedged.push(first);
                 continue;
             }
             flight.avoid.push(pool);
-            flight.state = moved(flight.state, Event::Lapsed { offer });
+            flight.state = moved(flight.state, Event::Lapsed { offer: number });
             self.suspects.add(flight);
         }
         unhedged
@@ -154,24 +158,54 @@ impl Held {
             pools.iter().any(|pool| pool.id == *id && pool.heard_of(worker, silent, now))
         };
         let gone = self.runs.vanished(alive, now);
-        for run in &gone {
+        let mut alone = Vec::new();
+        for mut run in gone {
             self.pools.vanished(&run.pool, &run.subject.model);
+            alone.extend(run.twin);
+            // Nobody can tell what it cost; as much as was set aside is the careful guess.
+            self.settle(&mut run, None, now);
         }
-        gone.iter().filter_map(|run| run.twin).collect()
+        alone
     }
 
-    /// Extends leases of parked jobs, and lets go of those that may be somebody else's by now.
+    /// An offer was not taken: nothing was spent, and its tenant is charged nothing.
+    pub fn untaken(&mut self, mut offer: Offer, now: Micros) -> Offer {
+        let subject = &offer.flight.job.subject;
+        self.pools.answered(&offer.pool, &subject.model, false);
+        if let Some(reservation) = offer.spend.reservation.take() {
+            self.budgets.release(reservation, now);
+        }
+        if let Some((seat, expected)) = &offer.spend.charged {
+            let line = &mut self.waiting.group(&subject.region, &subject.model).line;
+            line.correct(seat, *expected, UsdNanos::ZERO);
+        }
+        offer
+    }
+
+    /// An attempt has ended and cost `actual`, as far as anybody knows.
+    pub fn settle(&mut self, run: &mut Run, actual: Option<UsdNanos>, now: Micros) {
+        if let Some(reservation) = run.spend.reservation.take() {
+            let actual = actual.unwrap_or(reservation.amount());
+            self.budgets.settle(reservation, actual, now);
+        }
+        if let (Some((seat, expected)), Some(actual)) = (run.spend.charged.take(), actual) {
+            let line = &mut self.waiting.group(&run.subject.region, &run.subject.model).line;
+            line.correct(&seat, expected, actual);
+        }
+    }
+
+    /// Extends leases of waiting jobs, and lets go of those that may be somebody else's by now.
     pub fn keep_leases(&mut self, client: &Client, ack_wait: Duration, now: Micros) -> usize {
-        let before = self.parked.len();
         let limit = ack_wait.saturating_sub(lease_margin(ack_wait));
-        self.parked.retain(|_, flight| {
-            let kept = flight.age(now) < limit;
-            if !kept {
-                warn!(job = %flight.job.id, "lease lost while parked; the job comes again");
+        let lost = self.waiting.remove_if(|flight| flight.age(now) >= limit);
+        for flight in &lost {
+            warn!(job = %flight.job.id, "lease lost while waiting; the job comes again");
+        }
+        for flight in self.waiting.iter_mut() {
+            if flight.age(now) <= ack_wait / 4 {
+                flight.extending = false;
+                continue;
             }
-            kept
-        });
-        for flight in self.parked.values_mut().filter(|f| f.age(now) > ack_wait / 4) {
             // One request at a time: a second would only follow if the first was not answered for so long.
             if flight.extending && flight.age(now) < ack_wait / 2 {
                 continue;
@@ -185,31 +219,7 @@ impl Held {
                 }
             });
         }
-        for flight in self.parked.values_mut().filter(|f| f.age(now) <= ack_wait / 4) {
-            flight.extending = false;
-        }
-        before - self.parked.len()
-    }
-
-    /// Where a run of an earlier attempt still is, if that pool can be asked.
-    pub fn reattach(
-        &self,
-        flight: &Flight,
-        config: &DispatcherConfig,
-        now: Micros,
-    ) -> Option<(PoolId, u16, Decision)> {
-        let entry = flight.journal.unfinished()?;
-        let pool = self.pools.iter().find(|p| p.id == entry.pool)?;
-        let admits = pool
-            .track(&flight.job.subject.model)
-            .is_some_and(|t| t.breaker.admits(&config.breaker, flight.job.subject.lane, now));
-        let closed = pool.closed(config.policy.silent_after, now).is_some() || !admits;
-        if closed || flight.avoid.contains(&pool.id) {
-            return None;
-        }
-        let decision =
-            Decision { chosen: Some(pool.id.clone()), reason: Reason::Reattach, candidates: Vec::new() };
-        Some((pool.id.clone(), entry.attempt, decision))
+        lost.len()
     }
 
     /// The size of what a pool runs the job's model on.
@@ -233,4 +243,25 @@ pub fn moved(state: State, event: Event) -> State {
             same
         }
     }
+}
+
+/// Where a run of an earlier attempt still is, if that pool can be asked.
+pub fn reattach(
+    pools: &Pools,
+    flight: &Flight,
+    config: &DispatcherConfig,
+    now: Micros,
+) -> Option<(PoolId, u16, Decision)> {
+    let entry = flight.journal.unfinished()?;
+    let pool = pools.iter().find(|p| p.id == entry.pool)?;
+    let admits = pool
+        .track(&flight.job.subject.model)
+        .is_some_and(|t| t.breaker.admits(&config.breaker, flight.job.subject.lane, now));
+    let closed = pool.closed(config.policy.silent_after, now).is_some() || !admits;
+    if closed || flight.avoid.contains(&pool.id) {
+        return None;
+    }
+    let decision =
+        Decision { chosen: Some(pool.id.clone()), reason: Reason::Reattach, candidates: Vec::new() };
+    Some((pool.id.clone(), entry.attempt, decision))
 }

@@ -33,6 +33,7 @@ pub mod retry_budget;
 pub mod runs;
 pub mod track;
 pub mod trim;
+pub mod waiting;
 pub mod warm;
 
 pub use config::DispatcherConfig;

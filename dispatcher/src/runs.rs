@@ -6,10 +6,19 @@ use std::{collections::BTreeSet, time::Duration};
 use rustc_hash::FxHashMap;
 use schemas::{Micros, PoolId, UsdNanos, WorkerId, journal::Entry, subjects::JobSubject};
 
-use crate::{cold::Bin, flight::Flight};
+use crate::{budget::Reservation, cold::Bin, fair::Seat, flight::Flight};
 
 /// An attempt of which nothing was heard for so long has ended unheard: the news was lost on a reconnect.
 const UNHEARD_MAX: Duration = Duration::from_secs(3_600);
+
+/// What an attempt is counted with while it is open.
+#[derive(Debug, Default)]
+pub struct Spend {
+    /// What was set aside for it, where budgets count it.
+    pub reservation: Option<Reservation>,
+    /// Its place in the line, and what its tenant was charged for the start.
+    pub charged: Option<(Seat, UsdNanos)>,
+}
 
 /// An open offer.
 #[derive(Debug)]
@@ -24,6 +33,8 @@ pub struct Offer {
     pub bin: Bin,
     /// What the attempt may cost.
     pub reserve: UsdNanos,
+    /// What it is counted with.
+    pub spend: Spend,
     /// How long the attempt may run before a second one is thought of.
     pub hedge_after: Option<Duration>,
     /// The attempt beside which this one is a second.
@@ -45,6 +56,8 @@ pub struct Run {
     pub bin: Bin,
     /// What it may cost.
     pub reserve: UsdNanos,
+    /// What it is counted with.
+    pub spend: Spend,
     /// Since when.
     pub since: Micros,
     /// The other attempt of the same job that runs beside it.
@@ -68,7 +81,7 @@ pub struct Runs {
 impl Runs {
     /// An offer was taken by `worker`.
     pub fn begin(&mut self, number: u64, offer: Offer, worker: WorkerId, now: Micros) {
-        let Offer { flight, pool, attempt, bin, reserve, hedge_after, hedge_of } = offer;
+        let Offer { flight, pool, attempt, bin, reserve, spend, hedge_after, hedge_of } = offer;
         if let Some(first) = hedge_of.and_then(|first| self.runs.get_mut(&first)) {
             first.twin = Some(number);
         }
@@ -82,6 +95,7 @@ impl Runs {
             attempt,
             bin,
             reserve,
+            spend,
             since: now,
             twin: hedge_of.filter(|first| self.runs.contains_key(first)),
             hedge: hedge_of.is_some(),

@@ -12,7 +12,7 @@
 use std::sync::atomic::Ordering;
 
 use schemas::{
-    Micros, UsdNanos,
+    Micros, ProviderId, UsdNanos,
     failure::{Failure, FailureClass},
     handover::{EndedAttempt, OfferKey, Order},
     journal::{Entry, Trace},
@@ -21,7 +21,13 @@ use schemas::{
 use tracing::debug;
 
 use super::Dispatcher;
-use crate::{ending, held::lease_outlasts_offer, metrics, nats, pick::Ask, runs::Run};
+use crate::{
+    ending,
+    held::lease_outlasts_offer,
+    metrics, nats,
+    pick::Ask,
+    runs::{Run, Spend},
+};
 
 impl Dispatcher {
     /// One of two attempts has ended: the other is stopped, or has the job to itself.
@@ -64,7 +70,11 @@ impl Dispatcher {
             let state = &mut self.state;
             let Some(run) = state.runs.get(number) else { continue };
             let here = [run.pool.clone()];
-            let ask = Ask { avoid: &here, ..Ask::of(&flight.job, &flight.journal) };
+            let tenant = &flight.job.subject.tenant;
+            let affordable = |provider: &ProviderId, amount: UsdNanos| {
+                state.budgets.admits(tenant, provider, amount, now).is_ok()
+            };
+            let ask = Ask { avoid: &here, affordable: &affordable, ..Ask::of(&flight.job, &flight.journal) };
             // The lease is kept by the first worker by now; whoever joins must know it to be fresh.
             let fresh = lease_outlasts_offer(&flight, &self.config, now);
             let Some(choice) = state.picker.hedge(state.pools.as_slice(), ask, now, &mut state.rng) else {
@@ -84,7 +94,12 @@ impl Dispatcher {
             let mut flight = *flight;
             flight.state = State::Waiting { attempts: attempt - 1 };
             metrics::hedged();
-            self.offer(flight, pool, attempt, decision, Some(number), now).await;
+            let subject = &flight.job.subject;
+            let reserve = choice.expected.reserve;
+            let reservation = (!self.state.budgets.is_empty())
+                .then(|| self.state.budgets.reserve(&subject.tenant, &pool.provider, reserve, now));
+            let spend = Spend { reservation, charged: None };
+            self.offer(flight, pool, attempt, decision, spend, Some(number), now).await;
         }
     }
 
