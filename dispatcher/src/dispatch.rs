@@ -66,6 +66,7 @@ use crate::{
     runs::{Offer, Run},
     track::Outcome,
     trim::Trimmer,
+    why,
 };
 
 /// How often open offers, parked jobs and lost pulls are looked at.
@@ -138,6 +139,7 @@ pub struct Dispatcher {
     answers: Subscriber,
     beats: Subscriber,
     returns: SelectAll<Subscriber>,
+    questions: SelectAll<Subscriber>,
     banker: Banker,
     swept: Micros,
     state: Held,
@@ -162,8 +164,9 @@ impl Dispatcher {
         let deliveries = client.subscribe(format!("{inbox}.*.*")).await?;
         let answers = client.subscribe(accept.clone()).await?;
         let beats = client.subscribe(subjects::HEARTBEATS).await?;
-        let mut returns = SelectAll::new();
+        let (mut returns, mut questions) = (SelectAll::new(), SelectAll::new());
         for region in &config.regions {
+            questions.push(control.client.subscribe(subjects::why(region)).await?);
             let (subject, group) = (subjects::returns(region), subjects::dispatch_group(region));
             returns.push(client.queue_subscribe(subject, group).await?);
         }
@@ -188,6 +191,7 @@ impl Dispatcher {
         let journals = Bucket::new(control.client.clone(), publisher.clone(), JOURNAL_BUCKET);
         let state = Held::new(&config, inbox, accept, feeds);
         Ok(Self {
+            questions,
             banker: Banker::new(control.client.clone()),
             swept: Micros::default(),
             control: control.client,
@@ -251,6 +255,7 @@ impl Dispatcher {
                         warn!(%error, "consumers not repaired yet");
                     }
                 }
+                Some(question) = self.questions.next() => self.explain(question).await,
                 Some(heard) = self.banker.next() => {
                     self.state.stirred |= self.banker.tell(&mut self.state.budgets, heard, &SystemClock);
                 }
@@ -498,6 +503,24 @@ impl Dispatcher {
                 flight.larger_than = size.filter(|_| larger);
                 self.wait(flight, now);
             }
+        }
+    }
+
+    /// Somebody asks why a job waits.
+    async fn explain(&mut self, message: Message) {
+        let Some(reply) = message.reply else { return };
+        let ask = match serde_json::from_slice(&message.payload) {
+            Ok(ask) => ask,
+            Err(error) => {
+                warn!(%error, "a question does not read");
+                return;
+            }
+        };
+        let (policy, now) = (&self.config.policy, SystemClock.now());
+        let answer = why::answer(&mut self.state, &self.config.id, &ask, policy, now);
+        let body = serde_json::to_vec(&answer).expect("an answer has only string keys and no failing parts");
+        if let Err(error) = self.control.publish(reply, body.into()).await {
+            debug!(%error, "question not answered");
         }
     }
 

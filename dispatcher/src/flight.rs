@@ -38,6 +38,8 @@ pub struct Flight {
     pub avoid: Vec<PoolId>,
     /// Why its last attempt went where it went, or why none was made.
     pub decision: Option<Decision>,
+    /// Since when it waits here.
+    pub held_since: Micros,
     /// It rests until then, since only pools that failed it are left.
     pub not_before: Option<Instant>,
 }
@@ -65,6 +67,7 @@ impl Flight {
             larger_than: None,
             avoid: Vec::new(),
             decision: None,
+            held_since: Micros::default(),
             not_before: None,
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Pure rooms decide. [`pick`] chooses a pool by what [`pool`] and [`track`] know, which [`quantiles`], [`cold`], [`rate`],
 //! [`limit`] and [`breaker`] keep; [`fair`] says who is next, [`budget`] what may be spent, [`retry`] and [`retry_budget`] what
-//! follows a failure, [`hedge`] when a second attempt is worth it, [`warm`] what to have ready, [`credit`] how much to pull.
+//! follows a failure, [`hedge`] when a second attempt is worth it, [`warm`] what to have ready, [`credit`] how much to pull,
+//! [`why`] tells it all to people.
 //! Async rooms carry: [`dispatch`] owns all state in one task, [`redelivery`] finds out what became of a job that came twice,
 //! [`ending`] publishes terminal results, [`banker`] asks the counters of budgets, [`trim`] shortens the log, [`recurring`]
 //! stores the runs of recurring jobs, [`nats`] knows the messages.
@@ -35,6 +36,7 @@ pub mod track;
 pub mod trim;
 pub mod waiting;
 pub mod warm;
+pub mod why;
 
 pub use config::DispatcherConfig;
 pub use dispatch::{Dispatcher, RunError, StartError};

@@ -352,8 +352,9 @@ impl Picker {
         any
     }
 
-    /// How long a job waits for a slot here, if there is one to wait for: each becomes free once in a service time.
-    fn wait(&self, pools: &[Pool], ask: Ask<'_>) -> Option<Duration> {
+    /// How long a job waits for a slot here, by what the last call saw; `None` while there is none to wait for. Each slot
+    /// becomes free once in a median service time.
+    pub fn wait(&self, pools: &[Pool], ask: Ask<'_>) -> Option<Duration> {
         let mut rate = 0.0;
         for (pool, seen) in pools.iter().zip(&self.seen) {
             if !seen.far

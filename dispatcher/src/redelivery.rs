@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use async_nats::Client;
-use schemas::{Mailbox, Tenant, journal::Journal};
+use schemas::{JobId, Mailbox, Tenant, journal::Journal};
 use tracing::warn;
 use transport::{bucket::Bucket, stored};
 
@@ -38,6 +38,11 @@ impl Suspects {
     /// Takes everything that waits, a group per mailbox.
     pub fn take(&mut self) -> Vec<(Tenant, Mailbox, Vec<Flight>)> {
         self.waiting.drain().map(|((tenant, mailbox), flights)| (tenant, mailbox, flights)).collect()
+    }
+
+    /// Whether that job waits.
+    pub fn contains(&self, job: JobId) -> bool {
+        self.waiting.values().flatten().any(|flight| flight.job.id == job)
     }
 
     /// How many wait.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use rustc_hash::FxHashMap;
-use schemas::{Micros, PoolId, UsdNanos, WorkerId, journal::Entry, subjects::JobSubject};
+use schemas::{JobId, Micros, PoolId, UsdNanos, WorkerId, journal::Entry, subjects::JobSubject};
 
 use crate::{budget::Reservation, cold::Bin, fair::Seat, flight::Flight};
 
@@ -44,6 +44,8 @@ pub struct Offer {
 /// An attempt that runs.
 #[derive(Debug)]
 pub struct Run {
+    /// Which job.
+    pub job: JobId,
     /// Where.
     pub pool: PoolId,
     /// At which worker.
@@ -89,6 +91,7 @@ impl Runs {
             self.hedges.insert((now + after, number));
         }
         let run = Run {
+            job: flight.job.id,
             pool,
             worker,
             subject: flight.job.subject.clone(),

@@ -42,7 +42,8 @@ impl Waiting {
     }
 
     /// Adds a job that is held since `now`.
-    pub fn push(&mut self, flight: Flight, now: Micros) {
+    pub fn push(&mut self, mut flight: Flight, now: Micros) {
+        flight.held_since = now;
         let subject = flight.job.subject.clone();
         let weight = self.weights.get(&subject.tenant).copied().unwrap_or(1);
         let group = self.group(&subject.region, &subject.model);

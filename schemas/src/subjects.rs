@@ -129,6 +129,11 @@ pub fn orders(pool: &PoolId, worker: &WorkerId) -> String {
     format!("beacon.order.{}.{}.{worker}", pool.region, pool.provider)
 }
 
+/// Where dispatchers of a region are asked why a job waits. Each of them answers.
+pub fn why(region: &Region) -> String {
+    format!("beacon.admin.{region}.why")
+}
+
 /// All heartbeats.
 pub const HEARTBEATS: &str = "beacon.pool.>";
 
