@@ -43,7 +43,7 @@ fn documented_results_and_costs_are_what_we_write() {
         let book = schemas::prices::PriceBook::from_toml(include_str!("../../prices.toml")).unwrap();
         let line = &cost.lines[0];
         let used = schemas::prices::Used::Time(Duration::from_micros(line.quantity));
-        assert_eq!(book.bill(&cost.provider, &line.sku, &line.item, used).unwrap()[0], *line);
+        assert_eq!(book.bill(&cost.provider, &line.sku, &line.item, used, cost.at_us).unwrap()[0], *line);
     }
 }
 

@@ -237,7 +237,7 @@ impl Attempt {
             kept: false,
         };
         if self.control.stop.is_cancelled() {
-            settled.cost = Box::pin(self.lose(&job, &ended)).await;
+            settled.cost = Box::pin(self.lose(&job, &ended, started)).await;
             return settled;
         }
         match &ended.outcome {
@@ -386,19 +386,26 @@ impl Attempt {
     /// What this attempt is expected to use.
     fn expected_use(&self) -> Vec<UsedItem> {
         let config = &self.bench.config;
-        booking::expect(&config.prices, &config.price_name, &self.model.sku, self.model.expected)
+        booking::expect(
+            &config.prices,
+            &config.price_name,
+            &self.model.sku,
+            self.model.expected,
+            SystemClock.now(),
+        )
     }
 
     /// What this attempt is expected to cost, for the journal.
     pub(crate) fn expected(&self, job: &Job) -> Vec<CostLine> {
         let config = &self.bench.config;
-        booking::bill(&config.prices, &config.price_name, &self.expected_use()).map_or_else(
-            |error| {
-                error!(job = %job.id, %error, "what the attempt may cost is unknown");
-                Vec::new()
-            },
-            |(lines, _)| lines,
-        )
+        booking::bill(&config.prices, &config.price_name, &self.expected_use(), SystemClock.now())
+            .map_or_else(
+                |error| {
+                    error!(job = %job.id, %error, "what the attempt may cost is unknown");
+                    Vec::new()
+                },
+                |(lines, _)| lines,
+            )
     }
 
     /// The connection for core messages.
@@ -428,7 +435,13 @@ impl Attempt {
     /// A call that we dropped; what it used is our own reckoning.
     fn dropped(&self, failure: Failure, took: Duration) -> Ended {
         let config = &self.bench.config;
-        let used = booking::reckon(&config.prices, &config.price_name, &self.model.sku, took);
+        let used = booking::reckon(
+            &config.prices,
+            &config.price_name,
+            &self.model.sku,
+            took,
+            SystemClock.now() - took,
+        );
         Ended { used, estimated: true, ..Ended::unbilled(failure) }
     }
 
@@ -441,7 +454,7 @@ impl Attempt {
         started: Micros,
         took: Duration,
     ) -> (Outgoing, UsdNanos, Box<JobResult>) {
-        let amount = self.bill(ended);
+        let amount = self.bill(ended, started);
         let (now, sum) = (SystemClock.now(), amount.1);
         let mut result = self.result(job, Status::Succeeded, started, took, sum, now);
         result.output = Some(success.output.clone());
@@ -529,8 +542,8 @@ impl Attempt {
     }
 
     /// Books what an attempt cost that was not the first of two. The job is the other's.
-    async fn lose(&self, job: &Job, ended: &Ended) -> UsdNanos {
-        let amount = self.bill(ended);
+    async fn lose(&self, job: &Job, ended: &Ended, started: Micros) -> UsdNanos {
+        let amount = self.bill(ended, started);
         let sum = amount.1;
         debug!(job = %job.id, attempt = self.handover.attempt, "another attempt was first");
         if !ended.used.is_empty()
@@ -546,7 +559,7 @@ impl Attempt {
     /// Tells that the job was taken back, and what it cost until then.
     async fn end_cancelled(&self, job: &Job, ended: &Ended, failure: Failure, started: Micros) -> UsdNanos {
         let now = SystemClock.now();
-        let amount = self.bill(ended);
+        let amount = self.bill(ended, started);
         let sum = amount.1;
         let mut result = self.result(job, Status::Cancelled, started, now.since(started), amount.1, now);
         result.error = Some(failure);
@@ -567,7 +580,7 @@ impl Attempt {
     /// Books a failed attempt and gives the job back, unless another attempt runs beside it. Gives what it cost, and whether the
     /// job was kept.
     async fn fail(&self, job: &Job, failure: &Failure, ended: &Ended, started: Micros) -> (UsdNanos, bool) {
-        let amount = self.bill(ended);
+        let amount = self.bill(ended, started);
         let (now, cost_usd) = (SystemClock.now(), amount.1);
         debug!(job = %job.id, class = %failure.class, message = failure.message, "attempt failed");
         if !ended.used.is_empty()
@@ -610,9 +623,10 @@ impl Attempt {
         (cost_usd, false)
     }
 
-    fn bill(&self, ended: &Ended) -> (Vec<schemas::cost::CostLine>, UsdNanos) {
+    /// By the prices in force when the attempt started: those it was chosen by.
+    fn bill(&self, ended: &Ended, started: Micros) -> (Vec<schemas::cost::CostLine>, UsdNanos) {
         let config = &self.bench.config;
-        booking::bill(&config.prices, &config.price_name, &ended.used).unwrap_or_else(|error| {
+        booking::bill(&config.prices, &config.price_name, &ended.used, started).unwrap_or_else(|error| {
             // The SKUs of the configuration were checked at start; a provider reported another one.
             error!(pool = %config.pool, %error, "usage without a price; booked as nothing, correct the price book");
             (Vec::new(), UsdNanos::ZERO)

@@ -12,15 +12,16 @@ use schemas::{
 
 use crate::provider::UsedItem;
 
-/// The bill for `used`, and its sum.
+/// The bill for `used` by the prices in force at `at`, and its sum.
 pub fn bill(
     prices: &PriceBook,
     provider: &ProviderId,
     used: &[UsedItem],
+    at: Micros,
 ) -> Result<(Vec<CostLine>, UsdNanos), PriceError> {
     let mut lines = Vec::with_capacity(used.len());
     for item in used {
-        lines.extend(prices.bill(provider, &item.sku, item.item, item.used)?);
+        lines.extend(prices.bill(provider, &item.sku, item.item, item.used, at)?);
     }
     let sum = money::total(lines.iter().map(|l| l.amount_usd));
     let range =
@@ -29,9 +30,15 @@ pub fn bill(
 }
 
 /// What an attempt used by our own reckoning, when nobody can say: one inference, or the time it took.
-pub fn reckon(prices: &PriceBook, provider: &ProviderId, sku: &str, took: Duration) -> Vec<UsedItem> {
+pub fn reckon(
+    prices: &PriceBook,
+    provider: &ProviderId,
+    sku: &str,
+    took: Duration,
+    at: Micros,
+) -> Vec<UsedItem> {
     prices
-        .of(provider, sku)
+        .of(provider, sku, at)
         .filter_map(|price| {
             let (item, used) = match price.unit {
                 Unit::Second | Unit::Hour => ("execution", Used::Time(took)),
@@ -44,11 +51,17 @@ pub fn reckon(prices: &PriceBook, provider: &ProviderId, sku: &str, took: Durati
 }
 
 /// What an attempt is expected to use that takes as long as usual; tokens as many as a usual answer has.
-pub fn expect(prices: &PriceBook, provider: &ProviderId, sku: &str, usual: Duration) -> Vec<UsedItem> {
-    let mut used = reckon(prices, provider, sku, usual);
+pub fn expect(
+    prices: &PriceBook,
+    provider: &ProviderId,
+    sku: &str,
+    usual: Duration,
+    at: Micros,
+) -> Vec<UsedItem> {
+    let mut used = reckon(prices, provider, sku, usual, at);
     let tokens =
         |unit| matches!(unit, Unit::MillionTokens | Unit::MillionInputTokens | Unit::MillionOutputTokens);
-    if prices.of(provider, sku).any(|price| tokens(price.unit)) {
+    if prices.of(provider, sku, at).any(|price| tokens(price.unit)) {
         used.push(UsedItem { sku: sku.to_owned(), item: "tokens", used: usual_tokens() });
     }
     used
@@ -58,10 +71,20 @@ fn usual_tokens() -> Used {
     Used::Tokens { input: 256, output: u64::from(schemas::job::MAX_TOKENS_DEFAULT) / 2 }
 }
 
-/// What one job is expected to cost; tokens as many as a usual answer has.
-pub fn expected_cost(prices: &PriceBook, provider: &ProviderId, sku: &str, p50: Duration) -> UsdNanos {
+/// What one job that starts at `at` is expected to cost; tokens as many as a usual answer has. Where no price is in force, more
+/// than anybody will pay: a zero would draw all jobs here.
+pub fn expected_cost(
+    prices: &PriceBook,
+    provider: &ProviderId,
+    sku: &str,
+    p50: Duration,
+    at: Micros,
+) -> UsdNanos {
+    if prices.require(provider, sku, at).is_err() {
+        return UsdNanos::new(u64::MAX);
+    }
     let each = |used| {
-        prices.bill(provider, sku, "", used).map_or(UsdNanos::ZERO, |lines| {
+        prices.bill(provider, sku, "", used, at).map_or(UsdNanos::ZERO, |lines| {
             money::total(lines.iter().map(|l| l.amount_usd)).unwrap_or(UsdNanos::new(u64::MAX))
         })
     };
@@ -70,8 +93,8 @@ pub fn expected_cost(prices: &PriceBook, provider: &ProviderId, sku: &str, p50: 
 }
 
 /// What a second of the machine costs; zero where time is not what is billed.
-pub fn second(prices: &PriceBook, provider: &ProviderId, sku: &str) -> UsdNanos {
-    prices.bill(provider, sku, "", Used::Time(Duration::from_secs(1))).map_or(UsdNanos::ZERO, |lines| {
+pub fn second(prices: &PriceBook, provider: &ProviderId, sku: &str, at: Micros) -> UsdNanos {
+    prices.bill(provider, sku, "", Used::Time(Duration::from_secs(1)), at).map_or(UsdNanos::ZERO, |lines| {
         money::total(lines.iter().map(|l| l.amount_usd)).unwrap_or(UsdNanos::new(u64::MAX))
     })
 }
@@ -137,6 +160,8 @@ impl Booker<'_> {
 mod tests {
     use super::*;
 
+    const NOW: Micros = Micros::new(1_795_000_000_000_000);
+
     fn book() -> PriceBook {
         PriceBook::from_toml(
             r#"
@@ -159,15 +184,23 @@ mod tests {
         let item =
             |item, ms| UsedItem { sku: "T4".into(), item, used: Used::Time(Duration::from_millis(ms)) };
         let (lines, sum) =
-            bill(&book(), &modal, &[item("cold_start", 800), item("execution", 1_200)]).unwrap();
+            bill(&book(), &modal, &[item("cold_start", 800), item("execution", 1_200)], NOW).unwrap();
         assert_eq!((lines.len(), sum.to_string().as_str()), (2, "0.000328"));
     }
 
     #[test]
     fn an_attempt_nobody_reports_on_is_reckoned_in_the_unit_of_its_price() {
         let modal = "modal".parse().unwrap();
-        let used = reckon(&book(), &modal, "T4", Duration::from_secs(2));
+        let used = reckon(&book(), &modal, "T4", Duration::from_secs(2), NOW);
         assert_eq!(used[0].used, Used::Time(Duration::from_secs(2)));
-        assert_eq!(expected_cost(&book(), &modal, "T4", Duration::from_secs(2)).to_string(), "0.000328");
+        assert_eq!(expected_cost(&book(), &modal, "T4", Duration::from_secs(2), NOW).to_string(), "0.000328");
+    }
+
+    #[test]
+    fn where_no_price_is_in_force_nobody_expects_a_bargain() {
+        let mut book = book();
+        book.prices[0].until = Some(NOW.to_datetime());
+        let modal = "modal".parse().unwrap();
+        assert_eq!(expected_cost(&book, &modal, "T4", Duration::from_secs(2), NOW), UsdNanos::new(u64::MAX));
     }
 }

@@ -415,14 +415,20 @@ impl Pool {
         ServedModel {
             running: number(here().count()),
             overdue: number(here().filter(|running| now.duration_since(running.since) > late).count()),
-            second_usd: booking::second(&config.prices, &config.price_name, &model.sku),
+            second_usd: booking::second(&config.prices, &config.price_name, &model.sku, SystemClock.now()),
             rented: config.rented,
             detached: config.provider.detached(),
             warmable: config.provider.warmable(),
             model: model.model.clone(),
             sku: model.sku.clone(),
             size: model.size,
-            expected_cost_usd: booking::expected_cost(&config.prices, &config.price_name, &model.sku, p50),
+            expected_cost_usd: booking::expected_cost(
+                &config.prices,
+                &config.price_name,
+                &model.sku,
+                p50,
+                SystemClock.now(),
+            ),
             p50_us: micros(p50),
             p95_us: micros(p95),
         }
@@ -508,7 +514,7 @@ impl Pool {
                 return;
             }
         };
-        let (after, lines) = match new_standing(config, &before, &total) {
+        let (after, lines) = match new_standing(config, &before, &total, SystemClock.now()) {
             Ok(Some(found)) => found,
             Ok(None) => return,
             Err(error) => {
@@ -547,11 +553,12 @@ impl Booked {
 type Bill = (Vec<schemas::cost::CostLine>, schemas::UsdNanos);
 
 /// What is new in `total` since `before`. Priced as the difference of two totals, so that many small bookings add up
-/// to exactly what one large one would cost.
+/// to exactly what one large one would cost while the price stays.
 fn new_standing(
     config: &PoolConfig,
     before: &Booked,
     total: &[UsedItem],
+    at: Micros,
 ) -> Result<Option<(Booked, Bill)>, schemas::prices::PriceError> {
     let (mut after, mut lines) = (before.clone(), Vec::new());
     for item in total {
@@ -569,7 +576,7 @@ fn new_standing(
                 item: item.item,
                 used: Used::Time(Duration::from_micros(us)),
             }];
-            booking::bill(&config.prices, &config.price_name, &used)
+            booking::bill(&config.prices, &config.price_name, &used, at)
         };
         let ((new, _), (old, _)) = (price(to)?, price(from)?);
         for (mut line, old) in new.into_iter().zip(old) {

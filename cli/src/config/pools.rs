@@ -8,10 +8,12 @@ use std::{
     time::Duration,
 };
 
-use schemas::{PoolId, ProviderId, Region, WorkerId, prices::PriceBook, topology::Settings};
+use schemas::{
+    PoolId, ProviderId, Region, WorkerId, prices::PriceBook, time::Clock as _, topology::Settings,
+};
 use serde::Deserialize;
 use simulators::SimulatorConfig;
-use transport::LinkConfig;
+use transport::{LinkConfig, SystemClock};
 use workers::{
     PoolConfig, PoolModel,
     adapters::{
@@ -339,7 +341,10 @@ fn check_models(
         if models.iter().any(|other| other.model == *model) {
             return Err(Rule::new(key("model"), format!("`{name}` is named twice")));
         }
-        prices.require(price_name, &sku).map_err(|error| Rule::new(key("sku"), error.to_string()))?;
+        // A price that is over or has yet to come is told here, too, and not at the first bill.
+        prices
+            .require(price_name, &sku, SystemClock.now())
+            .map_err(|error| Rule::new(key("sku"), error.to_string()))?;
         let expected = expected.unwrap_or(Span::secs(1));
         models.push(PoolModel {
             model: model.clone(),

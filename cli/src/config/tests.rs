@@ -217,6 +217,7 @@ fn a_missing_file_and_missing_prices_are_told_by_name() {
 
 /// What a simulator charges is what the price book says: else no ledger could ever agree.
 fn prices_agree(config: &Config) {
+    let now = schemas::time::Clock::now(&transport::SystemClock);
     for pool in &config.pools {
         for simulator in &config.simulators {
             let stands_for = simulator.name == format!("{}-{}", pool.id.provider, pool.id.region);
@@ -230,7 +231,7 @@ fn prices_agree(config: &Config) {
                 };
                 let nanos: Vec<u64> = config
                     .prices
-                    .of(&pool.id.provider, &model.sku)
+                    .of(&pool.id.provider, &model.sku, now)
                     .map(|price| match price.unit {
                         schemas::prices::Unit::Hour => price.usd.get() / 3_600,
                         _ => price.usd.get(),
@@ -322,6 +323,24 @@ fn a_budget_that_holds_nobody_or_contradicts_another_is_refused() {
     refused("[[tenants]]\nname = \"a\"\nweight = 0", &["tenants[0].weight", "`0`", "at least 1"]);
     refused("[[tenants]]\nname = \"a\"\n[[tenants]]\nname = \"a\"", &["tenants[1].name", "`a`", "twice"]);
     refused("[retries]\nratio = 1.5", &["retries.ratio", "`1.5`", "0 to 1"]);
+}
+
+#[test]
+fn a_pool_whose_price_is_over_or_has_yet_to_come_is_refused_by_its_sku() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("[beacon]\nprices = \"p.toml\"\n{}", pool(&[]));
+    let check = |period: &str| {
+        let book = "version = \"t\"\nas_of = \"2026-11-24\"\nsource = \"t\"\n[[price]]\nprovider = \"golem\"\n\
+                    sku = \"standard\"\nunit = \"inference\"\nusd = \"0.0001\"\n";
+        std::fs::write(folder.path().join("p.toml"), format!("{book}{period}\n")).unwrap();
+        Config::parse(&text, "beacon.toml", folder.path()).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(check("from = \"2020-01-01T00:00:00Z\""), Ok(()));
+    for period in ["until = \"2020-01-01T00:00:00Z\"", "from = \"2120-01-01T00:00:00Z\""] {
+        let said = check(period).unwrap_err();
+        assert!(said.starts_with("beacon.toml: pools[0].models[0].sku: ") && !said.contains('\n'), "{said}");
+        assert!(said.contains("no price in force at") && said.contains("20-01-01T00:00:00Z"), "{said}");
+    }
 }
 
 #[test]

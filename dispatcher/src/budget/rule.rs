@@ -104,11 +104,6 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Whether `other` would count the same money in the same period.
-    pub fn same_scope(&self, other: &Self) -> bool {
-        (&self.tenant, &self.provider, self.period) == (&other.tenant, &other.provider, other.period)
-    }
-
     /// The subject of its counter for the period that `now` lies in.
     pub fn subject(&self, now: Micros) -> String {
         subjects::budget(self.tenant.as_ref(), self.provider.as_ref(), &self.period.key(now))
@@ -116,7 +111,7 @@ impl Rule {
 }
 
 impl fmt::Display for Rule {
-    /// `$5 a day for tenant acme at golem`.
+    /// `$5 per day for tenant acme at golem`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "${} per {}", self.limit, self.period)?;
         match &self.tenant {

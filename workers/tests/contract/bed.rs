@@ -269,7 +269,9 @@ impl Bed {
             Adapter::Replicate => "replicate",
         };
         let (book, provider) = (prices(), provider.parse().unwrap());
-        let lines = used.iter().flat_map(|u| book.bill(&provider, &u.sku, u.item, u.used).unwrap());
+        let lines = used
+            .iter()
+            .flat_map(|u| book.bill(&provider, &u.sku, u.item, u.used, schemas::Micros::default()).unwrap());
         schemas::money::total(lines.map(|line| line.amount_usd)).unwrap()
     }
 }
