@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Schedule(Schedule),
     /// Take jobs back, by id or by what they have in common
     Cancel(Cancel),
+    /// Say where a job is, and which gate keeps it from each pool
+    Why(Why),
     /// Measure the pipeline against raw JetStream, in one run against one server
     Bench(Bench),
     /// Print a completion script for a shell
@@ -454,6 +456,14 @@ pub(crate) struct Cancel {
     /// How long to wait for each
     #[arg(long, default_value_t = Span::secs(60), value_name = "SPAN")]
     pub(crate) timeout: Span,
+}
+
+/// `beacon why`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Why {
+    /// Its id
+    #[arg(value_name = "JOB")]
+    pub(crate) job: JobId,
 }
 
 /// `beacon bench`

@@ -13,6 +13,7 @@ mod schedule;
 mod simulators;
 mod submit;
 mod up;
+mod why;
 mod worker;
 
 pub(crate) use submit::{model_of, region_of};
@@ -34,6 +35,7 @@ pub(crate) async fn run(command: Command, session: Session) -> anyhow::Result<()
         Command::Dead(args) => dead::run(args, session).await,
         Command::Schedule(args) => schedule::run(args, session).await,
         Command::Cancel(args) => cancel::run(args, session).await,
+        Command::Why(args) => why::run(args, session).await,
         Command::Bench(args) => bench::run(args, session).await,
         Command::Completions(args) => about::completions(&args),
         Command::Man(args) => about::man(&args),

@@ -177,6 +177,7 @@ fn default_filter(command: &Command) -> &'static str {
         | Command::Replay(_)
         | Command::Dead(_)
         | Command::Backfill(_)
+        | Command::Why(_)
         | Command::Bench(_)
         | Command::Completions(_)
         | Command::Man(_)

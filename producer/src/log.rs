@@ -16,7 +16,7 @@ use schemas::{
     job::JobBody,
     reply::JobResult,
     subjects::JobSubject,
-    topology::{self, DEAD, REPLIES, jobs_stream},
+    topology::{self, DEAD, REPLIES, consumer_name, jobs_stream},
 };
 use serde_json::{Value, json};
 use transport::api::{self, ApiError};
@@ -161,6 +161,36 @@ pub async fn floors(client: &Client, region: &Region) -> Result<BTreeMap<String,
             return Ok(floors);
         }
     }
+}
+
+/// Up to which sequence a model and lane was delivered, for the first time at least, in one region's stream.
+pub async fn delivered(client: &Client, subject: &JobSubject) -> Result<u64, ApiError> {
+    let (stream, consumer) = (jobs_stream(&subject.region), consumer_name(&subject.model, subject.lane));
+    let info = api::ask(client, &format!("CONSUMER.INFO.{stream}.{consumer}"), &Value::Null).await?;
+    Ok(api::number(&info, "delivered/stream_seq").unwrap_or(0))
+}
+
+/// How many jobs of a model and lane lie between two sequences, both left out.
+pub async fn between(
+    client: &Client,
+    subject: &JobSubject,
+    after: u64,
+    before: u64,
+) -> Result<u64, MailboxError> {
+    let selection = Selection {
+        model: Some(subject.model.clone()),
+        lane: Some(subject.lane),
+        first_seq: Some(after + 1),
+        last_seq: Some(before.saturating_sub(1)),
+        ..Selection::default()
+    };
+    let (stream, mut count) = (jobs_stream(&subject.region), 0);
+    read(client, Source::Jobs, (&stream, Some(&subject.region)), &selection, |_| {
+        count += 1;
+        true
+    })
+    .await?;
+    Ok(count)
 }
 
 /// Deletes an entry of the dead letters.

@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::Micros;
+
 /// A job's id: a UUID, version 7 when a producer makes it, version 5 for a backfill line.
 ///
 /// Written in the hyphenated lower-case form everywhere: body, `Nats-Msg-Id`, logs.
@@ -41,6 +43,12 @@ impl JobId {
     /// Reads the job out of a result's message id; `None` for any other text.
     pub fn from_result_message(text: &str) -> Option<Self> {
         text.strip_suffix(":result")?.parse().ok()
+    }
+
+    /// When the id was made, where it says so (version 7).
+    pub fn made_at(self) -> Option<Micros> {
+        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+        Some(Micros::new(seconds.saturating_mul(1_000_000) + u64::from(nanos / 1_000)))
     }
 
     /// The raw UUID.

@@ -1,0 +1,298 @@
+//! `beacon why`: where a job is, and which gate keeps it from each pool.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::StreamExt as _;
+use producer::{
+    Producer, log,
+    replay::{Selection, Source},
+};
+use schemas::{
+    JobId, Mailbox, Micros, Region, Tenant,
+    reply::JobResult,
+    subjects,
+    time::Clock as _,
+    why::{Gate, Place, WhyAnswer, WhyAsk},
+};
+use serde::Serialize;
+use transport::{SystemClock, delayed};
+
+use crate::{args::Why, exit::Unsuccessful, output, session::Session, table::table};
+
+/// How long dispatchers may take to answer; there is no telling how many there are.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(700);
+
+/// An id may be made by a host whose clock is ahead.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(600);
+
+/// All that was found.
+#[derive(Debug, Serialize)]
+struct Found {
+    job: JobId,
+    state: State,
+    /// One per dispatcher of the region that answered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    dispatchers: Vec<WhyAnswer>,
+}
+
+/// Where the job is, by all that is known.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    /// It has ended.
+    Ended(Box<JobResult>),
+    /// It waits for its time.
+    Delayed { until: Micros },
+    /// A dispatcher has it.
+    Held,
+    /// It waits in its stream, behind others.
+    Queued { stream: String, seq: u64, stored: Micros, behind: u64 },
+    /// It was delivered, and nobody says that they have it: its holder works on it, or died and it comes again.
+    Out { stream: String, seq: u64, stored: Micros },
+}
+
+/// Looks in the log, the replies and the delayed jobs, and asks the dispatchers.
+pub(crate) async fn run(args: Why, session: Session) -> anyhow::Result<()> {
+    let producer = session.producer(&Tenant::default(), &Mailbox::default()).await?;
+    let work = async {
+        let found = explain(&args, &session, &producer).await?;
+        if session.json {
+            return output::json(&found);
+        }
+        lines(&found, SystemClock.now()).into_iter().try_for_each(output::line)
+    };
+    let outcome = session.unless_interrupted(work).await;
+    producer.close().await;
+    outcome
+}
+
+async fn explain(args: &Why, session: &Session, producer: &Producer) -> anyhow::Result<Found> {
+    let (client, job) = (producer.client(), args.job);
+    // Nothing of it is older than its id.
+    let since = job.made_at().map(|at| at - CLOCKS_DIFFER);
+    let ended = log::results_of(client, &BTreeSet::from([job]), since).await?.remove(&job);
+    if let Some(result) = ended {
+        return Ok(Found { job, state: State::Ended(Box::new(result)), dispatchers: Vec::new() });
+    }
+    for region in &session.config.topology.regions {
+        if let Some(delayed) = delayed::find(client, region, job).await? {
+            return Ok(Found { job, state: State::Delayed { until: delayed.at }, dispatchers: Vec::new() });
+        }
+        let Some(entry) = in_log(client, region, job, since).await? else { continue };
+        let Some(subject) = entry.subject.clone() else { continue };
+        let body = entry.body().unwrap_or_default();
+        let ask = WhyAsk {
+            job,
+            subject: subject.clone(),
+            routing: body.routing,
+            deadline_us: body.deadline.map(Micros::from),
+            max_cost_usd: body.max_cost_usd,
+        };
+        let dispatchers = ask_all(client, region, &ask).await?;
+        let held = dispatchers.iter().any(|answer| !matches!(answer.place, Place::Elsewhere { .. }));
+        let delivered = log::delivered(client, &subject).await?;
+        let (stream, seq, stored) = (entry.stream, entry.seq, entry.at);
+        let state = if held {
+            State::Held
+        } else if seq > delivered {
+            let behind = log::between(client, &subject, delivered, seq).await?;
+            State::Queued { stream, seq, stored, behind }
+        } else {
+            State::Out { stream, seq, stored }
+        };
+        return Ok(Found { job, state, dispatchers });
+    }
+    Err(Unsuccessful(format!(
+        "job {job} is in no stream: it was never accepted, or it ended longer ago than results and logs are kept"
+    ))
+    .into())
+}
+
+/// Finds the job's message. Its id is no subject, so the log is read; that is as fast as the server delivers.
+async fn in_log(
+    client: &async_nats::Client,
+    region: &Region,
+    job: JobId,
+    since: Option<Micros>,
+) -> anyhow::Result<Option<log::Entry>> {
+    let selection = Selection { jobs: BTreeSet::from([job]), since, ..Selection::default() };
+    let mut found = None;
+    for (stream, region) in log::streams(Source::Jobs, std::slice::from_ref(region)) {
+        log::read(client, Source::Jobs, (&stream, region.as_ref()), &selection, |entry| {
+            if entry.job == Some(job) {
+                found = Some(entry);
+            }
+            found.is_none()
+        })
+        .await?;
+    }
+    Ok(found)
+}
+
+async fn ask_all(
+    client: &async_nats::Client,
+    region: &Region,
+    ask: &WhyAsk,
+) -> anyhow::Result<Vec<WhyAnswer>> {
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await?;
+    client.publish_with_reply(subjects::why(region), inbox, serde_json::to_vec(ask)?.into()).await?;
+    let mut found: Vec<WhyAnswer> = Vec::new();
+    let gather = async {
+        while let Some(message) = answers.next().await {
+            // Nobody listens: the server says so at once.
+            if message.status.is_some() {
+                break;
+            }
+            if let Ok(answer) = serde_json::from_slice::<WhyAnswer>(&message.payload) {
+                found.push(answer);
+            }
+        }
+    };
+    // Time up is how this ends while there are dispatchers.
+    let _ = tokio::time::timeout(ANSWERS_WITHIN, gather).await;
+    found.sort_by(|a, b| a.dispatcher.cmp(&b.dispatcher));
+    Ok(found)
+}
+
+fn lines(found: &Found, now: Micros) -> Vec<String> {
+    let job = found.job;
+    let mut lines = Vec::new();
+    let ago = |at: Micros| span(now.since(at));
+    match &found.state {
+        State::Ended(result) => {
+            let why = result.error.as_ref().map_or_else(String::new, |f| format!(": {} ({})", f.message, f.class));
+            lines.push(format!("job {job} ended {} {} ago{why}", result.status.as_str(), ago(result.finished_us)));
+        }
+        State::Delayed { until } => {
+            lines.push(format!("job {job} waits for its time, {until}, in {}", span(until.since(now))));
+        }
+        State::Held => {}
+        State::Queued { stream, seq, stored, behind } => lines.push(format!(
+            "job {job} waits in {stream} (number {seq}, stored {} ago) behind {behind} of its model and lane",
+            ago(*stored)
+        )),
+        State::Out { stream, seq, stored } => lines.push(format!(
+            "job {job} was taken from {stream} (number {seq}, stored {} ago) and no dispatcher that answers has it: its \
+             worker is at it, or has died and it is delivered again after lease.ack_wait",
+            ago(*stored)
+        )),
+    }
+    let mut gates: &[Gate] = &[];
+    for answer in &found.dispatchers {
+        let text = place(&answer.place, now);
+        if !text.is_empty() {
+            lines.push(format!("job {job} {text} (dispatcher {})", answer.dispatcher));
+        }
+        if gates.is_empty() || !matches!(answer.place, Place::Elsewhere { .. }) {
+            gates = &answer.gates;
+        }
+    }
+    let running = found.dispatchers.iter().any(|a| matches!(a.place, Place::Running { .. }));
+    if matches!(found.state, State::Held | State::Queued { .. } | State::Out { .. }) && !running {
+        if found.dispatchers.is_empty() {
+            lines.push("no dispatcher of its region answers; start one, or look at the log of the one there should be".into());
+        } else if gates.is_empty() {
+            lines.push("no pool that was ever heard of serves its model; start a worker".into());
+        } else {
+            lines.push(gate_table(gates, now));
+        }
+    }
+    lines
+}
+
+fn place(place: &Place, now: Micros) -> String {
+    match place {
+        Place::Elsewhere { .. } => String::new(),
+        Place::Waiting { since_us, others, own, wait_us, rests_us, retry_budget, attempts } => {
+            let mut text = format!("waits for {}", span(now.since(*since_us)));
+            if *others > 0 {
+                text += &format!(", with {others} others in its line, {own} of them its own tenant's");
+            }
+            if let Some(wait) = wait_us.filter(|_| *others > 0) {
+                text += &format!("; the line takes about {}", span(Duration::from_micros(wait)));
+            }
+            if let Some(rests) = rests_us.filter(|rests| *rests > 0) {
+                text += &format!(
+                    "; rests for {} before it goes back to a pool that failed it",
+                    span(Duration::from_micros(rests))
+                );
+            }
+            if *retry_budget {
+                text += "; the retry budget of its region is used up, so that failures do not multiply load";
+            }
+            if *attempts > 0 {
+                text += &format!("; {attempts} attempts were made");
+            }
+            text
+        }
+        Place::Offered { pool } => format!("is offered to {pool}"),
+        Place::Running { pool, worker, since_us, usual_us, hedged } => format!(
+            "runs at {pool} (worker {worker}) for {}, where 95 of 100 take at most {}{}",
+            span(now.since(*since_us)),
+            span(Duration::from_micros(*usual_us)),
+            if *hedged { "; a second attempt runs beside it" } else { "" }
+        ),
+        Place::LookedUp => "was delivered again; its result or journal is being looked for".into(),
+    }
+}
+
+fn gate_table(gates: &[Gate], now: Micros) -> String {
+    let rows: Vec<[String; 5]> = gates
+        .iter()
+        .map(|gate| {
+            let opens = gate.until_us.map_or_else(String::new, |at| format!("in {}", span(at.since(now))));
+            let word = gate.refused.map_or("open", schemas::decision::Refusal::as_str);
+            [gate.pool.to_string(), word.to_owned(), gate.value.clone(), gate.limit.clone(), opens]
+        })
+        .collect();
+    table(["pool", "gate", "now", "limit", "opens"], &[], &rows).to_string()
+}
+
+/// A span for people: two digits that matter.
+fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0 => format!("{} ms", span.as_millis()),
+        1..60 => format!("{:.1} s", span.as_secs_f64()),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_read_at_a_glance() {
+        let text = |ms| span(Duration::from_millis(ms));
+        assert_eq!(
+            [text(20), text(1_500), text(61_000), text(7_260_000)],
+            ["20 ms", "1.5 s", "1 min 1 s", "2 h 1 min"]
+        );
+    }
+
+    #[test]
+    fn a_job_held_by_a_budget_says_so() {
+        let now = Micros::new(1_795_000_000_000_000);
+        let answer: WhyAnswer = serde_json::from_value(serde_json::json!({
+            "dispatcher": "d1",
+            "place": {"waiting": {"since_us": 1_794_999_990_000_000_u64, "others": 0, "own": 0, "attempts": 0}},
+            "gates": [{
+                "pool": {"region": "us-east", "provider": "modal"}, "refused": "budget",
+                "value": "$25 taken, $0.0003 needed", "limit": "$25 (tenant acme, a day)",
+                "until_us": 1_795_003_600_000_000_u64
+            }]
+        }))
+        .unwrap();
+        let job = "0198c0de-0000-7000-8000-000000000001".parse().unwrap();
+        let text = lines(&Found { job, state: State::Held, dispatchers: vec![answer] }, now).join("\n");
+        for part in
+            ["waits for 10.0 s", "modal@us-east", "budget", "$25 taken", "tenant acme", "in 1 h 0 min"]
+        {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+    }
+}
