@@ -26,6 +26,7 @@ pub mod recurring;
 pub mod redelivery;
 pub mod retry;
 pub mod runs;
+pub mod simulate;
 pub mod track;
 pub mod trim;
 pub mod warm;

@@ -1,0 +1,53 @@
+//! The line of those who have nothing better: lanes by strict priority, in each first come, first served.
+
+use std::collections::VecDeque;
+
+use schemas::{Lane, Micros, Tenant, UsdNanos};
+
+use super::{
+    router::{Line, Look},
+    scenario::lane_index,
+    slab::Key,
+};
+
+/// Jobs that a scan visits in a lane before it gives up: those that wait for one pool must not hide all behind them.
+const VISITS: usize = 8;
+
+/// The line.
+#[derive(Debug, Default)]
+pub(super) struct Plain {
+    lanes: [VecDeque<Key>; 3],
+}
+
+impl Line for Plain {
+    type Seat = Lane;
+
+    fn push(&mut self, lane: Lane, _: &Tenant, _: u32, _: Micros, _: Micros, job: Key) {
+        self.lanes[lane_index(lane)].push_back(job);
+    }
+
+    fn put_back(&mut self, seat: Lane, job: Key) {
+        self.lanes[lane_index(seat)].push_front(job);
+    }
+
+    fn scan(&mut self, mut judge: impl FnMut(Key) -> Look) -> Option<(Lane, Key)> {
+        for (lane, jobs) in Lane::ALL.into_iter().zip(&mut self.lanes) {
+            for at in 0..jobs.len().min(VISITS) {
+                match judge(jobs[at]) {
+                    Look::Take => return jobs.remove(at).map(|job| (lane, job)),
+                    Look::Skip | Look::SkipTenant => {}
+                    Look::Stop => return None,
+                }
+            }
+        }
+        None
+    }
+
+    fn started(&mut self, _: &Lane, _: UsdNanos) {}
+
+    fn corrected(&mut self, _: &Lane, _: UsdNanos, _: UsdNanos) {}
+
+    fn len(&self) -> usize {
+        self.lanes.iter().map(VecDeque::len).sum()
+    }
+}
