@@ -14,6 +14,8 @@
 //!                                                 └───────────────────────────┘
 //! ```
 
+mod race;
+
 use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, Message, StatusCode, Subscriber};
@@ -61,7 +63,7 @@ use crate::{
     recurring::Recurrer,
     redelivery::{self, Fate},
     retry::{self, Verdict},
-    runs::Offer,
+    runs::{Offer, Run},
     track::Outcome,
     trim::Trimmer,
 };
@@ -75,6 +77,8 @@ const BURST: usize = 256;
 const PARKED_MAX: usize = 1_000;
 /// After a pull found no consumer or no leader.
 const PULL_PAUSE: Duration = Duration::from_millis(500);
+/// A worker that was silent for so many times the usual limit does not tell how its attempts ended.
+const VANISHED_AFTER: u32 = 3;
 /// How often we try to make a lost consumer anew.
 const REPAIR_EVERY: Duration = Duration::from_secs(3);
 
@@ -212,10 +216,10 @@ impl Dispatcher {
                 biased; // Stop, then what frees slots, then what fills them.
                 () = shutdown.cancelled() => return Ok(()),
                 answer = self.answers.next() => {
-                    self.answered(&answer.ok_or(RunError::Closed)?);
+                    self.answered(&answer.ok_or(RunError::Closed)?).await;
                     for _ in 0..BURST {
                         let Some(Some(answer)) = self.answers.next().now_or_never() else { break };
-                        self.answered(&answer);
+                        self.answered(&answer).await;
                     }
                 }
                 Some(beat) = self.beats.next() => self.heard(&beat),
@@ -240,7 +244,7 @@ impl Dispatcher {
                 }
                 () = self.cancels.changed() => self.state.stirred = true,
                 Ok(()) = self.reconnects.changed() => self.state.feeds.iter_mut().for_each(Feed::forget_all),
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => self.tick().await,
             }
             if self.state.stirred {
                 self.state.stirred = false;
@@ -340,6 +344,9 @@ impl Dispatcher {
     async fn place(&mut self, mut flight: Flight) {
         let now = SystemClock.now();
         if let Some(Verdict::End(status, failure)) = retry::expired(&flight.job, now) {
+            let state = &mut self.state;
+            let ask = Ask::of(&flight.job, &flight.journal);
+            flight.decision = Some(state.picker.explain(state.pools.as_slice(), ask, now, &mut state.rng));
             self.end(flight, status, failure);
             return;
         }
@@ -377,8 +384,9 @@ impl Dispatcher {
                 state.park(flight);
                 return;
             }
-            let decision = state.picker.tell(state.pools.as_slice(), choice);
-            (decision.chosen.clone(), flight.attempts().saturating_add(1), decision)
+            let decision = state.picker.tell(state.pools.as_slice(), Some(choice));
+            let chosen = state.pools.at(choice.index).id.clone();
+            (chosen, flight.attempts().saturating_add(1), decision)
         };
         flight.not_before = None;
         self.offer(flight, pool, attempt, decision, None, now).await;
@@ -434,11 +442,11 @@ impl Dispatcher {
             // It lapses like one that nobody heard.
             debug!(%error, "offer not sent");
         }
-        state.offered.insert(number, Offer { flight, pool, bin, reserve, hedge_after, hedge_of });
+        state.offered.insert(number, Offer { flight, pool, attempt, bin, reserve, hedge_after, hedge_of });
     }
 
     /// Workers say what they took and what they refused.
-    fn answered(&mut self, message: &Message) {
+    async fn answered(&mut self, message: &Message) {
         let news: Acceptances = match serde_json::from_slice(&message.payload) {
             Ok(news) => news,
             Err(error) => {
@@ -459,17 +467,18 @@ impl Dispatcher {
             }
         }
         for ended in &news.ended {
-            self.ended(*ended, now);
+            self.ended(*ended, now).await;
         }
-        let state = &mut self.state;
         for (offer, because) in &news.refused {
-            let Some(Offer { mut flight, hedge_of, .. }) = state.offered.remove(offer) else {
+            let Some(Offer { mut flight, hedge_of, .. }) = self.state.offered.remove(offer) else {
                 continue;
             };
-            state.pools.answered(&news.pool, &flight.job.subject.model, false);
-            if hedge_of.is_some() {
+            self.state.pools.answered(&news.pool, &flight.job.subject.model, false);
+            if let Some(first) = hedge_of {
+                self.left_alone(first).await;
                 continue;
             }
+            let state = &mut self.state;
             flight.state = moved(flight.state, Event::Refused { offer: *offer });
             match because {
                 schemas::handover::RefusedBecause::Running => {
@@ -483,20 +492,32 @@ impl Dispatcher {
                 }
             }
         }
-        state.stirred = true;
+        self.state.stirred = true;
     }
 
-    /// An attempt that we had offered has ended: what there is to learn from it.
-    fn ended(&mut self, news: EndedAttempt, now: Micros) {
-        let state = &mut self.state;
-        let Some(run) = state.runs.end(news.offer) else { return };
+    /// An attempt that we had offered has ended.
+    async fn ended(&mut self, news: EndedAttempt, now: Micros) {
+        let Some(mut run) = self.state.runs.end(news.offer) else { return };
+        if run.hedge {
+            self.state.hedges.settled(run.reserve, news.cost_usd);
+        }
+        self.learn(&run, news, now);
+        match (run.twin, news.failed) {
+            (Some(twin), _) => self.race_decided(&mut run, twin, news).await,
+            (None, Some(class)) if news.kept => self.take_up(run, class, news.cost_usd, now).await,
+            (None, _) => {}
+        }
+    }
+
+    /// What there is to learn from an attempt that has ended.
+    fn learn(&mut self, run: &Run, news: EndedAttempt, now: Micros) {
         let outcome = Outcome {
             failed: news.failed,
             service: Duration::from_micros(news.service_us),
             cold: Duration::from_micros(news.cold_us),
             retry_after: news.retry_after_us.map(Duration::from_micros),
         };
-        let (pool, model) = (&run.pool, &run.subject.model);
+        let (pool, model, state) = (&run.pool, &run.subject.model, &mut self.state);
         match state.pools.ended(pool, model, &outcome, run.bin, &self.config.breaker, now, &mut state.rng) {
             Change::None => {}
             Change::Opened => {
@@ -550,10 +571,16 @@ impl Dispatcher {
             back.journal,
             back.attempt,
         );
-        match retry::verdict(&flight.job, &flight.journal, &back.failure, now) {
+        flight.decision = back.decision;
+        self.judge(flight, &back.failure, larger, now).await;
+    }
+
+    /// Ends a job whose attempt failed, or goes on with it. `size` is that of the SKU it failed on, where that is known.
+    async fn judge(&mut self, mut flight: Flight, failure: &Failure, size: Option<u16>, now: Micros) {
+        match retry::verdict(&flight.job, &flight.journal, failure, now) {
             Verdict::End(status, failure) => self.end(flight, status, failure),
-            Verdict::Again { larger: only_larger } => {
-                flight.larger_than = larger.filter(|_| only_larger);
+            Verdict::Again { larger } => {
+                flight.larger_than = size.filter(|_| larger);
                 self.place(flight).await;
             }
         }
@@ -606,14 +633,20 @@ impl Dispatcher {
         self.state.endings.spawn(ending.publish(client, publisher, acks));
     }
 
-    fn tick(&mut self) {
+    async fn tick(&mut self) {
         let (now, instant) = (SystemClock.now(), Instant::now());
         let state = &mut self.state;
         for feed in &mut state.feeds {
             feed.forget_lost(instant);
         }
         state.pools.forget_silent(now);
-        state.lapse(self.config.offers.margin, now);
+        let mut alone = state.lapse(self.config.offers.margin, now);
+        alone.extend(state.forget_vanished(self.config.policy.silent_after * VANISHED_AFTER, now));
+        for number in alone {
+            self.left_alone(number).await;
+        }
+        self.hedge(now).await;
+        let state = &mut self.state;
         let lost = state.keep_leases(&self.control, self.config.topology.ack_wait, now);
         for _ in 0..lost {
             metrics::lease_lost();
@@ -712,9 +745,13 @@ impl Dispatcher {
         }
         while !self.state.offered.is_empty() && Instant::now() < deadline {
             match tokio::time::timeout(TICK, self.answers.next()).await {
-                Ok(Some(answer)) => self.answered(&answer),
+                Ok(Some(answer)) => self.answered(&answer).await,
                 Ok(None) => break,
-                Err(_) => self.state.lapse(self.config.offers.margin, SystemClock.now()),
+                Err(_) => {
+                    for number in self.state.lapse(self.config.offers.margin, SystemClock.now()) {
+                        self.left_alone(number).await;
+                    }
+                }
             }
             let suspects = self.state.suspects.take().into_iter().flat_map(|(_, _, flights)| flights);
             for flight in std::mem::take(&mut self.state.parked).into_values().chain(suspects) {

@@ -10,7 +10,7 @@ use std::{
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use schemas::{Micros, PoolId, job::Job, journal::Journal, lease::Lease, state::State};
+use schemas::{Micros, PoolId, decision::Decision, job::Job, journal::Journal, lease::Lease, state::State};
 use tokio::time::Instant;
 
 /// A held job.
@@ -36,6 +36,8 @@ pub struct Flight {
     pub larger_than: Option<u16>,
     /// Pools that refused this delivery a moment ago; forgotten when none is left to ask.
     pub avoid: Vec<PoolId>,
+    /// Why its last attempt went where it went, or why none was made.
+    pub decision: Option<Decision>,
     /// It rests until then, since only pools that failed it are left.
     pub not_before: Option<Instant>,
 }
@@ -62,6 +64,7 @@ impl Flight {
             state: State::Waiting { attempts },
             larger_than: None,
             avoid: Vec::new(),
+            decision: None,
             not_before: None,
         }
     }

@@ -11,7 +11,7 @@ use async_nats::Client;
 use rand::{SeedableRng, rngs::StdRng};
 use rustc_hash::FxHashMap;
 use schemas::{
-    Lane, Micros, PoolId,
+    Lane, Micros, PoolId, WorkerId,
     decision::{Decision, Reason},
     lease::Lease,
     state::{Event, State, Step},
@@ -123,7 +123,10 @@ impl Held {
 
     /// Takes back offers that nobody answered, and has them looked up before they go on: the worker may have begun, written
     /// that down, and died before it answered. That is done once the worker must have dropped them too.
-    pub fn lapse(&mut self, margin: Duration, now: Micros) {
+    ///
+    /// Gives the attempts beside which nobody took a second one.
+    pub fn lapse(&mut self, margin: Duration, now: Micros) -> Vec<u64> {
+        let mut unhedged = Vec::new();
         let open = |o: &Offer| matches!(&o.flight.state, State::Offered { accept_by, .. } if *accept_by + margin < now);
         let lapsed: Vec<u64> = self.offered.iter().filter(|(_, o)| open(o)).map(|(n, _)| *n).collect();
         for offer in lapsed {
@@ -133,14 +136,28 @@ impl Held {
             metrics::lapsed();
             self.pools.answered(&pool, &flight.job.subject.model, false);
             warn!(job = %flight.job.id, %pool, "nobody answered an offer");
-            if hedge_of.is_some() {
-                // The first attempt goes on; should that worker have begun all the same, its end is told by the result.
+            if let Some(first) = hedge_of {
+                unhedged.push(first);
                 continue;
             }
             flight.avoid.push(pool);
             flight.state = moved(flight.state, Event::Lapsed { offer });
             self.suspects.add(flight);
         }
+        unhedged
+    }
+
+    /// Forgets attempts at workers that said nothing for `silent`. Gives those that had another of the same job beside them.
+    pub fn forget_vanished(&mut self, silent: Duration, now: Micros) -> Vec<u64> {
+        let pools = &self.pools;
+        let alive = |id: &PoolId, worker: &WorkerId| {
+            pools.iter().any(|pool| pool.id == *id && pool.heard_of(worker, silent, now))
+        };
+        let gone = self.runs.vanished(alive, now);
+        for run in &gone {
+            self.pools.vanished(&run.pool, &run.subject.model);
+        }
+        gone.iter().filter_map(|run| run.twin).collect()
     }
 
     /// Extends leases of parked jobs, and lets go of those that may be somebody else's by now.
@@ -190,7 +207,8 @@ impl Held {
         if closed || flight.avoid.contains(&pool.id) {
             return None;
         }
-        let decision = Decision { chosen: pool.id.clone(), reason: Reason::Reattach, candidates: Vec::new() };
+        let decision =
+            Decision { chosen: Some(pool.id.clone()), reason: Reason::Reattach, candidates: Vec::new() };
         Some((pool.id.clone(), entry.attempt, decision))
     }
 

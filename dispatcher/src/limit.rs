@@ -15,6 +15,10 @@ const SMOOTHING: f64 = 0.2;
 const SHORT: f64 = 16.0;
 /// Jobs that the long average is about.
 const LONG: f64 = 600.0;
+/// Seconds that a busy host or network adds by itself.
+const NOISE: f64 = 0.1;
+/// Beyond this, slower than usual may be the load that we ourselves are.
+const RISEN: f64 = 1.3;
 /// What a refusal for want of room leaves of the limit.
 const CUT: f64 = 0.7;
 /// Never less: something must be let through to see that it is better.
@@ -23,7 +27,7 @@ const LEAST: f64 = 1.0;
 /// The limit of one model at one pool.
 #[derive(Clone, Debug)]
 pub struct Limit {
-    limit: f64,
+    jobs: f64,
     short: f64,
     long: f64,
 }
@@ -31,7 +35,7 @@ pub struct Limit {
 impl Limit {
     /// Starts at all slots: most providers know what they can do.
     pub fn new(slots: u32) -> Self {
-        Self { limit: f64::from(slots.max(1)), short: 0.0, long: 0.0 }
+        Self { jobs: f64::from(slots.max(1)), short: 0.0, long: 0.0 }
     }
 
     /// Jobs that may run at once.
@@ -41,12 +45,12 @@ impl Limit {
         reason = "at least one, at most the slots"
     )]
     pub fn get(&self) -> u32 {
-        self.limit as u32
+        self.jobs as u32
     }
 
-    /// How much slower it is now than usual, 1 when as usual.
+    /// How many times slower it is now than usual; 1 when as usual, or when the difference is too small to be the provider's.
     pub fn slowness(&self) -> f64 {
-        if self.long > 0.0 { self.short / self.long } else { 1.0 }
+        if self.long > 0.0 && self.short - self.long > NOISE { self.short / self.long } else { 1.0 }
     }
 
     /// What is usual, and what is now.
@@ -62,7 +66,9 @@ impl Limit {
         }
         self.short += (seconds - self.short) / SHORT;
         if usual {
-            self.long += (seconds - self.long) / LONG;
+            // What is usual is believed to have risen only slowly, or a provider that is overloaded for long is never spared.
+            let weight = if self.slowness() > RISEN { LONG * 10.0 } else { LONG };
+            self.long += (seconds - self.long) / weight;
             // After a slow hour the long average would take another to come down.
             if self.long > self.short * 2.0 {
                 self.long *= 0.95;
@@ -70,16 +76,17 @@ impl Limit {
         }
         let gradient = (TOLERANCE / self.slowness()).clamp(0.5, 1.0);
         // A limit that is not felt says nothing about more.
-        if gradient >= 1.0 && f64::from(running) * 2.0 < self.limit {
+        if gradient >= 1.0 && f64::from(running) * 2.0 < self.jobs {
+            self.set(self.jobs, slots);
             return;
         }
-        let goal = self.limit * gradient + self.limit.sqrt();
-        self.set(self.limit + (goal - self.limit) * SMOOTHING, slots);
+        let goal = self.jobs * gradient + self.jobs.sqrt();
+        self.set(self.jobs + (goal - self.jobs) * SMOOTHING, slots);
     }
 
     /// The provider had no room for a job.
     pub fn refused(&mut self, slots: u32) {
-        self.set(self.limit * CUT, slots);
+        self.set(self.jobs * CUT, slots);
     }
 
     /// Begins small again, after the provider was left alone.
@@ -91,11 +98,11 @@ impl Limit {
     /// The pool has other slots than before: a limit that was not felt follows.
     pub fn resize(&mut self, before: u32, slots: u32) {
         let all = self.get() >= before.max(1);
-        self.set(if all { f64::from(slots) } else { self.limit }, slots);
+        self.set(if all { f64::from(slots) } else { self.jobs }, slots);
     }
 
     fn set(&mut self, limit: f64, slots: u32) {
-        self.limit = limit.clamp(LEAST, f64::from(slots.max(1)));
+        self.jobs = limit.clamp(LEAST, f64::from(slots.max(1)));
     }
 }
 

@@ -63,6 +63,17 @@ pub fn breaker_opened() {
     counter!("dispatcher_breakers_opened_total").increment(1);
 }
 
+/// A job got a second attempt beside its first.
+pub fn hedged() {
+    counter!("dispatcher_jobs_hedged_total").increment(1);
+}
+
+/// The first of two attempts ended: the `second` one or not, well or not.
+pub fn race(second: bool, won: bool) {
+    let by = if second { "second" } else { "first" };
+    counter!("dispatcher_races_total", "by" => by, "won" => if won { "true" } else { "false" }).increment(1);
+}
+
 /// A pool is much slower than it should be.
 pub fn suspected() {
     counter!("dispatcher_pools_suspected_total").increment(1);

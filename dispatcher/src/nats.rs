@@ -6,7 +6,7 @@ use async_nats::{Client, HeaderMap, HeaderValue, Message};
 use bytes::Bytes;
 use schemas::{
     Lane, Micros, ModelToken, Region,
-    handover::{Handover, Return},
+    handover::{Handover, Order, Return},
     headers,
     job::{Job, JobError, JobHeaders},
     lease::{Lease, LeaseError},
@@ -177,6 +177,14 @@ pub async fn offer(
     let mut headers = headers.clone();
     headers.insert(headers::HANDOVER, json);
     client.publish_with_reply_and_headers(subjects::work(pool), accept.to_owned(), headers, payload).await
+}
+
+/// Asks something of a worker. One that is lost costs money or time, never a job.
+pub async fn order(client: &Client, pool: &schemas::PoolId, worker: &schemas::WorkerId, order: &Order) {
+    let body = serde_json::to_vec(order).expect("an order has only string keys and no failing parts");
+    if let Err(error) = client.publish(subjects::orders(pool, worker), body.into()).await {
+        tracing::debug!(%pool, %worker, %error, "order not sent");
+    }
 }
 
 /// Why a returned job does not read.

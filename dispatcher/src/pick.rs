@@ -38,6 +38,8 @@ pub const DEFICIT_MAX: f64 = 80.0;
 pub const DEFICIT_FORCED_MAX: f64 = 20.0;
 /// What a job of deficit is worth, as a part of the usual score.
 const STEP: f64 = 0.05;
+/// No gap between two scores counts for more, so that a deficit within its bounds always outweighs it.
+const GAP_MAX: f64 = 0.9 * STEP * DEFICIT_MAX;
 /// How much a failure weighs: a pool that fails every other job has to be better by the usual score.
 const RISK: f64 = 2.0;
 /// Another region must be better by so much, its way included, while one here can take the job.
@@ -105,6 +107,7 @@ pub struct Choice {
 }
 
 /// What the last decision saw of one pool.
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own about a pool")]
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
     /// Why it cannot take the job.
@@ -119,6 +122,8 @@ pub struct Seen {
     far: bool,
     hot: bool,
     probe: bool,
+    /// Slots in use, whatever for.
+    busy: u32,
 }
 
 /// What is usual in a region, and how far its share is behind.
@@ -174,21 +179,29 @@ impl Picker {
         Some(Choice { index, reason: Reason::Hedge, again: false, expected: self.seen[index].expected })
     }
 
-    /// The last call, told: every pool that serves the model, with its figures and why it was refused.
-    pub fn tell(&self, pools: &[Pool], choice: Choice) -> Decision {
+    /// The last call, told: every pool that serves the model, with its figures and why it was refused. `choice` is what that
+    /// call gave.
+    pub fn tell(&self, pools: &[Pool], choice: Option<Choice>) -> Decision {
         let shown = |(pool, seen): (&Pool, &Seen)| Candidate {
             pool: pool.id.clone(),
-            score: seen.refused.is_none().then(|| (seen.score * 1e3).round() / 1e3),
+            score: (seen.refused.is_none() && seen.score.is_finite())
+                .then(|| (seen.score * 1e3).round() / 1e3),
             cost_usd: Some(seen.expected.cost),
             time_us: Some(micros(seen.time)),
             refused: seen.refused,
         };
         let served = |(_, seen): &(&Pool, &Seen)| seen.refused != Some(Refusal::Model);
         Decision {
-            chosen: pools[choice.index].id.clone(),
-            reason: choice.reason,
+            chosen: choice.map(|choice| pools[choice.index].id.clone()),
+            reason: choice.map_or(Reason::Nowhere, |choice| choice.reason),
             candidates: pools.iter().zip(&self.seen).filter(served).map(shown).collect(),
         }
+    }
+
+    /// Why no pool takes a job now. Changes nothing.
+    pub fn explain(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros, rng: &mut impl Rng) -> Decision {
+        self.look(pools, ask, now, rng);
+        self.tell(pools, None)
     }
 
     /// What the last call saw: one entry per pool.
@@ -215,12 +228,14 @@ impl Picker {
                 far,
                 hot: false,
                 probe: false,
+                busy: 0,
             };
             if let Some(track) = pool.track(&ask.subject.model) {
                 let (free, slots) = pool.free(self.policy.silent_after, now);
                 seen.expected = track.expect(now);
                 seen.time = seen.expected.time + pool.delay();
-                seen.hot = f64::from(slots.saturating_sub(free)) > HOT * f64::from(slots);
+                seen.busy = slots.saturating_sub(free);
+                seen.hot = f64::from(seen.busy) > HOT * f64::from(slots);
                 seen.probe = track.wants_probe(&self.breaker, ask.subject.lane, now);
                 seen.refused = self.refuse(pool, track, &seen, (free, slots), ask, now, rng);
             }
@@ -345,7 +360,7 @@ impl Picker {
                 && matches!(seen.refused, Some(Refusal::Full | Refusal::Limit))
                 && let Some(track) = pool.track(&ask.subject.model)
             {
-                rate += f64::from(track.running().max(1)) / track.service().0.as_secs_f64().max(1e-3);
+                rate += f64::from(seen.busy.max(1)) / track.service().0.as_secs_f64().max(1e-3);
             }
         }
         (rate > 0.0).then(|| Duration::from_secs_f64(f64::from(ask.ahead + 1) / rate))
@@ -414,7 +429,8 @@ impl Picker {
         let price = STEP * self.deficit(&ask.subject.region);
         match (base, rest) {
             (Some(base), Some(rest)) => {
-                let to_base = base - price <= rest;
+                // However much better one is: the other's share of it is what the operator asked for.
+                let to_base = (base - rest).clamp(-GAP_MAX, GAP_MAX) <= price;
                 let reason = if to_base && base > rest { Reason::BaselineShare } else { Reason::Cheapest };
                 self.draw(|s| s.baseline == to_base && !s.far, rng).map(|i| (i, reason))
             }

@@ -23,6 +23,8 @@ use crate::{
 const KEPT_AT_HOME: f64 = 0.2;
 /// How much the newest heartbeat counts for the delay of the way.
 const DELAY_NEWS: f64 = 0.1;
+/// The way takes no longer: a clock that is wrong must not make a pool look a day away.
+const DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// A pool as we see it.
 #[derive(Clone, Debug)]
@@ -188,7 +190,7 @@ impl Pools {
     pub fn heartbeat(&mut self, beat: Heartbeat, now: Micros) -> bool {
         let pool = self.entry(&beat.pool);
         let before = pool.slots();
-        let delay = now.since(beat.at_us);
+        let delay = now.since(beat.at_us).min(DELAY_MAX);
         pool.delay = if before == 0 {
             delay
         } else {
@@ -256,6 +258,10 @@ impl Pools {
     }
 
     /// Takes in how an attempt of ours ended.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "which attempt, how it ended, and what time and chance are"
+    )]
     pub fn ended(
         &mut self,
         id: &PoolId,
@@ -346,7 +352,7 @@ impl Pools {
             return here;
         }
         let away = self.pools.iter().filter(|p| p.id.region != *region).filter(open);
-        away.map(|p| free(p)).map(|(free, slots)| free.saturating_sub(kept(slots))).sum()
+        away.map(free).map(|(free, slots)| free.saturating_sub(kept(slots))).sum()
     }
 
     /// What an attempt of `model` is expected to cost at the cheapest pool that serves it.
@@ -364,6 +370,7 @@ pub fn kept(slots: u32) -> u32 {
 #[cfg(test)]
 pub(crate) mod tests {
     use rand::{SeedableRng, rngs::StdRng};
+    use schemas::heartbeat::ServedModel;
 
     use super::*;
 
@@ -379,20 +386,24 @@ pub(crate) mod tests {
             overdue: 0,
             second_usd: UsdNanos::ZERO,
             rented: false,
+            detached: false,
             warmable: false,
         };
+        let mut models = vec![served("llama-3-2-1b"), served("mistral-7b")];
+        models[0].running = running;
         Heartbeat {
             pool: pool.parse().unwrap(),
             worker: "w1".parse().unwrap(),
             started_us: Micros::new(1),
-            at_us: Micros::new(1),
+            // A clock that is ahead says nothing about the way.
+            at_us: Micros::new(u64::MAX),
             slots,
             running,
             draining: false,
             healthy: None,
             succeeded: 0,
             failed: 0,
-            models: vec![served("llama-3-2-1b"), served("mistral-7b")],
+            models,
         }
     }
 

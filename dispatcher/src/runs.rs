@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use rustc_hash::FxHashMap;
-use schemas::{Micros, PoolId, UsdNanos, WorkerId, subjects::JobSubject};
+use schemas::{Micros, PoolId, UsdNanos, WorkerId, journal::Entry, subjects::JobSubject};
 
 use crate::{cold::Bin, flight::Flight};
 
@@ -18,6 +18,8 @@ pub struct Offer {
     pub flight: Flight,
     /// Where it was offered.
     pub pool: PoolId,
+    /// Which attempt it would be.
+    pub attempt: u16,
     /// Which cold starts its attempt is counted with.
     pub bin: Bin,
     /// What the attempt may cost.
@@ -37,6 +39,8 @@ pub struct Run {
     pub worker: WorkerId,
     /// Region, model, lane and tenant of its job.
     pub subject: JobSubject,
+    /// Which attempt of the job it is.
+    pub attempt: u16,
     /// Which cold starts it is counted with.
     pub bin: Bin,
     /// What it may cost.
@@ -47,8 +51,10 @@ pub struct Run {
     pub twin: Option<u64>,
     /// Whether it is the second of two.
     pub hedge: bool,
-    /// The job, where a second attempt may come.
+    /// The job, where a second attempt may come, or is this one.
     pub flight: Option<Box<Flight>>,
+    /// What another attempt beside it left, which has failed.
+    pub left: Option<Entry>,
 }
 
 /// All attempts that run, by the number of their offer.
@@ -62,7 +68,7 @@ pub struct Runs {
 impl Runs {
     /// An offer was taken by `worker`.
     pub fn begin(&mut self, number: u64, offer: Offer, worker: WorkerId, now: Micros) {
-        let Offer { flight, pool, bin, reserve, hedge_after, hedge_of } = offer;
+        let Offer { flight, pool, attempt, bin, reserve, hedge_after, hedge_of } = offer;
         if let Some(first) = hedge_of.and_then(|first| self.runs.get_mut(&first)) {
             first.twin = Some(number);
         }
@@ -73,17 +79,19 @@ impl Runs {
             pool,
             worker,
             subject: flight.job.subject.clone(),
+            attempt,
             bin,
             reserve,
             since: now,
             twin: hedge_of.filter(|first| self.runs.contains_key(first)),
             hedge: hedge_of.is_some(),
-            flight: hedge_after.map(|_| Box::new(flight)),
+            flight: (hedge_after.is_some() || hedge_of.is_some()).then(|| Box::new(flight)),
+            left: None,
         };
         self.runs.insert(number, run);
     }
 
-    /// An attempt has ended.
+    /// An attempt has ended, or will not be heard of again. What is left has no other beside it.
     pub fn end(&mut self, number: u64) -> Option<Run> {
         let run = self.runs.remove(&number)?;
         if let Some(twin) = run.twin.and_then(|twin| self.runs.get_mut(&twin)) {
@@ -104,7 +112,7 @@ impl Runs {
                 return None;
             }
             self.hedges.pop_first();
-            if self.runs.get(&number).is_some_and(|run| run.twin.is_none()) {
+            if self.runs.get(&number).is_some_and(|run| run.twin.is_none() && !run.hedge) {
                 return Some(number);
             }
         }
@@ -114,6 +122,14 @@ impl Runs {
     /// Takes out the job of an attempt, for a second one.
     pub fn take_flight(&mut self, number: u64) -> Option<Box<Flight>> {
         self.runs.get_mut(&number)?.flight.take()
+    }
+
+    /// One of two attempts has failed: the other has the job, and what that left.
+    pub fn inherit(&mut self, number: u64, flight: Option<Box<Flight>>, entry: Entry) {
+        if let Some(run) = self.runs.get_mut(&number) {
+            run.flight = flight.or(run.flight.take());
+            run.left = Some(entry);
+        }
     }
 
     /// Takes out attempts of which nothing will be heard: `alive` says whether a worker still speaks.

@@ -92,6 +92,8 @@ pub enum Reason {
     Explore,
     /// A second attempt, since the first takes longer than usual.
     Hedge,
+    /// It did not go anywhere: it ended while it waited.
+    Nowhere,
     /// A run of an earlier attempt is still there.
     Reattach,
 }
@@ -119,8 +121,9 @@ pub struct Candidate {
 /// A routing decision, told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// Where it went.
-    pub chosen: PoolId,
+    /// Where it went; missing when no pool took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<PoolId>,
     /// Why there.
     pub reason: Reason,
     /// All that were looked at.

@@ -8,7 +8,7 @@ use crate::{
     Micros, ModelToken, PoolId, UsdNanos, WorkerId,
     decision::Decision,
     failure::{Failure, FailureClass},
-    journal::Journal,
+    journal::{Entry, Journal},
     lease::Lease,
     subjects::JobSubject,
 };
@@ -95,6 +95,9 @@ pub struct EndedAttempt {
     pub cold_us: u64,
     /// What it cost, useful or not.
     pub cost_usd: UsdNanos,
+    /// True when it failed and did not give the job back, having been told that another attempt runs beside it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's own shape")]
@@ -108,8 +111,8 @@ const fn is_zero(number: &u64) -> bool {
 pub enum Order {
     /// A second attempt of this job begins elsewhere: if yours fails, do not give the job back.
     Hedged(OfferKey),
-    /// The other attempt has failed: the job is yours alone again, give it back if you fail.
-    Alone(OfferKey),
+    /// The other attempt has failed and left this, or was never made: the job is yours alone, give it back if you fail.
+    Alone(OfferKey, Option<Box<Entry>>),
     /// The other attempt was first: stop, and book what was spent as lost in a race.
     Stop(OfferKey),
     /// Have so many containers of this model ready.
@@ -149,4 +152,7 @@ pub struct Return {
     pub cost_usd: UsdNanos,
     /// All attempts so far, this one included.
     pub journal: Journal,
+    /// Why it came there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
 }

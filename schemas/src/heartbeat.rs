@@ -31,6 +31,9 @@ pub struct ServedModel {
     /// Whether it is paid for while it stands, used or not: one job more costs nothing more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rented: bool,
+    /// Whether a run there goes on without its worker, and is found again by the journal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detached: bool,
     /// Whether the worker can have containers started ahead of their jobs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub warmable: bool,

@@ -83,6 +83,7 @@ pub fn pool_config(
         pool,
         worker: worker.parse().unwrap(),
         slots,
+        rented: false,
         models: vec![PoolModel {
             model: schemas::catalog::token_of(MODEL).unwrap(),
             served_as: MODEL.into(),

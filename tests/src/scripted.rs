@@ -31,6 +31,8 @@ pub enum Script {
     Fail(Failure),
     /// Waits until [`Scripted::release`], then answers.
     Hold,
+    /// Waits until [`Scripted::release`], then fails, unbilled.
+    HoldThenFail(Failure),
 }
 
 /// The provider. Share it between pools to count them together.
@@ -65,6 +67,11 @@ impl Scripted {
         self.held.notify_waiters();
     }
 
+    /// Holds calls again from now on.
+    pub fn hold_again(&self) {
+        self.released.store(false, Ordering::SeqCst);
+    }
+
     /// Calls begun.
     pub fn begun(&self) -> u64 {
         self.begun.load(Ordering::SeqCst)
@@ -76,6 +83,18 @@ impl Scripted {
     }
 }
 
+impl Scripted {
+    async fn released(&self) {
+        loop {
+            let woken = self.held.notified();
+            if self.released.load(Ordering::SeqCst) {
+                return;
+            }
+            woken.await;
+        }
+    }
+}
+
 impl Provider for Scripted {
     fn run<'a>(&'a self, call: &'a Call, _progress: &'a dyn Progress) -> BoxFuture<'a, Ended> {
         Box::pin(async move {
@@ -84,13 +103,11 @@ impl Provider for Scripted {
             match &script {
                 Script::Fail(failure) => return Ended::unbilled(failure.clone()),
                 Script::Succeed | Script::Measure => {}
-                Script::Hold => loop {
-                    let woken = self.held.notified();
-                    if self.released.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    woken.await;
-                },
+                Script::Hold => self.released().await,
+                Script::HoldThenFail(failure) => {
+                    self.released().await;
+                    return Ended::unbilled(failure.clone());
+                }
             }
             *self.runs.lock().unwrap().entry(call.job).or_default() += 1;
             let text = match (script, &call.input) {

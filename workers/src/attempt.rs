@@ -6,7 +6,13 @@
 //!                                 └─ lease lost ▶ stop; touch nothing
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{Client, Message};
 use schemas::{
@@ -63,15 +69,67 @@ pub struct Bench {
     pub stop: CancellationToken,
 }
 
-/// How an attempt ended, as far as the pool's statistics go.
+/// How an attempt ended: for the pool's statistics, and for the dispatcher that offered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// It gave a result; service time without the cold start.
-    Succeeded(Duration),
-    /// It failed.
-    Failed,
+pub struct Settled {
+    /// What went wrong; nothing when it gave a result.
+    pub failed: Option<FailureClass>,
+    /// How long the provider asked us to stay away, microseconds.
+    pub retry_after_us: Option<u64>,
+    /// How long the provider took, its cold start left out.
+    pub service: Duration,
+    /// How long its cold start took.
+    pub cold: Duration,
+    /// What it cost.
+    pub cost: UsdNanos,
+    /// Whether it failed and did not give the job back, since another attempt runs beside it.
+    pub kept: bool,
+}
+
+impl Settled {
     /// It never called the provider, or its outcome says nothing about it.
-    Nothing,
+    pub const NOTHING: Self = Self {
+        failed: Some(FailureClass::WorkerLost),
+        retry_after_us: None,
+        service: Duration::ZERO,
+        cold: Duration::ZERO,
+        cost: UsdNanos::ZERO,
+        kept: false,
+    };
+}
+
+/// What a dispatcher asks of an attempt while it runs.
+#[derive(Debug, Default)]
+pub struct Control {
+    stop: CancellationToken,
+    hedged: AtomicBool,
+    others: Mutex<Vec<Entry>>,
+}
+
+impl Control {
+    /// Another attempt of the job runs beside this one.
+    pub fn hedged(&self) {
+        self.hedged.store(true, Ordering::Release);
+    }
+
+    /// There is no other any more; what a failed one left.
+    pub fn alone(&self, entry: Option<Entry>) {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).extend(entry);
+        self.hedged.store(false, Ordering::Release);
+    }
+
+    /// The other was first.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    fn is_hedged(&self) -> bool {
+        self.hedged.load(Ordering::Acquire)
+    }
+
+    fn others(&self) -> Vec<Entry> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// How long looking for a run of an earlier worker may take.
@@ -84,6 +142,7 @@ pub struct Attempt {
     message: Message,
     model: PoolModel,
     keeper: Arc<Keeper>,
+    control: Arc<Control>,
     received: Micros,
 }
 
@@ -104,7 +163,14 @@ impl Attempt {
             handover.leased_us,
             received,
         );
-        Self { bench, handover, message, model, keeper: Arc::new(keeper), received }
+        let control = Arc::new(Control::default());
+        control.hedged.store(handover.hedge, Ordering::Release);
+        Self { bench, handover, message, model, keeper: Arc::new(keeper), control, received }
+    }
+
+    /// What its dispatcher may ask of it.
+    pub fn control(&self) -> Arc<Control> {
+        self.control.clone()
     }
 
     /// Its lease, to be extended while it runs.
@@ -123,13 +189,13 @@ impl Attempt {
             Err(error) => {
                 // The dispatcher read it; then it is a worker of an older version.
                 error!(%error, "an offered job does not read");
-                return Settled::Nothing;
+                return Settled::NOTHING;
             }
         };
-        if self.handover.journal.abandoned(self.handover.attempt).next().is_some() {
+        if !self.handover.hedge && self.handover.journal.abandoned(self.handover.attempt).next().is_some() {
             Box::pin(self.book_abandoned(&job)).await;
         }
-        if self.bench.config.journal == JournalMode::Always && self.left().is_none() {
+        if self.bench.config.journal == JournalMode::Always && self.left().is_none() && !self.handover.hedge {
             let expected = self.expected(&job);
             Box::pin(self.write_journal(&job, now, Trace::Started { expected })).await;
         }
@@ -137,14 +203,14 @@ impl Attempt {
         let started = SystemClock.now();
         if started > self.handover.accept_by_us || !self.keeper.is_ours() {
             metrics::lease_lost();
-            return Settled::Nothing;
+            return Settled::NOTHING;
         }
         if self.left().is_none()
             && let Some(order) = self.bench.cancels.of(&job, self.handover.lease.stored_at)
         {
             Box::pin(self.end_cancelled(&job, &Ended::unbilled(order.failure()), order.failure(), started))
                 .await;
-            return Settled::Nothing;
+            return Settled::NOTHING;
         }
         let input = match &job.input {
             JobInput::Here(input) => input.clone(),
@@ -153,37 +219,44 @@ impl Attempt {
                 Err(error) => {
                     let failure = unfetched(&error);
                     Box::pin(self.fail(&job, &failure, &Ended::unbilled(failure.clone()), started)).await;
-                    return Settled::Nothing;
+                    return Settled::NOTHING;
                 }
             },
         };
         let clock = Instant::now();
         let Some(ended) = self.call_provider(&job, input, started, clock).await else {
-            return Settled::Nothing;
+            return Settled::NOTHING;
         };
         let took = clock.elapsed();
+        let mut settled = Settled {
+            failed: ended.outcome.as_ref().err().map(|failure| failure.class),
+            retry_after_us: ended.outcome.as_ref().err().and_then(|failure| failure.retry_after_us),
+            service: took.saturating_sub(ended.cold_start),
+            cold: ended.cold_start,
+            cost: UsdNanos::ZERO,
+            kept: false,
+        };
+        if self.control.stop.is_cancelled() {
+            settled.cost = Box::pin(self.lose(&job, &ended)).await;
+            return settled;
+        }
         match &ended.outcome {
             Ok(success) => {
                 self.bench.metrics.succeeded(took.as_secs_f64());
-                let (cost, result) = self.success(&job, success, &ended, started, took);
-                let settled = Settled::Succeeded(took.saturating_sub(ended.cold_start));
+                let (cost, amount, result) = self.success(&job, success, &ended, started, took);
+                settled.cost = amount;
                 drop(ended);
                 self.tell(&job, cost, result).await;
-                settled
             }
             Err(failure) if failure.class == FailureClass::Cancelled => {
-                Box::pin(self.end_cancelled(&job, &ended, failure.clone(), started)).await;
-                Settled::Nothing
+                settled.cost = Box::pin(self.end_cancelled(&job, &ended, failure.clone(), started)).await;
             }
             Err(failure) => {
                 self.bench.metrics.failed(failure.class);
-                Box::pin(self.fail(&job, failure, &ended, started)).await;
-                match failure.class {
-                    FailureClass::WorkerLost | FailureClass::Preempted => Settled::Nothing,
-                    _ => Settled::Failed,
-                }
+                (settled.cost, settled.kept) = Box::pin(self.fail(&job, failure, &ended, started)).await;
             }
         }
+        settled
     }
 
     /// Calls the provider. `None` when the call was dropped and its run goes on: the journal leads to it, so whoever
@@ -289,7 +362,7 @@ impl Attempt {
             let cost_usd = event.amount_usd;
             if !event.lines.is_empty() {
                 self.bench.metrics.booked(Purpose::WastedFailure, cost_usd);
-                if let Err(error) = self.store(nats::cost(job, &event)).await {
+                if let Err(error) = self.store(nats::cost(job, &event, false)).await {
                     error!(job = %job.id, %error, "cost event not stored");
                     continue;
                 }
@@ -300,9 +373,14 @@ impl Attempt {
         self.handover.journal = journal;
     }
 
-    /// Returns when the job is taken back, with the reason.
+    /// Returns when the job is taken back, or another attempt of it was first, with the reason.
     pub(crate) async fn taken_back(&self, job: &Job) -> Failure {
-        self.bench.cancels.taken_back(job, self.handover.lease.stored_at).await.failure()
+        tokio::select! {
+            order = self.bench.cancels.taken_back(job, self.handover.lease.stored_at) => order.failure(),
+            () = self.control.stop.cancelled() => {
+                Failure::new(FailureClass::Cancelled, "another attempt was first")
+            }
+        }
     }
 
     /// What this attempt is expected to use.
@@ -354,7 +432,7 @@ impl Attempt {
         Ended { used, estimated: true, ..Ended::unbilled(failure) }
     }
 
-    /// The cost event as it is published, and the result.
+    /// The cost event as it is published, its amount, and the result.
     fn success(
         &self,
         job: &Job,
@@ -362,16 +440,15 @@ impl Attempt {
         ended: &Ended,
         started: Micros,
         took: Duration,
-    ) -> (Outgoing, Box<JobResult>) {
+    ) -> (Outgoing, UsdNanos, Box<JobResult>) {
         let amount = self.bill(ended);
-        let now = SystemClock.now();
-        let mut result = self.result(job, Status::Succeeded, started, took, amount.1, now);
+        let (now, sum) = (SystemClock.now(), amount.1);
+        let mut result = self.result(job, Status::Succeeded, started, took, sum, now);
         result.output = Some(success.output.clone());
         result.usage = Some(success.usage);
         result.timings.cold_start_us = micros(ended.cold_start);
         result.timings.first_token_us = micros(ended.first_token);
-        result.decision.clone_from(&self.handover.decision);
-        (self.cost(job, Purpose::Useful, amount, ended.estimated, now), result)
+        (self.cost(job, Purpose::Useful, amount, ended.estimated, now), sum, result)
     }
 
     /// A terminal result of this attempt, without what only some have.
@@ -384,7 +461,7 @@ impl Attempt {
         amount: UsdNanos,
         now: Micros,
     ) -> Box<JobResult> {
-        let spent = self.handover.journal.spent();
+        let spent = self.journal().spent();
         let stored = self.handover.lease.stored_at;
         Box::new(JobResult {
             job: job.id,
@@ -407,9 +484,16 @@ impl Attempt {
             cost_usd: spent.checked_add(amount).unwrap_or(spent),
             labels: job.labels.clone(),
             replay_of: job.replay_of,
-            decision: None,
+            decision: self.handover.decision.clone(),
             finished_us: now,
         })
+    }
+
+    /// What earlier attempts left behind, and one that ran beside this.
+    fn journal(&self) -> Journal {
+        let mut journal = self.handover.journal.clone();
+        self.control.others().into_iter().for_each(|entry| journal.record(entry));
+        journal
     }
 
     /// Stores cost and result, then finishes the lease.
@@ -444,10 +528,26 @@ impl Attempt {
         }
     }
 
+    /// Books what an attempt cost that was not the first of two. The job is the other's.
+    async fn lose(&self, job: &Job, ended: &Ended) -> UsdNanos {
+        let amount = self.bill(ended);
+        let sum = amount.1;
+        debug!(job = %job.id, attempt = self.handover.attempt, "another attempt was first");
+        if !ended.used.is_empty()
+            && let Err(error) = self
+                .store(self.cost(job, Purpose::WastedRace, amount, ended.estimated, SystemClock.now()))
+                .await
+        {
+            error!(job = %job.id, %error, "cost event not stored");
+        }
+        sum
+    }
+
     /// Tells that the job was taken back, and what it cost until then.
-    async fn end_cancelled(&self, job: &Job, ended: &Ended, failure: Failure, started: Micros) {
+    async fn end_cancelled(&self, job: &Job, ended: &Ended, failure: Failure, started: Micros) -> UsdNanos {
         let now = SystemClock.now();
         let amount = self.bill(ended);
+        let sum = amount.1;
         let mut result = self.result(job, Status::Cancelled, started, now.since(started), amount.1, now);
         result.error = Some(failure);
         if !ended.used.is_empty()
@@ -461,9 +561,12 @@ impl Attempt {
             Ok(()) => self.finish(job).await,
             Err(error) => error!(job = %job.id, %error, "result not stored; the job comes again"),
         }
+        sum
     }
 
-    async fn fail(&self, job: &Job, failure: &Failure, ended: &Ended, started: Micros) {
+    /// Books a failed attempt and gives the job back, unless another attempt runs beside it. Gives what it cost, and whether the
+    /// job was kept.
+    async fn fail(&self, job: &Job, failure: &Failure, ended: &Ended, started: Micros) -> (UsdNanos, bool) {
         let amount = self.bill(ended);
         let (now, cost_usd) = (SystemClock.now(), amount.1);
         debug!(job = %job.id, class = %failure.class, message = failure.message, "attempt failed");
@@ -476,13 +579,17 @@ impl Attempt {
         if !self.keeper.is_ours() {
             metrics::lease_lost();
             warn!(job = %job.id, "lease lost; its next holder goes on");
-            return;
+            return (cost_usd, false);
+        }
+        if self.control.is_hedged() {
+            // The other attempt has the job now. Should that fail, too, the dispatcher takes the job up again.
+            return (cost_usd, true);
         }
         let trace = Trace::Failed { failure: failure.clone(), cost_usd };
         let journal = self.write_journal(job, started, trace).await;
         if !self.keeper.is_ours() {
             metrics::lease_lost();
-            return;
+            return (cost_usd, false);
         }
         let back = Return {
             lease: self.keeper.lease().clone(),
@@ -493,12 +600,14 @@ impl Attempt {
             failure: failure.clone(),
             cost_usd,
             journal,
+            decision: self.handover.decision.clone(),
         };
         let (subject, headers, payload) = nats::give_back(&self.message, &back);
         if let Err(error) = self.bench.client.publish_with_headers(subject, headers, payload).await {
             // The lease runs out and the journal says what happened.
             warn!(job = %job.id, %error, "job not given back");
         }
+        (cost_usd, false)
     }
 
     fn bill(&self, ended: &Ended) -> (Vec<schemas::cost::CostLine>, UsdNanos) {
@@ -522,7 +631,8 @@ impl Attempt {
         let config = &self.bench.config;
         self.bench.metrics.booked(purpose, amount.1);
         let booker = Booker { pool: &config.pool, prices: &config.prices };
-        nats::cost(job, &booker.event(job, self.handover.attempt, purpose, amount, estimated, now))
+        let event = booker.event(job, self.handover.attempt, purpose, amount, estimated, now);
+        nats::cost(job, &event, self.handover.hedge)
     }
 
     async fn store(&self, (subject, headers, body): Outgoing) -> Result<(), PublishError> {
@@ -531,9 +641,13 @@ impl Attempt {
 
     /// Writes what is known of this attempt; when it returns, that is stored, or was logged as not.
     pub(crate) async fn write_journal(&self, job: &Job, started: Micros, trace: Trace) -> Journal {
-        let mut journal = self.handover.journal.clone();
+        let mut journal = self.journal();
         let pool = self.bench.config.pool.clone();
         journal.record(Entry { attempt: self.handover.attempt, pool, started_us: started, trace });
+        if self.control.is_hedged() {
+            // There is one journal for a job, and the attempt beside this one may have its trail in it.
+            return journal;
+        }
         let bytes =
             serde_json::to_vec(&journal).expect("a journal has only string keys and no failing parts");
         if let Err(error) = self.bench.journals.put(&job.id.to_string(), bytes.into()).await {

@@ -69,6 +69,13 @@ pub fn expected_cost(prices: &PriceBook, provider: &ProviderId, sku: &str, p50: 
     money::total(parts).unwrap_or(UsdNanos::new(u64::MAX))
 }
 
+/// What a second of the machine costs; zero where time is not what is billed.
+pub fn second(prices: &PriceBook, provider: &ProviderId, sku: &str) -> UsdNanos {
+    prices.bill(provider, sku, "", Used::Time(Duration::from_secs(1))).map_or(UsdNanos::ZERO, |lines| {
+        money::total(lines.iter().map(|l| l.amount_usd)).unwrap_or(UsdNanos::new(u64::MAX))
+    })
+}
+
 /// Who books, and by which book.
 #[derive(Clone, Copy, Debug)]
 pub struct Booker<'a> {

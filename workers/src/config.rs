@@ -18,6 +18,8 @@ pub struct PoolConfig {
     pub worker: WorkerId,
     /// Jobs it runs at a time.
     pub slots: u32,
+    /// Whether it is paid for while it stands, so that one job more costs nothing more.
+    pub rented: bool,
     /// What it serves; at least one.
     pub models: Vec<PoolModel>,
     /// Whom it calls.

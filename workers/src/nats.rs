@@ -5,7 +5,7 @@ use bytes::Bytes;
 use schemas::{
     Codec, Mailbox, Micros, Tenant,
     cost::CostEvent,
-    handover::{Handover, Return},
+    handover::{Handover, Order, Return},
     headers,
     job::{Job, JobError, JobHeaders},
     live::LivePiece,
@@ -46,9 +46,16 @@ pub fn result(job: &Job, result: &JobResult) -> Outgoing {
     Address::of(job).result(result)
 }
 
-/// An attempt's cost.
-pub fn cost(job: &Job, event: &CostEvent) -> Outgoing {
-    Address::of(job).cost(event, job.id.cost_message(event.attempt))
+/// An attempt's cost. That of a second attempt beside the first has an id of its own: should the first be given back in that
+/// very moment, its next attempt has the same number.
+pub fn cost(job: &Job, event: &CostEvent, hedge: bool) -> Outgoing {
+    let id = job.id.cost_message(event.attempt);
+    Address::of(job).cost(event, if hedge { format!("{id}:hedge") } else { id })
+}
+
+/// Reads an order of a dispatcher.
+pub fn read_order(message: &Message) -> Result<Order, serde_json::Error> {
+    serde_json::from_slice(&message.payload)
 }
 
 /// A piece of live output; not stored.

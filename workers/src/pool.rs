@@ -17,7 +17,8 @@ use async_nats::{Client, HeaderMap, Message, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use schemas::{
     Micros, ModelToken, Region,
-    handover::{Acceptances, RefusedBecause},
+    failure::FailureClass,
+    handover::{Acceptances, EndedAttempt, OfferKey, Order, RefusedBecause},
     heartbeat::{Heartbeat, ServedModel},
     prices::Used,
     subjects,
@@ -40,7 +41,7 @@ use transport::{
 };
 
 use crate::{
-    attempt::{Attempt, Bench, Settled},
+    attempt::{Attempt, Bench, Control, Settled},
     booking::{self, Booker},
     config::{PoolConfig, PoolModel},
     keeper::Keeper,
@@ -60,12 +61,21 @@ const BURST: usize = 256;
 /// Health checks missed in a row before the provider counts as down: a busy server misses one now and then.
 const MISSES: u32 = 3;
 
+/// A job that runs so many times longer than 95 of 100 may never end.
+const OVERDUE: u32 = 3;
+/// Less is no hang, however fast jobs usually are.
+const OVERDUE_LEAST: Duration = Duration::from_secs(1);
+
 /// A job that runs here.
 struct Running {
     region: Region,
     seq: u64,
     model: ModelToken,
     keeper: Arc<Keeper>,
+    control: Arc<Control>,
+    /// Who offered it, and is told how it ends.
+    offer: OfferKey,
+    since: Instant,
 }
 
 /// Why a worker could not start.
@@ -97,6 +107,9 @@ pub enum RunError {
 pub struct Pool {
     bench: Arc<Bench>,
     offers: Subscriber,
+    orders: Subscriber,
+    /// Containers being started on order.
+    warming: JoinSet<()>,
     background: JoinSet<()>,
     background_stop: CancellationToken,
     floors: Bucket,
@@ -129,6 +142,7 @@ impl Pool {
             .client
             .queue_subscribe(subjects::work(&config.pool), subjects::work_group(&config.pool))
             .await?;
+        let orders = control.client.subscribe(subjects::orders(&config.pool, &config.worker)).await?;
         let background_stop = CancellationToken::new();
         let mut background = JoinSet::new();
         background.spawn(publisher_task.run(background_stop.clone()));
@@ -157,6 +171,8 @@ impl Pool {
         Ok(Self {
             bench: Arc::new(bench),
             offers,
+            orders,
+            warming: JoinSet::new(),
             background,
             background_stop,
             floors,
@@ -211,6 +227,8 @@ impl Pool {
                         self.take(offer);
                     }
                 }
+                Some(order) = self.orders.next() => self.obey(&order),
+                Some(_) = self.warming.join_next() => {}
                 () = sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => self.flush().await,
                 Ok(()) = self.healthy.changed() => self.beat().await,
                 _ = keep.tick() => self.keep_leases(),
@@ -254,26 +272,29 @@ impl Pool {
             None
         };
         let offer = handover.offer;
-        let (pool, worker) = (&self.bench.config.pool, &self.bench.config.worker);
-        let answer = self.answers.entry(reply.into_string()).or_insert_with(|| Acceptances {
-            pool: pool.clone(),
-            worker: worker.clone(),
-            running: 0,
-            accepted: Vec::new(),
-            refused: Vec::new(),
-        });
+        let reply = reply.into_string();
+        let answer = answer(&mut self.answers, &self.bench.config, &reply);
         match (refusal, model) {
             (None, Some(model)) => {
                 answer.accepted.push(offer);
                 let token = model.model.clone();
                 let attempt = Box::new(Attempt::new(self.bench.clone(), handover, message, model, now));
-                let (gauge, keeper) = (self.bench.metrics.begin(), attempt.keeper());
+                let (gauge, keeper, control) =
+                    (self.bench.metrics.begin(), attempt.keeper(), attempt.control());
                 let task = self.running.spawn(async move {
                     let _gauge = gauge;
                     attempt.run().await
                 });
                 self.held.insert(key.clone());
-                let running = Running { region: key.0, seq: key.1, model: token, keeper };
+                let running = Running {
+                    region: key.0,
+                    seq: key.1,
+                    model: token,
+                    keeper,
+                    control,
+                    offer: OfferKey { accept: reply, offer },
+                    since: Instant::now(),
+                };
                 self.jobs.insert(task.id(), running);
             }
             (because, _) => {
@@ -290,20 +311,59 @@ impl Pool {
             Ok(pair) => pair,
             Err(error) => {
                 error!(%error, "an attempt panicked; its job comes again");
-                (error.id(), Settled::Failed)
+                (error.id(), Settled::NOTHING)
             }
         };
-        let Some(Running { region, seq, model, .. }) = self.jobs.remove(&id) else { return };
+        let Some(Running { region, seq, model, offer, .. }) = self.jobs.remove(&id) else { return };
         self.held.remove(&(region, seq));
-        match settled {
-            Settled::Succeeded(took) => {
+        match settled.failed {
+            None => {
                 self.succeeded += 1;
                 if let Some((_, recent)) = self.models.get_mut(&model) {
-                    recent.add(took);
+                    recent.add(settled.service);
                 }
             }
-            Settled::Failed => self.failed += 1,
-            Settled::Nothing => {}
+            Some(FailureClass::WorkerLost | FailureClass::Preempted | FailureClass::Cancelled) => {}
+            Some(_) => self.failed += 1,
+        }
+        answer(&mut self.answers, &self.bench.config, &offer.accept).ended.push(EndedAttempt {
+            offer: offer.offer,
+            failed: settled.failed,
+            retry_after_us: settled.retry_after_us,
+            service_us: micros(settled.service),
+            cold_us: micros(settled.cold),
+            cost_usd: settled.cost,
+            kept: settled.kept,
+        });
+    }
+
+    /// Does what a dispatcher asks. What is meant may have ended meanwhile.
+    fn obey(&mut self, message: &Message) {
+        let order = match nats::read_order(message) {
+            Ok(order) => order,
+            Err(error) => {
+                warn!(%error, "an order does not read");
+                return;
+            }
+        };
+        let find = |key: &OfferKey| self.jobs.values().find(|r| r.offer == *key).map(|r| r.control.as_ref());
+        match order {
+            Order::Hedged(key) => find(&key).into_iter().for_each(Control::hedged),
+            Order::Alone(key, entry) => {
+                if let Some(control) = find(&key) {
+                    control.alone(entry.map(|entry| *entry));
+                }
+            }
+            Order::Stop(key) => find(&key).into_iter().for_each(Control::stop),
+            Order::Warm { model, containers } => {
+                let Some((model, _)) = self.models.get(&model) else { return };
+                let (bench, name) = (self.bench.clone(), model.served_as.clone());
+                self.warming.spawn(async move {
+                    if let Err(failure) = bench.config.provider.warm(&name, containers).await {
+                        debug!(class = %failure.class, message = failure.message, "containers not kept warm");
+                    }
+                });
+            }
         }
     }
 
@@ -349,7 +409,16 @@ impl Pool {
         let config = &self.bench.config;
         let recent = self.models.get(&model.model).map(|(_, r)| r.quantiles(model.expected));
         let (p50, p95) = recent.unwrap_or((model.expected, model.expected * 2));
+        let (now, late) = (Instant::now(), (p95 * OVERDUE).max(OVERDUE_LEAST));
+        let here = || self.jobs.values().filter(|running| running.model == model.model);
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         ServedModel {
+            running: number(here().count()),
+            overdue: number(here().filter(|running| now.duration_since(running.since) > late).count()),
+            second_usd: booking::second(&config.prices, &config.price_name, &model.sku),
+            rented: config.rented,
+            detached: config.provider.detached(),
+            warmable: config.provider.warmable(),
             model: model.model.clone(),
             sku: model.sku.clone(),
             size: model.size,
@@ -515,6 +584,27 @@ fn new_standing(
     }
     let sum = schemas::money::total(lines.iter().map(|l| l.amount_usd)).unwrap_or_default();
     Ok(Some((after, (lines, sum))))
+}
+
+/// What a dispatcher is told next.
+fn answer<'a>(
+    answers: &'a mut HashMap<String, Acceptances>,
+    config: &PoolConfig,
+    reply: &str,
+) -> &'a mut Acceptances {
+    // Looked up twice rather than copied: nearly always it is there.
+    if !answers.contains_key(reply) {
+        let empty = Acceptances {
+            pool: config.pool.clone(),
+            worker: config.worker.clone(),
+            running: 0,
+            accepted: Vec::new(),
+            refused: Vec::new(),
+            ended: Vec::new(),
+        };
+        answers.insert(reply.to_owned(), empty);
+    }
+    answers.get_mut(reply).expect("it was put there if it was missing")
 }
 
 async fn send(client: &Client, subject: &str, value: &impl Serialize) {

@@ -156,6 +156,23 @@ pub trait Provider: Send + Sync + 'static {
     /// Asks the provider to stop a run. Best effort; `Ok` also where closing the connection is all there is.
     fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
 
+    /// Whether a run goes on without us, so that the journal must lead to it.
+    fn detached(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Provider::warm`] does anything.
+    fn warmable(&self) -> bool {
+        false
+    }
+
+    /// Has so many containers of a model (its name at the provider) ready, running ones included. Best effort: what it costs
+    /// comes with [`Provider::standing`].
+    fn warm<'a>(&'a self, model: &'a str, containers: u32) -> BoxFuture<'a, Result<(), Failure>> {
+        let _ = (model, containers);
+        Box::pin(async { Ok(()) })
+    }
+
     /// A cheap check that starts no machine.
     fn health(&self) -> BoxFuture<'_, Health>;
 

@@ -246,6 +246,7 @@ fn pool_config(
         pool: format!("noop@{region}").parse()?,
         worker: WorkerId::try_from("bench")?,
         slots,
+        rented: false,
         models: vec![PoolModel {
             model: model.clone(),
             served_as: "noop".into(),

@@ -40,6 +40,7 @@ pub(super) struct RawPool {
     provider: ProviderId,
     region: Region,
     slots: u32,
+    rented: Option<bool>,
     models: Vec<RawModel>,
     timeout: Option<Span>,
     health_every: Option<Span>,
@@ -93,6 +94,8 @@ pub(crate) struct Pool {
     pub(crate) id: PoolId,
     /// Jobs a worker of it runs at a time.
     pub(crate) slots: u32,
+    /// Whether it is paid for while it stands.
+    rented: bool,
     /// Where it stands in the file, for messages: `pools[3]`.
     key: String,
     models: Vec<PoolModel>,
@@ -155,6 +158,7 @@ impl Pool {
             pool: self.id.clone(),
             worker: place.worker.clone(),
             slots: self.slots,
+            rented: self.rented,
             models: self.models.clone(),
             provider,
             price_name: self.price_name.clone(),
@@ -220,6 +224,7 @@ fn check_one(
         provider,
         region,
         slots,
+        rented,
         models,
         timeout,
         health_every,
@@ -301,7 +306,17 @@ fn check_one(
     };
     let call = call.check(&key, simulators, folder, receives)?;
     let id = PoolId { region, provider };
-    Ok(Pool { id, slots, key, models, call, call_timeout, price_name, health_every })
+    Ok(Pool {
+        id,
+        slots,
+        rented: rented.unwrap_or(false),
+        key,
+        models,
+        call,
+        call_timeout,
+        price_name,
+        health_every,
+    })
 }
 
 fn check_models(

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use dispatcher::config::{BreakerConfig, OfferConfig, PolicyConfig, TrimConfig};
-use schemas::{ProviderId, Region, catalog::Catalog};
+use dispatcher::config::{BreakerConfig, HedgeConfig, OfferConfig, PolicyConfig, TrimConfig, WarmConfig};
+use schemas::{ProviderId, Region, UsdNanos, catalog::Catalog};
 use serde::Deserialize;
 use simulators::SimulatorConfig;
 use transport::LinkConfig;
@@ -162,11 +162,51 @@ pub(super) struct RawRouting {
     baseline: Option<Vec<ProviderId>>,
     share: Option<f64>,
     silent_after: Option<Span>,
+    hedge: RawHedge,
+    warm: RawWarm,
+}
+
+/// `[routing.hedge]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawHedge {
+    share: Option<f64>,
+    usd_per_hour: Option<UsdNanos>,
+    least: Option<Span>,
+}
+
+impl RawHedge {
+    fn check(self) -> Result<HedgeConfig, Rule> {
+        let plan = HedgeConfig::default();
+        let share = part("routing.hedge.share", self.share.unwrap_or(plan.share))?;
+        Ok(HedgeConfig {
+            share,
+            budget_per_hour: self.usd_per_hour.unwrap_or(plan.budget_per_hour),
+            least: self.least.map_or(plan.least, Span::get),
+        })
+    }
+}
+
+/// `[routing.warm]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawWarm {
+    usd_per_hour: Option<UsdNanos>,
+    second_worth_usd: Option<UsdNanos>,
+}
+
+/// A part of a whole.
+fn part(key: &str, value: f64) -> Result<f64, Rule> {
+    if (0.0..=1.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err(Rule::new(key, format!("`{value}` must be 0 to 1")))
+    }
 }
 
 impl RawRouting {
     pub(super) fn check(self, pools: &[Pool]) -> Result<PolicyConfig, Rule> {
-        let Self { baseline, share, silent_after } = self;
+        let Self { baseline, share, silent_after, hedge, warm } = self;
         let plan = PolicyConfig::default();
         // A misspelt provider would get no share and nobody would notice. The default may well have no pool here.
         if let Some(i) =
@@ -180,10 +220,7 @@ impl RawRouting {
                 ));
             }
         }
-        let share = share.unwrap_or(plan.baseline_share);
-        if !(0.0..=1.0).contains(&share) {
-            return Err(Rule::new("routing.share", format!("`{share}` must be 0 to 1")));
-        }
+        let share = part("routing.share", share.unwrap_or(plan.baseline_share))?;
         let silent_after = match silent_after {
             // Heartbeats come each second.
             Some(span) => {
@@ -191,7 +228,17 @@ impl RawRouting {
             }
             None => plan.silent_after,
         };
-        Ok(PolicyConfig { baseline: baseline.unwrap_or(plan.baseline), baseline_share: share, silent_after })
+        Ok(PolicyConfig {
+            baseline: baseline.unwrap_or(plan.baseline),
+            baseline_share: share,
+            silent_after,
+            hedge: hedge.check()?,
+            warm: WarmConfig {
+                // Idle machines cost money: none stand by unless somebody says so.
+                most_usd_per_hour: warm.usd_per_hour.unwrap_or_default(),
+                second_worth: warm.second_worth_usd.unwrap_or(plan.warm.second_worth),
+            },
+        })
     }
 }
 
