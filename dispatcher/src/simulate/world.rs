@@ -450,6 +450,7 @@ impl Served {
             overdue,
             second_usd: second,
             rented: false,
+            detached: false,
             warmable: spec.serverless.is_some_and(|s| s.warmable),
         }
     }
