@@ -178,6 +178,7 @@ fn default_filter(command: &Command) -> &'static str {
         | Command::Dead(_)
         | Command::Backfill(_)
         | Command::Bench(_)
+        | Command::Simulate(_)
         | Command::Completions(_)
         | Command::Man(_)
         | Command::Guard(_) => "warn,async_nats=error",
