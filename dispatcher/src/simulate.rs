@@ -27,17 +27,17 @@ mod world;
 
 use serde::Serialize;
 
+use self::{
+    baselines::{Kind, Plainly},
+    beacon::Beacon,
+    engine::{Ended, Engine},
+};
 pub use self::{
     judge::{Against, Judgement, judge, versus},
     ledger::{Group, Outcome, Step},
     raw::ScenarioError,
     scenario::{Arrivals, Fault, FaultKind, Scenario, Targets},
     trace::{Trace, TraceError},
-};
-use self::{
-    baselines::{Kind, Plainly},
-    beacon::Beacon,
-    engine::{Ended, Engine},
 };
 
 /// Who routes.
@@ -112,11 +112,12 @@ pub fn run(scenario: &Scenario, trace: Option<&Trace>, policy: Policy, seed: u64
 }
 
 fn play<'a>(scenario: &'a Scenario, trace: Option<&Trace>, policy: Policy, seed: u64) -> Ended<'a> {
-    let plainly = |kind| {
-        Engine::new(scenario, trace, seed, |region| Plainly::new(kind, scenario, seed, region)).run()
-    };
+    let plainly =
+        |kind| Engine::new(scenario, trace, seed, |region| Plainly::new(kind, scenario, seed, region)).run();
     match policy {
-        Policy::Beacon => Engine::new(scenario, trace, seed, |region| Beacon::new(scenario, seed, region)).run(),
+        Policy::Beacon => {
+            Engine::new(scenario, trace, seed, |region| Beacon::new(scenario, seed, region)).run()
+        }
         Policy::Static => plainly(Kind::Static),
         Policy::RoundRobin => plainly(Kind::RoundRobin),
         Policy::Cheapest => plainly(Kind::Cheapest),

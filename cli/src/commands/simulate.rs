@@ -39,7 +39,9 @@ pub(crate) async fn run(args: Simulate, session: Session) -> anyhow::Result<()> 
         (1..cases.len()).find(|i| cases[..*i].iter().any(|c| c.scenario.name == cases[*i].scenario.name))
     {
         let (file, name) = (args.scenarios[twice].display(), &cases[twice].scenario.name);
-        return Err(Usage(format!("{file}: name: another scenario of this run is called `{name}`, too")).into());
+        return Err(
+            Usage(format!("{file}: name: another scenario of this run is called `{name}`, too")).into()
+        );
     }
     let mut policies: Vec<Policy> = Policy::ALL.to_vec();
     policies.retain(|policy| args.policies.is_empty() || args.policies.contains(policy));
@@ -49,7 +51,8 @@ pub(crate) async fn run(args: Simulate, session: Session) -> anyhow::Result<()> 
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         for (case, outcomes) in cases.iter().zip(&outcomes) {
             let file = folder.join(format!("{}.svg", case.scenario.name));
-            let svg = plot::plot(&case.scenario, outcomes).with_context(|| format!("cannot draw {}", file.display()))?;
+            let svg = plot::plot(&case.scenario, outcomes)
+                .with_context(|| format!("cannot draw {}", file.display()))?;
             std::fs::write(&file, svg).with_context(|| format!("cannot write {}", file.display()))?;
         }
     }
@@ -100,7 +103,8 @@ async fn play(
     let all = (0..cases.len()).flat_map(|case| policies.iter().map(move |policy| (case, *policy)));
     let work: Arc<Mutex<VecDeque<(usize, Policy)>>> = Arc::new(Mutex::new(all.collect()));
     let count = work.lock().unwrap_or_else(PoisonError::into_inner).len();
-    let threads = args.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let threads =
+        args.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     let (done, mut outcomes) = mpsc::channel(count.max(1));
     let seed = args.seed;
     // Threads and not tasks: they compute for seconds without a pause. On Ctrl-C the process ends, and they with it.
@@ -137,7 +141,7 @@ fn bar(session: &Session, count: usize) -> ProgressBar {
     if session.json {
         return ProgressBar::hidden();
     }
-    let style =
-        ProgressStyle::with_template("{bar:30} {pos}/{len} runs").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} runs")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     session.screen.bars.add(ProgressBar::new(count as u64).with_style(style))
 }

@@ -130,7 +130,8 @@ impl Plainly {
     }
 
     fn pick(&mut self, want: &Want<'_>, again: bool, now: Micros) -> Option<usize> {
-        let (coin, first, second) = (self.rng.random::<f64>(), self.rng.random::<f64>(), self.rng.random::<f64>());
+        let (coin, first, second) =
+            (self.rng.random::<f64>(), self.rng.random::<f64>(), self.rng.random::<f64>());
         let this = &*self;
         let open = |index: usize| this.open(index, want, again, now);
         let here = |index: usize| this.pools[index].region == this.region && open(index);
@@ -178,7 +179,8 @@ impl Router for Plainly {
     fn heard(&mut self, pool: usize, beat: &Heartbeat, now: Micros) {
         let known = &mut self.pools[pool];
         known.heard = Some(now);
-        (known.slots, known.running, known.healthy) = (beat.slots, beat.running, beat.healthy.unwrap_or(true));
+        (known.slots, known.running, known.healthy) =
+            (beat.slots, beat.running, beat.healthy.unwrap_or(true));
         let models = known.models.iter_mut().flatten();
         for (model, served) in models.zip(&beat.models) {
             model.0 = served.expected_cost_usd.get();

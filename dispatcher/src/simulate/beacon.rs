@@ -3,7 +3,8 @@
 
 use rand::{SeedableRng, rngs::StdRng};
 use schemas::{
-    Micros, ModelToken, PoolId, Tenant, UsdNanos, failure::Failure, handover::Acceptances, heartbeat::Heartbeat, job::Job,
+    Micros, ModelToken, PoolId, Tenant, UsdNanos, failure::Failure, handover::Acceptances,
+    heartbeat::Heartbeat, job::Job,
 };
 
 use super::{
@@ -63,10 +64,19 @@ impl Beacon {
     fn send(&mut self, choice: Choice, want: &Want<'_>, hedge: bool, now: Micros) -> Sending {
         let model = &want.job.subject.model;
         let track = self.pools.as_slice()[choice.index].track(model);
-        let hedge_after = track.and_then(|t| self.hedges.after(want.job.subject.lane, t, now)).filter(|_| !hedge);
+        let hedge_after =
+            track.and_then(|t| self.hedges.after(want.job.subject.lane, t, now)).filter(|_| !hedge);
         let bin: Bin = self.pools.sent(choice.index, model, &self.breaker, now);
         let (reserve, expected) = (choice.expected.reserve, choice.expected.cost);
-        Sending { pool: self.heard_of[choice.index], model: want.model, bin, reserve, expected, hedge_after, hedge }
+        Sending {
+            pool: self.heard_of[choice.index],
+            model: want.model,
+            bin,
+            reserve,
+            expected,
+            hedge_after,
+            hedge,
+        }
     }
 
     fn ask<'a>(want: &Want<'a>) -> Ask<'a> {
@@ -93,7 +103,8 @@ impl Router for Beacon {
     }
 
     fn choose(&mut self, want: &Want<'_>, now: Micros) -> Step {
-        let Some(choice) = self.picker.pick(self.pools.as_slice(), Self::ask(want), now, &mut self.rng) else {
+        let Some(choice) = self.picker.pick(self.pools.as_slice(), Self::ask(want), now, &mut self.rng)
+        else {
             return Step::Wait;
         };
         if choice.again {

@@ -57,7 +57,13 @@ impl Containers {
     }
 
     /// Has so many warm from now on; those that are missing start, each for `start`.
-    pub(super) fn order(&mut self, spec: &Serverless, wanted: u32, mut start: impl FnMut() -> Duration, now: Micros) -> Duration {
+    pub(super) fn order(
+        &mut self,
+        spec: &Serverless,
+        wanted: u32,
+        mut start: impl FnMut() -> Duration,
+        now: Micros,
+    ) -> Duration {
         let billed = self.sweep(spec, now);
         self.wanted = wanted;
         while self.count() < wanted {

@@ -371,7 +371,8 @@ impl<'a, R: Router> Engine<'a, R> {
         let Arrival { number, model, tokens, .. } = job.arrival;
         let task = Task { number, attempt: job.attempts, model, tokens };
         let subject = job.subject;
-        let attempt = Attempt { job: Some(key), region, subject, task, sent, call: None, over: None, lapsed: false };
+        let attempt =
+            Attempt { job: Some(key), region, subject, task, sent, call: None, over: None, lapsed: false };
         let run = self.attempts.add(attempt);
         job.runs[usize::from(sent.hedge)] = Some(run);
         self.ledger.attempts += 1;
@@ -491,9 +492,11 @@ impl<'a, R: Router> Engine<'a, R> {
             return;
         };
         // Heard once the way is open again, unless the lease ran out: its last extension came before the cut.
-        let cut = self.scenario.faults.iter().find(|f| {
-            f.kind == FaultKind::CutOff && f.pools.contains(&pool) && START + f.until == until
-        });
+        let cut = self
+            .scenario
+            .faults
+            .iter()
+            .find(|f| f.kind == FaultKind::CutOff && f.pools.contains(&pool) && START + f.until == until);
         let gone = cut.map_or(until, |fault| START + fault.from + self.scenario.lease);
         if until + delay < gone {
             self.at(until + delay, What::Ended(key));
@@ -520,8 +523,12 @@ impl<'a, R: Router> Engine<'a, R> {
     fn ended(&mut self, key: Key) {
         let Some(attempt) = self.attempts.take(key) else { return };
         let Attempt { job, region, sent, call: Some(call), over: Some(over), .. } = attempt else { return };
-        let outcome =
-            AttemptOutcome { failed: over.failed, service: over.service, cold: call.cold, retry_after: call.retry_after };
+        let outcome = AttemptOutcome {
+            failed: over.failed,
+            service: over.service,
+            cold: call.cold,
+            retry_after: call.retry_after,
+        };
         let tenant = &self.templates[attempt.subject].subject.tenant;
         let router = &mut self.desks[region].router;
         if !self.world.is_cut(sent.pool) {
@@ -555,7 +562,14 @@ impl<'a, R: Router> Engine<'a, R> {
         self.end_job(key, End::Succeeded { baseline: self.baseline[sent.pool] });
     }
 
-    fn failed(&mut self, key: Key, attempt: &Attempt, class: FailureClass, cost: UsdNanos, wait: Option<Duration>) {
+    fn failed(
+        &mut self,
+        key: Key,
+        attempt: &Attempt,
+        class: FailureClass,
+        cost: UsdNanos,
+        wait: Option<Duration>,
+    ) {
         let Some(job) = self.jobs.get_mut(key) else { return };
         let failure = Failure::new(class, "").after(wait);
         job.journal.record(Entry {
@@ -569,11 +583,14 @@ impl<'a, R: Router> Engine<'a, R> {
         }
         let template = &mut self.templates[job.subject];
         template.deadline = Some(job.deadline);
-        let want = Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &[], ahead: 0 };
+        let want =
+            Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &[], ahead: 0 };
         match self.desks[attempt.region].router.verdict(&want, &failure, self.now) {
             Verdict::Again { .. } => self.requeue(key, attempt.sent.expected, cost),
             Verdict::End(Status::Expired, _) => self.end_job(key, End::Expired),
-            Verdict::End(Status::Succeeded | Status::Failed | Status::Cancelled, _) => self.end_job(key, End::Failed),
+            Verdict::End(Status::Succeeded | Status::Failed | Status::Cancelled, _) => {
+                self.end_job(key, End::Failed)
+            }
         }
     }
 
@@ -604,7 +621,8 @@ impl<'a, R: Router> Engine<'a, R> {
         let template = &mut self.templates[job.subject];
         template.deadline = Some(job.deadline);
         let avoid = [self.scenario.pools[pool].id.clone()];
-        let want = Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &avoid, ahead: 0 };
+        let want =
+            Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &avoid, ahead: 0 };
         if let Some(sent) = self.desks[region].router.hedge(&want, self.now) {
             self.send(job_key, region, sent);
         }
@@ -638,7 +656,11 @@ impl<'a, R: Router> Engine<'a, R> {
         // Connections break.
         for &pool in &fault.pools {
             for key in self.world.calls(pool) {
-                if self.attempts.get(key).is_some_and(|attempt| attempt.over.is_none() && attempt.call.is_some()) {
+                if self
+                    .attempts
+                    .get(key)
+                    .is_some_and(|attempt| attempt.over.is_none() && attempt.call.is_some())
+                {
                     self.finish(key, Some(FailureClass::Connection));
                 }
             }
@@ -680,7 +702,8 @@ fn templates(scenario: &Scenario) -> Vec<Job> {
         for model in &scenario.models {
             for lane in Lane::ALL {
                 for tenant in &scenario.tenants {
-                    let (region, model, tenant) = (region.name.clone(), model.name.clone(), tenant.name.clone());
+                    let (region, model, tenant) =
+                        (region.name.clone(), model.name.clone(), tenant.name.clone());
                     let subject = JobSubject { region, model, lane, tenant };
                     let body = br#"{"id":"0198c0de-0000-7000-8000-000000000001","prompt":"x"}"#;
                     let job = Job::read(subject, JobHeaders::default(), body, START);

@@ -298,7 +298,8 @@ impl<'a> Ledger<'a> {
         let weights: Vec<f64> = self.scenario.tenants.iter().map(|tenant| f64::from(tenant.weight)).collect();
         let (mut sum, mut heavy) = (0.0, 0.0);
         for cohort in &self.cohorts {
-            let (asked, served) = cohort.iter().fold((0, 0), |(a, s), (asked, served)| (a + asked, s + served));
+            let (asked, served) =
+                cohort.iter().fold((0, 0), |(a, s), (asked, served)| (a + asked, s + served));
             // A few that failed for other reasons make no minute of want.
             if asked == 0 || served * 50 >= asked * 49 {
                 continue;
@@ -328,7 +329,8 @@ fn max_min(all: f64, asked: impl Iterator<Item = f64>, weights: &[f64]) -> Vec<f
     while !open.is_empty() && left > 1e-9 {
         let weight: f64 = open.iter().map(|i| weights[*i]).sum();
         let level = left / weight;
-        let (full, rest): (Vec<usize>, Vec<usize>) = open.iter().partition(|i| asked[**i] <= level * weights[**i]);
+        let (full, rest): (Vec<usize>, Vec<usize>) =
+            open.iter().partition(|i| asked[**i] <= level * weights[**i]);
         for &i in if full.is_empty() { &rest } else { &full } {
             fair[i] = if full.is_empty() { level * weights[i] } else { asked[i] };
         }
@@ -384,6 +386,9 @@ mod tests {
     #[test]
     fn percentiles_are_by_rank() {
         let mut all: Vec<u32> = (1..=200).rev().collect();
-        assert_eq!((percentile(&mut all, 95), percentile(&mut all, 50), percentile(&mut [], 50)), (190, 100, 0));
+        assert_eq!(
+            (percentile(&mut all, 95), percentile(&mut all, 50), percentile(&mut [], 50)),
+            (190, 100, 0)
+        );
     }
 }

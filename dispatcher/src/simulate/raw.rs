@@ -6,8 +6,8 @@ use schemas::{ModelToken, PoolId, ProviderId, Region, Tenant, UsdNanos};
 use serde::{Deserialize, Deserializer, de};
 
 use super::scenario::{
-    Arrivals, Burst, Day, Fault, FaultKind, LaneSpec, ModelSpec, PoolSpec, Price, RegionSpec, Scenario, Serverless,
-    Targets, TenantSpec,
+    Arrivals, Burst, Day, Fault, FaultKind, LaneSpec, ModelSpec, PoolSpec, Price, RegionSpec, Scenario,
+    Serverless, Targets, TenantSpec,
 };
 
 /// What a scenario leaves out.
@@ -51,7 +51,9 @@ impl Scenario {
     pub fn parse(text: &str) -> Result<Self, ScenarioError> {
         let table = |text: &str| {
             text.parse::<toml::Table>().map_err(|error| ScenarioError::Syntax {
-                line: error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count()),
+                line: error
+                    .span()
+                    .map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count()),
                 what: one_line(error.message()),
             })
         };
@@ -86,21 +88,24 @@ struct Span(Duration);
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+        const UNITS: [(&str, u64); 5] =
+            [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
         let text = String::deserialize(deserializer)?;
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
         let millis = number.parse::<u64>().ok().zip(factor).and_then(|(n, factor)| n.checked_mul(factor));
-        millis.filter(|millis| Duration::from_millis(*millis) <= 365 * Duration::from_secs(86_400)).map_or_else(
-            || {
-                Err(de::Error::custom(format!(
-                    "`{}` must be a whole number and one of ms, s, m, h and d, for instance 60s",
-                    text.chars().take(40).collect::<String>()
-                )))
-            },
-            |millis| Ok(Self(Duration::from_millis(millis))),
-        )
+        millis
+            .filter(|millis| Duration::from_millis(*millis) <= 365 * Duration::from_secs(86_400))
+            .map_or_else(
+                || {
+                    Err(de::Error::custom(format!(
+                        "`{}` must be a whole number and one of ms, s, m, h and d, for instance 60s",
+                        text.chars().take(40).collect::<String>()
+                    )))
+                },
+                |millis| Ok(Self(Duration::from_millis(millis))),
+            )
     }
 }
 
@@ -298,8 +303,12 @@ impl Raw {
             bursts,
             faults,
         } = self;
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
-            return refuse("name", format!("`{name}` must be lower case letters, digits and dashes: it names files"));
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        {
+            return refuse(
+                "name",
+                format!("`{name}` must be lower case letters, digits and dashes: it names files"),
+            );
         }
         if duration < Duration::from_secs(1) || duration > DURATION_MAX {
             return refuse("duration", "must be one second to 30 days");
@@ -312,12 +321,16 @@ impl Raw {
         let tenants = check_tenants(tenants)?;
         let pools = check_providers(providers, &regions, &models)?;
         let bursts = bursts.into_iter().enumerate();
-        let bursts = bursts.map(|(i, b)| b.check(i, duration, &tenants, &regions)).collect::<Result<Vec<_>, _>>()?;
+        let bursts =
+            bursts.map(|(i, b)| b.check(i, duration, &tenants, &regions)).collect::<Result<Vec<_>, _>>()?;
         let faults = faults.into_iter().enumerate();
         let faults = faults.map(|(i, f)| f.check(i, duration, &pools)).collect::<Result<Vec<_>, _>>()?;
         check_overlaps(&faults, &pools)?;
-        if let Some((i, name)) =
-            baseline.providers.iter().enumerate().find(|(_, name)| !pools.iter().any(|p| p.id.provider == **name))
+        if let Some((i, name)) = baseline
+            .providers
+            .iter()
+            .enumerate()
+            .find(|(_, name)| !pools.iter().any(|p| p.id.provider == **name))
         {
             return refuse(format!("baseline.providers[{i}]"), format!("provider `{name}` has no pool"));
         }
@@ -357,10 +370,16 @@ impl Raw {
 impl RawArrivals {
     fn check(self) -> Result<Arrivals, ScenarioError> {
         if !(self.rate > 0.0 && self.rate <= RATE_MAX) {
-            return refuse("arrivals.rate", format!("`{}` must be more than 0 and at most {RATE_MAX}", self.rate));
+            return refuse(
+                "arrivals.rate",
+                format!("`{}` must be more than 0 and at most {RATE_MAX}", self.rate),
+            );
         }
         if !(1.0..=1e6).contains(&self.swing) {
-            return refuse("arrivals.swing", format!("`{}` must be at least 1: the peak over the trough", self.swing));
+            return refuse(
+                "arrivals.swing",
+                format!("`{}` must be at least 1: the peak over the trough", self.swing),
+            );
         }
         if self.period.0 < Duration::from_secs(1) {
             return refuse("arrivals.period", "must be at least 1s");
@@ -370,7 +389,10 @@ impl RawArrivals {
         }
         if !self.trace.is_empty() {
             if self.trace.contains(['/', '\\']) {
-                return refuse("arrivals.trace", format!("`{}` must be a file's name without a folder", self.trace));
+                return refuse(
+                    "arrivals.trace",
+                    format!("`{}` must be a file's name without a folder", self.trace),
+                );
             }
             return Ok(Arrivals::Trace { file: self.trace, copies: self.copies });
         }
@@ -393,7 +415,10 @@ fn whole<'a>(section: &str, shares: impl Iterator<Item = (&'a str, f64)>) -> Res
         sum += part(format!("{section}.{name}.share"), share)?;
     }
     if (sum - 1.0).abs() > SHARES_OFF {
-        return refuse(section, format!("shares add up to {} and must add up to 1", (sum * 1e6).round() / 1e6));
+        return refuse(
+            section,
+            format!("shares add up to {} and must add up to 1", (sum * 1e6).round() / 1e6),
+        );
     }
     Ok(())
 }
@@ -445,7 +470,10 @@ fn check_models(raw: BTreeMap<ModelToken, RawModel>) -> Result<Vec<ModelSpec>, S
     let check = |(name, model): (ModelToken, RawModel)| {
         let [Span(low), Span(high)] = model.service;
         if low.is_zero() || high < low {
-            return refuse(format!("models.{name}.service"), "must be two spans, the shorter first, more than nothing");
+            return refuse(
+                format!("models.{name}.service"),
+                "must be two spans, the shorter first, more than nothing",
+            );
         }
         for (key, rate) in [("prefill", model.prefill), ("decode", model.decode)] {
             if !(rate > 0.0 && rate.is_finite()) {
@@ -473,7 +501,10 @@ fn check_tenants(raw: BTreeMap<Tenant, RawTenant>) -> Result<Vec<TenantSpec>, Sc
     whole("tenants", raw.iter().map(|(name, tenant)| (name.as_str(), tenant.share)))?;
     let check = |(name, tenant): (Tenant, RawTenant)| {
         if !(1..=1_000).contains(&tenant.weight) {
-            return refuse(format!("tenants.{name}.weight"), format!("`{}` must be 1 to 1000", tenant.weight));
+            return refuse(
+                format!("tenants.{name}.weight"),
+                format!("`{}` must be 1 to 1000", tenant.weight),
+            );
         }
         Ok(TenantSpec { name, share: tenant.share, weight: tenant.weight })
     };
@@ -501,7 +532,10 @@ fn check_providers(
                 return refuse(key(&format!("slots.{region}")), "is no region");
             };
             if !(1..=SLOTS_MAX).contains(&slots) {
-                return refuse(key(&format!("slots.{region}")), format!("`{slots}` must be 1 to {SLOTS_MAX}"));
+                return refuse(
+                    key(&format!("slots.{region}")),
+                    format!("`{slots}` must be 1 to {SLOTS_MAX}"),
+                );
             }
             pools.push(PoolSpec {
                 id: PoolId { region, provider: provider.clone() },
@@ -529,7 +563,8 @@ impl RawProvider {
         key: impl Fn(&str) -> String,
     ) -> Result<Vec<Option<Price>>, ScenarioError> {
         let mut prices = vec![None; models.len()];
-        let inference = self.per_inference.iter().map(|(m, usd)| ("per_inference", m, Price::Inference(*usd)));
+        let inference =
+            self.per_inference.iter().map(|(m, usd)| ("per_inference", m, Price::Inference(*usd)));
         let second = self.per_second.iter().map(|(m, usd)| ("per_second", m, Price::Second(*usd)));
         for (field, name, price) in inference.chain(second) {
             let Some(index) = models.iter().position(|model| model.name == *name) else {
@@ -544,9 +579,11 @@ impl RawProvider {
 
     fn serverless(&self, key: impl Fn(&str) -> String) -> Result<Option<Serverless>, ScenarioError> {
         let Some([Span(p50), Span(p95)]) = self.cold_start else {
-            for (field, given) in
-                [("idle_timeout", self.idle_timeout.is_some()), ("bills_idle", self.bills_idle), ("warmable", self.warmable)]
-            {
+            for (field, given) in [
+                ("idle_timeout", self.idle_timeout.is_some()),
+                ("bills_idle", self.bills_idle),
+                ("warmable", self.warmable),
+            ] {
                 if given {
                     return refuse(key(field), "is for providers with a cold_start");
                 }
@@ -563,7 +600,12 @@ impl RawProvider {
 }
 
 /// A window of the time line, within it.
-fn window(key: &str, from: Span, span: Span, duration: Duration) -> Result<(Duration, Duration), ScenarioError> {
+fn window(
+    key: &str,
+    from: Span,
+    span: Span,
+    duration: Duration,
+) -> Result<(Duration, Duration), ScenarioError> {
     if span.0.is_zero() {
         return refuse(format!("{key}.for"), "must be more than nothing");
     }
@@ -651,7 +693,10 @@ impl RawFault {
         }
         let factor = self.factor.unwrap_or(1.0);
         if !(factor > 0.0 && factor <= 10_000.0) {
-            return refuse(format!("{key}.factor"), format!("`{factor}` must be more than 0 and at most 10000"));
+            return refuse(
+                format!("{key}.factor"),
+                format!("`{factor}` must be more than 0 and at most 10000"),
+            );
         }
         let part = part(format!("{key}.part"), self.part.unwrap_or(0.0))?;
         let retry_after = self.retry_after.map_or(Duration::ZERO, |span| span.0);
@@ -714,7 +759,10 @@ mod tests {
                 "providers.golem.per_inference.mistral-7b: amount `-0.1` must be dollars",
             ),
             ("[providers.golem]\nspeed = 0.0", "providers.golem.speed: `0` must be 0.01 to 100"),
-            ("[providers.golem]\nwarmable = true", "providers.golem.warmable: is for providers with a cold_start"),
+            (
+                "[providers.golem]\nwarmable = true",
+                "providers.golem.warmable: is for providers with a cold_start",
+            ),
             ("duration = \"10\"", "duration: `10` must be a whole number and one of ms"),
             ("[[faults]]\nkind = \"down\"\nfrom = \"40m\"\nfor = \"1m\"", "faults[0].from: ends"),
             ("[[faults]]\nkind = \"down\"\nfrom = \"29m\"\nfor = \"2m\"", "faults[0].for: ends"),
@@ -732,7 +780,10 @@ mod tests {
                  factor = 3.0\nprovider = \"modal\"\nfrom = \"5m\"\nfor = \"2m\"",
                 "faults[1].from: `price` at modal@asia-pacific overlaps with faults[0]",
             ),
-            ("[[bursts]]\ntenant = \"nobody\"\nfrom = \"1m\"\nfor = \"1m\"\nfactor = 2.0", "bursts[0].tenant: `nobody`"),
+            (
+                "[[bursts]]\ntenant = \"nobody\"\nfrom = \"1m\"\nfor = \"1m\"\nfactor = 2.0",
+                "bursts[0].tenant: `nobody`",
+            ),
         ] {
             let text = if text.starts_with("name") || text.is_empty() {
                 text.to_owned()

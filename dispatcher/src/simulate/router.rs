@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use schemas::{
-    Lane, Micros, PoolId, Tenant, UsdNanos, failure::Failure, handover::Acceptances, heartbeat::Heartbeat, job::Job,
-    journal::Journal,
+    Lane, Micros, PoolId, Tenant, UsdNanos, failure::Failure, handover::Acceptances, heartbeat::Heartbeat,
+    job::Job, journal::Journal,
 };
 
 use super::slab::Key;

@@ -28,7 +28,8 @@ impl<T> Slab<T> {
             slot.1 = Some(thing);
             return Key { index, life: slot.0 };
         }
-        let index = u32::try_from(self.slots.len()).expect("jobs at once are bounded by what arrives in a deadline");
+        let index =
+            u32::try_from(self.slots.len()).expect("jobs at once are bounded by what arrives in a deadline");
         self.slots.push((0, Some(thing)));
         Key { index, life: 0 }
     }

@@ -42,7 +42,9 @@ pub enum TraceError {
     #[error("holds no request")]
     Empty,
     /// A file that is not there, and of which nothing is known that could stand in.
-    #[error("`{0}` is not there, and only azure-llm-2023-code.csv and azure-llm-2023-conv.csv have a stand-in")]
+    #[error(
+        "`{0}` is not there, and only azure-llm-2023-code.csv and azure-llm-2023-conv.csv have a stand-in"
+    )]
     Unknown(String),
 }
 
@@ -89,12 +91,14 @@ impl Trace {
             let (Some(at), Some(prompt), Some(output)) = (fields.next(), fields.next(), fields.next()) else {
                 return Err(refuse("must be a time, prompt tokens and output tokens"));
             };
-            let at = micros_of(at).ok_or(refuse("must begin with a time such as 2023-11-16 18:17:03.9799600"))?;
+            let at =
+                micros_of(at).ok_or(refuse("must begin with a time such as 2023-11-16 18:17:03.9799600"))?;
             let tokens = |text: &str| text.parse::<u32>().ok();
             let (Some(prompt), Some(output)) = (tokens(prompt), tokens(output)) else {
                 return Err(refuse("tokens must be whole numbers"));
             };
-            let at_us = at.checked_sub(*first.get_or_insert(at)).ok_or(refuse("is earlier than the first"))?;
+            let at_us =
+                at.checked_sub(*first.get_or_insert(at)).ok_or(refuse("is earlier than the first"))?;
             requests.push(Request { at_us, prompt, output });
         }
         requests.sort_by_key(|request| request.at_us);
@@ -186,7 +190,9 @@ mod tests {
 
     #[test]
     fn what_does_not_read_is_refused_with_its_line() {
-        for (line, says) in [("x,1,2", "line 2"), ("2023-11-16 18:17:03.9,a,2", "line 2: tokens"), ("2023", "line 2")] {
+        for (line, says) in
+            [("x,1,2", "line 2"), ("2023-11-16 18:17:03.9,a,2", "line 2: tokens"), ("2023", "line 2")]
+        {
             let error = Trace::read(&format!("T,C,G\n{line}\n")).unwrap_err().to_string();
             assert!(error.starts_with(says), "{error}");
         }

@@ -147,6 +147,7 @@ impl<'a> World<'a> {
             return None;
         }
         self.pools[pool].running += 1;
+        debug_assert!(self.pools[pool].running <= spec.slots);
         let served = &mut self.pools[pool].models[task.model];
         served.running += 1;
         served.calls.push_back((now, key));
@@ -161,7 +162,8 @@ impl<'a> World<'a> {
     fn begin(&mut self, pool: usize, task: Task, now: Micros) -> Call {
         let spec = &self.scenario.pools[pool];
         let weather = self.pools[pool].weather;
-        let price = spec.prices[task.model].map_or(Price::Inference(UsdNanos::ZERO), |price| price.times(weather.price));
+        let price = spec.prices[task.model]
+            .map_or(Price::Inference(UsdNanos::ZERO), |price| price.times(weather.price));
         let ends = |span, failed, retry_after| Call {
             began: now,
             span,
@@ -187,7 +189,8 @@ impl<'a> World<'a> {
         if running > weather.capacity * f64::from(spec.slots) {
             return ends(REFUSES_AFTER, FailureClass::Capacity, None);
         }
-        let mut luck = Chance::of(self.seed, About::Attempt, task.number, u64::from(task.attempt) << 16 | pool as u64);
+        let mut luck =
+            Chance::of(self.seed, About::Attempt, task.number, u64::from(task.attempt) << 16 | pool as u64);
         let cold = self.container(pool, task.model, now);
         let service = self.service(spec, task, &mut luck).mul_f64(weather.slow);
         let garbage = luck.unit() < weather.garbage;
@@ -243,7 +246,13 @@ impl<'a> World<'a> {
     }
 
     /// A call ends, by itself or stopped; `failed` says how. Gives what it cost.
-    pub(super) fn end(&mut self, pool: usize, call: &Call, failed: Option<FailureClass>, now: Micros) -> UsdNanos {
+    pub(super) fn end(
+        &mut self,
+        pool: usize,
+        call: &Call,
+        failed: Option<FailureClass>,
+        now: Micros,
+    ) -> UsdNanos {
         let state = &mut self.pools[pool];
         state.running -= 1;
         let served = &mut state.models[call.model];
@@ -379,7 +388,13 @@ impl<'a> World<'a> {
     }
 
     /// What its worker says about itself, heard `delay` later; `alive` tells whether a call still runs.
-    pub(super) fn heartbeat(&mut self, pool: usize, delay: Duration, alive: impl Fn(Key) -> bool, now: Micros) -> Heartbeat {
+    pub(super) fn heartbeat(
+        &mut self,
+        pool: usize,
+        delay: Duration,
+        alive: impl Fn(Key) -> bool,
+        now: Micros,
+    ) -> Heartbeat {
         let spec = &self.scenario.pools[pool];
         let state = &mut self.pools[pool];
         if let Some(every) = spec.health_every
@@ -457,7 +472,11 @@ impl Served {
 }
 
 impl Price {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a price times a factor; saturates")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a price times a factor; saturates"
+    )]
     fn times(self, factor: f64) -> Self {
         let scaled = |usd: UsdNanos| UsdNanos::new((usd.get() as f64 * factor).round() as u64);
         match self {

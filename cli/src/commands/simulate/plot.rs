@@ -4,7 +4,9 @@ use dispatcher::simulate::{Outcome, Policy, Scenario, Step};
 use plotters::{
     chart::{ChartBuilder, LabelAreaPosition, SeriesLabelPosition},
     coord::ranged1d::{AsRangedCoord, ValueFormatter},
-    prelude::{Cartesian2d, DrawingArea, IntoDrawingArea, IntoLogRange, PathElement, Ranged, Rectangle, SVGBackend},
+    prelude::{
+        Cartesian2d, DrawingArea, IntoDrawingArea, IntoLogRange, PathElement, Ranged, Rectangle, SVGBackend,
+    },
     series::LineSeries,
     style::{Color, RGBColor, ShapeStyle, WHITE},
 };
@@ -24,7 +26,8 @@ pub(super) fn plot(scenario: &Scenario, outcomes: &[Outcome]) -> anyhow::Result<
         let title = format!("{}: {}", scenario.name, scenario.about);
         let root = root.titled(&shortened(&title, 150), (FONT, 15))?;
         let panels = root.split_evenly((3, 1));
-        let longest = outcomes.iter().flat_map(|o| o.steps.last()).map(|step| step.at_s).max().unwrap_or(1).max(1);
+        let longest =
+            outcomes.iter().flat_map(|o| o.steps.last()).map(|step| step.at_s).max().unwrap_or(1).max(1);
         let end = (longest as f64 / 60.0).max(scenario.duration.as_secs_f64() / 60.0);
         let (slowest, dearest) = (
             most(outcomes, latency).unwrap_or(1.0).clamp(2.0, 120.0),
@@ -32,10 +35,22 @@ pub(super) fn plot(scenario: &Scenario, outcomes: &[Outcome]) -> anyhow::Result<
         );
         let panel = Panel { scenario, outcomes, end };
         let (floor, roof) = (0.3, slowest * 1.3);
-        panel.draw(&panels[0], "p95 latency, seconds (log scale)", (floor..roof).log_scale(), (floor, roof), latency)?;
+        panel.draw(
+            &panels[0],
+            "p95 latency, seconds (log scale)",
+            (floor..roof).log_scale(),
+            (floor, roof),
+            latency,
+        )?;
         panel.draw(&panels[1], "share of the baseline, %", 0.0..100.0, (0.0, 100.0), share)?;
         let roof = dearest * 1.1;
-        panel.draw(&panels[2], "cost of 1000 jobs without idle containers, $", 0.0..roof, (0.0, roof), cost)?;
+        panel.draw(
+            &panels[2],
+            "cost of 1000 jobs without idle containers, $",
+            0.0..roof,
+            (0.0, roof),
+            cost,
+        )?;
         root.present()?;
     }
     Ok(svg)
@@ -74,7 +89,8 @@ impl Panel<'_> {
         }
         for outcome in self.outcomes {
             let (color, width) = style(outcome.policy);
-            let points = outcome.steps.iter().filter_map(|step| Some((step.at_s as f64 / 60.0, figure(step)?)));
+            let points =
+                outcome.steps.iter().filter_map(|step| Some((step.at_s as f64 / 60.0, figure(step)?)));
             let points: Vec<(f64, f64)> = points.map(|(x, y)| (x, y.clamp(floor, roof))).collect();
             let stroke = ShapeStyle { color: color.to_rgba(), filled: false, stroke_width: width };
             chart
@@ -97,7 +113,8 @@ impl Panel<'_> {
         let minutes = |span: std::time::Duration| span.as_secs_f64() / 60.0;
         let faults = self.scenario.faults.iter().map(|fault| (fault.from, fault.until));
         let bursts = self.scenario.bursts.iter().map(|burst| (burst.from, burst.until));
-        let mut spans: Vec<_> = faults.chain(bursts).map(|(from, until)| (minutes(from), minutes(until))).collect();
+        let mut spans: Vec<_> =
+            faults.chain(bursts).map(|(from, until)| (minutes(from), minutes(until))).collect();
         spans.dedup();
         spans
     }

@@ -84,8 +84,21 @@ pub(super) fn tell(runs: &[Told<'_>]) -> anyhow::Result<()> {
 
 fn each(run: &Told<'_>) -> comfy_table::Table {
     let header = [
-        "policy", "jobs", "p50 s", "p95 s", "p99 s", "in time %", "$/job", "share %", "$ wasted", "$ idle", "late",
-        "failed", "expired", "Jain", "attempts/job",
+        "policy",
+        "jobs",
+        "p50 s",
+        "p95 s",
+        "p99 s",
+        "in time %",
+        "$/job",
+        "share %",
+        "$ wasted",
+        "$ idle",
+        "late",
+        "failed",
+        "expired",
+        "Jain",
+        "attempts/job",
     ];
     let rows: Vec<[String; 15]> = run.outcomes.iter().map(row).collect();
     table(header, &(1..15).collect::<Vec<_>>(), &rows)
@@ -119,7 +132,8 @@ fn floods(run: &Told<'_>) -> comfy_table::Table {
         .outcomes
         .iter()
         .map(|outcome| {
-            let Group { jobs, succeeded: _, late, failed, expired, p50_us, p95_us, p99_us, in_time_ppm } = outcome.flooding;
+            let Group { jobs, succeeded: _, late, failed, expired, p50_us, p95_us, p99_us, in_time_ppm } =
+                outcome.flooding;
             [
                 outcome.policy.to_string(),
                 jobs.to_string(),
@@ -145,8 +159,12 @@ fn all(runs: &[Told<'_>]) -> comfy_table::Table {
             let ours = run.outcomes.iter().find(|outcome| outcome.policy == Policy::Beacon)?;
             let met = |met: bool, what: String| if met { what } else { format!("{what} missed") };
             let better = run.against.iter().filter(|against| against.better).count();
-            let beaten: Vec<&str> =
-                run.against.iter().filter(|against| !against.better).map(|against| against.policy.as_str()).collect();
+            let beaten: Vec<&str> = run
+                .against
+                .iter()
+                .filter(|against| !against.better)
+                .map(|against| against.policy.as_str())
+                .collect();
             let share = ours.share_ppm.map_or("-".into(), |ppm| {
                 met(targets.share != Some(false), format!("{} %", percent(ppm, 1)))
             });
