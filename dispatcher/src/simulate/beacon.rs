@@ -1,6 +1,8 @@
 //! Beacon's own routing as a policy: the rooms of this crate and nothing else. What stands here is what the dispatch task does
 //! with them, without messages.
 
+use std::time::Duration;
+
 use rand::{SeedableRng, rngs::StdRng};
 use schemas::{
     Micros, ModelToken, PoolId, Tenant, UsdNanos, failure::Failure, handover::Acceptances,
@@ -8,20 +10,25 @@ use schemas::{
 };
 
 use super::{
-    queue::Plain,
     router::{Router, Sending, Step, Want},
     scenario::Scenario,
+    slab::Key,
 };
 use crate::{
     cold::Bin,
     config::{BreakerConfig, PolicyConfig},
+    fair::Line,
     hedge::Hedges,
     pick::{Ask, Choice, Picker},
     pool::Pools,
     retry::{self, Verdict},
+    retry_budget::{RetryBudget, RetryConfig},
     track::Outcome,
     warm::Warmth,
 };
+
+/// Beyond the retry budget a job waits.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// The dispatcher of a region.
 pub(super) struct Beacon {
@@ -35,6 +42,7 @@ pub(super) struct Beacon {
     picker: Picker,
     hedges: Hedges,
     warmth: Warmth,
+    retries: RetryBudget,
     rng: StdRng,
 }
 
@@ -54,6 +62,7 @@ impl Beacon {
             picker: Picker::new(policy.clone(), breaker.clone()),
             hedges: Hedges::new(policy.hedge.clone()),
             warmth: Warmth::new(policy.warm.clone()),
+            retries: RetryBudget::new(RetryConfig::default()),
             rng: StdRng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(region as u64)),
             policy,
             breaker,
@@ -85,7 +94,7 @@ impl Beacon {
 }
 
 impl Router for Beacon {
-    type Line = Plain;
+    type Line = Line<Key>;
 
     fn arrived(&mut self, job: &Job, now: Micros) {
         self.warmth.arrived(&job.subject.region, &job.subject.model, job.subject.lane, now);
@@ -103,12 +112,21 @@ impl Router for Beacon {
     }
 
     fn choose(&mut self, want: &Want<'_>, now: Micros) -> Step {
+        let again = !want.journal.entries.is_empty();
+        if again && self.retries.left(now) == 0 {
+            return Step::Pause(RETRY_PAUSE);
+        }
         let Some(choice) = self.picker.pick(self.pools.as_slice(), Self::ask(want), now, &mut self.rng)
         else {
             return Step::Wait;
         };
         if choice.again {
             return Step::Pause(retry::backoff(want.journal.counted(), &mut self.rng));
+        }
+        if again {
+            self.retries.try_retry(now);
+        } else {
+            self.retries.first(now);
         }
         self.hedges.job(now);
         Step::Send(self.send(choice, want, false, now))

@@ -1,4 +1,5 @@
-//! The line of those who have nothing better: lanes by strict priority, in each first come, first served.
+//! The lines: Beacon's own, and that of those who have nothing better, lanes by strict priority and in each first come, first
+//! served.
 
 use std::collections::VecDeque;
 
@@ -9,6 +10,7 @@ use super::{
     scenario::lane_index,
     slab::Key,
 };
+use crate::fair::{Entry, Line as Fair, Seat, Verdict};
 
 /// Jobs that a scan visits in a lane before it gives up: those that wait for one pool must not hide all behind them.
 const VISITS: usize = 8;
@@ -49,5 +51,39 @@ impl Line for Plain {
 
     fn len(&self) -> usize {
         self.lanes.iter().map(VecDeque::len).sum()
+    }
+}
+
+impl Line for Fair<Key> {
+    type Seat = Seat;
+
+    fn push(&mut self, lane: Lane, tenant: &Tenant, weight: u32, deadline: Micros, now: Micros, job: Key) {
+        self.push(lane, tenant, weight, Some(deadline), now, job);
+    }
+
+    fn put_back(&mut self, seat: Seat, job: Key) {
+        self.put_back(Entry { seat, item: job });
+    }
+
+    fn scan(&mut self, mut judge: impl FnMut(Key) -> Look) -> Option<(Seat, Key)> {
+        let found = self.scan(|_, job| match judge(*job) {
+            Look::Take => Verdict::Take,
+            Look::Skip => Verdict::Skip,
+            Look::SkipTenant => Verdict::SkipTenant,
+            Look::Stop => Verdict::Stop,
+        });
+        found.map(|Entry { seat, item }| (seat, item))
+    }
+
+    fn started(&mut self, seat: &Seat, cost: UsdNanos) {
+        self.started(seat, cost);
+    }
+
+    fn corrected(&mut self, seat: &Seat, expected: UsdNanos, actual: UsdNanos) {
+        self.correct(seat, expected, actual);
+    }
+
+    fn len(&self) -> usize {
+        self.len()
     }
 }
