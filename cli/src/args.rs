@@ -4,6 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use chrono::{DateTime, FixedOffset};
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use dispatcher::simulate::Policy;
 use producer::replay::Source;
 use schemas::{
     JobId, Lane, Mailbox, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId, recurring::Missed,
@@ -83,6 +84,8 @@ pub(crate) enum Command {
     Why(Why),
     /// Measure the pipeline against raw JetStream, in one run against one server
     Bench(Bench),
+    /// Play scenarios in virtual time: our routing against what others do, on the same jobs and the same faults
+    Simulate(Simulate),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Write the manual pages
@@ -482,6 +485,37 @@ pub(crate) struct Bench {
     /// Runs that one worker process holds at a simulated provider while it is measured, and nothing else; 0 leaves it out
     #[arg(long, default_value_t = 0)]
     pub(crate) runs: u64,
+}
+
+/// `beacon simulate`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Simulate {
+    /// Scenarios, for instance those of examples/scenarios; what one leaves out is assumed
+    #[arg(required = true, value_name = "SCENARIO.toml")]
+    pub(crate) scenarios: Vec<PathBuf>,
+    /// Only this policy; may be repeated [default: all]
+    #[arg(long = "policy", value_name = "NAME")]
+    pub(crate) policies: Vec<Policy>,
+    /// Another seed is another day: other arrivals, other luck
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// So many times as long; faults and bursts shrink with it
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR", value_parser = scale)]
+    pub(crate) scale: f64,
+    /// Folder for a plot of each scenario, as SVG
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Folder with the Azure traces of 2023; without it, arrivals like theirs are drawn
+    #[arg(long, env = "BEACON_TRACES", value_name = "DIR")]
+    pub(crate) traces: Option<PathBuf>,
+    /// Runs at a time [default: one for each core]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: Option<u16>,
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    let factor = text.parse::<f64>().ok().filter(|factor| (0.001..=1_000.0).contains(factor));
+    factor.ok_or_else(|| "must be a number from 0.001 to 1000".into())
 }
 
 /// `beacon completions`

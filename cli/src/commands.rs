@@ -10,6 +10,7 @@ mod dispatcher;
 mod replay;
 mod results;
 mod schedule;
+mod simulate;
 mod simulators;
 mod submit;
 mod up;
@@ -37,6 +38,7 @@ pub(crate) async fn run(command: Command, session: Session) -> anyhow::Result<()
         Command::Cancel(args) => cancel::run(args, session).await,
         Command::Why(args) => why::run(args, session).await,
         Command::Bench(args) => bench::run(args, session).await,
+        Command::Simulate(args) => simulate::run(args, session).await,
         Command::Completions(args) => about::completions(&args),
         Command::Man(args) => about::man(&args),
         Command::Guard(args) => Err(guard::become_program(args.parent, &args.command)),

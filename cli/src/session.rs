@@ -179,6 +179,7 @@ fn default_filter(command: &Command) -> &'static str {
         | Command::Backfill(_)
         | Command::Why(_)
         | Command::Bench(_)
+        | Command::Simulate(_)
         | Command::Completions(_)
         | Command::Man(_)
         | Command::Guard(_) => "warn,async_nats=error",

@@ -32,6 +32,7 @@ pub mod redelivery;
 pub mod retry;
 pub mod retry_budget;
 pub mod runs;
+pub mod simulate;
 pub mod track;
 pub mod trim;
 pub mod waiting;

@@ -1,0 +1,202 @@
+//! What came of it, for people and for machines. Every figure is rounded the same way each time: same seed, same bytes.
+
+use dispatcher::simulate::{self, Against, Group, Judgement, Outcome, Policy, Scenario};
+use schemas::UsdNanos;
+use serde::Serialize;
+
+use super::Case;
+use crate::{args::Simulate, output, table::table};
+
+/// A scenario under all policies.
+#[derive(Debug, Serialize)]
+pub(super) struct Told<'a> {
+    scenario: &'a str,
+    about: &'a str,
+    /// What stands in for a file of arrivals that was not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stand_in: Option<&'a str>,
+    outcomes: &'a [Outcome],
+    /// Ours against the targets; missing when we did not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    targets: Option<Judgement>,
+    /// Ours against each other.
+    against: Vec<Against>,
+    #[serde(skip)]
+    spec: &'a Scenario,
+}
+
+impl<'a> Told<'a> {
+    pub(super) fn new(case: &'a Case, outcomes: &'a [Outcome], args: &Simulate) -> Self {
+        let ours = outcomes.iter().find(|outcome| outcome.policy == Policy::Beacon);
+        let others = outcomes.iter().filter(|outcome| outcome.policy != Policy::Beacon);
+        let file = match &case.scenario.arrivals {
+            simulate::Arrivals::Trace { file, .. } => Some(file.as_str()),
+            simulate::Arrivals::Drawn { .. } => None,
+        };
+        Self {
+            scenario: &case.scenario.name,
+            about: &case.scenario.about,
+            stand_in: file.filter(|_| args.traces.is_none()),
+            outcomes,
+            targets: ours.map(|ours| simulate::judge(&case.scenario, ours)),
+            against: others.filter_map(|other| Some(simulate::versus(ours?, other))).collect(),
+            spec: &case.scenario,
+        }
+    }
+
+    /// Whether ours misses a target.
+    pub(super) fn missed(&self) -> bool {
+        self.targets.is_some_and(|judgement| !judgement.all())
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.scenario
+    }
+}
+
+/// A table for each scenario, and one for all.
+pub(super) fn tell(runs: &[Told<'_>]) -> anyhow::Result<()> {
+    for run in runs {
+        output::line(format!("{}: {}", run.scenario, run.about))?;
+        if let Some(file) = run.stand_in {
+            output::line(format!(
+                "{file} is not there (--traces or BEACON_TRACES names its folder): arrivals like it are drawn instead"
+            ))?;
+        }
+        output::line(each(run).to_string())?;
+        if run.outcomes.iter().any(|outcome| outcome.flooding.jobs > 0) {
+            output::line("The tenants that flood, apart; above are those that keep to their share:")?;
+            output::line(floods(run).to_string())?;
+        }
+    }
+    if runs.iter().any(|run| run.targets.is_some()) {
+        output::line("Beacon against the targets and the others:")?;
+        output::line(all(runs).to_string())?;
+        for run in runs {
+            for against in run.against.iter().filter(|against| !against.better) {
+                let what = against.beaten_in.join(", ");
+                output::line(format!("{}: {} beats beacon: {what}", run.scenario, against.policy))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn each(run: &Told<'_>) -> comfy_table::Table {
+    let header = [
+        "policy",
+        "jobs",
+        "p50 s",
+        "p95 s",
+        "p99 s",
+        "in time %",
+        "$/job",
+        "share %",
+        "$ wasted",
+        "$ idle",
+        "late",
+        "failed",
+        "expired",
+        "Jain",
+        "attempts/job",
+    ];
+    let rows: Vec<[String; 15]> = run.outcomes.iter().map(row).collect();
+    table(header, &(1..15).collect::<Vec<_>>(), &rows)
+}
+
+fn row(outcome: &Outcome) -> [String; 15] {
+    let group = &outcome.keeping;
+    let jobs = group.jobs + outcome.flooding.jobs;
+    [
+        outcome.policy.to_string(),
+        group.jobs.to_string(),
+        seconds(group.p50_us),
+        seconds(group.p95_us),
+        seconds(group.p99_us),
+        percent(group.in_time_ppm, 3),
+        dollars(outcome.blended_usd, 7),
+        outcome.share_ppm.map_or("-".into(), |ppm| percent(ppm, 1)),
+        dollars(outcome.failed_usd.checked_add(outcome.hedge_usd).unwrap_or_default(), 2),
+        dollars(outcome.standing_usd, 2),
+        group.late.to_string(),
+        group.failed.to_string(),
+        group.expired.to_string(),
+        thousandths(outcome.jain_ppm),
+        thousandths((outcome.attempts * 1_000_000).checked_div(jobs).unwrap_or(0)),
+    ]
+}
+
+fn floods(run: &Told<'_>) -> comfy_table::Table {
+    let header = ["policy", "jobs", "p50 s", "p95 s", "p99 s", "in time %", "late", "failed", "expired"];
+    let rows: Vec<[String; 9]> = run
+        .outcomes
+        .iter()
+        .map(|outcome| {
+            let Group { jobs, succeeded: _, late, failed, expired, p50_us, p95_us, p99_us, in_time_ppm } =
+                outcome.flooding;
+            [
+                outcome.policy.to_string(),
+                jobs.to_string(),
+                seconds(p50_us),
+                seconds(p95_us),
+                seconds(p99_us),
+                percent(in_time_ppm, 3),
+                late.to_string(),
+                failed.to_string(),
+                expired.to_string(),
+            ]
+        })
+        .collect();
+    table(header, &(1..9).collect::<Vec<_>>(), &rows)
+}
+
+fn all(runs: &[Told<'_>]) -> comfy_table::Table {
+    let header = ["scenario", "p95", "in time", "cost", "share", "better than", "beaten by"];
+    let rows: Vec<[String; 7]> = runs
+        .iter()
+        .filter_map(|run| {
+            let targets = run.targets?;
+            let ours = run.outcomes.iter().find(|outcome| outcome.policy == Policy::Beacon)?;
+            let met = |met: bool, what: String| if met { what } else { format!("{what} missed") };
+            let better = run.against.iter().filter(|against| against.better).count();
+            let beaten: Vec<&str> = run
+                .against
+                .iter()
+                .filter(|against| !against.better)
+                .map(|against| against.policy.as_str())
+                .collect();
+            let share = ours.share_ppm.map_or("-".into(), |ppm| {
+                met(targets.share != Some(false), format!("{} %", percent(ppm, 1)))
+            });
+            Some([
+                run.spec.name.clone(),
+                met(targets.p95, format!("{} s", seconds(ours.keeping.p95_us))),
+                met(targets.availability, format!("{} %", percent(ours.keeping.in_time_ppm, 3))),
+                met(targets.cost, format!("${}", dollars(ours.blended_usd, 7))),
+                share,
+                format!("{better} of {}", run.against.len()),
+                if beaten.is_empty() { "-".into() } else { beaten.join(", ") },
+            ])
+        })
+        .collect();
+    table(header, &[1, 2, 3, 4, 5], &rows)
+}
+
+/// With three decimals, rounded down as everything here.
+fn seconds(us: u64) -> String {
+    format!("{}.{:03}", us / 1_000_000, us / 1_000 % 1_000)
+}
+
+fn percent(ppm: u64, decimals: usize) -> String {
+    let part = format!("{:04}", ppm % 10_000);
+    format!("{}.{}", ppm / 10_000, &part[..decimals])
+}
+
+fn thousandths(ppm: u64) -> String {
+    format!("{}.{:03}", ppm / 1_000_000, ppm / 1_000 % 1_000)
+}
+
+fn dollars(usd: UsdNanos, decimals: usize) -> String {
+    let part = format!("{:09}", usd.get() % 1_000_000_000);
+    format!("{}.{}", usd.get() / 1_000_000_000, &part[..decimals])
+}

@@ -1,0 +1,177 @@
+//! Beacon's own routing as a policy: the rooms of this crate and nothing else. What stands here is what the dispatch task does
+//! with them, without messages.
+
+use std::time::Duration;
+
+use rand::{SeedableRng, rngs::StdRng};
+use schemas::{
+    Micros, ModelToken, PoolId, Tenant, UsdNanos, failure::Failure, handover::Acceptances,
+    heartbeat::Heartbeat, job::Job,
+};
+
+use super::{
+    router::{Router, Sending, Step, Want},
+    scenario::Scenario,
+    slab::Key,
+};
+use crate::{
+    cold::Bin,
+    config::{BreakerConfig, PolicyConfig},
+    fair::Line,
+    hedge::Hedges,
+    pick::{Ask, Choice, Picker},
+    pool::Pools,
+    retry::{self, Verdict},
+    retry_budget::{RetryBudget, RetryConfig},
+    track::Outcome,
+    warm::Warmth,
+};
+
+/// Beyond the retry budget a job waits.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The dispatcher of a region.
+pub(super) struct Beacon {
+    policy: PolicyConfig,
+    breaker: BreakerConfig,
+    models: Vec<ModelToken>,
+    names: Vec<PoolId>,
+    pools: Pools,
+    /// Pools were heard of in this order.
+    heard_of: Vec<usize>,
+    picker: Picker,
+    hedges: Hedges,
+    warmth: Warmth,
+    retries: RetryBudget,
+    rng: StdRng,
+}
+
+impl Beacon {
+    pub(super) fn new(scenario: &Scenario, seed: u64, region: usize) -> Self {
+        let policy = PolicyConfig {
+            baseline: scenario.baseline.clone(),
+            baseline_share: scenario.baseline_share,
+            ..PolicyConfig::default()
+        };
+        let breaker = BreakerConfig::default();
+        Self {
+            models: scenario.models.iter().map(|model| model.name.clone()).collect(),
+            names: scenario.pools.iter().map(|pool| pool.id.clone()).collect(),
+            pools: Pools::default(),
+            heard_of: Vec::new(),
+            picker: Picker::new(policy.clone(), breaker.clone()),
+            hedges: Hedges::new(policy.hedge.clone()),
+            warmth: Warmth::new(policy.warm.clone()),
+            retries: RetryBudget::new(RetryConfig::default()),
+            rng: StdRng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(region as u64)),
+            policy,
+            breaker,
+        }
+    }
+
+    /// Offers an attempt: the same steps as in `dispatch`.
+    fn send(&mut self, choice: Choice, want: &Want<'_>, hedge: bool, now: Micros) -> Sending {
+        let model = &want.job.subject.model;
+        let track = self.pools.as_slice()[choice.index].track(model);
+        let hedge_after =
+            track.and_then(|t| self.hedges.after(want.job.subject.lane, t, now)).filter(|_| !hedge);
+        let bin: Bin = self.pools.sent(choice.index, model, &self.breaker, now);
+        let (reserve, expected) = (choice.expected.reserve, choice.expected.cost);
+        Sending {
+            pool: self.heard_of[choice.index],
+            model: want.model,
+            bin,
+            reserve,
+            expected,
+            hedge_after,
+            hedge,
+        }
+    }
+
+    fn ask<'a>(want: &Want<'a>) -> Ask<'a> {
+        Ask { avoid: want.avoid, ahead: want.ahead, ..Ask::of(want.job, want.journal) }
+    }
+}
+
+impl Router for Beacon {
+    type Line = Line<Key>;
+
+    fn arrived(&mut self, job: &Job, now: Micros) {
+        self.warmth.arrived(&job.subject.region, &job.subject.model, job.subject.lane, now);
+    }
+
+    fn heard(&mut self, pool: usize, beat: &Heartbeat, now: Micros) {
+        self.pools.heartbeat(beat.clone(), now);
+        if self.pools.as_slice().len() > self.heard_of.len() {
+            self.heard_of.push(pool);
+        }
+    }
+
+    fn load(&mut self, _: usize, news: &Acceptances, now: Micros) {
+        self.pools.load(news, now);
+    }
+
+    fn choose(&mut self, want: &Want<'_>, now: Micros) -> Step {
+        let again = !want.journal.entries.is_empty();
+        if again && self.retries.left(now) == 0 {
+            return Step::Pause(RETRY_PAUSE);
+        }
+        let Some(choice) = self.picker.pick(self.pools.as_slice(), Self::ask(want), now, &mut self.rng)
+        else {
+            return Step::Wait;
+        };
+        if choice.again {
+            return Step::Pause(retry::backoff(want.journal.counted(), &mut self.rng));
+        }
+        if again {
+            self.retries.try_retry(now);
+        } else {
+            self.retries.first(now);
+        }
+        self.hedges.job(now);
+        Step::Send(self.send(choice, want, false, now))
+    }
+
+    fn hedge(&mut self, want: &Want<'_>, now: Micros) -> Option<Sending> {
+        let choice = self.picker.hedge(self.pools.as_slice(), Self::ask(want), now, &mut self.rng)?;
+        if !self.hedges.may(choice.expected.reserve, now) {
+            return None;
+        }
+        self.hedges.begun(choice.expected.reserve, now);
+        Some(self.send(choice, want, true, now))
+    }
+
+    fn answered(&mut self, sent: &Sending, taken: bool, _: Micros) {
+        self.pools.answered(&self.names[sent.pool], &self.models[sent.model], taken);
+        if !taken && sent.hedge {
+            self.hedges.settled(sent.reserve, UsdNanos::ZERO);
+        }
+    }
+
+    fn ended(&mut self, sent: &Sending, _: &Tenant, outcome: &Outcome, cost: UsdNanos, now: Micros) {
+        let (pool, model) = (&self.names[sent.pool], &self.models[sent.model]);
+        self.pools.ended(pool, model, outcome, sent.bin, &self.breaker, now, &mut self.rng);
+        if sent.hedge {
+            self.hedges.settled(sent.reserve, cost);
+        }
+    }
+
+    fn vanished(&mut self, sent: &Sending) {
+        self.pools.vanished(&self.names[sent.pool], &self.models[sent.model]);
+    }
+
+    fn verdict(&mut self, want: &Want<'_>, failure: &Failure, now: Micros) -> Verdict {
+        retry::verdict(want.job, want.journal, failure, now)
+    }
+
+    fn second(&mut self, now: Micros, orders: &mut Vec<(usize, usize, u32)>) {
+        self.pools.forget_silent(now);
+        for wanted in self.warmth.plan(self.pools.as_slice(), &self.policy, now) {
+            let pool = self.names.iter().position(|name| *name == wanted.pool);
+            let model = self.models.iter().position(|name| *name == wanted.model);
+            if let Some((pool, model)) = pool.zip(model) {
+                orders.push((pool, model, wanted.containers));
+            }
+        }
+    }
+}
