@@ -325,8 +325,6 @@ impl Dispatcher {
                 if before > 0 || remade {
                     self.state.suspects.add(flight);
                 } else {
-                    let subject = &flight.job.subject;
-                    self.state.warmth.arrived(&subject.region, &subject.model, subject.lane, now);
                     self.wait(flight, now);
                 }
             }

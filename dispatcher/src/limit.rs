@@ -1,41 +1,51 @@
 //! How many jobs a provider takes at once before it slows down: a gradient limiter (Netflix concurrency-limits, Gradient2;
 //! in the spirit of TCP Vegas). Pure.
 //!
-//! A long average of service times is what is usual, a short one is now; when now is more than twice what is usual, the limit
-//! shrinks by that ratio, else it grows by the square root of itself. The long average and not the shortest time ever seen is
-//! the measure: prompts differ by more than ten times in length, and against the shortest of them every provider looks slow.
+//! A long average of service times is what is usual, a short one is now; when now is surely more than twice what is usual, the
+//! limit shrinks by that ratio, else it grows by the square root of itself. The averages are of logarithms, since prompts
+//! differ by a hundred times in length: a single long one moves an arithmetic mean of sixteen further than a failing
+//! provider does, and against the shortest time ever seen every provider looks slow.
 
 use std::time::Duration;
 
-/// How much slower than usual is still taken for chance.
+/// How much slower than usual is tolerated.
 const TOLERANCE: f64 = 2.0;
-/// How far one step goes towards its goal.
+/// How far one step goes towards its goal, and how far while the limit is not felt.
 const SMOOTHING: f64 = 0.2;
+const UNFELT: f64 = 0.02;
 /// Jobs that the short average is about.
 const SHORT: f64 = 16.0;
 /// Jobs that the long average is about.
 const LONG: f64 = 600.0;
-/// Seconds that a busy host or network adds by itself.
-const NOISE: f64 = 0.1;
-/// Beyond this, slower than usual may be the load that we ourselves are.
-const RISEN: f64 = 1.3;
 /// What a refusal for want of room leaves of the limit.
 const CUT: f64 = 0.7;
 /// Never less: something must be let through to see that it is better.
 const LEAST: f64 = 1.0;
+/// Seconds that a busy host or network adds by itself.
+const NOISE: f64 = 0.1;
+/// Beyond this, slower than usual may be the load that we ourselves are.
+const RISEN: f64 = 1.3;
+/// A difference is believed at so many standard errors of the short average.
+const SURE: f64 = 4.0;
+/// Variance of the logarithms before anything is known: a factor of two either way.
+const VARIANCE: f64 = 0.5;
 
 /// The limit of one model at one pool.
 #[derive(Clone, Debug)]
 pub struct Limit {
     jobs: f64,
+    /// Averages of the logarithm of seconds, and the variance about the long one.
     short: f64,
     long: f64,
+    variance: f64,
+    known: bool,
 }
 
 impl Limit {
     /// Starts at all slots: most providers know what they can do.
     pub fn new(slots: u32) -> Self {
-        Self { jobs: f64::from(slots.max(1)), short: 0.0, long: 0.0 }
+        let jobs = f64::from(slots.max(1));
+        Self { jobs, short: 0.0, long: 0.0, variance: VARIANCE, known: false }
     }
 
     /// Jobs that may run at once.
@@ -48,40 +58,43 @@ impl Limit {
         self.jobs as u32
     }
 
-    /// How many times slower it is now than usual; 1 when as usual, or when the difference is too small to be the provider's.
+    /// How many times slower it is now than usual; 1 when as usual, or when that may be chance.
     pub fn slowness(&self) -> f64 {
-        if self.long > 0.0 && self.short - self.long > NOISE { self.short / self.long } else { 1.0 }
+        // The variance of an exponential average over N is that of one in 2N - 1.
+        let error = (self.variance / (2.0 * SHORT - 1.0)).sqrt();
+        let seconds = self.short.exp() - self.long.exp();
+        if self.known && seconds > NOISE && self.short - self.long > SURE * error {
+            (self.short - self.long).exp()
+        } else {
+            1.0
+        }
     }
 
-    /// What is usual, and what is now.
+    /// What is usual, and what is now: geometric means.
     pub fn averages(&self) -> (Duration, Duration) {
-        (Duration::from_secs_f64(self.long), Duration::from_secs_f64(self.short))
+        let span = |log: f64| if self.known { Duration::from_secs_f64(log.exp()) } else { Duration::ZERO };
+        (span(self.long), span(self.short))
     }
 
     /// A job ended well after `service`, while `running` ran; `usual` is false when what is usual must not be learnt from it.
     pub fn ended(&mut self, service: Duration, running: u32, slots: u32, usual: bool) {
-        let seconds = service.as_secs_f64();
-        if self.long == 0.0 {
-            (self.short, self.long) = (seconds, seconds);
+        let log = service.as_secs_f64().max(1e-4).ln();
+        if !self.known {
+            (self.short, self.long, self.known) = (log, log, true);
         }
-        self.short += (seconds - self.short) / SHORT;
+        self.short += (log - self.short) / SHORT;
+        let slowness = self.slowness();
         if usual {
             // What is usual is believed to have risen only slowly, or a provider that is overloaded for long is never spared.
-            let weight = if self.slowness() > RISEN { LONG * 10.0 } else { LONG };
-            self.long += (seconds - self.long) / weight;
-            // After a slow hour the long average would take another to come down.
-            if self.long > self.short * 2.0 {
-                self.long *= 0.95;
-            }
+            let weight = if slowness > RISEN { LONG * 10.0 } else { LONG };
+            self.variance += ((log - self.long).powi(2) - self.variance) / weight;
+            self.long += (log - self.long) / weight;
         }
-        let gradient = (TOLERANCE / self.slowness()).clamp(0.5, 1.0);
-        // A limit that is not felt says nothing about more.
-        if gradient >= 1.0 && f64::from(running) * 2.0 < self.jobs {
-            self.set(self.jobs, slots);
-            return;
-        }
+        let gradient = (TOLERANCE / slowness).clamp(0.5, 1.0);
+        // A limit that is not felt says little about more.
+        let felt = gradient < 1.0 || f64::from(running) * 2.0 >= self.jobs;
         let goal = self.jobs * gradient + self.jobs.sqrt();
-        self.set(self.jobs + (goal - self.jobs) * SMOOTHING, slots);
+        self.set(self.jobs + (goal - self.jobs) * if felt { SMOOTHING } else { UNFELT }, slots);
     }
 
     /// The provider had no room for a job.

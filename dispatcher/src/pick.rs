@@ -10,7 +10,7 @@
 //! "Stochastic Network Optimization", 2010): the jobs that gain most by the baseline go there, the others pay for its
 //! absence least, and the share is met all the same since `D` is bounded.
 //!
-//! In a tier two are drawn by `score^-2` and the better one is taken (Mitzenmacher, 2001), a pool nearly full losing to one
+//! In a tier two are drawn by a power of the score and the better one is taken (Mitzenmacher, 2001), a pool nearly full losing to one
 //! that is not (Prequal, NSDI 2024): many dispatchers then do not herd, and figures stay fresh.
 
 use std::{collections::HashMap, time::Duration};
@@ -44,8 +44,12 @@ const GAP_MAX: f64 = 0.9 * STEP * DEFICIT_MAX;
 const RISK: f64 = 2.0;
 /// Another region must be better by so much, its way included, while one here can take the job.
 const FAR_BETTER: f64 = 0.8;
-/// Low jobs that go where least is known.
+/// Low jobs that go where least is known, if that is a pool of which nothing was heard for [`STALE`].
 const EXPLORE: f64 = 0.01;
+const STALE: Duration = Duration::from_secs(300);
+/// How sharply the draw prefers a better score. OpenRouter's weights are inverse squares of the price; but a job that wakes a
+/// second provider's containers pays for their idle time too, so all but near ties go to the better one.
+const SHARPNESS: i32 = -12;
 /// A pool fuller than this loses to one that is not.
 const HOT: f64 = 0.8;
 /// How much the newest job counts for what is usual in a region.
@@ -104,6 +108,9 @@ pub struct Choice {
     pub again: bool,
     /// What the attempt is expected to take and to cost.
     pub expected: Expected,
+    baseline: bool,
+    /// Whether both the baseline and others could have taken it.
+    free: bool,
 }
 
 /// What the last decision saw of one pool.
@@ -151,9 +158,7 @@ impl Picker {
         Self { policy, breaker, regions: HashMap::new(), seen: Vec::new(), weights: Vec::new() }
     }
 
-    /// Picks a pool with room, or none. Counts the choice towards the share: call it when you will send.
-    ///
-    /// Draws at most a few numbers from `rng`.
+    /// Picks a pool with room, or none. Tell [`Picker::placed`] when the job is sent there. Draws a few numbers from `rng`.
     pub fn pick(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros, rng: &mut impl Rng) -> Option<Choice> {
         self.look(pools, ask, now, rng);
         let left = self.seen.iter().any(|s| s.refused.is_none());
@@ -162,11 +167,14 @@ impl Picker {
             self.stay_home(pools, ask);
         }
         self.score(pools, ask, now);
-        let (index, reason) = self.choose(pools, ask, rng)?;
-        let far = self.seen[index].far;
-        self.count(&ask.subject.region, index);
-        let reason = if far { Reason::OtherRegion } else { reason };
-        Some(Choice { index, reason, again, expected: self.seen[index].expected })
+        let (index, reason) = self.choose(pools, ask, now, rng)?;
+        let seen = self.seen[index];
+        let reason = if seen.far { Reason::OtherRegion } else { reason };
+        let open = |baseline: bool| {
+            self.seen.iter().any(|s| s.refused.is_none() && !s.far && s.baseline == baseline)
+        };
+        let free = open(true) && open(false);
+        Some(Choice { index, reason, again, expected: seen.expected, baseline: seen.baseline, free })
     }
 
     /// Picks a pool other than those the job runs at already, for a second attempt beside the first: the fastest that is
@@ -176,7 +184,9 @@ impl Picker {
         let fit = |s: &Seen| s.refused.is_none() && !s.probe && !s.hot;
         let index =
             (0..self.seen.len()).filter(|i| fit(&self.seen[*i])).min_by_key(|i| self.seen[*i].time)?;
-        Some(Choice { index, reason: Reason::Hedge, again: false, expected: self.seen[index].expected })
+        let seen = self.seen[index];
+        let (expected, baseline) = (seen.expected, seen.baseline);
+        Some(Choice { index, reason: Reason::Hedge, again: false, expected, baseline, free: false })
     }
 
     /// The last call, told: every pool that serves the model, with its figures and why it was refused. `choice` is what that
@@ -224,7 +234,7 @@ impl Picker {
                 expected: Expected { cost: UsdNanos::ZERO, reserve: UsdNanos::ZERO, time: Duration::ZERO },
                 time: Duration::ZERO,
                 score: f64::INFINITY,
-                baseline: !far && self.policy.baseline.contains(&pool.id.provider),
+                baseline: self.policy.baseline.contains(&pool.id.provider),
                 far,
                 hot: false,
                 probe: false,
@@ -233,7 +243,8 @@ impl Picker {
             if let Some(track) = pool.track(&ask.subject.model) {
                 let (free, slots) = pool.free(self.policy.silent_after, now);
                 seen.expected = track.expect(now);
-                seen.time = seen.expected.time + pool.delay();
+                // There and back.
+                seen.time = seen.expected.time + pool.delay() * 2;
                 seen.busy = slots.saturating_sub(free);
                 seen.hot = f64::from(seen.busy) > HOT * f64::from(slots);
                 seen.probe = track.wants_probe(&self.breaker, ask.subject.lane, now);
@@ -371,7 +382,7 @@ impl Picker {
     fn stay_home(&mut self, pools: &[Pool], ask: Ask<'_>) {
         let Some(wait) = self.wait(pools, ask) else { return };
         for (pool, seen) in pools.iter().zip(&mut self.seen) {
-            if seen.far && seen.refused.is_none() && pool.delay() > wait {
+            if seen.far && seen.refused.is_none() && pool.delay() * 2 > wait {
                 seen.refused = Some(Refusal::Region);
             }
         }
@@ -404,7 +415,13 @@ impl Picker {
         }
     }
 
-    fn choose(&mut self, pools: &[Pool], ask: Ask<'_>, rng: &mut impl Rng) -> Option<(usize, Reason)> {
+    fn choose(
+        &mut self,
+        pools: &[Pool],
+        ask: Ask<'_>,
+        now: Micros,
+        rng: &mut impl Rng,
+    ) -> Option<(usize, Reason)> {
         let track = |i: usize| pools[i].track(&ask.subject.model);
         let open = |s: &Seen| s.refused.is_none();
         let here = (0..pools.len()).filter(|&i| open(&self.seen[i]) && !self.seen[i].far);
@@ -412,14 +429,17 @@ impl Picker {
             return Some((probe, Reason::Probe));
         }
         if ask.subject.lane == Lane::Low && rng.random::<f64>() < EXPLORE {
-            let stalest = here.clone().min_by_key(|&i| track(i).map(Track::last_heard));
-            return stalest.map(|i| (i, Reason::Explore));
+            let heard = |i: usize| track(i).map_or(now, Track::last_heard);
+            let stalest = here.clone().filter(|&i| now.since(heard(i)) > STALE).min_by_key(|&i| heard(i));
+            if let Some(stalest) = stalest {
+                return Some((stalest, Reason::Explore));
+            }
         }
         let best = |among: &dyn Fn(&Seen) -> bool| {
             let scores = self.seen.iter().filter(|s| open(s) && among(s)).map(|s| s.score);
             scores.min_by(f64::total_cmp)
         };
-        let (base, rest) = (best(&|s| s.baseline), best(&|s| !s.baseline && !s.far));
+        let (base, rest) = (best(&|s| s.baseline && !s.far), best(&|s| !s.baseline && !s.far));
         let away = best(&|s| s.far);
         let local = base.into_iter().chain(rest).min_by(f64::total_cmp);
         if let Some(away) = away
@@ -435,7 +455,7 @@ impl Picker {
                 let reason = if to_base && base > rest { Reason::BaselineShare } else { Reason::Cheapest };
                 self.draw(|s| s.baseline == to_base && !s.far, rng).map(|i| (i, reason))
             }
-            (Some(_), None) => self.draw(|s| s.baseline, rng).map(|i| (i, Reason::Cheapest)),
+            (Some(_), None) => self.draw(|s| s.baseline && !s.far, rng).map(|i| (i, Reason::Cheapest)),
             (None, Some(_)) => {
                 let reason = if self.policy.baseline_share > 0.0 { Reason::Burst } else { Reason::Cheapest };
                 self.draw(|s| !s.far, rng).map(|i| (i, reason))
@@ -449,7 +469,7 @@ impl Picker {
         self.weights.clear();
         let mut total = 0.0;
         for (i, seen) in self.seen.iter().enumerate().filter(|(_, s)| s.refused.is_none() && among(s)) {
-            total += seen.score.max(1e-6).powi(-2);
+            total += seen.score.max(1e-3).powi(SHARPNESS);
             self.weights.push((i, total));
         }
         if self.weights.len() < 2 {
@@ -466,17 +486,12 @@ impl Picker {
         Some(if first { a } else { b })
     }
 
-    /// Counts a choice towards the share.
-    fn count(&mut self, region: &Region, chosen: usize) {
-        let open = |baseline: bool| {
-            self.seen.iter().any(|s| s.refused.is_none() && !s.far && s.baseline == baseline)
-        };
-        let free = open(true) && open(false);
-        let used = if self.seen[chosen].baseline { 1.0 } else { 0.0 };
+    /// A job of that region was sent where the choice says: counts towards the share.
+    pub fn placed(&mut self, region: &Region, choice: &Choice) {
         let usual = self.regions.entry(region.clone()).or_default();
         let before = usual.deficit;
-        let after = before + self.policy.baseline_share - used;
-        let most = if free { DEFICIT_MAX } else { DEFICIT_FORCED_MAX.max(before.abs()) };
+        let after = before + self.policy.baseline_share - f64::from(u8::from(choice.baseline));
+        let most = if choice.free { DEFICIT_MAX } else { DEFICIT_FORCED_MAX.max(before.abs()) };
         usual.deficit = after.clamp(-most, most);
     }
 }
@@ -524,6 +539,7 @@ mod tests {
     fn pick(picker: &mut Picker, pools: &Pools, job: &Job, journal: &Journal) -> Option<(String, Reason)> {
         let mut rng = StdRng::seed_from_u64(7);
         let choice = picker.pick(pools.as_slice(), Ask::of(job, journal), NOW, &mut rng)?;
+        picker.placed(&job.subject.region, &choice);
         Some((pools.as_slice()[choice.index].id.to_string(), choice.reason))
     }
 
@@ -546,6 +562,7 @@ mod tests {
         for _ in 0..1_000 {
             let ask = Ask::of(&job, NONE);
             let choice = picker.pick(pools.as_slice(), ask, NOW, &mut rng).unwrap();
+            picker.placed(&job.subject.region, &choice);
             *count.entry(pools.as_slice()[choice.index].id.to_string()).or_default() += 1;
         }
         let (golem, fly) = (count["golem@us-east"], count["fly@us-east"]);
@@ -567,6 +584,7 @@ mod tests {
         for i in 0..2_000 {
             let job = if i % 2 == 0 { &small } else { &large };
             let choice = picker.pick(pools.as_slice(), Ask::of(job, NONE), NOW, &mut rng).unwrap();
+            picker.placed(&job.subject.region, &choice);
             golem += u32::from(choice.index == 0);
             dear += u32::from(choice.index == 1 && i % 2 == 1);
         }
@@ -757,6 +775,7 @@ mod tests {
             let (job, mut rng, mut golem) = (job(""), StdRng::seed_from_u64(seed), 0.0);
             for _ in 0..5_000 {
                 let choice = picker.pick(pools.as_slice(), Ask::of(&job, NONE), NOW, &mut rng).unwrap();
+                picker.placed(&job.subject.region, &choice);
                 golem += f64::from(u8::from(choice.index == 0));
                 prop_assert!(picker.deficit(&"us-east".parse().unwrap()).abs() <= DEFICIT_MAX);
             }

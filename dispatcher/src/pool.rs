@@ -385,6 +385,7 @@ pub(crate) mod tests {
             running: 0,
             overdue: 0,
             second_usd: UsdNanos::ZERO,
+            idle_us: 0,
             rented: false,
             detached: false,
             warmable: false,

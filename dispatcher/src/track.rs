@@ -22,6 +22,8 @@ use crate::{
 pub const SLOW: f64 = 3.0;
 /// Probes at once with which a suspect is trusted again; they double from one.
 const PROBES_MAX: u32 = 4;
+/// Probes that are so many times slower than usual, in the geometric mean, speak for the provider.
+const WELL: f64 = 2.0;
 /// How long a suspect rests after a slow probe.
 const REST: Duration = Duration::from_secs(2);
 /// Jobs at once that a provider begins with when it is taken back.
@@ -53,15 +55,16 @@ pub struct Track {
     heard: Micros,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Standing {
     Good,
-    /// `well`: a probe that takes no longer speaks for it.
+    /// Probes of this round: how many, how many have ended, and the sum of the logarithms of how much slower than usual they
+    /// were. One slow job is no proof: prompts differ.
     Suspect {
         probes: u32,
-        good: u32,
+        ended: u32,
+        slower: f64,
         not_before: Micros,
-        well: Duration,
     },
 }
 
@@ -199,7 +202,8 @@ impl Track {
     }
 
     /// What an attempt that starts now is expected to take and to cost:
-    /// `fixed + price · (E[service] + P(cold) · p95(cold))`, where `fixed` is what is not billed by time.
+    /// `fixed + price · (E[service] + P(cold) · (p95(cold) + idle))`, where `fixed` is what is not billed by time, and `idle` how
+    /// long a container that is started for it is billed after it.
     pub fn expect(&self, now: Micros) -> Expected {
         let served = &self.served;
         let (_, p95) = self.service();
@@ -219,7 +223,8 @@ impl Track {
             .unwrap_or_default();
         let with = |span| fixed.checked_add(timed(span)).unwrap_or(UsdNanos::new(u64::MAX));
         let reserve = with(p95 + if likely > COLD_RARE { cold } else { Duration::ZERO });
-        let cost = if served.rented { UsdNanos::ZERO } else { with(mean + cold.mul_f64(likely)) };
+        let started = cold + Duration::from_micros(served.idle_us);
+        let cost = if served.rented { UsdNanos::ZERO } else { with(mean + started.mul_f64(likely)) };
         Expected { cost, reserve, time }
     }
 
@@ -299,27 +304,30 @@ impl Track {
         self.rate.record(true, now);
         self.cold.ended(bin, outcome.cold, now);
         self.limit.ended(outcome.service, running, slots, !self.is_suspect());
-        let Standing::Suspect { probes, good, well, .. } = &mut self.standing else {
+        let usual = self.limit.averages().0.max(Duration::from_millis(1));
+        let Standing::Suspect { probes, ended, slower, .. } = &mut self.standing else {
             self.service.record(outcome.service, now);
             return;
         };
-        if outcome.service > *well {
+        *slower += (outcome.service.as_secs_f64().max(1e-4) / usual.as_secs_f64()).ln();
+        *ended += 1;
+        if *ended < *probes {
+            return;
+        }
+        if *slower > f64::from(*ended) * WELL.ln() {
             self.slow_probe(now);
-        } else {
-            *good += 1;
-            if *good >= *probes {
-                (*probes, *good) = (*probes * 2, 0);
-            }
-            if *probes > PROBES_MAX {
-                self.standing = Standing::Good;
-                self.limit.restart(RESTART, slots);
-            }
+            return;
+        }
+        (*probes, *ended, *slower) = (*probes * 2, 0, 0.0);
+        if *probes > PROBES_MAX {
+            self.standing = Standing::Good;
+            self.limit.restart(RESTART, slots);
         }
     }
 
     fn slow_probe(&mut self, now: Micros) {
-        if let Standing::Suspect { probes, good, not_before, .. } = &mut self.standing {
-            (*probes, *good, *not_before) = (1, 0, now + REST);
+        if let Standing::Suspect { probes, ended, slower, not_before } = &mut self.standing {
+            (*probes, *ended, *slower, *not_before) = (1, 0, 0.0, now + REST);
         }
     }
 
@@ -328,10 +336,7 @@ impl Track {
         if self.is_suspect() {
             return false;
         }
-        // Twice the usual mean: of exponential times six of seven are shorter, of those of a provider three times as slow few.
-        let usual = self.limit.averages().0;
-        let well = if usual.is_zero() { self.service().1 } else { usual * 2 };
-        self.standing = Standing::Suspect { probes: 1, good: 0, not_before: now + REST, well };
+        self.standing = Standing::Suspect { probes: 1, ended: 0, slower: 0.0, not_before: now + REST };
         true
     }
 }

@@ -28,6 +28,9 @@ pub struct ServedModel {
     /// What a second of the machine costs, dollars; zero where time is not what is billed.
     #[serde(default)]
     pub second_usd: UsdNanos,
+    /// How long a container is kept, and billed, after its last job, microseconds; zero where that is not billed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub idle_us: u64,
     /// Whether it is paid for while it stands, used or not: one job more costs nothing more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rented: bool,
@@ -37,6 +40,11 @@ pub struct ServedModel {
     /// Whether the worker can have containers started ahead of their jobs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub warmable: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's own shape")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One worker's state.

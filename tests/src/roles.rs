@@ -89,6 +89,7 @@ pub fn pool_config(
         worker: worker.parse().unwrap(),
         slots,
         rented: false,
+        idle: Duration::ZERO,
         models: vec![PoolModel {
             model: schemas::catalog::token_of(MODEL).unwrap(),
             served_as: MODEL.into(),

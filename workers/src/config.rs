@@ -20,6 +20,8 @@ pub struct PoolConfig {
     pub slots: u32,
     /// Whether it is paid for while it stands, so that one job more costs nothing more.
     pub rented: bool,
+    /// How long the provider keeps and bills a container after its last job; zero where that is not billed.
+    pub idle: Duration,
     /// What it serves; at least one.
     pub models: Vec<PoolModel>,
     /// Whom it calls.

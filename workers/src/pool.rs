@@ -416,6 +416,7 @@ impl Pool {
             running: number(here().count()),
             overdue: number(here().filter(|running| now.duration_since(running.since) > late).count()),
             second_usd: booking::second(&config.prices, &config.price_name, &model.sku, SystemClock.now()),
+            idle_us: micros(config.idle),
             rented: config.rented,
             detached: config.provider.detached(),
             warmable: config.provider.warmable(),

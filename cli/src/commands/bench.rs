@@ -250,6 +250,7 @@ fn pool_config(
         worker: WorkerId::try_from("bench")?,
         slots,
         rented: false,
+        idle: Duration::ZERO,
         models: vec![PoolModel {
             model: model.clone(),
             served_as: "noop".into(),

@@ -43,6 +43,7 @@ pub(super) struct RawPool {
     region: Region,
     slots: u32,
     rented: Option<bool>,
+    idle: Option<Span>,
     models: Vec<RawModel>,
     timeout: Option<Span>,
     health_every: Option<Span>,
@@ -98,6 +99,8 @@ pub(crate) struct Pool {
     pub(crate) slots: u32,
     /// Whether it is paid for while it stands.
     rented: bool,
+    /// How long a container is billed after its last job.
+    idle: Duration,
     /// Where it stands in the file, for messages: `pools[3]`.
     key: String,
     models: Vec<PoolModel>,
@@ -161,6 +164,7 @@ impl Pool {
             worker: place.worker.clone(),
             slots: self.slots,
             rented: self.rented,
+            idle: self.idle,
             models: self.models.clone(),
             provider,
             price_name: self.price_name.clone(),
@@ -227,6 +231,7 @@ fn check_one(
         region,
         slots,
         rented,
+        idle,
         models,
         timeout,
         health_every,
@@ -312,6 +317,7 @@ fn check_one(
         id,
         slots,
         rented: rented.unwrap_or(false),
+        idle: idle.map_or(Duration::ZERO, Span::get),
         key,
         models,
         call,

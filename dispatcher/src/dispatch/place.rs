@@ -91,6 +91,8 @@ impl Dispatcher {
                 let decision = state.picker.tell(state.pools.as_slice(), Some(choice));
                 let pool = state.pools.at(choice.index).id.clone();
                 let subject = &flight.job.subject;
+                state.picker.placed(&subject.region, &choice);
+                state.warmth.sent(&pool, &subject.model, subject.lane, now);
                 // What costs nothing to speak of still takes a turn.
                 let charge = choice.expected.cost.max(UsdNanos::new(1));
                 line.started(&seat, charge);

@@ -96,9 +96,7 @@ impl Beacon {
 impl Router for Beacon {
     type Line = Line<Key>;
 
-    fn arrived(&mut self, job: &Job, now: Micros) {
-        self.warmth.arrived(&job.subject.region, &job.subject.model, job.subject.lane, now);
-    }
+    fn arrived(&mut self, _: &Job, _: Micros) {}
 
     fn heard(&mut self, pool: usize, beat: &Heartbeat, now: Micros) {
         self.pools.heartbeat(beat.clone(), now);
@@ -128,6 +126,10 @@ impl Router for Beacon {
         } else {
             self.retries.first(now);
         }
+        let subject = &want.job.subject;
+        self.picker.placed(&subject.region, &choice);
+        let pool = &self.pools.as_slice()[choice.index].id;
+        self.warmth.sent(pool, &subject.model, subject.lane, now);
         self.hedges.job(now);
         Step::Send(self.send(choice, want, false, now))
     }

@@ -464,6 +464,7 @@ impl Served {
             running: self.running,
             overdue,
             second_usd: second,
+            idle_us: spec.serverless.filter(|s| s.bills_idle).map_or(0, |s| micros(s.idle_timeout)),
             rented: false,
             detached: false,
             warmable: spec.serverless.is_some_and(|s| s.warmable),
