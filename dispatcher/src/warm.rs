@@ -27,11 +27,23 @@ struct Sent {
     slow: f64,
     urgent: f64,
     at: Micros,
+    since: Micros,
+}
+
+/// Jobs a second.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    fast: f64,
+    slow: f64,
+    urgent: f64,
 }
 
 impl Sent {
     /// An exponential average of a rate: each job adds `ln 2 / half-life`, and all fades by half in a half-life.
     fn add(&mut self, urgent: bool, now: Micros) {
+        if self.since == Micros::default() {
+            (self.since, self.at) = (now, now);
+        }
         self.fade(now);
         let step = |half: Duration| std::f64::consts::LN_2 / half.as_secs_f64();
         self.fast += step(FAST);
@@ -48,6 +60,14 @@ impl Sent {
         self.slow *= slow;
         self.urgent *= slow;
         self.at = self.at.max(now);
+    }
+
+    /// What the averages say, made up for what they had not seen yet: a young average is too small.
+    fn rates(mut self, now: Micros) -> Rates {
+        self.fade(now);
+        let age = now.since(self.since).as_secs_f64().max(1.0);
+        let seen = |half: Duration| 1.0 - (-age / half.as_secs_f64()).exp2();
+        Rates { fast: self.fast / seen(FAST), slow: self.slow / seen(SLOW), urgent: self.urgent / seen(SLOW) }
     }
 }
 
@@ -108,7 +128,7 @@ impl Warmth {
                 let usable = pool.closed(policy.silent_after, now).is_none()
                     && !track.breaker.is_tripped()
                     && !track.is_suspect();
-                let containers = if usable { self.wanted(sent, track, left, now) } else { 0 };
+                let containers = if usable { self.wanted(sent.rates(now), track, left, now) } else { 0 };
                 plan.push(Wanted { pool: pool.id.clone(), model: model.clone(), containers });
             }
         }
@@ -116,7 +136,7 @@ impl Warmth {
     }
 
     /// How many containers of one model, for as much of `left` dollars an hour as they need.
-    fn wanted(&self, sent: Sent, track: &Track, left: &mut f64, now: Micros) -> u32 {
+    fn wanted(&self, sent: Rates, track: &Track, left: &mut f64, now: Micros) -> u32 {
         let second = track.served.second_usd.get() as f64;
         let rate = sent.fast.max(sent.slow);
         let work = rate * track.service().0.as_secs_f64();
