@@ -143,10 +143,12 @@ impl Warmth {
         let z = if sent.urgent * 4.0 > sent.slow { 2.0 } else { 1.0 };
         let spare = z * work.sqrt();
         // A cold start costs its own billed time and what somebody's wait is worth; spare containers cost their time.
-        let (peak, likely) = track.warmth(now);
-        let each = track.cold_p95().as_secs_f64() * (second + self.config.second_worth.get() as f64);
+        let (peak, met) = track.warmth();
+        // In a burst all that comes on top of what is warm meets one.
         let burst = sent.fast > BURST * sent.slow && work > f64::from(peak);
-        if !burst && rate * likely * each <= spare * second {
+        let met = if burst { track.likely_cold(now) } else { met };
+        let each = track.cold_p95().as_secs_f64() * (second + self.config.second_worth.get() as f64);
+        if rate * met * each <= spare * second {
             return 0;
         }
         let affordable = if second > 0.0 { *left / (second * 3_600.0) } else { spare };
@@ -173,6 +175,10 @@ mod tests {
     };
 
     const NOW: Micros = Micros::new(1_795_000_000_000_000);
+
+    fn most(usd: u64) -> WarmConfig {
+        WarmConfig { most_usd_per_hour: UsdNanos::new(usd), second_worth: UsdNanos::new(500_000) }
+    }
 
     /// What is wanted at Modal after jobs of one model went there at `rate` for two minutes, each of which met a cold start
     /// or none did.
@@ -204,18 +210,17 @@ mod tests {
     #[test]
     fn cold_starts_that_cost_more_than_idle_containers_are_avoided() {
         // Ten jobs a second of 0.4 s are four at once, and two deviations more.
-        let containers = wanted(10, true, WarmConfig::default());
+        let containers = wanted(10, true, most(3_000_000_000));
         assert!((6..=9).contains(&containers), "{containers}");
     }
 
     #[test]
     fn what_is_warm_by_itself_is_not_paid_for() {
-        assert_eq!(wanted(10, false, WarmConfig::default()), 0);
+        assert_eq!(wanted(10, false, most(3_000_000_000)), 0);
     }
 
     #[test]
     fn no_dollars_nothing_warm_and_few_dollars_little() {
-        let most = |usd| WarmConfig { most_usd_per_hour: UsdNanos::new(usd), ..WarmConfig::default() };
         assert_eq!(wanted(10, true, most(0)), 0);
         // One container beyond the work.
         let containers = wanted(10, true, most(600_000_000));
