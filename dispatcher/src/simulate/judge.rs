@@ -10,7 +10,6 @@ const AS_CHEAP_PPM: u128 = 10_000;
 
 /// Targets against what was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a target of its own")]
 pub struct Judgement {
     /// 95 of 100 jobs were fast enough.
     pub p95: bool,
