@@ -33,7 +33,7 @@ use self::{
     engine::{Ended, Engine},
 };
 pub use self::{
-    judge::{Against, Judgement, judge, versus},
+    judge::{Against, Judgement, Standing, judge, versus},
     ledger::{Group, Outcome, Step},
     raw::ScenarioError,
     scenario::{Arrivals, Fault, FaultKind, Scenario, Targets},
