@@ -1,5 +1,7 @@
 //! What a run promises, whatever the world.
 
+mod scenarios;
+
 use proptest::prelude::*;
 
 use super::*;
