@@ -236,12 +236,12 @@ impl Dispatcher {
                     }
                 }
                 Some(beat) = self.beats.next() => self.heard(&beat),
-                Some(back) = self.returns.next() => self.returned(back).await,
+                Some(back) = self.returns.next() => self.returned(back),
                 delivery = self.deliveries.next() => {
-                    self.delivered(delivery.ok_or(RunError::Closed)?).await;
+                    self.delivered(delivery.ok_or(RunError::Closed)?);
                     for _ in 0..BURST {
                         let Some(Some(delivery)) = self.deliveries.next().now_or_never() else { break };
-                        self.delivered(delivery).await;
+                        self.delivered(delivery);
                     }
                 }
                 Some(fates) = self.state.look_ups.join_next() => self.found_out(fates.unwrap_or_default()).await,
@@ -271,7 +271,7 @@ impl Dispatcher {
         }
     }
 
-    async fn delivered(&mut self, message: Message) {
+    fn delivered(&mut self, message: Message) {
         if let Some(status) = message.status {
             self.pull_ended(&message, status);
             return;
@@ -466,7 +466,7 @@ impl Dispatcher {
     }
 
     /// A worker gives a job back after a failed attempt.
-    async fn returned(&mut self, message: Message) {
+    fn returned(&mut self, message: Message) {
         let now = SystemClock.now();
         let (back, job) = match nats::read_return(&message, now) {
             Ok(parts) => parts,
@@ -490,11 +490,11 @@ impl Dispatcher {
             back.attempt,
         );
         flight.decision = back.decision;
-        self.judge(flight, &back.failure, larger, now).await;
+        self.judge(flight, &back.failure, larger, now);
     }
 
     /// Ends a job whose attempt failed, or goes on with it. `size` is that of the SKU it failed on, where that is known.
-    async fn judge(&mut self, mut flight: Flight, failure: &Failure, size: Option<u16>, now: Micros) {
+    fn judge(&mut self, mut flight: Flight, failure: &Failure, size: Option<u16>, now: Micros) {
         match retry::verdict(&flight.job, &flight.journal, failure, now) {
             Verdict::End(status, failure) => self.end(flight, status, failure),
             Verdict::Again { larger } => {
@@ -531,13 +531,13 @@ impl Dispatcher {
                     info!(job = %flight.job.id, "delivered again, but it has a result; finished");
                     self.acks.ack(flight.lease).await;
                 }
-                Fate::Again(flight) => self.resume(*flight).await,
+                Fate::Again(flight) => self.resume(*flight),
             }
         }
     }
 
     /// Goes on with a job that has no result, redelivered or offered in vain.
-    async fn resume(&mut self, mut flight: Flight) {
+    fn resume(&mut self, mut flight: Flight) {
         let delivered = flight.lease.delivered;
         if delivered > self.config.offers.poison_after {
             let text = format!("delivered {delivered} times without an outcome");

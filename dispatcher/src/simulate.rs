@@ -33,7 +33,7 @@ use self::{
     engine::{Ended, Engine},
 };
 pub use self::{
-    judge::{Against, Judgement, judge, versus},
+    judge::{Against, Judgement, Standing, judge, versus},
     ledger::{Group, Outcome, Step},
     raw::ScenarioError,
     scenario::{Arrivals, Fault, FaultKind, Scenario, Targets},
@@ -107,8 +107,11 @@ impl std::str::FromStr for Policy {
 
 /// Plays a scenario. `trace` is what the file holds that the scenario names, if it names one.
 pub fn run(scenario: &Scenario, trace: Option<&Trace>, policy: Policy, seed: u64) -> Outcome {
-    let ended = play(scenario, trace, policy, seed);
-    ended.ledger.close(policy, ended.standing)
+    let Ended { ledger, bill, standing } = play(scenario, trace, policy, seed);
+    let outcome = ledger.close(policy, standing);
+    // Counted apart: what providers charged, and what jobs and idle containers come to.
+    assert_eq!(outcome.total_usd.get(), bill, "every cost is somebody's");
+    outcome
 }
 
 fn play<'a>(scenario: &'a Scenario, trace: Option<&Trace>, policy: Policy, seed: u64) -> Ended<'a> {

@@ -17,6 +17,7 @@ use crate::{
     held::Held,
     pick::{Ask, Picker, Seen},
     pool::{Pool, Pools},
+    track::Track,
 };
 
 /// What this dispatcher knows of a job.
@@ -130,7 +131,7 @@ fn gate(
         }
         Some(Refusal::Limit) => plain(
             format!("{running} of its model running"),
-            format!("{} at once", track.map_or(0, |t| t.limit())),
+            format!("{} at once", track.map_or(0, Track::limit)),
         ),
         Some(Refusal::Breaker) => {
             let until = track.and_then(|t| t.breaker.open_until());

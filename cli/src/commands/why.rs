@@ -207,14 +207,14 @@ fn place(place: &Place, now: Micros) -> String {
         Place::Waiting { since_us, others, own, wait_us, rests_us, retry_budget, attempts } => {
             let mut text = format!("waits for {}", span(now.since(*since_us)));
             if *others > 0 {
-                text += &format!(", with {others} others in its line, {own} of them its own tenant's");
+                text = format!("{text}, with {others} others in its line, {own} of them its own tenant's");
             }
             if let Some(wait) = wait_us.filter(|_| *others > 0) {
-                text += &format!("; the line takes about {}", span(Duration::from_micros(wait)));
+                text = format!("{text}; the line takes about {}", span(Duration::from_micros(wait)));
             }
             if let Some(rests) = rests_us.filter(|rests| *rests > 0) {
-                text += &format!(
-                    "; rests for {} before it goes back to a pool that failed it",
+                text = format!(
+                    "{text}; rests for {} before it goes back to a pool that failed it",
                     span(Duration::from_micros(rests))
                 );
             }
@@ -222,7 +222,7 @@ fn place(place: &Place, now: Micros) -> String {
                 text += "; the retry budget of its region is used up, so that failures do not multiply load";
             }
             if *attempts > 0 {
-                text += &format!("; {attempts} attempts were made");
+                text = format!("{text}; {attempts} attempts were made");
             }
             text
         }

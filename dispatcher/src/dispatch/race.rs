@@ -60,7 +60,7 @@ impl Dispatcher {
         run.left.into_iter().chain([last]).for_each(|entry| flight.journal.record(entry));
         flight.state = State::Waiting { attempts: flight.journal.last_attempt() };
         let failure = flight.journal.last_failure().cloned().unwrap_or_else(|| Failure::new(class, ""));
-        self.judge(*flight, &failure, None, now).await;
+        self.judge(*flight, &failure, None, now);
     }
 
     /// Gives jobs that take longer than usual a second attempt elsewhere.

@@ -589,7 +589,7 @@ impl<'a, R: Router> Engine<'a, R> {
             Verdict::Again { .. } => self.requeue(key, attempt.sent.expected, cost),
             Verdict::End(Status::Expired, _) => self.end_job(key, End::Expired),
             Verdict::End(Status::Succeeded | Status::Failed | Status::Cancelled, _) => {
-                self.end_job(key, End::Failed)
+                self.end_job(key, End::Failed);
             }
         }
     }

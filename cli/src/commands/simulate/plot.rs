@@ -27,7 +27,7 @@ pub(super) fn plot(scenario: &Scenario, outcomes: &[Outcome]) -> anyhow::Result<
         let root = root.titled(&shortened(&title, 150), (FONT, 15))?;
         let panels = root.split_evenly((3, 1));
         let longest =
-            outcomes.iter().flat_map(|o| o.steps.last()).map(|step| step.at_s).max().unwrap_or(1).max(1);
+            outcomes.iter().filter_map(|o| o.steps.last()).map(|step| step.at_s).max().unwrap_or(1).max(1);
         let end = (longest as f64 / 60.0).max(scenario.duration.as_secs_f64() / 60.0);
         let (slowest, dearest) = (
             most(outcomes, latency).unwrap_or(1.0).clamp(2.0, 120.0),

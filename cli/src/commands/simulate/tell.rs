@@ -1,6 +1,6 @@
 //! What came of it, for people and for machines. Every figure is rounded the same way each time: same seed, same bytes.
 
-use dispatcher::simulate::{self, Against, Group, Judgement, Outcome, Policy, Scenario};
+use dispatcher::simulate::{self, Against, Group, Judgement, Outcome, Policy, Scenario, Standing};
 use schemas::UsdNanos;
 use serde::Serialize;
 
@@ -39,7 +39,9 @@ impl<'a> Told<'a> {
             stand_in: file.filter(|_| args.traces.is_none()),
             outcomes,
             targets: ours.map(|ours| simulate::judge(&case.scenario, ours)),
-            against: others.filter_map(|other| Some(simulate::versus(ours?, other))).collect(),
+            against: others
+                .filter_map(|other| Some(simulate::versus(&case.scenario, ours?, other)))
+                .collect(),
             spec: &case.scenario,
         }
     }
@@ -73,13 +75,33 @@ pub(super) fn tell(runs: &[Told<'_>]) -> anyhow::Result<()> {
         output::line("Beacon against the targets and the others:")?;
         output::line(all(runs).to_string())?;
         for run in runs {
-            for against in run.against.iter().filter(|against| !against.better) {
-                let what = against.beaten_in.join(", ");
-                output::line(format!("{}: {} beats beacon: {what}", run.scenario, against.policy))?;
+            for against in &run.against {
+                if let Some(line) = said(against) {
+                    output::line(format!("{}: {line}", run.scenario))?;
+                }
             }
         }
     }
     Ok(())
+}
+
+/// What must not be passed over: who beats ours in what, and in what even those are better who miss a target.
+fn said(against: &Against) -> Option<String> {
+    let what = against.beaten_in.join(", ");
+    match against.standing {
+        Standing::Better => None,
+        Standing::Beaten => Some(format!("{} beats beacon: {what}", against.policy)),
+        Standing::Unfit if what.is_empty() => None,
+        Standing::Unfit => Some(format!("{} is better in {what}", named(against))),
+    }
+}
+
+/// `static (misses p95)`.
+fn named(against: &Against) -> String {
+    if against.misses.is_empty() {
+        return against.policy.to_string();
+    }
+    format!("{} (misses {})", against.policy, against.misses.join(", "))
 }
 
 fn each(run: &Told<'_>) -> comfy_table::Table {
@@ -100,15 +122,19 @@ fn each(run: &Told<'_>) -> comfy_table::Table {
         "Jain",
         "attempts/job",
     ];
-    let rows: Vec<[String; 15]> = run.outcomes.iter().map(row).collect();
+    let name = |policy: Policy| {
+        run.against.iter().find(|against| against.policy == policy).map_or(policy.to_string(), named)
+    };
+    let rows: Vec<[String; 15]> =
+        run.outcomes.iter().map(|outcome| row(name(outcome.policy), outcome)).collect();
     table(header, &(1..15).collect::<Vec<_>>(), &rows)
 }
 
-fn row(outcome: &Outcome) -> [String; 15] {
+fn row(name: String, outcome: &Outcome) -> [String; 15] {
     let group = &outcome.keeping;
     let jobs = group.jobs + outcome.flooding.jobs;
     [
-        outcome.policy.to_string(),
+        name,
         group.jobs.to_string(),
         seconds(group.p50_us),
         seconds(group.p95_us),
@@ -151,20 +177,15 @@ fn floods(run: &Told<'_>) -> comfy_table::Table {
 }
 
 fn all(runs: &[Told<'_>]) -> comfy_table::Table {
-    let header = ["scenario", "p95", "in time", "cost", "share", "better than", "beaten by"];
-    let rows: Vec<[String; 7]> = runs
+    let header = ["scenario", "p95", "in time", "cost", "share", "better than", "beaten by", "miss targets"];
+    let rows: Vec<[String; 8]> = runs
         .iter()
         .filter_map(|run| {
             let targets = run.targets?;
             let ours = run.outcomes.iter().find(|outcome| outcome.policy == Policy::Beacon)?;
             let met = |met: bool, what: String| if met { what } else { format!("{what} missed") };
-            let better = run.against.iter().filter(|against| against.better).count();
-            let beaten: Vec<&str> = run
-                .against
-                .iter()
-                .filter(|against| !against.better)
-                .map(|against| against.policy.as_str())
-                .collect();
+            let those = |standing| run.against.iter().filter(move |against| against.standing == standing);
+            let beaten: Vec<&str> = those(Standing::Beaten).map(|against| against.policy.as_str()).collect();
             let share = ours.share_ppm.map_or("-".into(), |ppm| {
                 met(targets.share != Some(false), format!("{} %", percent(ppm, 1)))
             });
@@ -174,12 +195,13 @@ fn all(runs: &[Told<'_>]) -> comfy_table::Table {
                 met(targets.availability, format!("{} %", percent(ours.keeping.in_time_ppm, 3))),
                 met(targets.cost, format!("${}", dollars(ours.blended_usd, 7))),
                 share,
-                format!("{better} of {}", run.against.len()),
+                format!("{} of {}", those(Standing::Better).count(), run.against.len()),
                 if beaten.is_empty() { "-".into() } else { beaten.join(", ") },
+                format!("{} of {}", those(Standing::Unfit).count(), run.against.len()),
             ])
         })
         .collect();
-    table(header, &[1, 2, 3, 4, 5], &rows)
+    table(header, &[1, 2, 3, 4, 5, 7], &rows)
 }
 
 /// With three decimals, rounded down as everything here.
