@@ -541,13 +541,21 @@ impl Pool {
     }
 }
 
-/// Standing microseconds booked so far, by SKU.
+/// Standing microseconds booked so far, by SKU and item.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Booked(std::collections::BTreeMap<String, u64>);
 
 impl Booked {
     fn sum(&self) -> u64 {
         self.0.values().sum()
+    }
+
+    /// What it is kept under. Idle time is by SKU alone, as it was when there was nothing else.
+    fn key(item: &UsedItem) -> String {
+        match item.item {
+            "idle" => item.sku.clone(),
+            other => format!("{}:{other}", item.sku),
+        }
     }
 }
 
@@ -564,7 +572,8 @@ fn new_standing(
     let (mut after, mut lines) = (before.clone(), Vec::new());
     for item in total {
         let Used::Time(span) = item.used else { continue };
-        let from = before.0.get(&item.sku).copied().unwrap_or(0);
+        let key = Booked::key(item);
+        let from = before.0.get(&key).copied().unwrap_or(0);
         let to = micros(span);
         // A provider that began to count again: what it says now is all new.
         let from = if to < from { 0 } else { from };
@@ -585,7 +594,7 @@ fn new_standing(
             line.amount_usd = line.amount_usd.checked_sub(old.amount_usd).unwrap_or_default();
             lines.push(line);
         }
-        after.0.insert(item.sku.clone(), to);
+        after.0.insert(key, to);
     }
     if lines.is_empty() {
         return Ok(None);
