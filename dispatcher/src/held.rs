@@ -16,7 +16,7 @@ use schemas::{
 };
 use tokio::{task::JoinSet, time::Instant};
 use tracing::{debug, warn};
-use transport::{SystemClock, topology::TopologyError};
+use transport::{SystemClock, api::ApiError, topology::TopologyError};
 
 use crate::{
     budget::Budgets,
@@ -31,6 +31,7 @@ use crate::{
     redelivery::{Fate, Suspects},
     retry_budget::RetryBudget,
     runs::{Offer, Run, Runs},
+    tenants::Counts,
     waiting::Waiting,
     warm::Warmth,
 };
@@ -63,6 +64,10 @@ pub struct Held {
     pub runs: Runs,
     /// Jobs without a place.
     pub waiting: Waiting,
+    /// What each region's stream counted last.
+    pub counts: HashMap<Region, Counts>,
+    /// Such counts on their way.
+    pub counting: JoinSet<Result<Counts, ApiError>>,
     /// What may be spent.
     pub budgets: Budgets,
     /// How many attempts may be repeats, by region.
@@ -104,6 +109,8 @@ impl Held {
             offered: FxHashMap::default(),
             runs: Runs::default(),
             waiting: Waiting::new(config.weights.clone()),
+            counts: HashMap::new(),
+            counting: JoinSet::new(),
             budgets: Budgets::new(config.budgets.clone()),
             retries: config
                 .regions
@@ -166,6 +173,18 @@ impl Held {
             self.settle(&mut run, None, now);
         }
         alone
+    }
+
+    /// Learns whose jobs are coming from what a stream counts.
+    pub fn counted(&mut self, counts: Counts, now: Micros) {
+        let Some(region) = counts.region.clone() else { return };
+        // The first count says who was ever there, not who is.
+        if let Some(before) = self.counts.get(&region) {
+            for (model, tenant) in counts.grown(before) {
+                self.waiting.group(&region, model).expect(tenant.clone(), now);
+            }
+        }
+        self.counts.insert(region, counts);
     }
 
     /// An offer was not taken: nothing was spent, and its tenant is charged nothing.
