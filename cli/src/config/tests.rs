@@ -143,7 +143,7 @@ fn what_is_tried_twice_and_kept_warm_has_a_price_in_dollars() {
     let policy = parse(said).unwrap().policy;
     assert_eq!(policy.warm.most_usd_per_hour, UsdNanos::new(2_500_000_000));
     assert_eq!(policy.warm.second_worth, UsdNanos::new(1_000_000));
-    assert_eq!(policy.hedge.share, 0.0);
+    assert_eq!((policy.hedge.share, policy.hedge.least), (0.0, Duration::from_millis(50)));
 }
 
 #[test]
