@@ -258,9 +258,9 @@ impl Dispatcher {
                     }
                 }
                 Some(question) = self.questions.next() => self.explain(question).await,
-                Some(counted) = self.state.counting.join_next() => match counted {
-                    Ok(Ok(counts)) => self.state.counted(counts, SystemClock.now()),
-                    Ok(Err(error)) => debug!(%error, "whose jobs are coming is not known now"),
+                Some(told) = self.state.asking.join_next() => match told {
+                    Ok(Ok(newest)) => self.state.waiting_behind(newest, SystemClock.now()),
+                    Ok(Err(error)) => debug!(%error, "whose jobs wait is not known now"),
                     Err(error) => log_panic(Err(error)),
                 },
                 Some(heard) = self.banker.next() => {
@@ -643,12 +643,12 @@ impl Dispatcher {
             }
         }
         // While nothing waits in the streams, everybody's jobs are seen as they come.
-        if self.state.counting.is_empty() {
+        if self.state.asking.is_empty() {
             let mut regions: Vec<_> =
                 self.state.feeds.iter().filter(|f| f.backlog > 0).map(|f| f.region.clone()).collect();
             regions.dedup();
             for region in regions {
-                self.state.counting.spawn(tenants::count(self.control.clone(), region));
+                self.state.asking.spawn(tenants::newest(self.control.clone(), region));
             }
         }
         let plan = self.state.warmth.plan(self.state.pools.as_slice(), &self.config.policy, now);
@@ -656,7 +656,11 @@ impl Dispatcher {
             let pool = self.state.pools.iter().find(|pool| pool.id == wanted.pool);
             // Workers of a pool share their provider: one of them is enough.
             let Some(worker) = pool.and_then(|pool| pool.workers().next().cloned()) else { continue };
-            let order = Order::Warm { model: wanted.model, containers: wanted.containers };
+            let order = Order::Warm {
+                from: self.config.id.clone(),
+                model: wanted.model,
+                containers: wanted.containers,
+            };
             nats::order(&self.control, &wanted.pool, &worker, &order).await;
         }
     }

@@ -12,6 +12,7 @@ use schemas::{
     decision::{Decision, Reason},
     lease::Lease,
     state::{Event, State, Step},
+    subjects::JobSubject,
     time::Clock as _,
 };
 use tokio::{task::JoinSet, time::Instant};
@@ -31,7 +32,6 @@ use crate::{
     redelivery::{Fate, Suspects},
     retry_budget::RetryBudget,
     runs::{Offer, Run, Runs},
-    tenants::Counts,
     waiting::Waiting,
     warm::Warmth,
 };
@@ -64,10 +64,8 @@ pub struct Held {
     pub runs: Runs,
     /// Jobs without a place.
     pub waiting: Waiting,
-    /// What each region's stream counted last.
-    pub counts: HashMap<Region, Counts>,
-    /// Such counts on their way.
-    pub counting: JoinSet<Result<Counts, ApiError>>,
+    /// Questions on their way, whose jobs wait in the streams.
+    pub asking: JoinSet<Result<Vec<(JobSubject, u64)>, ApiError>>,
     /// What may be spent.
     pub budgets: Budgets,
     /// How many attempts may be repeats, by region.
@@ -109,8 +107,7 @@ impl Held {
             offered: FxHashMap::default(),
             runs: Runs::default(),
             waiting: Waiting::new(config.weights.clone()),
-            counts: HashMap::new(),
-            counting: JoinSet::new(),
+            asking: JoinSet::new(),
             budgets: Budgets::new(config.budgets.clone()),
             retries: config
                 .regions
@@ -175,16 +172,19 @@ impl Held {
         alone
     }
 
-    /// Learns whose jobs are coming from what a stream counts.
-    pub fn counted(&mut self, counts: Counts, now: Micros) {
-        let Some(region) = counts.region.clone() else { return };
-        // The first count says who was ever there, not who is.
-        if let Some(before) = self.counts.get(&region) {
-            for (model, tenant) in counts.grown(before) {
-                self.waiting.group(&region, model).expect(tenant.clone(), now);
+    /// Learns whose jobs wait in the streams: those whose newest lies behind what was delivered.
+    pub fn waiting_behind(&mut self, newest: Vec<(JobSubject, u64)>, now: Micros) {
+        for (subject, seq) in newest {
+            let behind = |f: &&Feed| {
+                f.region == subject.region
+                    && f.model == subject.model
+                    && f.lane == subject.lane
+                    && seq > f.seen
+            };
+            if self.feeds.iter().any(|feed| behind(&feed)) {
+                self.waiting.group(&subject.region, &subject.model).expect(subject.tenant, now);
             }
         }
-        self.counts.insert(region, counts);
     }
 
     /// An offer was not taken: nothing was spent, and its tenant is charged nothing.

@@ -16,7 +16,7 @@ use std::{
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use schemas::{
-    Micros, ModelToken, Region,
+    Micros, ModelToken, Region, WorkerId,
     failure::FailureClass,
     handover::{Acceptances, EndedAttempt, OfferKey, Order, RefusedBecause},
     heartbeat::{Heartbeat, ServedModel},
@@ -61,6 +61,8 @@ const BURST: usize = 256;
 /// Health checks missed in a row before the provider counts as down: a busy server misses one now and then.
 const MISSES: u32 = 3;
 
+/// Dispatchers say each second what they want warm; one that says nothing for so long is gone.
+const WARM_ORDER_HOLDS: Duration = Duration::from_secs(10);
 /// A job that runs so many times longer than 95 of 100 may never end.
 const OVERDUE: u32 = 3;
 /// Less is no hang, however fast jobs usually are.
@@ -108,6 +110,8 @@ pub struct Pool {
     bench: Arc<Bench>,
     offers: Subscriber,
     orders: Subscriber,
+    /// What each dispatcher wants warm of each model, and since when.
+    warm_orders: HashMap<(ModelToken, WorkerId), (u32, Instant)>,
     /// Containers being started on order.
     warming: JoinSet<()>,
     background: JoinSet<()>,
@@ -172,6 +176,7 @@ impl Pool {
             bench: Arc::new(bench),
             offers,
             orders,
+            warm_orders: HashMap::new(),
             warming: JoinSet::new(),
             background,
             background_stop,
@@ -355,8 +360,13 @@ impl Pool {
                 }
             }
             Order::Stop(key) => find(&key).into_iter().for_each(Control::stop),
-            Order::Warm { model, containers } => {
-                let Some((model, _)) = self.models.get(&model) else { return };
+            Order::Warm { from, model: token, containers } => {
+                let Some((model, _)) = self.models.get(&token) else { return };
+                let now = Instant::now();
+                self.warm_orders.retain(|_, (_, at)| now.duration_since(*at) < WARM_ORDER_HOLDS);
+                self.warm_orders.insert((token.clone(), from), (containers, now));
+                let of_model = self.warm_orders.iter().filter(|((of, _), _)| *of == token);
+                let containers = of_model.map(|(_, (containers, _))| containers).sum();
                 let (bench, name) = (self.bench.clone(), model.served_as.clone());
                 self.warming.spawn(async move {
                     if let Err(failure) = bench.config.provider.warm(&name, containers).await {
