@@ -642,6 +642,7 @@ impl Dispatcher {
                 self.end(flight, Status::Cancelled, failure);
             }
         }
+        self.state.report(&self.config.regions, now);
         // While nothing waits in the streams, everybody's jobs are seen as they come.
         if self.state.asking.is_empty() {
             let mut regions: Vec<_> =

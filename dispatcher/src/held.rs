@@ -68,6 +68,8 @@ pub struct Held {
     pub asking: JoinSet<Result<Vec<(JobSubject, u64)>, ApiError>>,
     /// What may be spent.
     pub budgets: Budgets,
+    /// The period in which a person was told of each budget that is used up, by the budget's place in the configuration.
+    pub told: FxHashMap<usize, Micros>,
     /// How many attempts may be repeats, by region.
     pub retries: HashMap<Region, RetryBudget>,
     /// Jobs delivered again, waiting for a scan.
@@ -108,6 +110,7 @@ impl Held {
             runs: Runs::default(),
             waiting: Waiting::new(config.weights.clone()),
             asking: JoinSet::new(),
+            told: FxHashMap::default(),
             budgets: Budgets::new(config.budgets.clone()),
             retries: config
                 .regions
@@ -184,6 +187,26 @@ impl Held {
             if self.feeds.iter().any(|feed| behind(&feed)) {
                 self.waiting.group(&subject.region, &subject.model).expect(subject.tenant, now);
             }
+        }
+    }
+
+    /// Reports how budgets and shares stand, and tells once a period of a budget that is used up.
+    pub fn report(&mut self, regions: &[Region], now: Micros) {
+        for (index, state) in self.budgets.states(now).enumerate() {
+            metrics::budget(state.rule, state.taken, state.rule.limit);
+            if !(state.exhausted || state.alarm) || self.told.insert(index, state.start) == Some(state.start)
+            {
+                continue;
+            }
+            let (rule, taken, until) = (state.rule, state.taken, state.until);
+            if state.exhausted {
+                warn!(%rule, %taken, limit = %rule.limit, %until, "a budget is used up; its jobs wait for the next period");
+            } else {
+                warn!(%rule, %taken, limit = %rule.limit, %until, "a soft budget is passed; its jobs go on");
+            }
+        }
+        for region in regions {
+            metrics::share_deficit(region, self.picker.deficit(region));
         }
     }
 

@@ -86,7 +86,7 @@ async fn a_hard_budget_holds_its_tenants_jobs_and_nobody_elses_and_they_say_so()
     let gate = told.pointer("/dispatchers/0/gates/0").unwrap();
     assert_eq!(gate["refused"], "budget", "{told}");
     assert_eq!(gate["value"], "$0.001 taken, $0.0001 needed", "{told}");
-    assert!(gate["limit"].as_str().unwrap().starts_with("$0.001 ("), "{told}");
+    assert_eq!(gate["limit"], "$0.001 per day for tenant acme", "{told}");
     assert!(gate["until_us"].as_u64().is_some(), "the next day is when it opens: {told}");
     assert!(told.pointer("/dispatchers/0/place/waiting").is_some(), "{told}");
     worker.stop().await;
