@@ -4,7 +4,6 @@ use std::{ffi::OsString, path::PathBuf};
 
 use chrono::{DateTime, FixedOffset};
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use dispatcher::simulate::Policy;
 use producer::replay::Source;
 use schemas::{
     JobId, Lane, Mailbox, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId, recurring::Missed,
@@ -495,7 +494,7 @@ pub(crate) struct Simulate {
     pub(crate) scenarios: Vec<PathBuf>,
     /// Only this policy; may be repeated [default: all]
     #[arg(long = "policy", value_name = "NAME")]
-    pub(crate) policies: Vec<Policy>,
+    pub(crate) policies: Vec<String>,
     /// Another seed is another day: other arrivals, other luck
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

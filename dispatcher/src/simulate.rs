@@ -34,7 +34,7 @@ use self::{
 };
 pub use self::{
     judge::{Against, Judgement, Standing, judge, versus},
-    ledger::{Group, Outcome, Step},
+    ledger::{Group, Outcome, Spending, Step},
     raw::ScenarioError,
     scenario::{Arrivals, Fault, FaultKind, Scenario, Targets},
     trace::{Trace, TraceError},

@@ -34,6 +34,9 @@ struct Case {
 
 /// Plays, tells and draws.
 pub(crate) async fn run(args: Simulate, session: Session) -> anyhow::Result<()> {
+    // Here and not where arguments are read: what is wrong is one line.
+    let named = args.policies.iter().map(|name| name.parse::<Policy>());
+    let named = named.collect::<Result<Vec<_>, _>>().map_err(|error| Usage(format!("--policy: {error}")))?;
     let cases = args.scenarios.iter().map(|path| read(path, &args)).collect::<Result<Vec<_>, _>>()?;
     if let Some(twice) =
         (1..cases.len()).find(|i| cases[..*i].iter().any(|c| c.scenario.name == cases[*i].scenario.name))
@@ -44,7 +47,7 @@ pub(crate) async fn run(args: Simulate, session: Session) -> anyhow::Result<()> 
         );
     }
     let mut policies: Vec<Policy> = Policy::ALL.to_vec();
-    policies.retain(|policy| args.policies.is_empty() || args.policies.contains(policy));
+    policies.retain(|policy| named.is_empty() || named.contains(policy));
     let cases = Arc::new(cases);
     let outcomes = play(&cases, &policies, &args, &session).await?;
     if let Some(folder) = &args.out {

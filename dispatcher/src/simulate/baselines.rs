@@ -221,6 +221,7 @@ impl Router for Plainly {
             expected: cost,
             hedge_after: None,
             hedge: false,
+            reservation: None,
         })
     }
 
@@ -250,7 +251,7 @@ impl Router for Plainly {
         }
     }
 
-    fn vanished(&mut self, _: &Sending) {}
+    fn vanished(&mut self, _: &Sending, _: Micros) {}
 
     fn verdict(&mut self, want: &Want<'_>, failure: &Failure, now: Micros) -> Verdict {
         if failure.class.remedy().retry == Retry::Never || want.journal.entries.len() >= ATTEMPTS {

@@ -1,20 +1,21 @@
 //! Beacon's own routing as a policy: the rooms of this crate and nothing else. What stands here is what the dispatch task does
 //! with them, without messages.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use rand::{SeedableRng, rngs::StdRng};
 use schemas::{
-    Micros, ModelToken, PoolId, Tenant, UsdNanos, failure::Failure, handover::Acceptances,
+    Micros, ModelToken, PoolId, ProviderId, Tenant, UsdNanos, failure::Failure, handover::Acceptances,
     heartbeat::Heartbeat, job::Job,
 };
 
 use super::{
     router::{Router, Sending, Step, Want},
     scenario::Scenario,
-    slab::Key,
+    slab::{Key, Slab},
 };
 use crate::{
+    budget::{Budgets, Draw, Held, Reservation},
     cold::Bin,
     config::{BreakerConfig, PolicyConfig},
     fair::Line,
@@ -43,6 +44,9 @@ pub(super) struct Beacon {
     hedges: Hedges,
     warmth: Warmth,
     retries: RetryBudget,
+    budgets: Budgets,
+    /// What is set aside for attempts.
+    reservations: Slab<Reservation>,
     rng: StdRng,
 }
 
@@ -63,6 +67,8 @@ impl Beacon {
             hedges: Hedges::new(policy.hedge.clone()),
             warmth: Warmth::new(policy.warm.clone()),
             retries: RetryBudget::new(RetryConfig::default()),
+            budgets: Budgets::new(scenario.budgets.clone()),
+            reservations: Slab::default(),
             rng: StdRng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(region as u64)),
             policy,
             breaker,
@@ -77,6 +83,11 @@ impl Beacon {
             track.and_then(|t| self.hedges.after(want.job.subject.lane, t, now)).filter(|_| !hedge);
         let bin: Bin = self.pools.sent(choice.index, model, &self.breaker, now);
         let (reserve, expected) = (choice.expected.reserve, choice.expected.cost);
+        let reservation = (!self.budgets.is_empty()).then(|| {
+            let provider = &self.pools.as_slice()[choice.index].id.provider;
+            let made = self.budgets.reserve(&want.job.subject.tenant, provider, reserve, now);
+            self.reservations.add(made)
+        });
         Sending {
             pool: self.heard_of[choice.index],
             model: want.model,
@@ -85,11 +96,20 @@ impl Beacon {
             expected,
             hedge_after,
             hedge,
+            reservation,
         }
     }
 
-    fn ask<'a>(want: &Want<'a>) -> Ask<'a> {
-        Ask { avoid: want.avoid, ahead: want.ahead, ..Ask::of(want.job, want.journal) }
+    /// The money of an attempt is free again but for what it cost; a guess where nobody can tell.
+    fn settle(&mut self, sent: &Sending, cost: Option<UsdNanos>, now: Micros) {
+        if let Some(reservation) = sent.reservation.and_then(|key| self.reservations.take(key)) {
+            let actual = cost.unwrap_or(reservation.amount());
+            self.budgets.settle(reservation, actual, now);
+        }
+    }
+
+    fn ask<'a>(want: &Want<'a>, affordable: &'a dyn Fn(&ProviderId, UsdNanos) -> bool) -> Ask<'a> {
+        Ask { avoid: want.avoid, ahead: want.ahead, affordable, ..Ask::of(want.job, want.journal) }
     }
 }
 
@@ -114,9 +134,14 @@ impl Router for Beacon {
         if again && self.retries.left(now) == 0 {
             return Step::Pause(RETRY_PAUSE);
         }
-        let Some(choice) = self.picker.pick(self.pools.as_slice(), Self::ask(want), now, &mut self.rng)
-        else {
-            return Step::Wait;
+        let held: Cell<Option<Held>> = Cell::new(None);
+        let affordable = |provider: &ProviderId, amount: UsdNanos| {
+            let admitted = self.budgets.admits(&want.job.subject.tenant, provider, amount, now);
+            admitted.inspect_err(|why| held.set(Some(*why))).is_ok()
+        };
+        let ask = Self::ask(want, &affordable);
+        let Some(choice) = self.picker.pick(self.pools.as_slice(), ask, now, &mut self.rng) else {
+            return held.get().map_or(Step::Wait, Step::WaitTenant);
         };
         if choice.again {
             return Step::Pause(retry::backoff(want.journal.counted(), &mut self.rng));
@@ -135,7 +160,11 @@ impl Router for Beacon {
     }
 
     fn hedge(&mut self, want: &Want<'_>, now: Micros) -> Option<Sending> {
-        let choice = self.picker.hedge(self.pools.as_slice(), Self::ask(want), now, &mut self.rng)?;
+        let affordable = |provider: &ProviderId, amount: UsdNanos| {
+            self.budgets.admits(&want.job.subject.tenant, provider, amount, now).is_ok()
+        };
+        let ask = Self::ask(want, &affordable);
+        let choice = self.picker.hedge(self.pools.as_slice(), ask, now, &mut self.rng)?;
         if !self.hedges.may(choice.expected.reserve, now) {
             return None;
         }
@@ -143,7 +172,10 @@ impl Router for Beacon {
         Some(self.send(choice, want, true, now))
     }
 
-    fn answered(&mut self, sent: &Sending, taken: bool, _: Micros) {
+    fn answered(&mut self, sent: &Sending, taken: bool, now: Micros) {
+        if !taken {
+            self.settle(sent, Some(UsdNanos::ZERO), now);
+        }
         self.pools.answered(&self.names[sent.pool], &self.models[sent.model], taken);
         if !taken && sent.hedge {
             self.hedges.settled(sent.reserve, UsdNanos::ZERO);
@@ -151,6 +183,7 @@ impl Router for Beacon {
     }
 
     fn ended(&mut self, sent: &Sending, _: &Tenant, outcome: &Outcome, cost: UsdNanos, now: Micros) {
+        self.settle(sent, Some(cost), now);
         let (pool, model) = (&self.names[sent.pool], &self.models[sent.model]);
         self.pools.ended(pool, model, outcome, sent.bin, &self.breaker, now, &mut self.rng);
         if sent.hedge {
@@ -158,7 +191,8 @@ impl Router for Beacon {
         }
     }
 
-    fn vanished(&mut self, sent: &Sending) {
+    fn vanished(&mut self, sent: &Sending, now: Micros) {
+        self.settle(sent, None, now);
         self.pools.vanished(&self.names[sent.pool], &self.models[sent.model]);
     }
 
@@ -175,5 +209,13 @@ impl Router for Beacon {
                 orders.push((pool, model, wanted.containers));
             }
         }
+    }
+
+    fn draws(&mut self, now: Micros) -> Vec<Draw> {
+        self.budgets.draws(now)
+    }
+
+    fn drawn(&mut self, draw: &Draw, total: u64, now: Micros) -> Option<Draw> {
+        self.budgets.drawn(draw, total, now)
     }
 }

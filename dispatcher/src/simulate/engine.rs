@@ -7,20 +7,23 @@
 //!                                                                                     └─ verdict ─▶ line
 //! ```
 //!
-//! Longer than most rooms: one arm per event. Time is virtual; events of one moment come in the order they were made, so a
-//! run depends on scenario, policy and seed alone. A job ends once: [`Engine::end_job`] takes it out of the table.
+//! Attempts are in `attempts`, the counters of budgets in `bank`. Time is virtual; events of one moment come in the order they
+//! were made, so a run depends on scenario, policy and seed alone. A job ends once: `end_job` takes it out of the table.
+
+mod attempts;
+mod bank;
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use schemas::{
-    Lane, Micros, PoolId, UsdNanos,
-    failure::{Failure, FailureClass},
+    Lane, Micros, PoolId,
+    failure::FailureClass,
     job::{Job, JobHeaders},
-    journal::{Entry, Journal, Trace as JournalTrace},
-    reply::Status,
+    journal::Journal,
     subjects::JobSubject,
 };
 
+use self::{attempts::Attempt, bank::Bank};
 use super::{
     arrivals::{Arrival, Arrivals},
     ledger::{End, For, Ledger},
@@ -28,9 +31,8 @@ use super::{
     scenario::{FaultKind, Scenario, lane_index},
     slab::{Key, Slab},
     trace::Trace,
-    world::{Call, Task, World},
+    world::{Task, World},
 };
-use crate::{retry::Verdict, track::Outcome as AttemptOutcome};
 
 /// When virtual time begins: some morning.
 const START: Micros = Micros::new(1_795_000_000_000_000);
@@ -38,8 +40,6 @@ const START: Micros = Micros::new(1_795_000_000_000_000);
 const BEAT: Duration = Duration::from_secs(1);
 /// Waiting jobs are looked at so often even if nothing happens: breakers and limits open by time alone.
 const POLL: Duration = Duration::from_millis(100);
-/// An offer that nobody answered goes to another after this.
-const LAPSE: Duration = Duration::from_millis(1_500);
 /// Jobs still there so long after the last arrival end as failed: nobody will ever take them.
 const LINGER: Duration = Duration::from_secs(3_600);
 
@@ -57,6 +57,9 @@ enum What {
     Beat { pool: u16, region: u16 },
     Second(u16),
     Poll(u16),
+    Draw(u16),
+    Count(Key),
+    Drawn(Key),
     Strike(u16),
     Calm(u16),
 }
@@ -74,27 +77,6 @@ struct Live<S> {
     seat: Option<S>,
     /// Attempts that run, or are offered.
     runs: [Option<Key>; 2],
-}
-
-/// An attempt that has not ended, or whose end was not heard.
-struct Attempt {
-    /// None once the job went on without it.
-    job: Option<Key>,
-    region: usize,
-    subject: usize,
-    task: Task,
-    sent: Sending,
-    call: Option<Call>,
-    over: Option<Over>,
-    /// Its offer was given up, so that its router knows of it no more.
-    lapsed: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Over {
-    failed: Option<FailureClass>,
-    cost: UsdNanos,
-    service: Duration,
 }
 
 /// The dispatcher of a region.
@@ -124,6 +106,7 @@ pub(super) struct Engine<'a, R: Router> {
     templates: Vec<Job>,
     baseline: Vec<bool>,
     orders: Vec<(usize, usize, u32)>,
+    bank: Bank,
 }
 
 impl<'a, R: Router> Engine<'a, R> {
@@ -157,6 +140,7 @@ impl<'a, R: Router> Engine<'a, R> {
             templates: templates(scenario),
             baseline: baseline.collect(),
             orders: Vec::new(),
+            bank: Bank::default(),
         };
         engine.open();
         engine
@@ -172,6 +156,9 @@ impl<'a, R: Router> Engine<'a, R> {
                 self.at(START + first, What::Beat { pool: small(pool), region: small(region) });
             }
             self.at(START + BEAT, What::Second(small(region)));
+            if !self.scenario.budgets.as_slice().is_empty() {
+                self.at(START, What::Draw(small(region)));
+            }
         }
         for (index, fault) in self.scenario.faults.iter().enumerate() {
             self.at(START + fault.from, What::Strike(small(index)));
@@ -241,6 +228,9 @@ impl<'a, R: Router> Engine<'a, R> {
                 self.desks[usize::from(region)].polling = false;
                 self.drain(region.into());
             }
+            What::Draw(region) => self.draw(region.into()),
+            What::Count(key) => self.count(key),
+            What::Drawn(key) => self.drawn(key),
             What::Strike(index) => self.strike(index.into()),
             What::Calm(index) => self.world.calm(&self.scenario.faults[usize::from(index)]),
         }
@@ -281,8 +271,9 @@ impl<'a, R: Router> Engine<'a, R> {
         let waited = desk.lines[model].len() > 0;
         desk.lines[model].push(lane, &spec.name, spec.weight, deadline, self.now, key);
         desk.waiting += 1;
-        // Where others wait already, nothing has changed that would give this one a place; a poll is on its way.
-        if !waited || lane == Lane::High {
+        // Where others wait already, nothing has changed that would give this one a place, unless they wait for money of
+        // their own; a poll is on its way.
+        if !waited || lane == Lane::High || !scenario.budgets.as_slice().is_empty() {
             self.drain_line(region, model);
             self.poll(region);
         }
@@ -316,7 +307,7 @@ impl<'a, R: Router> Engine<'a, R> {
 
     /// Takes one job out of a line and sends it, or ends it. False when none can go now.
     fn place_next(&mut self, region: usize, model: usize) -> bool {
-        let Self { desks, jobs, templates, now, .. } = self;
+        let Self { desks, jobs, templates, ledger, now, .. } = self;
         let now = *now;
         let Desk { router, lines, .. } = &mut desks[region];
         let line = &mut lines[model];
@@ -342,7 +333,10 @@ impl<'a, R: Router> Engine<'a, R> {
                     job.not_before = now + span;
                     Look::Skip
                 }
-                Step::WaitTenant => Look::SkipTenant,
+                Step::WaitTenant(held) => {
+                    ledger.held(held, now);
+                    Look::SkipTenant
+                }
                 Step::Wait if job.journal.entries.is_empty() && job.avoid.is_empty() => Look::Stop,
                 Step::Wait => {
                     // Refusals of a moment ago have had their say.
@@ -371,261 +365,22 @@ impl<'a, R: Router> Engine<'a, R> {
         let Arrival { number, model, tokens, .. } = job.arrival;
         let task = Task { number, attempt: job.attempts, model, tokens };
         let subject = job.subject;
-        let attempt =
-            Attempt { job: Some(key), region, subject, task, sent, call: None, over: None, lapsed: false };
+        let attempt = Attempt {
+            job: Some(key),
+            region,
+            subject,
+            task,
+            sent,
+            call: None,
+            over: None,
+            lapsed: false,
+            sent_at: self.now,
+        };
         let run = self.attempts.add(attempt);
         job.runs[usize::from(sent.hedge)] = Some(run);
         self.ledger.attempts += 1;
         self.ledger.hedges += u64::from(sent.hedge);
         self.after(self.delay(region, sent.pool), What::Reach(run));
-    }
-
-    /// An offer reaches a worker.
-    fn reach(&mut self, key: Key) {
-        let Some(attempt) = self.attempts.get_mut(key) else { return };
-        let (pool, region, task) = (attempt.sent.pool, attempt.region, attempt.task);
-        if self.world.is_cut(pool) {
-            self.after(LAPSE, What::Lapse(key));
-            return;
-        }
-        let call = self.world.offer(pool, key, task, self.now);
-        attempt.call = call;
-        let full = self.world.running(pool) >= self.scenario.pools[pool].slots;
-        if self.baseline[pool] && full {
-            self.ledger.saturated(self.scenario.pools[pool].region, self.now);
-        }
-        self.after(self.delay(region, pool), What::Answer(key, call.is_some()));
-        if let Some(call) = call {
-            self.after(call.span, What::Finish(key));
-        }
-    }
-
-    /// A worker's answer is heard.
-    fn answer(&mut self, key: Key, taken: bool) {
-        let Some(attempt) = self.attempts.get(key) else { return };
-        let (sent, region) = (attempt.sent, attempt.region);
-        if self.world.is_cut(sent.pool) {
-            self.after(LAPSE, What::Lapse(key));
-            return;
-        }
-        let router = &mut self.desks[region].router;
-        router.load(sent.pool, self.world.news(sent.pool), self.now);
-        router.answered(&sent, taken, self.now);
-        if taken {
-            if let Some(span) = sent.hedge_after {
-                self.after(span, What::Hedge(key));
-            }
-            return;
-        }
-        self.ledger.refused += 1;
-        self.unsent(key);
-    }
-
-    /// An offer was not taken: its job goes on elsewhere, unless another attempt of it runs.
-    fn unsent(&mut self, key: Key) {
-        let Some(attempt) = self.attempts.take(key) else { return };
-        let Some(job) = attempt.job else { return };
-        self.leave(job, key);
-        if let Some(live) = self.jobs.get_mut(job) {
-            live.avoid.push(self.scenario.pools[attempt.sent.pool].id.clone());
-            if live.runs == [None, None] {
-                self.requeue(job, attempt.sent.expected, UsdNanos::ZERO);
-            }
-        }
-        self.drain(attempt.region);
-    }
-
-    /// An attempt is no longer one of its job's.
-    fn leave(&mut self, job: Key, run: Key) {
-        if let Some(live) = self.jobs.get_mut(job) {
-            for slot in live.runs.iter_mut().filter(|slot| **slot == Some(run)) {
-                *slot = None;
-            }
-        }
-    }
-
-    /// Back into the line, at its old place.
-    fn requeue(&mut self, key: Key, expected: UsdNanos, actual: UsdNanos) {
-        let Some(job) = self.jobs.get_mut(key) else { return };
-        let Arrival { region, model, .. } = job.arrival;
-        let Some(seat) = job.seat.take() else { return };
-        let desk = &mut self.desks[region];
-        desk.lines[model].corrected(&seat, expected, actual);
-        desk.lines[model].put_back(seat, key);
-        desk.waiting += 1;
-    }
-
-    /// Nobody answered an offer. Whoever took it all the same works for nothing.
-    fn lapse(&mut self, key: Key) {
-        let Some(attempt) = self.attempts.get_mut(key) else { return };
-        let (sent, region, runs) = (attempt.sent, attempt.region, attempt.call.is_some());
-        self.desks[region].router.answered(&sent, false, self.now);
-        if !runs {
-            self.unsent(key);
-            return;
-        }
-        attempt.lapsed = true;
-        let job = attempt.job.take();
-        if let Some(job) = job {
-            self.leave(job, key);
-            if let Some(live) = self.jobs.get_mut(job) {
-                live.avoid.push(self.scenario.pools[sent.pool].id.clone());
-                if live.runs == [None, None] {
-                    self.requeue(job, sent.expected, UsdNanos::ZERO);
-                }
-            }
-            self.drain(region);
-        }
-    }
-
-    /// A call ends at its worker, by itself or stopped.
-    fn finish(&mut self, key: Key, failed: Option<FailureClass>) {
-        let Some(attempt) = self.attempts.get_mut(key) else { return };
-        let Some(call) = attempt.call else { return };
-        let (pool, region) = (attempt.sent.pool, attempt.region);
-        let cost = self.world.end(pool, &call, failed, self.now);
-        let service = self.now.since(call.began).saturating_sub(call.cold);
-        attempt.over = Some(Over { failed, cost, service });
-        let delay = self.delay(region, pool);
-        let Some(until) = self.world.cut_until(pool) else {
-            self.after(delay, What::Ended(key));
-            return;
-        };
-        // Heard once the way is open again, unless the lease ran out: its last extension came before the cut.
-        let cut = self
-            .scenario
-            .faults
-            .iter()
-            .find(|f| f.kind == FaultKind::CutOff && f.pools.contains(&pool) && START + f.until == until);
-        let gone = cut.map_or(until, |fault| START + fault.from + self.scenario.lease);
-        if until + delay < gone {
-            self.at(until + delay, What::Ended(key));
-        } else {
-            self.at(gone.max(self.now), What::Lost(key));
-        }
-    }
-
-    /// A job comes back from whoever was cut off with it.
-    fn lost(&mut self, key: Key) {
-        let Some(attempt) = self.attempts.take(key) else { return };
-        let cost = attempt.over.map_or(UsdNanos::ZERO, |over| over.cost);
-        self.ledger.paid(cost, For::Failure, self.now);
-        if !attempt.lapsed {
-            self.desks[attempt.region].router.vanished(&attempt.sent);
-        }
-        if let Some(job) = attempt.job {
-            self.leave(job, key);
-            self.failed(job, &attempt, FailureClass::WorkerLost, cost, None);
-        }
-    }
-
-    /// The end of a call is heard.
-    fn ended(&mut self, key: Key) {
-        let Some(attempt) = self.attempts.take(key) else { return };
-        let Attempt { job, region, sent, call: Some(call), over: Some(over), .. } = attempt else { return };
-        let outcome = AttemptOutcome {
-            failed: over.failed,
-            service: over.service,
-            cold: call.cold,
-            retry_after: call.retry_after,
-        };
-        let tenant = &self.templates[attempt.subject].subject.tenant;
-        let router = &mut self.desks[region].router;
-        if !self.world.is_cut(sent.pool) {
-            router.load(sent.pool, self.world.news(sent.pool), self.now);
-        }
-        if !attempt.lapsed {
-            router.ended(&sent, tenant, &outcome, over.cost, self.now);
-        }
-        let what = match over.failed {
-            None if job.is_some() => For::Useful,
-            None | Some(FailureClass::Cancelled) => For::Hedge,
-            Some(_) => For::Failure,
-        };
-        self.ledger.paid(over.cost, what, self.now);
-        if let Some(job) = job {
-            self.leave(job, key);
-            match over.failed {
-                None => self.succeeded(job, &sent, over.cost),
-                Some(class) => self.failed(job, &attempt, class, over.cost, call.retry_after),
-            }
-        }
-        self.drain(region);
-    }
-
-    fn succeeded(&mut self, key: Key, sent: &Sending, cost: UsdNanos) {
-        let Some(job) = self.jobs.get_mut(key) else { return };
-        if let Some(seat) = job.seat.take() {
-            let Arrival { region, model, .. } = job.arrival;
-            self.desks[region].lines[model].corrected(&seat, sent.expected, cost);
-        }
-        self.end_job(key, End::Succeeded { baseline: self.baseline[sent.pool] });
-    }
-
-    fn failed(
-        &mut self,
-        key: Key,
-        attempt: &Attempt,
-        class: FailureClass,
-        cost: UsdNanos,
-        wait: Option<Duration>,
-    ) {
-        let Some(job) = self.jobs.get_mut(key) else { return };
-        let failure = Failure::new(class, "").after(wait);
-        job.journal.record(Entry {
-            attempt: attempt.task.attempt,
-            pool: self.scenario.pools[attempt.sent.pool].id.clone(),
-            started_us: self.now,
-            trace: JournalTrace::Failed { failure: failure.clone(), cost_usd: cost },
-        });
-        if job.runs != [None, None] {
-            return;
-        }
-        let template = &mut self.templates[job.subject];
-        template.deadline = Some(job.deadline);
-        let want =
-            Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &[], ahead: 0 };
-        match self.desks[attempt.region].router.verdict(&want, &failure, self.now) {
-            Verdict::Again { .. } => self.requeue(key, attempt.sent.expected, cost),
-            Verdict::End(Status::Expired, _) => self.end_job(key, End::Expired),
-            Verdict::End(Status::Succeeded | Status::Failed | Status::Cancelled, _) => {
-                self.end_job(key, End::Failed);
-            }
-        }
-    }
-
-    /// A job is over; attempts of it that still run are stopped.
-    fn end_job(&mut self, key: Key, end: End) {
-        let Some(job) = self.jobs.take(key) else { return };
-        let Arrival { region, tenant, .. } = job.arrival;
-        let waiting = self.desks[region].waiting;
-        self.ledger.ended((region, tenant), job.arrived, job.deadline, end, waiting, self.now);
-        for run in job.runs.into_iter().flatten() {
-            if let Some(attempt) = self.attempts.get_mut(run) {
-                attempt.job = None;
-                let pool = attempt.sent.pool;
-                self.after(self.delay(region, pool), What::Stop(run));
-            }
-        }
-    }
-
-    /// An attempt runs longer than usual: perhaps a second one beside it.
-    fn hedge(&mut self, key: Key) {
-        let Some(attempt) = self.attempts.get(key) else { return };
-        let (Some(job_key), None) = (attempt.job, attempt.over) else { return };
-        let (region, pool) = (attempt.region, attempt.sent.pool);
-        let Some(job) = self.jobs.get_mut(job_key) else { return };
-        if job.runs[1].is_some() {
-            return;
-        }
-        let template = &mut self.templates[job.subject];
-        template.deadline = Some(job.deadline);
-        let avoid = [self.scenario.pools[pool].id.clone()];
-        let want =
-            Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &avoid, ahead: 0 };
-        if let Some(sent) = self.desks[region].router.hedge(&want, self.now) {
-            self.send(job_key, region, sent);
-        }
     }
 
     fn hear(&mut self, pool: usize, region: usize) {
@@ -676,8 +431,9 @@ impl<'a, R: Router> Engine<'a, R> {
             if self.attempts.get(key).is_some_and(|a| a.call.is_some() && a.over.is_none()) {
                 self.finish(key, Some(FailureClass::Cancelled));
             }
-            if let Some(over) = self.attempts.take(key).and_then(|attempt| attempt.over) {
-                self.ledger.paid(over.cost, For::Failure, self.now);
+            let Some(attempt) = self.attempts.take(key) else { continue };
+            if let Some(over) = attempt.over {
+                self.ledger.paid(over.cost, For::Failure, attempt.payer(self.scenario), self.now);
             }
         }
     }

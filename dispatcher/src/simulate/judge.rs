@@ -129,7 +129,7 @@ mod tests {
         Outcome {
             policy,
             keeping: group,
-            flooding: Group::default(),
+            apart: Group::default(),
             attempts: 100,
             hedges: 0,
             refused: 0,
@@ -141,6 +141,7 @@ mod tests {
             blended_usd: UsdNanos::new(usd),
             share_ppm: None,
             jain_ppm: 1_000_000,
+            budgets: Vec::new(),
             steps: Vec::new(),
         }
     }

@@ -1,11 +1,12 @@
 //! What a run came to: who was served how fast and at what cost, minute by minute.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use schemas::{Micros, UsdNanos, time::micros};
 use serde::Serialize;
 
 use super::scenario::Scenario;
+use crate::budget::{Held, Wait};
 
 /// Points of a plot.
 const STEPS: u64 = 150;
@@ -56,10 +57,10 @@ pub struct Step {
 pub struct Outcome {
     /// Which.
     pub policy: super::Policy,
-    /// Those that keep to their share: everybody where nobody floods.
+    /// Those that keep to their share: everybody where nobody is told apart.
     pub keeping: Group,
-    /// Those that send more than their share for a while.
-    pub flooding: Group,
+    /// Those that send more than their share for a while, or have a budget of their own.
+    pub apart: Group,
     /// Attempts that were begun, second ones included.
     pub attempts: u64,
     /// Second attempts beside a first.
@@ -82,8 +83,37 @@ pub struct Outcome {
     pub share_ppm: Option<u64>,
     /// Jain's index over tenants in minutes in which not all could be served, in parts of a million.
     pub jain_ppm: u64,
+    /// How each budget was kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<Spending>,
     /// For plots.
     pub steps: Vec<Step>,
+}
+
+/// What was spent of a budget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Spending {
+    /// The budget, in words.
+    pub rule: String,
+    /// In each period.
+    pub limit_usd: UsdNanos,
+    /// In the period in which it was most, by what attempts really cost that were begun in it.
+    pub most_usd: UsdNanos,
+    /// When jobs first waited for the next period, seconds from the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_from_s: Option<u64>,
+    /// Why they waited, as the last of them was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
+}
+
+/// Who pays for an attempt.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Payer {
+    pub(super) tenant: usize,
+    pub(super) pool: usize,
+    /// When the attempt was begun: the period that it belongs to.
+    pub(super) sent: Micros,
 }
 
 /// How a job ended.
@@ -114,9 +144,9 @@ pub(super) struct Ledger<'a> {
     start: Micros,
     step_us: u64,
     keeping: Group,
-    flooding: Group,
+    apart: Group,
     latencies: Vec<u32>,
-    flood_latencies: Vec<u32>,
+    apart_latencies: Vec<u32>,
     steps: Vec<Step>,
     /// Where each step's latencies begin.
     step_from: Vec<usize>,
@@ -124,13 +154,17 @@ pub(super) struct Ledger<'a> {
     minutes: Vec<Vec<Minute>>,
     /// By minute of arrival and tenant: asked for, and served in time.
     cohorts: Vec<Vec<(u64, u64)>>,
-    floods: Vec<bool>,
+    apart_of: Vec<bool>,
     pub(super) attempts: u64,
     pub(super) hedges: u64,
     pub(super) refused: u64,
     useful: u64,
     failure: u64,
     hedge: u64,
+    /// By budget and the start of its period.
+    spent: BTreeMap<(usize, Micros), u64>,
+    /// By budget: since when, and the last one's reason.
+    held: BTreeMap<usize, (Micros, Held)>,
 }
 
 impl<'a> Ledger<'a> {
@@ -142,20 +176,22 @@ impl<'a> Ledger<'a> {
             start,
             step_us: (duration / STEPS).max(1_000_000),
             keeping: Group::default(),
-            flooding: Group::default(),
+            apart: Group::default(),
             latencies: Vec::new(),
-            flood_latencies: Vec::new(),
+            apart_latencies: Vec::new(),
             steps: Vec::new(),
             step_from: Vec::new(),
             minutes: vec![vec![Minute::default(); minutes]; scenario.regions.len()],
             cohorts: vec![vec![(0, 0); scenario.tenants.len()]; minutes],
-            floods: (0..scenario.tenants.len()).map(|tenant| scenario.floods(tenant)).collect(),
+            apart_of: (0..scenario.tenants.len()).map(|tenant| scenario.apart(tenant)).collect(),
             attempts: 0,
             hedges: 0,
             refused: 0,
             useful: 0,
             failure: 0,
             hedge: 0,
+            spent: BTreeMap::new(),
+            held: BTreeMap::new(),
         };
         ledger.mark_faults();
         ledger
@@ -187,7 +223,7 @@ impl<'a> Ledger<'a> {
         if let Some(cohort) = self.cohorts.get_mut(minute) {
             cohort[tenant].0 += 1;
         }
-        let group = if self.floods[tenant] { &mut self.flooding } else { &mut self.keeping };
+        let group = if self.apart_of[tenant] { &mut self.apart } else { &mut self.keeping };
         group.jobs += 1;
     }
 
@@ -208,8 +244,8 @@ impl<'a> Ledger<'a> {
         waiting: usize,
         now: Micros,
     ) {
-        let flooding = self.floods[tenant];
-        let group = if flooding { &mut self.flooding } else { &mut self.keeping };
+        let apart = self.apart_of[tenant];
+        let group = if apart { &mut self.apart } else { &mut self.keeping };
         let End::Succeeded { baseline } = end else {
             *(if end == End::Failed { &mut group.failed } else { &mut group.expired }) += 1;
             return;
@@ -233,14 +269,51 @@ impl<'a> Ledger<'a> {
         let step = self.step(now);
         (step.succeeded, step.baseline) = (step.succeeded + 1, step.baseline + count);
         step.waiting = step.waiting.max(waiting as u64);
-        if flooding {
-            self.flood_latencies.push(latency);
+        if apart {
+            self.apart_latencies.push(latency);
         } else {
             self.latencies.push(latency);
         }
     }
 
-    pub(super) fn paid(&mut self, cost: UsdNanos, what: For, now: Micros) {
+    /// A job waits for money.
+    pub(super) fn held(&mut self, held: Held, now: Micros) {
+        if let Wait::Period(_) = held.wait {
+            self.held.entry(held.rule).or_insert((now, held)).1 = held;
+        }
+    }
+
+    fn spend(&mut self, payer: Payer, cost: UsdNanos) {
+        let tenant = &self.scenario.tenants[payer.tenant].name;
+        let provider = &self.scenario.pools[payer.pool].id.provider;
+        for (index, rule) in self.scenario.budgets.as_slice().iter().enumerate() {
+            let its = rule.tenant.as_ref().is_none_or(|name| name == tenant)
+                && rule.provider.as_ref().is_none_or(|name| name == provider);
+            if its {
+                *self.spent.entry((index, rule.period.start(payer.sent))).or_default() += cost.get();
+            }
+        }
+    }
+
+    fn budgets(&self) -> Vec<Spending> {
+        let rules = self.scenario.budgets.as_slice().iter().enumerate();
+        rules
+            .map(|(index, rule)| {
+                let periods = self.spent.iter().filter(|((of, _), _)| *of == index);
+                let held = self.held.get(&index);
+                Spending {
+                    rule: rule.to_string(),
+                    limit_usd: rule.limit,
+                    most_usd: UsdNanos::new(periods.map(|(_, spent)| *spent).max().unwrap_or(0)),
+                    held_from_s: held.map(|(from, _)| from.since(self.start).as_secs()),
+                    says: held.map(|(_, held)| held.to_string()),
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn paid(&mut self, cost: UsdNanos, what: For, payer: Payer, now: Micros) {
+        self.spend(payer, cost);
         let sum = match what {
             For::Useful => &mut self.useful,
             For::Failure => &mut self.failure,
@@ -268,16 +341,17 @@ impl<'a> Ledger<'a> {
             step.p95_us = percentile(&mut self.latencies[*from..to], 95);
         }
         finish(&mut self.keeping, &mut self.latencies);
-        finish(&mut self.flooding, &mut self.flood_latencies);
+        finish(&mut self.apart, &mut self.apart_latencies);
         let steady = self.minutes.iter().flatten().filter(|minute| !minute.unsteady);
         let (all, base) = steady.fold((0, 0), |(all, base), m| (all + m.succeeded, base + m.baseline));
         let total = self.useful + self.failure + self.hedge + standing;
-        let succeeded = self.keeping.succeeded + self.flooding.succeeded;
+        let succeeded = self.keeping.succeeded + self.apart.succeeded;
         Outcome {
             policy,
             jain_ppm: self.fairness(),
+            budgets: self.budgets(),
             keeping: self.keeping,
-            flooding: self.flooding,
+            apart: self.apart,
             attempts: self.attempts,
             hedges: self.hedges,
             refused: self.refused,
@@ -297,7 +371,11 @@ impl<'a> Ledger<'a> {
     fn fairness(&self) -> u64 {
         let weights: Vec<f64> = self.scenario.tenants.iter().map(|tenant| f64::from(tenant.weight)).collect();
         let (mut sum, mut heavy) = (0.0, 0.0);
+        // Who has no money left is not served for another reason than want of slots.
+        let broke: Vec<bool> = (0..weights.len()).map(|tenant| self.scenario.may_run_out(tenant)).collect();
         for cohort in &self.cohorts {
+            let cohort: Vec<(u64, u64)> =
+                cohort.iter().zip(&broke).map(|(all, broke)| if *broke { (0, 0) } else { *all }).collect();
             let (asked, served) =
                 cohort.iter().fold((0, 0), |(a, s), (asked, served)| (a + asked, s + served));
             // A few that failed for other reasons make no minute of want.

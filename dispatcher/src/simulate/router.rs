@@ -9,7 +9,12 @@ use schemas::{
 };
 
 use super::slab::Key;
-use crate::{cold::Bin, retry::Verdict, track::Outcome};
+use crate::{
+    budget::{Draw, Held},
+    cold::Bin,
+    retry::Verdict,
+    track::Outcome,
+};
 
 /// What a policy knows of a job. Its deadline stands in `job`.
 #[derive(Clone, Copy)]
@@ -38,6 +43,8 @@ pub(super) struct Sending {
     /// How long it may run before a second one is thought of.
     pub(super) hedge_after: Option<Duration>,
     pub(super) hedge: bool,
+    /// Names the money that is set aside for it.
+    pub(super) reservation: Option<Key>,
 }
 
 /// What becomes of a job that was looked at.
@@ -49,9 +56,8 @@ pub(super) enum Step {
     Pause(Duration),
     /// Nothing can take it now.
     Wait,
-    /// Nothing can take it now, for a reason of its tenant's: others may go.
-    #[expect(dead_code, reason = "no policy has budgets yet")]
-    WaitTenant,
+    /// Nothing can take it now, for want of its tenant's money: others may go.
+    WaitTenant(Held),
 }
 
 /// A policy.
@@ -74,11 +80,20 @@ pub(super) trait Router {
     /// An attempt ended.
     fn ended(&mut self, sent: &Sending, tenant: &Tenant, outcome: &Outcome, cost: UsdNanos, now: Micros);
     /// An attempt that was taken will not be heard of again.
-    fn vanished(&mut self, sent: &Sending);
+    fn vanished(&mut self, sent: &Sending, now: Micros);
     /// Whether another attempt follows one that failed; `want.journal` holds it.
     fn verdict(&mut self, want: &Want<'_>, failure: &Failure, now: Micros) -> Verdict;
     /// Once a second: what is to be kept warm, as pool, model and containers.
     fn second(&mut self, now: Micros, orders: &mut Vec<(usize, usize, u32)>);
+
+    /// What to ask the shared counters of budgets. Those who know no budgets ask nothing.
+    fn draws(&mut self, _: Micros) -> Vec<Draw> {
+        Vec::new()
+    }
+    /// A counter stood at this after a draw; gives what goes back to it.
+    fn drawn(&mut self, _: &Draw, _: u64, _: Micros) -> Option<Draw> {
+        None
+    }
 }
 
 /// What to do with a job that a scan visits.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use schemas::{Lane, ModelToken, PoolId, ProviderId, Region, Tenant, UsdNanos};
 
+use crate::budget::{Mode, Rules};
+
 /// Everything a run is about, besides policy and seed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
@@ -35,6 +37,8 @@ pub struct Scenario {
     pub timeout: Duration,
     /// How long a job is gone when whoever holds it is cut off.
     pub lease: Duration,
+    /// What may be spent. Only Beacon knows budgets.
+    pub budgets: Rules,
     /// Times in which more jobs arrive.
     pub bursts: Vec<Burst>,
     /// What goes wrong.
@@ -271,9 +275,15 @@ impl Scenario {
         self.lanes[lane_index(lane)].deadline
     }
 
-    /// Tenants that send more than their share for a while.
-    pub fn floods(&self, tenant: usize) -> bool {
-        self.bursts.iter().any(|burst| burst.tenant == Some(tenant))
+    /// Tenants that are told apart: they send more than their share for a while, or may run out of money.
+    pub fn apart(&self, tenant: usize) -> bool {
+        self.bursts.iter().any(|burst| burst.tenant == Some(tenant)) || self.may_run_out(tenant)
+    }
+
+    /// Tenants with a hard budget of their own.
+    pub fn may_run_out(&self, tenant: usize) -> bool {
+        let name = Some(&self.tenants[tenant].name);
+        self.budgets.as_slice().iter().any(|rule| rule.mode == Mode::Hard && rule.tenant.as_ref() == name)
     }
 }
 

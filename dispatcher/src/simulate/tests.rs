@@ -10,7 +10,7 @@ use super::*;
 fn check(scenario: &Scenario, policy: Policy, seed: u64) -> Outcome {
     let outcome = run(scenario, None, policy, seed);
     let mut jobs = 0;
-    for group in [&outcome.keeping, &outcome.flooding] {
+    for group in [&outcome.keeping, &outcome.apart] {
         assert_eq!(group.succeeded + group.failed + group.expired, group.jobs, "each job ends once");
         jobs += group.jobs;
     }

@@ -1,6 +1,6 @@
 //! What came of it, for people and for machines. Every figure is rounded the same way each time: same seed, same bytes.
 
-use dispatcher::simulate::{self, Against, Group, Judgement, Outcome, Policy, Scenario, Standing};
+use dispatcher::simulate::{self, Against, Group, Judgement, Outcome, Policy, Scenario, Spending, Standing};
 use schemas::UsdNanos;
 use serde::Serialize;
 
@@ -66,9 +66,16 @@ pub(super) fn tell(runs: &[Told<'_>]) -> anyhow::Result<()> {
             ))?;
         }
         output::line(each(run).to_string())?;
-        if run.outcomes.iter().any(|outcome| outcome.flooding.jobs > 0) {
-            output::line("The tenants that flood, apart; above are those that keep to their share:")?;
-            output::line(floods(run).to_string())?;
+        if run.outcomes.iter().any(|outcome| outcome.apart.jobs > 0) {
+            output::line(
+                "The tenants that flood or have a budget of their own, apart; above are the others:",
+            )?;
+            output::line(apart(run).to_string())?;
+        }
+        for outcome in run.outcomes.iter().filter(|outcome| outcome.policy == Policy::Beacon) {
+            for spending in &outcome.budgets {
+                output::line(spent(spending))?;
+            }
         }
     }
     if runs.iter().any(|run| run.targets.is_some()) {
@@ -83,6 +90,16 @@ pub(super) fn tell(runs: &[Told<'_>]) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// `budget $1 per hour for tenant acme: $0.9998 spent; from 1600 s on jobs wait: needs ...`.
+fn spent(spending: &Spending) -> String {
+    let Spending { rule, limit_usd: _, most_usd, held_from_s, says } = spending;
+    let waits = match (held_from_s, says) {
+        (Some(from), Some(says)) => format!("; from {from} s on its jobs wait, the last one as it {says}"),
+        (None, _) | (_, None) => String::new(),
+    };
+    format!("budget {rule}: ${most_usd} spent at most{waits}")
 }
 
 /// What must not be passed over: who beats ours in what, and in what even those are better who miss a target.
@@ -132,7 +149,7 @@ fn each(run: &Told<'_>) -> comfy_table::Table {
 
 fn row(name: String, outcome: &Outcome) -> [String; 15] {
     let group = &outcome.keeping;
-    let jobs = group.jobs + outcome.flooding.jobs;
+    let jobs = group.jobs + outcome.apart.jobs;
     [
         name,
         group.jobs.to_string(),
@@ -152,14 +169,14 @@ fn row(name: String, outcome: &Outcome) -> [String; 15] {
     ]
 }
 
-fn floods(run: &Told<'_>) -> comfy_table::Table {
+fn apart(run: &Told<'_>) -> comfy_table::Table {
     let header = ["policy", "jobs", "p50 s", "p95 s", "p99 s", "in time %", "late", "failed", "expired"];
     let rows: Vec<[String; 9]> = run
         .outcomes
         .iter()
         .map(|outcome| {
             let Group { jobs, succeeded: _, late, failed, expired, p50_us, p95_us, p99_us, in_time_ppm } =
-                outcome.flooding;
+                outcome.apart;
             [
                 outcome.policy.to_string(),
                 jobs.to_string(),

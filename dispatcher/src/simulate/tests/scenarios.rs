@@ -9,6 +9,8 @@ use super::super::*;
 const LEAD: Duration = Duration::from_secs(3 * 60);
 /// Quiet minutes after the last: it has to find back.
 const TAIL: Duration = Duration::from_secs(4 * 60);
+/// Scenarios up to this are played as they are.
+const SHORT: Duration = Duration::from_secs(20 * 60);
 /// As much of an hour of real arrivals is played.
 const ARRIVALS: Duration = Duration::from_secs(15 * 60);
 /// A day of two hours, for this part of it.
@@ -18,6 +20,10 @@ const SEED: u64 = 1;
 /// The scenario with as little as it takes around what goes wrong in it.
 fn brief(text: &str) -> Scenario {
     let mut scenario = Scenario::parse(text).unwrap();
+    if scenario.duration <= SHORT || !scenario.budgets.as_slice().is_empty() {
+        // Periods of budgets are those of the calendar.
+        return scenario;
+    }
     let begins = scenario.faults.iter().map(|f| f.from).chain(scenario.bursts.iter().map(|b| b.from)).min();
     let ends = scenario.faults.iter().map(|f| f.until).chain(scenario.bursts.iter().map(|b| b.until)).max();
     let Some((begins, ends)) = begins.zip(ends) else {
@@ -40,7 +46,7 @@ fn brief(text: &str) -> Scenario {
 }
 
 /// Plays a scenario and holds it against its targets; a failure shows what every policy made of it.
-fn check(text: &str) {
+fn check(text: &str) -> Outcome {
     let scenario = brief(text);
     let trace = match &scenario.arrivals {
         Arrivals::Drawn { .. } => None,
@@ -52,6 +58,7 @@ fn check(text: &str) {
         let others = Policy::ALL.into_iter().skip(1).map(play);
         panic!("{}", table(&scenario, &[vec![ours], others.collect()].concat()));
     }
+    ours
 }
 
 fn table(scenario: &Scenario, outcomes: &[Outcome]) -> String {
@@ -92,7 +99,8 @@ macro_rules! scenarios {
             let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/scenarios");
             for file in std::fs::read_dir(folder).unwrap() {
                 let name = file.unwrap().file_name().into_string().unwrap();
-                assert!(!name.ends_with(".toml") || [$($file),*].contains(&&*name), "{name} has no test here");
+                let played = [$($file,)* "budget.toml"];
+                assert!(!name.ends_with(".toml") || played.contains(&&*name), "{name} has no test here");
             }
         }
     };
@@ -110,4 +118,23 @@ scenarios! {
     a_tenant_floods: "flood.toml",
     an_hour_of_code_completion: "azure-code.toml",
     an_hour_of_chat: "azure-conv.toml",
+}
+
+#[test]
+fn a_budget_holds_its_tenant_to_its_limit_and_nobody_else() {
+    let text = include_str!("../../../../examples/scenarios/budget.toml");
+    let (with, without) = (check(text), check(text.split("[[budgets]]").next().unwrap()));
+    let [spending] = &*with.budgets else { panic!("{:?}", with.budgets) };
+    let limit = spending.limit_usd.get();
+    // A chunk is a hundredth of what remains; each region has a dispatcher.
+    assert!(spending.most_usd.get() <= limit + 3 * limit / 100, "{spending:?}");
+    assert!(spending.most_usd.get() >= limit - limit / 100, "{spending:?}");
+    assert!(spending.held_from_s.is_some_and(|from| (1_200..2_400).contains(&from)), "{spending:?}");
+    assert!(spending.says.as_ref().is_some_and(|says| says.contains("waits for the next period")));
+    // It was held for a third of the hour, and went on in the next.
+    assert!((400_000..800_000).contains(&with.apart.in_time_ppm), "{:?}", with.apart);
+    assert_eq!(without.apart.jobs, 0);
+    // The others are 60 of 100, of the same jobs.
+    assert!(with.keeping.p95_us <= without.keeping.p95_us + 20_000, "{:?}", with.keeping);
+    assert_eq!(with.keeping.in_time_ppm, 1_000_000);
 }
