@@ -91,18 +91,13 @@ pub struct EndedAttempt {
     /// How long the provider took, its cold start left out, microseconds.
     pub service_us: u64,
     /// How long its cold start took, microseconds; 0 when it was warm.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::time::is_zero")]
     pub cold_us: u64,
     /// What it cost, useful or not.
     pub cost_usd: UsdNanos,
     /// True when it failed and did not give the job back, having been told that another attempt runs beside it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's own shape")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// What a dispatcher asks of one worker. Core NATS: one that is lost costs money or time, never a job.

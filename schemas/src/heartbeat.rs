@@ -29,7 +29,7 @@ pub struct ServedModel {
     #[serde(default)]
     pub second_usd: UsdNanos,
     /// How long a container is kept, and billed, after its last job, microseconds; zero where that is not billed.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::time::is_zero")]
     pub idle_us: u64,
     /// Whether it is paid for while it stands, used or not: one job more costs nothing more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -40,11 +40,6 @@ pub struct ServedModel {
     /// Whether the worker can have containers started ahead of their jobs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub warmable: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's own shape")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// One worker's state.

@@ -69,6 +69,12 @@ pub fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// For spans that are left out of messages when there is nothing to say.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's own shape")]
+pub(crate) const fn is_zero(micros: &u64) -> bool {
+    *micros == 0
+}
+
 /// Where wall time comes from; the seam lets a test or a simulation own the clock.
 pub trait Clock: Send + Sync + 'static {
     /// Now, in UTC.

@@ -25,6 +25,8 @@ use workers::provider::{Call, Ended, Health, Progress, Provider, Success, UsedIt
 pub enum Script {
     /// Answers at once.
     Succeed,
+    /// Answers after so long, and says all the while that it is well.
+    After(Duration),
     /// Answers at once with how many bytes it was asked.
     Measure,
     /// Fails at once, unbilled.
@@ -103,6 +105,7 @@ impl Provider for Scripted {
             match &script {
                 Script::Fail(failure) => return Ended::unbilled(failure.clone()),
                 Script::Succeed | Script::Measure => {}
+                Script::After(pause) => tokio::time::sleep(*pause).await,
                 Script::Hold => self.released().await,
                 Script::HoldThenFail(failure) => {
                     self.released().await;

@@ -95,3 +95,46 @@ async fn a_request_nobody_would_take_is_never_tried_again() {
     dispatcher.stop().await;
     producer.close().await;
 }
+
+/// Submits ten jobs, waits for all of them, and gives how many of them began at golem.
+async fn wave(producer: &mut producer::Producer, golem: &Scripted, jobs: &mut Vec<schemas::JobId>) -> u64 {
+    let before = golem.begun();
+    jobs.extend(roles::submit_many(producer, 10).await);
+    Audit::all_ended(producer, jobs).await;
+    golem.begun() - before
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_is_well_but_slow_is_left_and_taken_back() {
+    let server = NatsServer::start().await;
+    let urls = [server.url()];
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
+    let (golem, modal) = (Scripted::new(Script::Succeed), Scripted::new(Script::Succeed));
+    let one =
+        Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 16, ACK_WAIT, golem.clone())).await;
+    let two = Role::worker(roles::pool_config(&urls, "modal@us-east", "w2", 16, ACK_WAIT, modal)).await;
+    let mut producer = roles::producer(&urls).await;
+    let mut jobs = Vec::new();
+    // What is usual there is known after some dozens.
+    while golem.begun() < 40 {
+        wave(&mut producer, &golem, &mut jobs).await;
+    }
+    golem.set(Script::After(Duration::from_millis(700)));
+    let slow = golem.begun();
+    let end = tokio::time::Instant::now() + wait::DEADLINE;
+    // Left: of ten jobs at most a probe still goes there.
+    while wave(&mut producer, &golem, &mut jobs).await > 1 {
+        assert!(tokio::time::Instant::now() < end, "a slow provider was never left");
+    }
+    let suffered = golem.begun() - slow;
+    assert!(suffered < 60, "{suffered} jobs went to a slow provider before it was left");
+    golem.set(Script::Succeed);
+    // Taken back: it has its share again.
+    while wave(&mut producer, &golem, &mut jobs).await < 6 {
+        assert!(tokio::time::Instant::now() < end, "a provider that is fast again was never taken back");
+    }
+    one.stop().await;
+    two.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+}
