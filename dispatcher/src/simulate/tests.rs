@@ -38,6 +38,7 @@ fn world(rate: f64, kind: usize, whom: &str, slots: u32, burst: f64) -> Scenario
     let text = format!(
         "name = \"x\"\nduration = \"60s\"\n[arrivals]\nrate = {rate:?}\n[calls]\ntimeout = \"8s\"\n\
          [providers.golem.slots]\nus-east = {slots}\neu-west = 1\n[providers.modal.slots]\nus-east = {slots}\n\
+         [[budgets]]\ntenant = \"globex\"\nperiod = \"hour\"\nlimit = \"0.02\"\n\
          [[bursts]]\ntenant = \"acme\"\nfrom = \"30s\"\nfor = \"10s\"\nfactor = {burst:?}\n\
          [[faults]]\n{}\n{whom}\nfrom = \"10s\"\nfor = \"25s\"\n",
         KINDS[kind]

@@ -48,8 +48,9 @@ pub(super) fn plot(scenario: &Scenario, outcomes: &[Outcome]) -> anyhow::Result<
         let titles = ("95th percentile of latency, from arrival to end (log scale)", "seconds");
         plot.panel(&panels[0], titles, seconds, (floor, roof), latency)?;
         let titles = ("share of jobs at the baseline's providers", "percent");
-        plot.panel(&panels[1], titles, 0.0..105.0, (0.0, 105.0), share)?;
-        let roof = plot.extent(cost).map_or(0.1, |(_, most)| most).clamp(0.05, 10.0) * 1.1;
+        // Above what there can be, there is room for the names of faults, and no tick.
+        plot.panel(&panels[1], titles, 0.0..109.9, (0.0, 109.9), share)?;
+        let roof = plot.extent(cost).map_or(0.1, |(_, most)| most).clamp(0.05, 10.0) * 1.25;
         let titles = ("cost of attempts, idle containers left out", "$ per 1,000 jobs");
         plot.panel(&panels[2], titles, 0.0..roof, (0.0, roof), cost)?;
         root.present()?;
@@ -115,6 +116,11 @@ impl Plot<'_> {
         for shaded in self.shaded() {
             let corners = [(shaded.from, floor), (shaded.until, roof)];
             chart.draw_series([Rectangle::new(corners, SHADE.mix(0.10).filled())])?;
+            // Two that follow on each other are two.
+            chart.draw_series([PathElement::new(
+                [(shaded.from, floor), (shaded.from, roof)],
+                SHADE.mix(0.4),
+            )])?;
         }
         // Ours last: it lies on top.
         for outcome in self.outcomes.iter().rev() {
@@ -174,7 +180,9 @@ impl Plot<'_> {
                 what: format!("{} times the jobs{tenant}{region}", burst.factor),
             }
         });
-        faults.chain(bursts).collect()
+        let mut all: Vec<Shaded> = faults.chain(bursts).collect();
+        all.sort_by(|a, b| a.from.total_cmp(&b.from));
+        all
     }
 }
 
