@@ -14,6 +14,8 @@ const IDLE: [Duration; 4] =
     [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120), Duration::from_secs(600)];
 /// How much the newest job of a bin counts.
 const NEWS: f64 = 0.1;
+/// How much the newest job counts for the part of all jobs that start cold.
+const FRACTION_NEWS: f64 = 0.02;
 /// What a bin holds before its first job, once cold starts were seen at all: warm below the peak, cold above it.
 const PRIOR: [f64; 2] = [0.05, 0.8];
 /// How long a peak is remembered, once or twice this: about as long as providers keep an idle container.
@@ -30,6 +32,7 @@ pub struct Cold {
     peak_turned: Micros,
     last_used: Micros,
     last_known: Duration,
+    fraction: f64,
 }
 
 /// The bin a job falls into when it starts; kept until it ends.
@@ -61,6 +64,7 @@ impl Cold {
     pub fn ended(&mut self, bin: Bin, cold: Duration, now: Micros) {
         self.last_used = self.last_used.max(now);
         let was = if cold.is_zero() { 0.0 } else { 1.0 };
+        self.fraction += (was - self.fraction) * FRACTION_NEWS;
         if !cold.is_zero() {
             self.ever = true;
             self.spans.record(cold, now);
@@ -82,6 +86,11 @@ impl Cold {
             return 0.0;
         }
         self.seen[usize::from(bin.above)][usize::from(bin.idle)].unwrap_or(PRIOR[usize::from(bin.above)])
+    }
+
+    /// The part of the last jobs, some dozens, that met one.
+    pub const fn fraction(&self) -> f64 {
+        self.fraction
     }
 
     /// How long one takes, 95th percentile; zero where none was ever seen.

@@ -64,6 +64,7 @@ use crate::{
     redelivery::{self, Fate},
     retry::{self, Verdict},
     runs::{Offer, Run},
+    tenants,
     track::Outcome,
     trim::Trimmer,
     why,
@@ -74,8 +75,9 @@ const TICK: Duration = Duration::from_millis(20);
 /// Events handled before the next look at the other sources.
 const BURST: usize = 256;
 /// Jobs of one line that may wait here; beyond it we ask for no more of that model. Only jobs that no pool may take, small
-/// change from idle pulls, and what fairness looks ahead to ever wait here.
-const WAITING_MAX: usize = 4_000;
+/// change from idle pulls, and what fairness looks ahead to ever wait here. As many as the server lets out of one consumer by
+/// default, so that a tenant without money does not stop the others any sooner than that.
+const WAITING_MAX: usize = 20_000;
 /// Jobs of one line looked at ahead of their turn while several tenants compete. A tenant whose jobs lie further behind
 /// another's gets there no sooner than the stream does.
 const LOOK_AHEAD: usize = 2_000;
@@ -256,6 +258,11 @@ impl Dispatcher {
                     }
                 }
                 Some(question) = self.questions.next() => self.explain(question).await,
+                Some(told) = self.state.asking.join_next() => match told {
+                    Ok(Ok(newest)) => self.state.waiting_behind(newest, SystemClock.now()),
+                    Ok(Err(error)) => debug!(%error, "whose jobs wait is not known now"),
+                    Err(error) => log_panic(Err(error)),
+                },
                 Some(heard) = self.banker.next() => {
                     self.state.stirred |= self.banker.tell(&mut self.state.budgets, heard, &SystemClock);
                 }
@@ -635,12 +642,26 @@ impl Dispatcher {
                 self.end(flight, Status::Cancelled, failure);
             }
         }
+        self.state.report(&self.config.regions, now);
+        // While nothing waits in the streams, everybody's jobs are seen as they come.
+        if self.state.asking.is_empty() {
+            let mut regions: Vec<_> =
+                self.state.feeds.iter().filter(|f| f.backlog > 0).map(|f| f.region.clone()).collect();
+            regions.dedup();
+            for region in regions {
+                self.state.asking.spawn(tenants::newest(self.control.clone(), region));
+            }
+        }
         let plan = self.state.warmth.plan(self.state.pools.as_slice(), &self.config.policy, now);
         for wanted in plan {
             let pool = self.state.pools.iter().find(|pool| pool.id == wanted.pool);
             // Workers of a pool share their provider: one of them is enough.
             let Some(worker) = pool.and_then(|pool| pool.workers().next().cloned()) else { continue };
-            let order = Order::Warm { model: wanted.model, containers: wanted.containers };
+            let order = Order::Warm {
+                from: self.config.id.clone(),
+                model: wanted.model,
+                containers: wanted.containers,
+            };
             nats::order(&self.control, &wanted.pool, &worker, &order).await;
         }
     }

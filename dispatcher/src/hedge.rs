@@ -1,6 +1,6 @@
 //! When a job gets a second attempt beside the first, and how many may (Dean and Barroso, "The Tail at Scale", 2013). Pure.
 //!
-//! A job that runs past what 95 of 100 take is probably stuck where it is. A second attempt elsewhere then ends it sooner,
+//! A job that runs far past what 95 of 100 take is probably stuck where it is. A second attempt elsewhere then ends it sooner,
 //! for the price of a few jobs more: at most a share of all jobs, and at most so many dollars an hour.
 
 use std::time::Duration;
@@ -13,6 +13,9 @@ use crate::{config::HedgeConfig, track::Track};
 const WINDOW: Duration = Duration::from_secs(60);
 /// Dollars are counted by the hour.
 const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A cold start that is more likely than this is reckoned with.
+pub const LIKELY: f64 = 0.2;
 
 /// What was hedged lately.
 #[derive(Clone, Debug)]
@@ -37,9 +40,8 @@ impl Hedges {
             return None;
         }
         // A likely cold start is no sign of being stuck.
-        let (_, cold) = track.warmth(now);
-        let cold = if cold > 0.2 { track.cold_p95() } else { Duration::ZERO };
-        Some(track.usual()?.max(self.config.least) + cold)
+        let cold = if track.likely_cold(now) > LIKELY { track.cold_p95() } else { Duration::ZERO };
+        Some(track.usual()?.mul_f64(self.config.after).max(self.config.least) + cold)
     }
 
     /// A job was given to a pool.

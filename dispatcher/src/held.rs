@@ -12,11 +12,12 @@ use schemas::{
     decision::{Decision, Reason},
     lease::Lease,
     state::{Event, State, Step},
+    subjects::JobSubject,
     time::Clock as _,
 };
 use tokio::{task::JoinSet, time::Instant};
 use tracing::{debug, warn};
-use transport::{SystemClock, topology::TopologyError};
+use transport::{SystemClock, api::ApiError, topology::TopologyError};
 
 use crate::{
     budget::Budgets,
@@ -63,8 +64,12 @@ pub struct Held {
     pub runs: Runs,
     /// Jobs without a place.
     pub waiting: Waiting,
+    /// Questions on their way, whose jobs wait in the streams.
+    pub asking: JoinSet<Result<Vec<(JobSubject, u64)>, ApiError>>,
     /// What may be spent.
     pub budgets: Budgets,
+    /// The period in which a person was told of each budget that is used up, by the budget's place in the configuration.
+    pub told: FxHashMap<usize, Micros>,
     /// How many attempts may be repeats, by region.
     pub retries: HashMap<Region, RetryBudget>,
     /// Jobs delivered again, waiting for a scan.
@@ -104,6 +109,8 @@ impl Held {
             offered: FxHashMap::default(),
             runs: Runs::default(),
             waiting: Waiting::new(config.weights.clone()),
+            asking: JoinSet::new(),
+            told: FxHashMap::default(),
             budgets: Budgets::new(config.budgets.clone()),
             retries: config
                 .regions
@@ -166,6 +173,41 @@ impl Held {
             self.settle(&mut run, None, now);
         }
         alone
+    }
+
+    /// Learns whose jobs wait in the streams: those whose newest lies behind what was delivered.
+    pub fn waiting_behind(&mut self, newest: Vec<(JobSubject, u64)>, now: Micros) {
+        for (subject, seq) in newest {
+            let behind = |f: &&Feed| {
+                f.region == subject.region
+                    && f.model == subject.model
+                    && f.lane == subject.lane
+                    && seq > f.seen
+            };
+            if self.feeds.iter().any(|feed| behind(&feed)) {
+                self.waiting.group(&subject.region, &subject.model).expect(subject.tenant, now);
+            }
+        }
+    }
+
+    /// Reports how budgets and shares stand, and tells once a period of a budget that is used up.
+    pub fn report(&mut self, regions: &[Region], now: Micros) {
+        for (index, state) in self.budgets.states(now).enumerate() {
+            metrics::budget(state.rule, state.taken, state.rule.limit);
+            if !(state.exhausted || state.alarm) || self.told.insert(index, state.start) == Some(state.start)
+            {
+                continue;
+            }
+            let (rule, taken, until) = (state.rule, state.taken, state.until);
+            if state.exhausted {
+                warn!(%rule, %taken, limit = %rule.limit, %until, "a budget is used up; its jobs wait for the next period");
+            } else {
+                warn!(%rule, %taken, limit = %rule.limit, %until, "a soft budget is passed; its jobs go on");
+            }
+        }
+        for region in regions {
+            metrics::share_deficit(region, self.picker.deficit(region));
+        }
     }
 
     /// An offer was not taken: nothing was spent, and its tenant is charged nothing.

@@ -5,7 +5,7 @@
 //! follows a failure, [`hedge`] when a second attempt is worth it, [`warm`] what to have ready, [`credit`] how much to pull,
 //! [`why`] tells it all to people.
 //! Async rooms carry: [`dispatch`] owns all state in one task, [`redelivery`] finds out what became of a job that came twice,
-//! [`ending`] publishes terminal results, [`banker`] asks the counters of budgets, [`trim`] shortens the log, [`recurring`]
+//! [`ending`] publishes terminal results, [`tenants`] sees whose jobs are coming, [`banker`] asks the counters of budgets, [`trim`] shortens the log, [`recurring`]
 //! stores the runs of recurring jobs, [`nats`] knows the messages.
 
 pub mod banker;
@@ -33,6 +33,7 @@ pub mod retry;
 pub mod retry_budget;
 pub mod runs;
 pub mod simulate;
+pub mod tenants;
 pub mod track;
 pub mod trim;
 pub mod waiting;

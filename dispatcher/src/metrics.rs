@@ -1,7 +1,9 @@
 //! Every number this crate reports.
 
 use metrics::{counter, gauge};
-use schemas::{failure::FailureClass, reply::Status};
+use schemas::{Region, UsdNanos, failure::FailureClass, reply::Status};
+
+use crate::budget::Rule;
 
 /// A job was delivered to us; `again` when not for the first time.
 pub fn delivered(again: bool) {
@@ -77,6 +79,18 @@ pub fn race(second: bool, won: bool) {
 /// A pool is much slower than it should be.
 pub fn suspected() {
     counter!("dispatcher_pools_suspected_total").increment(1);
+}
+
+/// How a budget stands. There are as many as the configuration has.
+pub fn budget(rule: &Rule, taken: UsdNanos, limit: UsdNanos) {
+    let rule = rule.to_string();
+    gauge!("dispatcher_budget_taken_nanodollars", "rule" => rule.clone()).set(taken.get() as f64);
+    gauge!("dispatcher_budget_limit_nanodollars", "rule" => rule).set(limit.get() as f64);
+}
+
+/// How many jobs the baseline's share is behind in a region.
+pub fn share_deficit(region: &Region, jobs: f64) {
+    gauge!("dispatcher_share_deficit_jobs", "region" => region.to_string()).set(jobs);
 }
 
 /// Jobs purged from the log.

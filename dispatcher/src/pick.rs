@@ -177,10 +177,12 @@ impl Picker {
         Some(Choice { index, reason, again, expected: seen.expected, baseline: seen.baseline, free })
     }
 
-    /// Picks a pool other than those the job runs at already, for a second attempt beside the first: the fastest that is
-    /// in good standing. Does not count towards the share.
+    /// Picks a pool other than those the job runs at already, for a second attempt beside the first: the best that is in
+    /// good standing and has something warm; a cold start would come too late, and a container of its own costs more than
+    /// the job. Does not count towards the share.
     pub fn hedge(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros, rng: &mut impl Rng) -> Option<Choice> {
         self.look(pools, ask, now, rng);
+        self.score(pools, ask, now);
         let fit = |s: &Seen| s.refused.is_none() && !s.probe && !s.hot;
         let index =
             (0..self.seen.len()).filter(|i| fit(&self.seen[*i])).min_by_key(|i| self.seen[*i].time)?;

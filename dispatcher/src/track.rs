@@ -181,9 +181,14 @@ impl Track {
         (self.service.count() >= OWN_ENOUGH).then(|| self.service.p95())
     }
 
-    /// Containers that are probably warm, and how likely one more job would meet a cold start.
-    pub fn warmth(&self, now: Micros) -> (u32, f64) {
-        (self.cold.peak(), self.cold.likely(self.cold.bin(self.running() + 1, now)))
+    /// How likely one more job would meet a cold start, 0 to 1.
+    pub fn likely_cold(&self, now: Micros) -> f64 {
+        self.cold.likely(self.cold.bin(self.running() + 1, now))
+    }
+
+    /// Containers that are probably warm, and the part of the last jobs that met a cold start.
+    pub fn warmth(&self) -> (u32, f64) {
+        (self.cold.peak(), self.cold.fraction())
     }
 
     /// How long a cold start takes; zero where none was seen.
@@ -212,7 +217,7 @@ impl Track {
         } else {
             Duration::from_micros(served.p50_us)
         };
-        let likely = self.cold.likely(self.cold.bin(self.running() + 1, now));
+        let likely = self.likely_cold(now);
         let cold = self.cold.p95();
         let time = p95 + cold.mul_f64(likely);
         let timed = |span: Duration| served.second_usd.for_seconds(span).unwrap_or(UsdNanos::new(u64::MAX));

@@ -27,11 +27,23 @@ struct Sent {
     slow: f64,
     urgent: f64,
     at: Micros,
+    since: Micros,
+}
+
+/// Jobs a second.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    fast: f64,
+    slow: f64,
+    urgent: f64,
 }
 
 impl Sent {
     /// An exponential average of a rate: each job adds `ln 2 / half-life`, and all fades by half in a half-life.
     fn add(&mut self, urgent: bool, now: Micros) {
+        if self.since == Micros::default() {
+            (self.since, self.at) = (now, now);
+        }
         self.fade(now);
         let step = |half: Duration| std::f64::consts::LN_2 / half.as_secs_f64();
         self.fast += step(FAST);
@@ -48,6 +60,14 @@ impl Sent {
         self.slow *= slow;
         self.urgent *= slow;
         self.at = self.at.max(now);
+    }
+
+    /// What the averages say, made up for what they had not seen yet: a young average is too small.
+    fn rates(mut self, now: Micros) -> Rates {
+        self.fade(now);
+        let age = now.since(self.since).as_secs_f64().max(1.0);
+        let seen = |half: Duration| 1.0 - (-age / half.as_secs_f64()).exp2();
+        Rates { fast: self.fast / seen(FAST), slow: self.slow / seen(SLOW), urgent: self.urgent / seen(SLOW) }
     }
 }
 
@@ -108,7 +128,7 @@ impl Warmth {
                 let usable = pool.closed(policy.silent_after, now).is_none()
                     && !track.breaker.is_tripped()
                     && !track.is_suspect();
-                let containers = if usable { self.wanted(sent, track, left, now) } else { 0 };
+                let containers = if usable { self.wanted(sent.rates(now), track, left, now) } else { 0 };
                 plan.push(Wanted { pool: pool.id.clone(), model: model.clone(), containers });
             }
         }
@@ -116,17 +136,19 @@ impl Warmth {
     }
 
     /// How many containers of one model, for as much of `left` dollars an hour as they need.
-    fn wanted(&self, sent: Sent, track: &Track, left: &mut f64, now: Micros) -> u32 {
+    fn wanted(&self, sent: Rates, track: &Track, left: &mut f64, now: Micros) -> u32 {
         let second = track.served.second_usd.get() as f64;
         let rate = sent.fast.max(sent.slow);
         let work = rate * track.service().0.as_secs_f64();
         let z = if sent.urgent * 4.0 > sent.slow { 2.0 } else { 1.0 };
         let spare = z * work.sqrt();
         // A cold start costs its own billed time and what somebody's wait is worth; spare containers cost their time.
-        let (peak, likely) = track.warmth(now);
-        let each = track.cold_p95().as_secs_f64() * (second + self.config.second_worth.get() as f64);
+        let (peak, met) = track.warmth();
+        // In a burst all that comes on top of what is warm meets one.
         let burst = sent.fast > BURST * sent.slow && work > f64::from(peak);
-        if !burst && rate * likely * each <= spare * second {
+        let met = if burst { track.likely_cold(now) } else { met };
+        let each = track.cold_p95().as_secs_f64() * (second + self.config.second_worth.get() as f64);
+        if rate * met * each <= spare * second {
             return 0;
         }
         let affordable = if second > 0.0 { *left / (second * 3_600.0) } else { spare };
@@ -153,6 +175,10 @@ mod tests {
     };
 
     const NOW: Micros = Micros::new(1_795_000_000_000_000);
+
+    fn most(usd: u64) -> WarmConfig {
+        WarmConfig { most_usd_per_hour: UsdNanos::new(usd), second_worth: UsdNanos::new(500_000) }
+    }
 
     /// What is wanted at Modal after jobs of one model went there at `rate` for two minutes, each of which met a cold start
     /// or none did.
@@ -184,18 +210,17 @@ mod tests {
     #[test]
     fn cold_starts_that_cost_more_than_idle_containers_are_avoided() {
         // Ten jobs a second of 0.4 s are four at once, and two deviations more.
-        let containers = wanted(10, true, WarmConfig::default());
+        let containers = wanted(10, true, most(3_000_000_000));
         assert!((6..=9).contains(&containers), "{containers}");
     }
 
     #[test]
     fn what_is_warm_by_itself_is_not_paid_for() {
-        assert_eq!(wanted(10, false, WarmConfig::default()), 0);
+        assert_eq!(wanted(10, false, most(3_000_000_000)), 0);
     }
 
     #[test]
     fn no_dollars_nothing_warm_and_few_dollars_little() {
-        let most = |usd| WarmConfig { most_usd_per_hour: UsdNanos::new(usd), ..WarmConfig::default() };
         assert_eq!(wanted(10, true, most(0)), 0);
         // One container beyond the work.
         let containers = wanted(10, true, most(600_000_000));

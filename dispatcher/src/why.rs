@@ -161,12 +161,10 @@ fn gate(
                         Wait::Period(at) => Some(at),
                         Wait::Chunk => None,
                     };
-                    let rule = budgets.rule(held.rule).map_or_else(String::new, |rule| format!(" ({rule})"));
-                    (
-                        format!("${} taken, ${} needed", held.taken, held.amount),
-                        format!("${}{rule}", held.limit),
-                        until,
-                    )
+                    let limit = budgets
+                        .rule(held.rule)
+                        .map_or_else(|| format!("${}", held.limit), ToString::to_string);
+                    (format!("${} taken, ${} needed", held.taken, held.amount), limit, until)
                 }
             }
         }

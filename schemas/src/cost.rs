@@ -31,7 +31,7 @@ pub struct CostLine {
     pub unit: Unit,
     /// How much: microseconds for times, else a plain count.
     pub quantity: u64,
-    /// What the line is for: `execution`, `cold_start`, `input_tokens`, `idle`.
+    /// What the line is for: `execution`, `cold_start`, `input_tokens`, `idle`, `warm_start`.
     pub item: String,
     /// Price of one unit, dollars.
     pub unit_price_usd: UsdNanos,

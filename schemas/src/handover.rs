@@ -115,8 +115,10 @@ pub enum Order {
     Alone(OfferKey, Option<Box<Entry>>),
     /// The other attempt was first: stop, and book what was spent as lost in a race.
     Stop(OfferKey),
-    /// Have so many containers of this model ready.
+    /// Have so many containers of this model ready, for the jobs of this dispatcher; those of others come on top.
     Warm {
+        /// Which dispatcher.
+        from: WorkerId,
         /// Which model.
         model: ModelToken,
         /// How many, running ones included.

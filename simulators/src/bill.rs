@@ -5,6 +5,7 @@
 //! | `golem` | each inference admitted to a slot, finished or not | the price per inference |
 //! | `openai` | each request, from admission to its end or abort | per second, rounded up |
 //! | `modal`, startup | each container start, with the run that caused it | per second, rounded up |
+//! | `modal`, warm start | each GPU, all starts that no run waited for together | per second of the sum, rounded up |
 //! | `modal`, run | each input a container began, to its end or abort | per second, rounded up |
 //! | `modal`, idle | each GPU, all closed idle spans together | per second of the sum, rounded up |
 //! | `runpod`, startup and idle | each worker start, and all closed idle spans together | per second, rounded up |
@@ -25,7 +26,7 @@
 //!
 //! A line of kind `golem` stands from admission, with `billed_micros` 0 until the request ends; the other lines stand
 //! from the end of what they bill. An idle span closes when its container takes the next input or scales down;
-//! until then nobody is billed for it. `completed` tells a run that ended well from one that broke. A caller on
+//! until then nobody is billed for it; only one that a floor of `PUT /v1/warm` holds open is billed as far as it got. `completed` tells a run that ended well from one that broke. A caller on
 //! Modal learns what a broken run cost only from a job's result; after a cut connection it cannot.
 
 use std::{
@@ -38,7 +39,7 @@ use serde::{Deserialize, Serialize};
 /// All that has been charged so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bill {
-    /// In order of entry; the idle lines of Modal come last.
+    /// In order of entry; what no run of Modal caused, starts ahead and idle time, comes last.
     pub lines: Vec<BillLine>,
     /// The sum of all lines, in nano-dollars.
     pub total_nanos: u64,
@@ -48,7 +49,7 @@ pub struct Bill {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BillLine {
     /// What the caller called the run: its `X-Request-Id`, or the `id` of a Modal job; for Replicate the id of the
-    /// prediction. Absent for idle time.
+    /// prediction. Absent for idle time and starts ahead.
     pub run: Option<String>,
     /// The SKU.
     pub sku: String,
@@ -70,6 +71,8 @@ pub enum BillKind {
     Run,
     /// Starting a container.
     Startup,
+    /// Starting a container ahead of its first input.
+    WarmStart,
     /// A container that waits for its next input.
     Idle,
 }
@@ -83,18 +86,20 @@ pub enum Price {
     PerSecond(u64),
 }
 
-/// What the containers of one GPU have used, as `GET /billing` reports it. Closed spans only, microseconds.
+/// What the containers of one GPU have used, as `GET /billing` reports it: what is billed, in microseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuUsage {
     /// The SKU.
     pub gpu: String,
-    /// Starting containers.
+    /// Starting containers for inputs that waited.
     pub startup_us: u64,
+    /// Starting containers ahead of any input.
+    pub warm_start_us: u64,
     /// Executing inputs.
     pub execution_us: u64,
     /// Waiting for inputs.
     pub idle_us: u64,
-    /// How many waits that was.
+    /// How many waits that was; one that is billed in parts counts as so many.
     pub idle_spans: u64,
 }
 
@@ -123,6 +128,7 @@ struct Pages {
 struct Gpu {
     price_per_second_nanos: u64,
     startup_us: u64,
+    warm_start_us: u64,
     execution_us: u64,
     idle_us: u64,
     idle_spans: u64,
@@ -166,10 +172,15 @@ impl Book {
         match kind {
             BillKind::Run => gpu.execution_us += micros,
             BillKind::Startup => gpu.startup_us += micros,
+            // One cumulative line per GPU, written when the bill is read.
+            BillKind::WarmStart => {
+                gpu.warm_start_us += micros;
+                return;
+            }
             BillKind::Idle => {
                 gpu.idle_us += micros;
                 gpu.idle_spans += 1;
-                return; // One cumulative line per GPU, written when the bill is read.
+                return;
             }
         }
         pages.lines.push(BillLine {
@@ -191,15 +202,18 @@ impl Book {
     pub(crate) fn bill(&self) -> Bill {
         let pages = self.pages();
         let mut lines = pages.lines.clone();
-        let idle = pages.gpus.iter().filter(|(_, gpu)| gpu.idle_spans > 0);
-        lines.extend(idle.map(|(sku, gpu)| BillLine {
-            run: None,
-            sku: sku.clone(),
-            kind: BillKind::Idle,
-            billed_micros: gpu.idle_us,
-            amount_nanos: amount_for(gpu.price_per_second_nanos, gpu.idle_us),
-            completed: true,
-        }));
+        for (sku, gpu) in &pages.gpus {
+            let warm = (gpu.warm_start_us > 0).then_some((BillKind::WarmStart, gpu.warm_start_us));
+            let idle = (gpu.idle_spans > 0).then_some((BillKind::Idle, gpu.idle_us));
+            lines.extend(warm.into_iter().chain(idle).map(|(kind, billed_micros)| BillLine {
+                run: None,
+                sku: sku.clone(),
+                kind,
+                billed_micros,
+                amount_nanos: amount_for(gpu.price_per_second_nanos, billed_micros),
+                completed: true,
+            }));
+        }
         drop(pages);
         let total_nanos = lines.iter().map(|line| line.amount_nanos).sum();
         Bill { lines, total_nanos }
@@ -211,6 +225,7 @@ impl Book {
         let usage = pages.gpus.iter().map(|(gpu, used)| GpuUsage {
             gpu: gpu.clone(),
             startup_us: used.startup_us,
+            warm_start_us: used.warm_start_us,
             execution_us: used.execution_us,
             idle_us: used.idle_us,
             idle_spans: used.idle_spans,

@@ -111,6 +111,8 @@ pub struct ModalSettings {
     pub result_ttl_ms: u64,
     /// How long a job's id finds the same call again. Beacon's app: 24 hours.
     pub id_ttl_ms: u64,
+    /// How long an order to keep containers warm holds when it is not repeated. Beacon's app: 60 s.
+    pub warm_lease_ms: u64,
     /// Whether a `wait` call stops when its caller leaves before the first redirect. A blocking handler does not.
     pub cancel_on_disconnect: bool,
 }
@@ -309,6 +311,7 @@ impl ModalSettings {
             (self.scaledown_window_ms, "scaledown_window_ms"),
             (self.result_ttl_ms, "result_ttl_ms"),
             (self.id_ttl_ms, "id_ttl_ms"),
+            (self.warm_lease_ms, "warm_lease_ms"),
         ]
         .into_iter()
         .find_map(|(millis, key)| (millis > 365 * MILLIS_MAX).then_some(key))
@@ -344,6 +347,7 @@ impl Default for ModalSettings {
             scaledown_window_ms: 60_000,
             result_ttl_ms: 7 * 86_400_000,
             id_ttl_ms: 86_400_000,
+            warm_lease_ms: 60_000,
             cancel_on_disconnect: false,
         }
     }

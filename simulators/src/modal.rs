@@ -1,4 +1,4 @@
-//! The routes of Beacon's app on Modal beside the OpenAI ones: `wait`, `spawn`, health and billing.
+//! The routes of Beacon's app on Modal beside the OpenAI ones: `wait`, `spawn`, keeping warm, health and billing.
 //!
 //! A fault that concerns the connection (`reset_mid_stream`, `truncated_body`, `garbage_json`, `silent_end`) spoils
 //! the answer to the POST and leaves the run alone; one that concerns the run (`slow`, `stall_mid_stream`,
@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::json;
 use tokio::time;
 use tokio_util::sync::DropGuard;
@@ -176,6 +177,47 @@ pub(crate) async fn cancel(
     answer(StatusCode::ACCEPTED, &json!({ "call_id": call.id }))
 }
 
+/// What `PUT /v1/warm` is asked.
+#[derive(Deserialize)]
+struct Order {
+    model: String,
+    containers: u64,
+}
+
+/// `PUT /v1/warm`: keeps so many containers of a model up, those that are up already included, for `warm_lease_ms`. In the
+/// app it is `Function.update_autoscaler(min_containers=n)`. What it starts is on no run's bill but in `GET /billing`.
+pub(crate) async fn warm(
+    State(service): State<Arc<Service>>,
+    ConnectInfo(connection): ConnectInfo<Connection>,
+    body: Bytes,
+) -> Response {
+    if let Some(fault) = service.strike_at_the_edge()
+        && let Some(response) = edge::struck(&service, &fault, &connection).await
+    {
+        return response;
+    }
+    let Order { model, containers } = match serde_json::from_slice(&body) {
+        Ok(order) => order,
+        Err(error) => return refused(&service, unprocessable(BadRequest(error.to_string()))),
+    };
+    let Some(up) = service.room(&model).and_then(|room| room.containers()) else {
+        let detail = format!("model {model} does not exist");
+        // With the model, so that a caller can tell it from an app that has no such route.
+        let body = json!({ "detail": detail, "model": model });
+        return refused(&service, answer(StatusCode::NOT_FOUND, &body));
+    };
+    match usize::try_from(containers) {
+        Ok(count) if count <= up.most() => {
+            up.keep(count, Duration::from_millis(service.config.modal.warm_lease_ms));
+            answer(StatusCode::OK, &json!({ "model": model, "containers": containers }))
+        }
+        Ok(_) | Err(_) => {
+            let message = format!("containers must be at most {}", up.most());
+            refused(&service, unprocessable(BadRequest(message)))
+        }
+    }
+}
+
 /// `GET /health`: served without a GPU, so it starts and keeps no container.
 pub(crate) async fn health(State(service): State<Arc<Service>>) -> Response {
     let up = service.rooms().iter().filter_map(|room| room.containers());
@@ -186,7 +228,7 @@ pub(crate) async fn health(State(service): State<Arc<Service>>) -> Response {
     answer(StatusCode::OK, &body)
 }
 
-/// `GET /billing`: what the app's containers have used, closed spans only, by GPU.
+/// `GET /billing`: what the app's containers have used, by GPU; of idle spans only what is billed (see [`crate::bill`]).
 pub(crate) async fn billing(State(service): State<Arc<Service>>) -> Response {
     for containers in service.rooms().iter().filter_map(|room| room.containers()) {
         containers.reap_due();
@@ -196,16 +238,13 @@ pub(crate) async fn billing(State(service): State<Arc<Service>>) -> Response {
 
 /// What a job is to do, or the app's answer to a job it cannot do. Boxed because a response is large.
 fn plan(service: &Service, body: &[u8], fault: Option<&FaultKind>) -> Result<Plan, Box<Response>> {
-    let unprocessable = |BadRequest(message)| {
-        let detail = json!([{ "loc": ["body"], "msg": message, "type": "value_error" }]);
-        Box::new(answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "detail": detail })))
-    };
-    let job = Job::decode(body).map_err(unprocessable)?;
+    let job = Job::decode(body).map_err(|bad| Box::new(unprocessable(bad)))?;
     let Some(room) = service.room(&job.inference.model) else {
         let detail = format!("model {} does not exist", job.inference.model);
         return Err(Box::new(answer(StatusCode::NOT_FOUND, &json!({ "detail": detail }))));
     };
-    let text = openai::answer_to(service, room, &job.inference).map_err(unprocessable)?;
+    let text =
+        openai::answer_to(service, room, &job.inference).map_err(|bad| Box::new(unprocessable(bad)))?;
     Ok(Plan {
         job: job.id,
         room: Arc::clone(room),
@@ -214,6 +253,12 @@ fn plan(service: &Service, body: &[u8], fault: Option<&FaultKind>) -> Result<Pla
         slowdown: fault.map_or(1.0, FaultKind::slowdown),
         breakdown: fault.and_then(FaultKind::breakdown),
     })
+}
+
+/// FastAPI's answer to a body that it cannot use.
+fn unprocessable(BadRequest(message): BadRequest) -> Response {
+    let detail = json!([{ "loc": ["body"], "msg": message, "type": "value_error" }]);
+    answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "detail": detail }))
 }
 
 fn refused(service: &Service, response: Response) -> Response {

@@ -13,7 +13,7 @@ use crate::{
     bill::{BillKind, Book, LineId, Price},
     board::{Board, Queued, Running},
     config::{Kind, SimulatedModel, SimulatorConfig},
-    container::{Containers, Lease},
+    container::{Containers, Lease, Sort},
     runpod,
     service::{micros, sleep_until},
     slots::{Slot, Slots},
@@ -55,10 +55,14 @@ impl Room {
                     Kind::RunPod => runpod::idle_timeout(&config.runpod),
                     _ => Duration::from_millis(config.modal.scaledown_window_ms),
                 };
-                let price = model.price_per_second_nanos;
-                let sku = model.sku.clone();
-                let most = usize::try_from(model.slots).expect("checked to be at most 100000");
-                Seats::Containers(Containers::new(most, window, sku, price, Arc::clone(book)))
+                let sort = Sort {
+                    most: usize::try_from(model.slots).expect("checked to be at most 100000"),
+                    window,
+                    cold_start: Duration::from_millis(model.cold_start_ms),
+                    sku: model.sku.clone(),
+                    price_per_second_nanos: model.price_per_second_nanos,
+                };
+                Seats::Containers(Containers::new(sort, Arc::clone(book)))
             }
         };
         let price = match config.kind {
@@ -119,7 +123,7 @@ enum Seat {
 pub(crate) struct Visit {
     room: Arc<Room>,
     run: Option<String>,
-    /// Set on the first input of a container.
+    /// Set on the first input of a container that was started for it.
     cold_micros: Option<u64>,
     stage: Stage,
     /// The last field, so that the seat is free only after the bill is written.
@@ -139,7 +143,7 @@ enum Stage {
 impl Visit {
     /// Waits for a cold start, then is admitted: from here on the run is billed. Nothing is awaited after that.
     pub(crate) async fn admit(&mut self, prompt_tokens: u32) {
-        match &self.seat {
+        match &mut self.seat {
             Seat::Slot(slot) => sleep_until(slot.ready_at).await,
             Seat::Container(lease) if lease.cold => {
                 let now = Instant::now();
@@ -149,7 +153,7 @@ impl Visit {
                 sleep_until(now + Duration::from_millis(self.room.model.cold_start_ms)).await;
                 self.charge_startup(micros(now.elapsed()), true);
             }
-            Seat::Container(_) => {}
+            Seat::Container(lease) => lease.up().await,
         }
         let Stage::Waiting { queued, .. } = std::mem::replace(&mut self.stage, Stage::Over) else {
             unreachable!("a visit is admitted once, by the one who made it");

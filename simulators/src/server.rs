@@ -11,7 +11,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     middleware,
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -107,6 +107,7 @@ fn routes(service: &Arc<Service>) -> Router {
             .route("/v1/run", post(modal::run).get(modal::result))
             .route("/v1/jobs", post(modal::spawn))
             .route("/v1/jobs/{call_id}", get(modal::poll).delete(modal::cancel))
+            .route("/v1/warm", put(modal::warm))
             .route("/health", get(modal::health))
             .route("/billing", get(modal::billing)),
     };

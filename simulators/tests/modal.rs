@@ -291,3 +291,68 @@ async fn a_job_that_passes_its_own_time_limit_fails_and_is_billed() {
     let run = lines.iter().find(|line| line.kind == BillKind::Run).unwrap();
     assert_eq!(run.billed_micros, micros(&result["billing"]["execution_s"]));
 }
+
+async fn keep_warm(rig: &Rig, order: Value) -> (StatusCode, Value) {
+    let url = format!("{}/v1/warm", rig.simulator.url());
+    let response = rig.client.put(url).json(&order).send().await.unwrap();
+    (response.status(), response.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn containers_are_kept_on_order_and_their_start_is_on_no_runs_bill() {
+    let modal = ModalSettings { scaledown_window_ms: 0, ..ModalSettings::default() };
+    let rig = app(SimulatedModel { cold_start_ms: 5, ..model() }, modal).await;
+    for order in [json!({ "model": "llama", "containers": 2 }), json!({ "model": "llama", "containers": 2 })]
+    {
+        assert_eq!(keep_warm(&rig, order.clone()).await, (StatusCode::OK, order));
+    }
+    assert_eq!(rig.get_json("/health").await["containers"], 2);
+    let (_, submitted) = submit(&rig, "job:1").await;
+    let result = rig.job_result(submitted["call_id"].as_str().unwrap()).await;
+    assert_eq!(result["billing"]["cold_start_s"], Value::Null, "it started ahead: {result}");
+    let let_go = json!({ "model": "llama", "containers": 0 });
+    assert_eq!(keep_warm(&rig, let_go).await.0, StatusCode::OK);
+    // One may still be starting.
+    while rig.get_json("/health").await["containers"] != 0 {}
+    let (usage, bill) = (rig.get_json("/billing").await, rig.simulator.bill());
+    let used = &usage["items"][0];
+    assert_eq!((&used["warm_start_us"], &used["startup_us"]), (&json!(10_000), &json!(0)));
+    let parts = ["warm_start_us", "idle_us", "execution_us"];
+    let owed: u64 = parts.iter().map(|part| cost(used[part].as_u64().unwrap())).sum();
+    assert_eq!(bill.total_nanos, owed);
+    let starts: Vec<_> = bill.lines.iter().filter(|line| line.kind == BillKind::WarmStart).collect();
+    assert_eq!((starts.len(), &starts[0].run, starts[0].billed_micros), (1, &None, 10_000));
+}
+
+#[tokio::test]
+async fn an_order_that_is_not_repeated_lapses() {
+    let modal = ModalSettings { scaledown_window_ms: 0, warm_lease_ms: 50, ..ModalSettings::default() };
+    let rig = app(model(), modal).await;
+    keep_warm(&rig, json!({ "model": "llama", "containers": 3 })).await;
+    assert_eq!(rig.get_json("/health").await["containers"], 3);
+    while rig.get_json("/health").await["containers"] != 0 {}
+    let idle = rig.simulator.bill().lines.pop().unwrap();
+    assert_eq!((idle.kind, idle.billed_micros), (BillKind::Idle, 150_000));
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_kept_is_refused_and_starts_nothing() {
+    let rig = serve(Kind::Modal, SimulatedModel { slots: 2, ..model() }).await;
+    for (order, status) in [
+        (json!({ "model": "gpt", "containers": 1 }), StatusCode::NOT_FOUND),
+        (json!({ "model": "llama", "containers": 3 }), StatusCode::UNPROCESSABLE_ENTITY),
+        (json!({ "model": "llama", "containers": -1 }), StatusCode::UNPROCESSABLE_ENTITY),
+        (json!({ "model": "llama" }), StatusCode::UNPROCESSABLE_ENTITY),
+    ] {
+        let (answered, body) = keep_warm(&rig, order.clone()).await;
+        assert_eq!(answered, status, "{order}");
+        assert!(!body["detail"].is_null(), "{body}");
+    }
+    assert_eq!(rig.get_json("/health").await["containers"], 0);
+    rig.set_fault(json!({ "kind": "status", "code": 503, "count": 1 })).await;
+    let url = format!("{}/v1/warm", rig.simulator.url());
+    let struck =
+        rig.client.put(url).json(&json!({ "model": "llama", "containers": 1 })).send().await.unwrap();
+    assert_eq!(struck.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(struck.text().await.unwrap().starts_with("modal-http:"));
+}

@@ -100,34 +100,85 @@ const READ_BATCH: u64 = 1_000;
 /// on a work queue too. Where each lay stands in its headers `Nats-Subject`, `Nats-Sequence` and `Nats-Time-Stamp`. For small
 /// numbers: all of it is held in memory.
 pub async fn read_all(client: &Client, stream: &str, filter: &str) -> Result<Vec<Message>, ApiError> {
-    let subject = format!("$JS.API.DIRECT.GET.{stream}");
-    let odd = |what: String| ApiError::Odd { subject: subject.clone(), what };
-    let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await.map_err(|e| odd(e.to_string()))?;
     let (mut found, mut from) = (Vec::new(), 1u64);
+    let mut gets = Gets::of(client, stream).await?;
     loop {
         let body = serde_json::json!({ "batch": READ_BATCH, "seq": from, "next_by_subj": filter });
-        let asked = client.publish_with_reply(subject.clone(), inbox.clone(), body.to_string().into()).await;
+        let left = gets.ask(&body, |answer| {
+            from = header(&answer, "Nats-Sequence")
+                .and_then(|seq| seq.parse().ok())
+                .map_or(from, |seq: u64| seq + 1);
+            found.push(answer);
+        });
+        if left.await? == 0 {
+            return Ok(found);
+        }
+    }
+}
+
+/// The subject and sequence of the newest message of each subject that `filter` matches; nothing where there are more subjects
+/// than the server says at once (1,024).
+pub async fn newest_of_each(
+    client: &Client,
+    stream: &str,
+    filter: &str,
+) -> Result<Vec<(String, u64)>, ApiError> {
+    let mut found = Vec::new();
+    let body = serde_json::json!({ "multi_last": [filter] });
+    let mut gets = Gets::of(client, stream).await?;
+    let asked = gets.ask(&body, |answer| {
+        let seq = header(&answer, "Nats-Sequence").and_then(|seq| seq.parse().ok());
+        found.extend(header(&answer, "Nats-Subject").map(str::to_owned).zip(seq));
+    });
+    match asked.await {
+        Ok(_) => Ok(found),
+        Err(ApiError::Odd { what, .. }) if what == TOO_MANY => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a batched direct get is refused with that would give too much.
+const TOO_MANY: &str = "status 413";
+
+fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+    Some(message.headers.as_ref()?.get(name)?.as_str())
+}
+
+/// Batched direct gets from one stream.
+struct Gets {
+    client: Client,
+    subject: String,
+    inbox: String,
+    answers: async_nats::Subscriber,
+}
+
+impl Gets {
+    async fn of(client: &Client, stream: &str) -> Result<Self, ApiError> {
+        let (subject, inbox) = (format!("$JS.API.DIRECT.GET.{stream}"), client.new_inbox());
+        let answers = client.subscribe(inbox.clone()).await;
+        let answers = answers.map_err(|e| ApiError::Odd { subject: subject.clone(), what: e.to_string() })?;
+        Ok(Self { client: client.clone(), subject, inbox, answers })
+    }
+
+    /// Asks once, and gives each message; returns how many are left behind the last.
+    async fn ask(&mut self, body: &Value, mut each: impl FnMut(Message)) -> Result<u64, ApiError> {
+        let subject = self.subject.clone();
+        let odd = |what: String| ApiError::Odd { subject: subject.clone(), what };
+        let (to, reply) = (self.subject.clone(), self.inbox.clone());
+        let asked = self.client.publish_with_reply(to, reply, body.to_string().into()).await;
         asked.map_err(|e| odd(e.to_string()))?;
-        let left = loop {
-            let answer = tokio::time::timeout(TIMEOUT, answers.next()).await;
+        loop {
+            let answer = tokio::time::timeout(TIMEOUT, self.answers.next()).await;
             let answer =
                 answer.map_err(|_| odd("no answer in time".into()))?.ok_or_else(|| odd("closed".into()))?;
-            let number = |name: &str| -> Option<u64> {
-                answer.headers.as_ref().and_then(|h| h.get(name))?.as_str().parse().ok()
-            };
             match answer.status {
-                None => {
-                    from = number("Nats-Sequence").map_or(from, |seq| seq + 1);
-                    found.push(answer);
+                None => each(answer),
+                Some(status) if status.as_u16() == 204 => {
+                    return Ok(header(&answer, "Nats-Num-Pending").and_then(|n| n.parse().ok()).unwrap_or(0));
                 }
-                Some(status) if status.as_u16() == 204 => break number("Nats-Num-Pending").unwrap_or(0),
-                Some(StatusCode::NOT_FOUND) => break 0,
-                Some(status) => return Err(odd(format!("status {status}"))),
+                Some(StatusCode::NOT_FOUND) => return Ok(0),
+                Some(status) => return Err(odd(format!("status {}", status.as_u16()))),
             }
-        };
-        if left == 0 {
-            return Ok(found);
         }
     }
 }

@@ -16,7 +16,7 @@ use std::{
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use schemas::{
-    Micros, ModelToken, Region,
+    Micros, ModelToken, Region, WorkerId,
     failure::FailureClass,
     handover::{Acceptances, EndedAttempt, OfferKey, Order, RefusedBecause},
     heartbeat::{Heartbeat, ServedModel},
@@ -61,6 +61,8 @@ const BURST: usize = 256;
 /// Health checks missed in a row before the provider counts as down: a busy server misses one now and then.
 const MISSES: u32 = 3;
 
+/// Dispatchers say each second what they want warm; one that says nothing for so long is gone.
+const WARM_ORDER_HOLDS: Duration = Duration::from_secs(10);
 /// A job that runs so many times longer than 95 of 100 may never end.
 const OVERDUE: u32 = 3;
 /// Less is no hang, however fast jobs usually are.
@@ -108,6 +110,8 @@ pub struct Pool {
     bench: Arc<Bench>,
     offers: Subscriber,
     orders: Subscriber,
+    /// What each dispatcher wants warm of each model, and since when.
+    warm_orders: HashMap<(ModelToken, WorkerId), (u32, Instant)>,
     /// Containers being started on order.
     warming: JoinSet<()>,
     background: JoinSet<()>,
@@ -172,6 +176,7 @@ impl Pool {
             bench: Arc::new(bench),
             offers,
             orders,
+            warm_orders: HashMap::new(),
             warming: JoinSet::new(),
             background,
             background_stop,
@@ -355,8 +360,13 @@ impl Pool {
                 }
             }
             Order::Stop(key) => find(&key).into_iter().for_each(Control::stop),
-            Order::Warm { model, containers } => {
-                let Some((model, _)) = self.models.get(&model) else { return };
+            Order::Warm { from, model: token, containers } => {
+                let Some((model, _)) = self.models.get(&token) else { return };
+                let now = Instant::now();
+                self.warm_orders.retain(|_, (_, at)| now.duration_since(*at) < WARM_ORDER_HOLDS);
+                self.warm_orders.insert((token.clone(), from), (containers, now));
+                let of_model = self.warm_orders.iter().filter(|((of, _), _)| *of == token);
+                let containers = of_model.map(|(_, (containers, _))| containers).sum();
                 let (bench, name) = (self.bench.clone(), model.served_as.clone());
                 self.warming.spawn(async move {
                     if let Err(failure) = bench.config.provider.warm(&name, containers).await {
@@ -541,13 +551,21 @@ impl Pool {
     }
 }
 
-/// Standing microseconds booked so far, by SKU.
+/// Standing microseconds booked so far, by SKU and item.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Booked(std::collections::BTreeMap<String, u64>);
 
 impl Booked {
     fn sum(&self) -> u64 {
         self.0.values().sum()
+    }
+
+    /// What it is kept under. Idle time is by SKU alone, as it was when there was nothing else.
+    fn key(item: &UsedItem) -> String {
+        match item.item {
+            "idle" => item.sku.clone(),
+            other => format!("{}:{other}", item.sku),
+        }
     }
 }
 
@@ -564,7 +582,8 @@ fn new_standing(
     let (mut after, mut lines) = (before.clone(), Vec::new());
     for item in total {
         let Used::Time(span) = item.used else { continue };
-        let from = before.0.get(&item.sku).copied().unwrap_or(0);
+        let key = Booked::key(item);
+        let from = before.0.get(&key).copied().unwrap_or(0);
         let to = micros(span);
         // A provider that began to count again: what it says now is all new.
         let from = if to < from { 0 } else { from };
@@ -585,7 +604,7 @@ fn new_standing(
             line.amount_usd = line.amount_usd.checked_sub(old.amount_usd).unwrap_or_default();
             lines.push(line);
         }
-        after.0.insert(item.sku.clone(), to);
+        after.0.insert(key, to);
     }
     if lines.is_empty() {
         return Ok(None);

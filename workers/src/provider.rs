@@ -49,7 +49,7 @@ impl Call {
 pub struct UsedItem {
     /// What it was, as the provider calls it: `T4`.
     pub sku: String,
-    /// `execution`, `cold_start`, `inference`, `tokens`, `idle`.
+    /// `execution`, `cold_start`, `inference`, `tokens`; as standing cost `idle`, `warm_start`.
     pub item: &'static str,
     /// How much.
     pub used: Used,

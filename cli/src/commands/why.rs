@@ -282,7 +282,7 @@ mod tests {
             "place": {"waiting": {"since_us": 1_794_999_990_000_000_u64, "others": 0, "own": 0, "attempts": 0}},
             "gates": [{
                 "pool": {"region": "us-east", "provider": "modal"}, "refused": "budget",
-                "value": "$25 taken, $0.0003 needed", "limit": "$25 (tenant acme, a day)",
+                "value": "$25 taken, $0.0003 needed", "limit": "$25 per day for tenant acme",
                 "until_us": 1_795_003_600_000_000_u64
             }]
         }))

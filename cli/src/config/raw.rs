@@ -176,6 +176,7 @@ pub(super) struct RawRouting {
 struct RawHedge {
     share: Option<f64>,
     usd_per_hour: Option<UsdNanos>,
+    after: Option<f64>,
     least: Option<Span>,
 }
 
@@ -185,6 +186,12 @@ impl RawHedge {
         let share = part("routing.hedge.share", self.share.unwrap_or(plan.share))?;
         Ok(HedgeConfig {
             share,
+            after: match self.after {
+                Some(times) if times.is_nan() || times < 1.0 => {
+                    return Err(Rule::new("routing.hedge.after", format!("`{times}` must be at least 1")));
+                }
+                times => times.unwrap_or(plan.after),
+            },
             budget_per_hour: self.usd_per_hour.unwrap_or(plan.budget_per_hour),
             least: self.least.map_or(plan.least, Span::get),
         })
@@ -238,8 +245,7 @@ impl RawRouting {
             silent_after,
             hedge: hedge.check()?,
             warm: WarmConfig {
-                // Idle machines cost money: none stand by unless somebody says so.
-                most_usd_per_hour: warm.usd_per_hour.unwrap_or_default(),
+                most_usd_per_hour: warm.usd_per_hour.unwrap_or(plan.warm.most_usd_per_hour),
                 second_worth: warm.second_worth_usd.unwrap_or(plan.warm.second_worth),
             },
         })

@@ -1,5 +1,7 @@
 //! Every refusal names the file, the key, the value and the rule, on one line; what we ship is accepted.
 
+use schemas::UsdNanos;
+
 use super::*;
 
 /// A pool that is fine, with keys replaced or added: `("slots", "0")`.
@@ -115,6 +117,33 @@ fn routing_and_breaker_stay_in_range() {
     refused(&misspelt, &["routing.baseline[0]", "`golom`", "no pool"]);
     refused("[breaker]\nconsecutive_failures = 0", &["breaker.consecutive_failures", "`0`"]);
     refused("[breaker]\nopen_for = \"10m\"", &["breaker.open_max", "breaker.open_for"]);
+}
+
+#[test]
+fn what_is_tried_twice_and_kept_warm_has_a_price_in_dollars() {
+    refused("[routing.hedge]\nshare = 1.1", &["routing.hedge.share", "`1.1`", "0 to 1"]);
+    refused("[routing.hedge]\nshare = nan", &["routing.hedge.share"]);
+    refused("[routing.hedge]\nusd_per_hour = 1.5", &["routing.hedge.usd_per_hour", "1.5"]);
+    refused("[routing.hedge]\nleast = 50", &["routing.hedge.least", "50", "span"]);
+    refused("[routing.hedge]\nmost = 1", &["routing.hedge", "unknown field `most`", "least"]);
+    refused("[routing.warm]\nusd_per_hour = 3", &["routing.warm.usd_per_hour", "3"]);
+    refused("[routing.warm]\nusd_per_hour = \"-1\"", &["routing.warm.usd_per_hour", "-1"]);
+    refused("[routing.warm]\nsecond_worth_usd = \"much\"", &["routing.warm.second_worth_usd", "much"]);
+    refused("[routing.warm]\nsecond_worth = \"1\"", &["routing.warm", "second_worth", "second_worth_usd"]);
+    refused(&pool(&[("rented", "\"yes\"")]), &["pools[0].rented", "yes"]);
+
+    let plain = parse(&pool(&[])).unwrap();
+    assert_eq!(
+        plain.policy.warm.most_usd_per_hour,
+        UsdNanos::ZERO,
+        "nothing stands by unless somebody says so"
+    );
+    let said =
+        "[routing.warm]\nusd_per_hour = \"2.5\"\nsecond_worth_usd = \"0.001\"\n[routing.hedge]\nshare = 0\n";
+    let policy = parse(said).unwrap().policy;
+    assert_eq!(policy.warm.most_usd_per_hour, UsdNanos::new(2_500_000_000));
+    assert_eq!(policy.warm.second_worth, UsdNanos::new(1_000_000));
+    assert_eq!((policy.hedge.share, policy.hedge.least), (0.0, Duration::from_millis(50)));
 }
 
 #[test]

@@ -9,26 +9,37 @@
 //! Modal's edge answers in plain text that begins with `modal-http:`; its redirects are followed by hand, because the
 //! run's id must be in the journal before the result is fetched. What a run used is measured by the app, in the
 //! container, and told in a `billing` object; without one, our own clock gives an estimate.
+//!
+//! In any mode `PUT /v1/warm` `{"model", "containers"}` has so many containers up, running ones included; the app lets go of
+//! them about a minute after it was last asked. What they cost, their start included, is standing cost (`GET /billing`). An
+//! app that says it has no such route is not asked again.
 
 mod app;
 mod runs;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
-use reqwest::{Client, header::HeaderMap};
+use reqwest::{
+    Client,
+    header::{CONTENT_TYPE, HeaderMap},
+};
 use schemas::{
     failure::{Failure, FailureClass},
     prices::Used,
 };
 use serde::{Deserialize, Serialize};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use self::app::Billing as AppBilling;
 use super::{
     exchange::{Answered, Reached},
     http::{self, BaseUrl, BuildError},
     openai::{self, Billing, Dialect, OpenAi, OpenAiConfig},
+    refusal,
     runs::{Remote as _, Runs, Typical},
     secret::Secret,
     throttle::{Limit, Throttle},
@@ -103,6 +114,8 @@ pub struct Modal {
     streamed: OpenAi,
     throttle: Throttle,
     typical: Typical,
+    /// Whether the app serves `PUT /v1/warm`, as far as we know.
+    warmable: AtomicBool,
     config: ModalConfig,
 }
 
@@ -139,6 +152,7 @@ impl Modal {
             streamed,
             throttle: Throttle::new(LIMIT),
             typical: Typical::default(),
+            warmable: AtomicBool::new(true),
             config,
         })
     }
@@ -211,6 +225,27 @@ impl Provider for Modal {
         })
     }
 
+    fn detached(&self) -> bool {
+        match self.config.mode {
+            ModalMode::OpenAi => false,
+            ModalMode::Wait | ModalMode::Spawn => true,
+        }
+    }
+
+    fn warmable(&self) -> bool {
+        self.warmable.load(Ordering::Relaxed)
+    }
+
+    fn warm<'a>(&'a self, model: &'a str, containers: u32) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let late =
+                |_| Failure::new(FailureClass::Timeout, "the order to keep warm was not answered in time");
+            let limit = self.config.request_timeout;
+            let told = tokio::time::timeout(limit, self.order_warm(model, containers)).await;
+            told.map_err(late)?.map_err(|failure| self.scrubbed(failure))
+        })
+    }
+
     fn health(&self) -> BoxFuture<'_, Health> {
         let (url, headers) = (self.base.join("/health"), self.headers.clone());
         Box::pin(openai::health_of(&self.client, url, headers, Dialect::Vllm))
@@ -219,7 +254,7 @@ impl Provider for Modal {
     fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
         Box::pin(async move {
             let limit = openai::HEALTH_TIMEOUT;
-            match tokio::time::timeout(limit, self.idle()).await {
+            match tokio::time::timeout(limit, self.unused()).await {
                 Ok(Ok(items)) => items,
                 Ok(Err(failure)) => {
                     debug!(class = %failure.class, "standing cost not read; it is cumulative, so nothing is lost");
@@ -235,18 +270,42 @@ impl Provider for Modal {
 }
 
 impl Modal {
-    /// Idle time of all containers so far, by GPU; `None` where the app does not count it.
-    async fn idle(&self) -> Result<Option<Vec<UsedItem>>, Failure> {
+    async fn order_warm(&self, model: &str, containers: u32) -> Result<(), Failure> {
+        let request = self.client.put(self.base.join("/v1/warm")).headers(self.headers.clone());
+        let request = request.header(CONTENT_TYPE, "application/json").body(app::order(model, containers));
+        let response = request.send().await.map_err(http::broken)?;
+        let status = response.status().as_u16();
+        if (200..300).contains(&status) {
+            return Ok(());
+        }
+        let wait = http::retry_after(response.headers());
+        let body = http::error_body(response).await;
+        if app::knows_no_warmth(status, &body) && self.warmable.swap(false, Ordering::Relaxed) {
+            warn!(status, "the app on Modal keeps nothing warm; deploy a newer one");
+        }
+        Err(refusal::refused(status, &body, wait, Dialect::Vllm))
+    }
+
+    /// What all containers used so far for no run, by GPU; `None` where the app does not count it.
+    async fn unused(&self) -> Result<Option<Vec<UsedItem>>, Failure> {
         let request = self.client.get(self.base.join("/billing")).headers(self.headers.clone());
         let response = request.send().await.map_err(http::broken)?;
         match response.status().as_u16() {
-            200 => app::idle(&http::whole_body(response, app::ANSWER_MAX).await?).map(Some),
+            200 => app::standing(&http::whole_body(response, app::ANSWER_MAX).await?).map(Some),
             404 => Ok(None),
             status => {
-                let message = format!("status {status} for the idle time");
+                let message = format!("status {status} for the standing cost");
                 Err(Failure::new(FailureClass::ProviderDown, message))
             }
         }
+    }
+
+    /// Without our credentials, should a message repeat them.
+    fn scrubbed(&self, mut failure: Failure) -> Failure {
+        for secret in self.config.key.iter().chain(&self.config.secret) {
+            failure.message = secret.scrub(&failure.message);
+        }
+        failure
     }
 }
 

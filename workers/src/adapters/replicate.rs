@@ -185,6 +185,10 @@ impl Provider for Replicate {
         self.stop(run)
     }
 
+    fn detached(&self) -> bool {
+        true
+    }
+
     /// There is no health check; the cheapest authenticated call says whether the front door is open to us.
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(async move {

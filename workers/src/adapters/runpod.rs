@@ -171,6 +171,10 @@ impl Provider for RunPod {
         self.stop(run)
     }
 
+    fn detached(&self) -> bool {
+        true
+    }
+
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(self.workers(HEALTH_TIMEOUT))
     }

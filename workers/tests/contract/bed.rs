@@ -59,6 +59,7 @@ pub(crate) struct Bed {
 pub(crate) struct Wish {
     pub(crate) model: SimulatedModel,
     pub(crate) hold_limit_ms: u64,
+    pub(crate) warm_lease_ms: u64,
     pub(crate) right_key: bool,
     pub(crate) stream: bool,
     pub(crate) first_byte_timeout: Duration,
@@ -90,6 +91,7 @@ impl Default for Wish {
         Self {
             model,
             hold_limit_ms: 150_000,
+            warm_lease_ms: 60_000,
             right_key: true,
             stream: true,
             first_byte_timeout: long,
@@ -125,6 +127,7 @@ impl Adapter {
         config.api_key = Some("key-1:secret-1".to_owned());
         config.modal.hold_limit_ms = wish.hold_limit_ms;
         config.modal.scaledown_window_ms = 200;
+        config.modal.warm_lease_ms = wish.warm_lease_ms;
         let stop = CancellationToken::new();
         let simulator = simulators::start(config, stop.clone()).await.unwrap();
         let provider = self.provider(&simulator.url(), &wish);
@@ -253,7 +256,7 @@ impl Bed {
         let told = |kind| match self.adapter {
             // Starting a worker is on no job.
             Adapter::RunPod(_) => kind == BillKind::Run,
-            _ => kind != BillKind::Idle,
+            _ => matches!(kind, BillKind::Run | BillKind::Startup),
         };
         let runs = lines.iter().filter(|line| told(line.kind));
         UsdNanos::new(runs.map(|line| line.amount_nanos).sum())

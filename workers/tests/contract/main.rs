@@ -13,6 +13,7 @@ mod contract_golem;
 mod contract_modal_openai;
 mod contract_modal_spawn;
 mod contract_modal_wait;
+mod contract_modal_warm;
 mod contract_noop;
 mod contract_openai;
 mod contract_openai_dialects;

@@ -51,6 +51,7 @@ macro_rules! all_promises {
             nothing_at_all_ends_by_the_time_limit
             health_follows_the_server
             what_was_used_is_what_the_simulator_charged
+            a_run_goes_on_without_its_worker_where_it_says_so
         }
     };
 }
@@ -70,6 +71,22 @@ pub(crate) async fn success_gives_text_and_tokens(adapter: Adapter) {
     assert_eq!(!ended.first_token.is_zero(), adapter.times_the_first_token());
     assert_eq!(recorder.runs().len(), usize::from(adapter.names_its_runs()));
     assert_eq!(recorder.submissions(), usize::from(!adapter.is_streamed()));
+}
+
+/// A call whose worker is lost: what is detached runs to its end, anything else stops.
+pub(crate) async fn a_run_goes_on_without_its_worker_where_it_says_so(adapter: Adapter) {
+    let mut wish = Wish::default();
+    wish.model.service_ms_p50 = 300;
+    let bed = adapter.bed_with(wish).await;
+    assert_eq!(bed.provider.detached(), !adapter.is_streamed());
+    let call = bed.call();
+    tokio::select! {
+        ended = bed.run_call(&call) => panic!("it takes longer than that: {ended:?}"),
+        () = bed.until("it runs", |stats| stats.running == 1) => {}
+    }
+    bed.until("it is over", |stats| stats.running == 0).await;
+    let stats = bed.simulator.stats();
+    assert_eq!((stats.finished, stats.aborted), if bed.provider.detached() { (1, 0) } else { (0, 1) });
 }
 
 pub(crate) async fn a_raw_prompt_is_answered(adapter: Adapter) {

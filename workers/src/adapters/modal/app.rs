@@ -209,6 +209,28 @@ fn class(word: &str) -> FailureClass {
     ours.into_iter().find(|class| class.as_str() == word).unwrap_or(C::ProviderDown)
 }
 
+#[derive(Serialize)]
+struct Order<'a> {
+    model: &'a str,
+    containers: u32,
+}
+
+/// The body of `PUT /v1/warm`.
+pub(super) fn order(model: &str, containers: u32) -> Vec<u8> {
+    serde_json::to_vec(&Order { model, containers }).expect("texts and numbers always make JSON")
+}
+
+/// Whether a refusal of `PUT /v1/warm` tells of an app from before that route: it is the app's own JSON, and names no model.
+pub(super) fn knows_no_warmth(status: u16, body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Refusal {
+        detail: Option<serde_json::Value>,
+        model: Option<serde_json::Value>,
+    }
+    matches!(status, 404 | 405)
+        && serde_json::from_slice::<Refusal>(body).is_ok_and(|r| r.detail.is_some() && r.model.is_none())
+}
+
 #[derive(Deserialize)]
 struct Totals {
     items: Vec<Total>,
@@ -218,16 +240,24 @@ struct Totals {
 struct Total {
     gpu: String,
     idle_us: u64,
+    /// Apps that keep nothing warm do not say it.
+    #[serde(default)]
+    warm_start_us: u64,
 }
 
-/// The idle time of each GPU in an answer of `GET /billing`; start and execution are on the runs' own bills.
-pub(super) fn idle(json: &[u8]) -> Result<Vec<UsedItem>, Failure> {
-    let unreadable = |_| Failure::new(FailureClass::ProviderDown, "unreadable answer for the idle time");
+/// What each GPU used for no run, in an answer of `GET /billing`: idle time, and starts ahead of any run. The start that a
+/// run waited for and its execution are on its own bill.
+pub(super) fn standing(json: &[u8]) -> Result<Vec<UsedItem>, Failure> {
+    let unreadable = |_| Failure::new(FailureClass::ProviderDown, "unreadable answer for the standing cost");
     let totals: Totals = serde_json::from_slice(json).map_err(unreadable)?;
-    let items = totals.items.into_iter().map(|Total { gpu, idle_us }| UsedItem {
-        sku: gpu,
-        item: "idle",
-        used: Used::Time(Duration::from_micros(idle_us)),
+    let items = totals.items.into_iter().flat_map(|Total { gpu, idle_us, warm_start_us }| {
+        let parts = [("idle", idle_us), ("warm_start", warm_start_us)];
+        let parts = parts.into_iter().filter(|(_, micros)| *micros > 0);
+        parts.map(move |(item, micros)| UsedItem {
+            sku: gpu.clone(),
+            item,
+            used: Used::Time(Duration::from_micros(micros)),
+        })
     });
     Ok(items.collect())
 }
@@ -305,10 +335,30 @@ mod tests {
     }
 
     #[test]
-    fn idle_time_is_one_item_for_each_gpu() {
+    fn idle_time_and_starts_ahead_are_an_item_each_for_each_gpu() {
+        let item = |item, micros| UsedItem {
+            sku: "T4".to_owned(),
+            item,
+            used: Used::Time(Duration::from_micros(micros)),
+        };
         let json = br#"{"items":[{"gpu":"T4","startup_us":1,"execution_us":2,"idle_us":3,"idle_spans":4}]}"#;
-        let used = Used::Time(Duration::from_micros(3));
-        assert_eq!(idle(json).unwrap(), [UsedItem { sku: "T4".to_owned(), item: "idle", used }]);
+        assert_eq!(standing(json).unwrap(), [item("idle", 3)]);
+        let json = br#"{"items":[{"gpu":"T4","idle_us":3,"warm_start_us":5}]}"#;
+        assert_eq!(standing(json).unwrap(), [item("idle", 3), item("warm_start", 5)]);
+    }
+
+    #[test]
+    fn only_the_app_itself_can_say_that_it_keeps_nothing_warm() {
+        for (status, body, old) in [
+            (404, r#"{"detail":"Not Found"}"#, true),
+            (405, r#"{"detail":"Method Not Allowed"}"#, true),
+            (404, r#"{"detail":"model x does not exist","model":"x"}"#, false),
+            (404, "modal-http: invalid function call", false),
+            (422, r#"{"detail":[]}"#, false),
+            (404, "{}", false),
+        ] {
+            assert_eq!(knows_no_warmth(status, body.as_bytes()), old, "{status} {body}");
+        }
     }
 
     proptest! {

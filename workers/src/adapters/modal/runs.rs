@@ -111,11 +111,7 @@ impl Remote for Modal {
     }
 
     fn clean(&self, failure: Failure, call: &Call) -> Failure {
-        let mut failure = refusal::without_input(failure, &call.input);
-        for secret in self.config.key.iter().chain(&self.config.secret) {
-            failure.message = secret.scrub(&failure.message);
-        }
-        failure
+        self.scrubbed(refusal::without_input(failure, &call.input))
     }
 
     fn reckon(&self, call: &Call, took: Duration) -> Vec<UsedItem> {
