@@ -17,6 +17,9 @@ use crate::{
 /// Half-lives of the two averages.
 const FAST: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(300);
+/// How long it is taken to pay once it did. While containers are kept warm nobody meets a cold start, so what they save can
+/// only be seen again without them.
+const HOLDS: Duration = Duration::from_secs(300);
 /// A burst: so many times more than usual.
 const BURST: f64 = 1.5;
 
@@ -28,6 +31,8 @@ struct Sent {
     urgent: f64,
     at: Micros,
     since: Micros,
+    /// It was found to pay, and that holds until then.
+    pays_until: Micros,
 }
 
 /// Jobs a second.
@@ -63,7 +68,7 @@ impl Sent {
     }
 
     /// What the averages say, made up for what they had not seen yet: a young average is too small.
-    fn rates(mut self, now: Micros) -> Rates {
+    fn rates(&mut self, now: Micros) -> Rates {
         self.fade(now);
         let age = now.since(self.since).as_secs_f64().max(1.0);
         let seen = |half: Duration| 1.0 - (-age / half.as_secs_f64()).exp2();
@@ -114,7 +119,7 @@ impl Warmth {
     /// What should be warm now, in the order of the pools. Zero is said too, so that a pool lets go of what it kept.
     ///
     /// What is warm beyond the work costs at most `most_usd_per_hour` in a region, all pools and models together.
-    pub fn plan(&self, pools: &[Pool], policy: &PolicyConfig, now: Micros) -> Vec<Wanted> {
+    pub fn plan(&mut self, pools: &[Pool], policy: &PolicyConfig, now: Micros) -> Vec<Wanted> {
         let mut left: HashMap<&Region, f64> = HashMap::new();
         let mut plan = Vec::new();
         for pool in pools {
@@ -128,34 +133,38 @@ impl Warmth {
                 let usable = pool.closed(policy.silent_after, now).is_none()
                     && !track.breaker.is_tripped()
                     && !track.is_suspect();
-                let containers = if usable { self.wanted(sent.rates(now), track, left, now) } else { 0 };
+                let containers = if usable { wanted(&self.config, sent, track, left, now) } else { 0 };
                 plan.push(Wanted { pool: pool.id.clone(), model: model.clone(), containers });
             }
         }
         plan
     }
+}
 
-    /// How many containers of one model, for as much of `left` dollars an hour as they need.
-    fn wanted(&self, sent: Rates, track: &Track, left: &mut f64, now: Micros) -> u32 {
-        let second = track.served.second_usd.get() as f64;
-        let rate = sent.fast.max(sent.slow);
-        let work = rate * track.service().0.as_secs_f64();
-        let z = if sent.urgent * 4.0 > sent.slow { 2.0 } else { 1.0 };
-        let spare = z * work.sqrt();
-        // A cold start costs its own billed time and what somebody's wait is worth; spare containers cost their time.
-        let (peak, met) = track.warmth();
-        // In a burst all that comes on top of what is warm meets one.
-        let burst = sent.fast > BURST * sent.slow && work > f64::from(peak);
-        let met = if burst { track.likely_cold(now) } else { met };
-        let each = track.cold_p95().as_secs_f64() * (second + self.config.second_worth.get() as f64);
-        if rate * met * each <= spare * second {
-            return 0;
-        }
-        let affordable = if second > 0.0 { *left / (second * 3_600.0) } else { spare };
-        let spare = spare.min(affordable);
-        *left -= spare * second * 3_600.0;
-        whole((work + spare).min(f64::from(track.limit())))
+/// How many containers of one model, for as much of `left` dollars an hour as they need.
+fn wanted(config: &WarmConfig, sent: &mut Sent, track: &Track, left: &mut f64, now: Micros) -> u32 {
+    let second = track.served.second_usd.get() as f64;
+    let rates = sent.rates(now);
+    let rate = rates.fast.max(rates.slow);
+    let work = rate * track.service().0.as_secs_f64();
+    let z = if rates.urgent * 4.0 > rates.slow { 2.0 } else { 1.0 };
+    let spare = z * work.sqrt();
+    // A cold start costs its own billed time and what somebody's wait is worth; spare containers cost their time.
+    let (peak, met) = track.warmth();
+    // In a burst all that comes on top of what is warm meets one.
+    let burst = rates.fast > BURST * rates.slow && work > f64::from(peak);
+    let met = if burst { track.likely_cold(now) } else { met };
+    let each = track.cold_p95().as_secs_f64() * (second + config.second_worth.get() as f64);
+    if rate * met * each > spare * second {
+        sent.pays_until = now + HOLDS;
     }
+    if now >= sent.pays_until {
+        return 0;
+    }
+    let affordable = if second > 0.0 { *left / (second * 3_600.0) } else { spare };
+    let spare = spare.min(affordable);
+    *left -= spare * second * 3_600.0;
+    whole((work + spare).min(f64::from(track.limit())))
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, at most a limit")]

@@ -90,6 +90,8 @@ async fn jobs_that_arrive_steadily_find_containers_that_are_up_and_the_ledger_kn
     let mut config = roles::dispatcher_config(&urls, "d1", roles::settings(ACK_WAIT));
     // Half a dozen T4 that stand idle.
     config.policy.warm.most_usd_per_hour = "4".parse().unwrap();
+    // So short a cold start saves little machine time; the wait is what counts.
+    config.policy.warm.second_worth = "0.01".parse().unwrap();
     let dispatcher = Role::dispatcher(config).await;
     let worker = Role::worker(pool(&urls, &modal)).await;
     let mut producer = roles::producer(&urls).await;
