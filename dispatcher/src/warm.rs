@@ -125,11 +125,9 @@ impl Warmth {
         for pool in pools {
             let left = left.entry(&pool.id.region).or_insert(self.config.most_usd_per_hour.get() as f64);
             for (model, track) in pool.tracks().filter(|(_, track)| track.served.warmable) {
-                let Some(mut sent) = self.sent.get(&pool.id).and_then(|models| models.get(model)).copied()
-                else {
+                let Some(sent) = self.sent.get_mut(&pool.id).and_then(|models| models.get_mut(model)) else {
                     continue;
                 };
-                sent.fade(now);
                 let usable = pool.closed(policy.silent_after, now).is_none()
                     && !track.breaker.is_tripped()
                     && !track.is_suspect();
