@@ -657,6 +657,7 @@ impl Dispatcher {
             let pool = self.state.pools.iter().find(|pool| pool.id == wanted.pool);
             // Workers of a pool share their provider: one of them is enough.
             let Some(worker) = pool.and_then(|pool| pool.workers().next().cloned()) else { continue };
+            debug!(pool = %wanted.pool, model = %wanted.model, containers = wanted.containers, "wanted warm");
             let order = Order::Warm {
                 from: self.config.id.clone(),
                 model: wanted.model,

@@ -185,6 +185,7 @@ impl Held {
                     && seq > f.seen
             };
             if self.feeds.iter().any(|feed| behind(&feed)) {
+                debug!(%subject, seq, "waits behind what is being read");
                 self.waiting.group(&subject.region, &subject.model).expect(subject.tenant, now);
             }
         }
