@@ -685,8 +685,12 @@ impl Dispatcher {
             let room = if line.line.len() >= WAITING_MAX { 0 } else { room };
             // While several tenants compete, the next in the stream is not the next in fairness.
             let backlog = group.iter().any(|f| f.backlog > 0);
-            let beyond =
-                if backlog && line.contested(now) { LOOK_AHEAD.saturating_sub(line.line.len()) } else { 0 };
+            let beyond = match (line.contested(now), backlog) {
+                (true, true) => LOOK_AHEAD.saturating_sub(line.line.len()),
+                // Small change, so that whoever comes is seen while all slots are taken.
+                (true, false) => credit::IDLE_PULL as usize,
+                (false, _) => 0,
+            };
             let room = room.saturating_add(u32::try_from(beyond).unwrap_or(0));
             wants.clear();
             wants.extend(group.iter().map(|f| Want {
