@@ -26,8 +26,9 @@ const COLD_START_MS: u64 = 60;
 /// Longer than a job takes with its cold start, so that one container is enough for all of them: a second is up only if it was
 /// started ahead.
 const APART: Duration = Duration::from_millis(200);
-/// Just longer than that one has nothing to do.
-const WINDOW_MS: u64 = 100;
+/// Shorter than that one has nothing to do: left to itself, a container is gone when the next job comes, so every job would
+/// meet a cold start.
+const WINDOW_MS: u64 = 30;
 /// Longer than the dispatcher's sweep, which repeats the orders each second, on a machine that is busy.
 const LEASE_MS: u64 = 4_000;
 
