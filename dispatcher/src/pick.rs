@@ -31,7 +31,7 @@ use crate::{
     track::{Expected, Track},
 };
 
-/// How far the share may fall behind, in jobs, while both tiers could take jobs. With [`STEP`] it is a price of four times
+/// How far the share may fall behind, in jobs, while both tiers could take jobs. With `STEP` it is a price of four times
 /// the usual score: no choice that is free is so bad that the share could not be held.
 pub const DEFICIT_MAX: f64 = 80.0;
 /// The same while only one tier could take them: an outage of the baseline is not followed by a stampede (integral windup).

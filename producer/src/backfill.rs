@@ -11,8 +11,8 @@
 //! *reserved* in a checkpoint before they are published, so that after a crash only these are uncertain: they are looked
 //! for in the streams before any is published again. A job's id follows from tenant, name and `custom_id`.
 //!
-//! [`survey`] reads the file once, `input` line by line, [`folder`] keeps what must outlive us, [`output`] writes OpenAI's batch format,
-//! [`quote`] asks the pools what it may cost, [`run`] is the task.
+//! [`mod@survey`] reads the file once, `input` line by line, [`folder`] keeps what must outlive us, [`output`] writes OpenAI's batch format,
+//! [`mod@quote`] asks the pools what it may cost, [`run`] is the task.
 
 pub mod folder;
 mod input;

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A replay's id follows from the entry it replays, where it goes and which time it is, so that a replay that was
-//! interrupted, or is asked for twice in whatever words, sends nothing twice. [`select`] says which entries are meant, [`rewrite`] what they become, [`fingerprint`]
+//! interrupted, or is asked for twice in whatever words, sends nothing twice. [`select`] says which entries are meant, [`rewrite`] what they become, [`mod@fingerprint`]
 //! which dead letters are alike, [`run`] plans and sends.
 
 pub mod fingerprint;
