@@ -131,6 +131,8 @@ pub struct Seen {
     probe: bool,
     /// Slots in use, whatever for.
     busy: u32,
+    /// The part of its jobs that goes well.
+    ok: f64,
 }
 
 /// What is usual in a region, and how far its share is behind.
@@ -166,7 +168,7 @@ impl Picker {
         if !self.seen.iter().any(|s| s.refused.is_none() && !s.far) {
             self.stay_home(pools, ask);
         }
-        self.score(pools, ask, now);
+        self.score(ask);
         let (index, reason) = self.choose(pools, ask, now, rng)?;
         let seen = self.seen[index];
         let reason = if seen.far { Reason::OtherRegion } else { reason };
@@ -182,7 +184,7 @@ impl Picker {
     /// the job. Does not count towards the share.
     pub fn hedge(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros, rng: &mut impl Rng) -> Option<Choice> {
         self.look(pools, ask, now, rng);
-        self.score(pools, ask, now);
+        self.score(ask);
         let fit = |s: &Seen| s.refused.is_none() && !s.probe && !s.hot;
         let index =
             (0..self.seen.len()).filter(|i| fit(&self.seen[*i])).min_by_key(|i| self.seen[*i].time)?;
@@ -241,12 +243,14 @@ impl Picker {
                 hot: false,
                 probe: false,
                 busy: 0,
+                ok: 1.0,
             };
             if let Some(track) = pool.track(&ask.subject.model) {
                 let (free, slots) = pool.free(self.policy.silent_after, now);
                 seen.expected = track.expect(now);
                 // There and back.
                 seen.time = seen.expected.time + pool.delay() * 2;
+                seen.ok = track.ok(now);
                 seen.busy = slots.saturating_sub(free);
                 seen.hot = f64::from(seen.busy) > HOT * f64::from(slots);
                 seen.probe = track.wants_probe(&self.breaker, ask.subject.lane, now);
@@ -391,7 +395,7 @@ impl Picker {
     }
 
     /// Scores those that are left, over what is usual in the region.
-    fn score(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros) {
+    fn score(&mut self, ask: Ask<'_>) {
         let (w_cost, w_time) = match ask.routing.prefer {
             Prefer::Cost => (0.8, 0.2),
             Prefer::Balanced => (0.5, 0.5),
@@ -409,11 +413,10 @@ impl Picker {
             usual.time += (time.max(1e-3) - usual.time) * USUAL_NEWS;
         }
         let (cost, time) = (usual.cost, usual.time);
-        for (pool, seen) in pools.iter().zip(&mut self.seen).filter(|(_, s)| s.refused.is_none()) {
-            let ok = pool.track(&ask.subject.model).map_or(1.0, |track| track.ok(now));
+        for seen in self.seen.iter_mut().filter(|s| s.refused.is_none()) {
             seen.score = w_cost * seen.expected.cost.get() as f64 / cost
                 + w_time * seen.time.as_secs_f64() / time
-                + RISK * (1.0 - ok);
+                + RISK * (1.0 - seen.ok);
         }
     }
 

@@ -53,6 +53,8 @@ pub struct Track {
     rate: Rate,
     limit: Limit,
     heard: Micros,
+    /// The part of a job's expected cost that is not billed by time.
+    fixed: UsdNanos,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -99,6 +101,7 @@ impl Track {
     /// Of which only the worker's word is known.
     pub fn new(served: ServedModel, slots: u32) -> Self {
         Self {
+            fixed: fixed(&served),
             served,
             ours: 0,
             offered: 0,
@@ -117,6 +120,7 @@ impl Track {
         self.limit.resize(slots_before, slots);
         self.service.turn(now);
         let hangs = served.overdue >= OVERDUE_MIN.max(served.running / 4);
+        self.fixed = fixed(&served);
         self.served = served;
         hangs && self.suspect(now)
     }
@@ -219,17 +223,15 @@ impl Track {
         };
         let likely = self.likely_cold(now);
         let cold = self.cold.p95();
-        let time = p95 + cold.mul_f64(likely);
-        let timed = |span: Duration| served.second_usd.for_seconds(span).unwrap_or(UsdNanos::new(u64::MAX));
-        // The worker's expected cost is at its own median.
-        let fixed = served
-            .expected_cost_usd
-            .checked_sub(timed(Duration::from_micros(served.p50_us)))
-            .unwrap_or_default();
-        let with = |span| fixed.checked_add(timed(span)).unwrap_or(UsdNanos::new(u64::MAX));
+        let share = |span: Duration| if likely > 0.0 { span.mul_f64(likely) } else { Duration::ZERO };
+        let time = p95 + share(cold);
+        let with = |span: Duration| {
+            let timed = served.second_usd.for_seconds(span);
+            timed.and_then(|timed| self.fixed.checked_add(timed)).unwrap_or(UsdNanos::new(u64::MAX))
+        };
         let reserve = with(p95 + if likely > COLD_RARE { cold } else { Duration::ZERO });
         let started = cold + Duration::from_micros(served.idle_us);
-        let cost = if served.rented { UsdNanos::ZERO } else { with(mean + started.mul_f64(likely)) };
+        let cost = if served.rented { UsdNanos::ZERO } else { with(mean + share(started)) };
         Expected { cost, reserve, time }
     }
 
@@ -344,4 +346,10 @@ impl Track {
         self.standing = Standing::Suspect { probes: 1, ended: 0, slower: 0.0, not_before: now + REST };
         true
     }
+}
+
+/// A worker's expected cost is at its own median.
+fn fixed(served: &ServedModel) -> UsdNanos {
+    let timed = served.second_usd.for_seconds(Duration::from_micros(served.p50_us));
+    timed.and_then(|timed| served.expected_cost_usd.checked_sub(timed)).unwrap_or_default()
 }

@@ -68,6 +68,10 @@ impl UsdNanos {
     }
 
     fn ratio_up(price: u64, quantity: u64, per: u64) -> Option<Self> {
+        // Nearly all products fit, and a division of 128 bits takes ten times as long.
+        if let Some(product) = price.checked_mul(quantity) {
+            return Some(Self(product.div_ceil(per)));
+        }
         let nanos = (u128::from(price) * u128::from(quantity)).div_ceil(u128::from(per));
         u64::try_from(nanos).ok().map(Self)
     }
