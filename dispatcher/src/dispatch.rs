@@ -1,7 +1,7 @@
 //! The task that owns all dispatching state and turns events into calls.
 //!
 //! Longer than most rooms: it is the one switchboard, an arm per event from start to wind-down, and decides nothing that
-//! `pick`, `retry`, `credit`, `pool` or `held` could decide.
+//! `pick`, `fair`, `retry`, `credit`, `pool` or `held` could decide; placing and second attempts have rooms of their own below.
 //!
 //! ```text
 //!  pulls ──▶ delivered ──┬─ first time ─────────────────────────┐
@@ -566,6 +566,14 @@ impl Dispatcher {
         self.wait(flight, SystemClock.now());
     }
 
+    /// Ends a job that waited, with what kept it from each pool.
+    fn end_waiting(&mut self, mut flight: Flight, status: Status, failure: Failure, now: Micros) {
+        let state = &mut self.state;
+        let ask = Ask::of(&flight.job, &flight.journal);
+        flight.decision = Some(state.picker.explain(state.pools.as_slice(), ask, now, &mut state.rng));
+        self.end(flight, status, failure);
+    }
+
     fn end(&mut self, flight: Flight, status: Status, failure: Failure) {
         info!(job = %flight.job.id, status = status.as_str(), class = %failure.class, "job ended without a worker");
         self.conclude(Ending::of(flight, status, failure));
@@ -629,17 +637,14 @@ impl Dispatcher {
             retry::expired(&flight.job, now).is_some()
                 || cancels.of(&flight.job, flight.lease.stored_at).is_some()
         };
-        for mut flight in self.state.waiting.remove_if(over) {
-            let state = &mut self.state;
-            let ask = Ask::of(&flight.job, &flight.journal);
-            flight.decision = Some(state.picker.explain(state.pools.as_slice(), ask, now, &mut state.rng));
+        for flight in self.state.waiting.remove_if(over) {
             if let Some(Verdict::End(status, failure)) = retry::expired(&flight.job, now) {
-                self.end(flight, status, failure);
-            } else if reattach(&state.pools, &flight, &self.config, now).is_some() {
+                self.end_waiting(flight, status, failure, now);
+            } else if reattach(&self.state.pools, &flight, &self.config, now).is_some() {
                 self.wait(flight, now);
             } else if let Some(order) = self.cancels.of(&flight.job, flight.lease.stored_at) {
                 let failure = order.failure();
-                self.end(flight, Status::Cancelled, failure);
+                self.end_waiting(flight, Status::Cancelled, failure, now);
             }
         }
         self.state.report(&self.config.regions, now);

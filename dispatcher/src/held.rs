@@ -8,7 +8,7 @@ use async_nats::Client;
 use rand::{SeedableRng, rngs::StdRng};
 use rustc_hash::FxHashMap;
 use schemas::{
-    Micros, PoolId, Region, UsdNanos, WorkerId,
+    Micros, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId,
     decision::{Decision, Reason},
     lease::Lease,
     state::{Event, State, Step},
@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use transport::{SystemClock, api::ApiError, topology::TopologyError};
 
 use crate::{
-    budget::Budgets,
+    budget::{Budgets, Reservation},
     config::DispatcherConfig,
     ending,
     flight::{Flight, lease_margin},
@@ -209,6 +209,17 @@ impl Held {
         for region in regions {
             metrics::share_deficit(region, self.picker.deficit(region));
         }
+    }
+
+    /// Sets aside what an attempt may cost, where there are budgets.
+    pub fn reserve(
+        &mut self,
+        tenant: &Tenant,
+        provider: &ProviderId,
+        amount: UsdNanos,
+        now: Micros,
+    ) -> Option<Reservation> {
+        (!self.budgets.is_empty()).then(|| self.budgets.reserve(tenant, provider, amount, now))
     }
 
     /// An offer was not taken: nothing was spent, and its tenant is charged nothing.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use schemas::{
-    Micros, ModelToken, PoolId, Region, UsdNanos, WorkerId,
+    Micros, ModelToken, PoolId, Region, WorkerId,
     failure::{BreakerEffect, FailureClass, RETRY_AFTER_DEFAULT},
     handover::Acceptances,
     heartbeat::Heartbeat,
@@ -363,11 +363,6 @@ impl Pools {
         let away = self.pools.iter().filter(|p| p.id.region != *region).filter(open);
         away.map(free).map(|(free, slots)| free.saturating_sub(kept(slots))).sum()
     }
-
-    /// What an attempt of `model` is expected to cost at the cheapest pool that serves it.
-    pub fn cheapest(&self, model: &ModelToken, now: Micros) -> Option<UsdNanos> {
-        self.pools.iter().filter_map(|p| p.track(model)).map(|t| t.expect(now).cost).min()
-    }
 }
 
 /// Slots of another region that its own jobs keep.
@@ -379,7 +374,7 @@ pub fn kept(slots: u32) -> u32 {
 #[cfg(test)]
 pub(crate) mod tests {
     use rand::{SeedableRng, rngs::StdRng};
-    use schemas::heartbeat::ServedModel;
+    use schemas::{UsdNanos, heartbeat::ServedModel};
 
     use super::*;
 

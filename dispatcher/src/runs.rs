@@ -160,14 +160,4 @@ impl Runs {
     pub fn iter(&self) -> impl Iterator<Item = &Run> {
         self.runs.values()
     }
-
-    /// How many run.
-    pub fn len(&self) -> usize {
-        self.runs.len()
-    }
-
-    /// Whether none runs.
-    pub fn is_empty(&self) -> bool {
-        self.runs.is_empty()
-    }
 }

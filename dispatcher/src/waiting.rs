@@ -5,10 +5,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use schemas::{Micros, ModelToken, Region, Tenant, subjects::JobSubject};
+use schemas::{Micros, ModelToken, Region, Tenant};
 
 use crate::{
-    fair::{Entry, LENIENT, Line},
+    fair::{LENIENT, Line},
     flight::Flight,
 };
 
@@ -55,11 +55,6 @@ impl Waiting {
         // One that comes again keeps its place among its tenant's: it counts from when it was stored.
         let due = flight.job.deadline.unwrap_or(flight.lease.stored_at + LENIENT);
         group.line.push(subject.lane, &subject.tenant, weight, Some(due), now, Box::new(flight));
-    }
-
-    /// Gives a job back to its old place.
-    pub fn put_back(&mut self, subject: &JobSubject, entry: Entry<Box<Flight>>) {
-        self.group(&subject.region, &subject.model).line.put_back(entry);
     }
 
     /// The line of a region and model.

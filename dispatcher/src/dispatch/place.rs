@@ -67,12 +67,7 @@ impl Dispatcher {
         let state = &mut self.state;
         let line = &mut state.waiting.groups_mut()[group].line;
         match next {
-            Next::End(status, failure) => {
-                let ask = Ask::of(&flight.job, &flight.journal);
-                flight.decision =
-                    Some(state.picker.explain(state.pools.as_slice(), ask, now, &mut state.rng));
-                self.end(*flight, status, failure);
-            }
+            Next::End(status, failure) => self.end_waiting(*flight, status, failure, now),
             Next::Rest => {
                 let pause = retry::backoff(flight.journal.counted(), &mut state.rng);
                 flight.not_before = Some(Instant::now() + pause);
@@ -97,8 +92,7 @@ impl Dispatcher {
                 let charge = choice.expected.cost.max(UsdNanos::new(1));
                 line.started(&seat, charge);
                 let reserve = choice.expected.reserve;
-                let reservation = (!state.budgets.is_empty())
-                    .then(|| state.budgets.reserve(&subject.tenant, &pool.provider, reserve, now));
+                let reservation = state.reserve(&subject.tenant, &pool.provider, reserve, now);
                 if let Some(retries) = state.retries.get_mut(&subject.region) {
                     if flight.journal.entries.is_empty() {
                         retries.first(now);

@@ -96,8 +96,7 @@ impl Dispatcher {
             metrics::hedged();
             let subject = &flight.job.subject;
             let reserve = choice.expected.reserve;
-            let reservation = (!self.state.budgets.is_empty())
-                .then(|| self.state.budgets.reserve(&subject.tenant, &pool.provider, reserve, now));
+            let reservation = self.state.reserve(&subject.tenant, &pool.provider, reserve, now);
             let spend = Spend { reservation, charged: None };
             self.offer(flight, pool, attempt, decision, spend, Some(number), now).await;
         }
