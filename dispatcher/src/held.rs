@@ -226,6 +226,9 @@ impl Held {
     pub fn untaken(&mut self, mut offer: Offer, now: Micros) -> Offer {
         let subject = &offer.flight.job.subject;
         self.pools.answered(&offer.pool, &subject.model, false);
+        if offer.hedge_of.is_some() {
+            self.hedges.settled(offer.reserve, UsdNanos::ZERO);
+        }
         if let Some(reservation) = offer.spend.reservation.take() {
             self.budgets.release(reservation, now);
         }
