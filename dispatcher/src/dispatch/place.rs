@@ -7,6 +7,12 @@
 //!                └─ none ─▶ the one behind it
 //! ```
 
+use routing::{
+    cold::Bin,
+    fair,
+    pick::{Ask, Choice},
+    retry::{self, Verdict},
+};
 use schemas::{
     Micros, PoolId, UsdNanos, decision::Decision, failure::Failure, handover::Handover, reply::Status,
     state::Event, time::Clock as _,
@@ -17,13 +23,9 @@ use transport::SystemClock;
 
 use super::Dispatcher;
 use crate::{
-    cold::Bin,
-    fair,
     flight::Flight,
     held::{Held, lease_outlasts_offer, moved, reattach},
     metrics, nats,
-    pick::{Ask, Choice},
-    retry::{self, Verdict},
     runs::{Offer, Spend},
 };
 

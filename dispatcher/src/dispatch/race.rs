@@ -11,6 +11,7 @@
 
 use std::sync::atomic::Ordering;
 
+use routing::pick::Ask;
 use schemas::{
     Micros, ProviderId, UsdNanos,
     failure::{Failure, FailureClass},
@@ -25,7 +26,6 @@ use crate::{
     ending,
     held::lease_outlasts_offer,
     metrics, nats,
-    pick::Ask,
     runs::{Run, Spend},
 };
 

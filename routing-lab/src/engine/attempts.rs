@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use routing::{retry::Verdict, track::Outcome};
 use schemas::{
     Micros, UsdNanos,
     failure::{Failure, FailureClass},
@@ -20,7 +21,6 @@ use super::{
     },
     Engine, START, What,
 };
-use crate::{retry::Verdict, track::Outcome};
 
 /// An offer that nobody answered goes to another after this.
 const LAPSE: Duration = Duration::from_millis(1_500);
