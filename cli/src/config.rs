@@ -18,9 +18,10 @@ use std::{
     time::Duration,
 };
 
-use dispatcher::{
+use dispatcher::config::{OfferConfig, TrimConfig};
+use routing::{
     budget::Rules,
-    config::{BreakerConfig, OfferConfig, PolicyConfig, TrimConfig},
+    config::{BreakerConfig, PolicyConfig},
     retry_budget::RetryConfig,
 };
 use schemas::{PoolId, Tenant, catalog::Catalog, prices::PriceBook, topology::Settings};

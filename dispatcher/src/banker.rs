@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 use transport::{api::ApiError, counters};
 
-use crate::budget::{Budgets, Draw};
+use routing::budget::{Budgets, Draw};
 
 /// What became of a draw.
 #[derive(Debug)]

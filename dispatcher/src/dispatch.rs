@@ -21,6 +21,13 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, Message, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt, stream::SelectAll};
+use routing::{
+    credit::{self, Want},
+    pick::Ask,
+    pool::Change,
+    retry::{self, Verdict},
+    track::Outcome,
+};
 use schemas::{
     Lane, Micros,
     failure::{Failure, FailureClass},
@@ -52,20 +59,15 @@ use transport::{
 use crate::{
     banker::Banker,
     config::DispatcherConfig,
-    credit::{self, Want},
     ending::{self, Ending},
     flight::{Flight, lease_margin},
     held::{Held, moved, reattach},
     metrics,
     nats::{self, Delivery, Feed},
-    pick::Ask,
-    pool::Change,
     recurring::Recurrer,
     redelivery::{self, Fate},
-    retry::{self, Verdict},
     runs::{Offer, Run},
     tenants,
-    track::Outcome,
     trim::Trimmer,
     why,
 };

@@ -6,6 +6,14 @@ use std::{collections::HashMap, time::Duration};
 
 use async_nats::Client;
 use rand::{SeedableRng, rngs::StdRng};
+use routing::{
+    budget::{Budgets, Reservation},
+    hedge::Hedges,
+    pick::Picker,
+    pool::Pools,
+    retry_budget::RetryBudget,
+    warm::Warmth,
+};
 use rustc_hash::FxHashMap;
 use schemas::{
     Micros, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId,
@@ -20,20 +28,14 @@ use tracing::{debug, warn};
 use transport::{SystemClock, api::ApiError, topology::TopologyError};
 
 use crate::{
-    budget::{Budgets, Reservation},
     config::DispatcherConfig,
     ending,
     flight::{Flight, lease_margin},
-    hedge::Hedges,
     metrics,
     nats::Feed,
-    pick::Picker,
-    pool::Pools,
     redelivery::{Fate, Suspects},
-    retry_budget::RetryBudget,
     runs::{Offer, Run, Runs},
     waiting::Waiting,
-    warm::Warmth,
 };
 
 /// Everything the task decides with.

@@ -1,9 +1,8 @@
 //! Every number this crate reports.
 
 use metrics::{counter, gauge};
+use routing::budget::Rule;
 use schemas::{Region, UsdNanos, failure::FailureClass, reply::Status};
-
-use crate::budget::Rule;
 
 /// A job was delivered to us; `again` when not for the first time.
 pub fn delivered(again: bool) {

@@ -3,10 +3,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use routing::{budget::Reservation, cold::Bin, fair::Seat};
 use rustc_hash::FxHashMap;
 use schemas::{JobId, Micros, PoolId, UsdNanos, WorkerId, journal::Entry, subjects::JobSubject};
 
-use crate::{budget::Reservation, cold::Bin, fair::Seat, flight::Flight};
+use crate::flight::Flight;
 
 /// An attempt of which nothing was heard for so long has ended unheard: the news was lost on a reconnect.
 const UNHEARD_MAX: Duration = Duration::from_secs(3_600);

@@ -5,12 +5,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use routing::fair::{LENIENT, Line};
 use schemas::{Micros, ModelToken, Region, Tenant};
 
-use crate::{
-    fair::{LENIENT, Line},
-    flight::Flight,
-};
+use crate::flight::Flight;
 
 /// A tenant of whom nothing came for so long does not compete any more.
 const COMPETES: Duration = Duration::from_secs(60);

@@ -1,6 +1,13 @@
 //! Why a job waits: which gate, how it stands, what it is held against, when it opens. Pure.
 
 use rand::Rng;
+use routing::{
+    budget::{Budgets, Wait},
+    config::PolicyConfig,
+    pick::{Ask, Picker, Seen},
+    pool::{Pool, Pools},
+    track::Track,
+};
 use schemas::{
     JobId, Micros, UsdNanos, WorkerId,
     decision::Refusal,
@@ -11,14 +18,7 @@ use schemas::{
 };
 use tokio::time::Instant;
 
-use crate::{
-    budget::{Budgets, Wait},
-    config::PolicyConfig,
-    held::Held,
-    pick::{Ask, Picker, Seen},
-    pool::{Pool, Pools},
-    track::Track,
-};
+use crate::held::Held;
 
 /// What this dispatcher knows of a job.
 pub fn answer(
@@ -122,7 +122,7 @@ fn gate(
 ) -> Gate {
     let track = pool.track(&ask.subject.model);
     let (free, slots) = pool.free(policy.silent_after, now);
-    let running = track.map_or(0, crate::track::Track::running);
+    let running = track.map_or(0, routing::track::Track::running);
     let plain = |value: String, limit: String| (value, limit, None);
     let (value, limit, until_us) = match seen.refused {
         None => plain(format!("{free} of {slots} slots free"), String::new()),
@@ -146,7 +146,7 @@ fn gate(
             plain(format!("{:.0} % of jobs are kept from it", reject * 100.0), "it fails too many".into())
         }
         Some(Refusal::Suspect) => {
-            let (usual, present) = track.map_or_else(Default::default, crate::track::Track::averages);
+            let (usual, present) = track.map_or_else(Default::default, routing::track::Track::averages);
             plain(format!("{present:.1?} a job"), format!("{usual:.1?} are usual"))
         }
         Some(Refusal::MaxCost) => plain(

@@ -4,11 +4,14 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use dispatcher::{
     Dispatcher, DispatcherConfig,
-    budget::Rules,
-    config::{BreakerConfig, OfferConfig, PolicyConfig, TrimConfig},
-    retry_budget::RetryConfig,
+    config::{OfferConfig, TrimConfig},
 };
 use producer::{JobRequest, Producer, ProducerConfig};
+use routing::{
+    budget::Rules,
+    config::{BreakerConfig, PolicyConfig},
+    retry_budget::RetryConfig,
+};
 use schemas::{catalog::Catalog, prices::PriceBook, topology::Settings};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use async_nats::Client;
-use dispatcher::{
-    banker::Banker,
-    budget::{Budgets, Mode, Period, Rule, Rules},
-};
+use dispatcher::banker::Banker;
 use futures_util::future::join_all;
+use routing::budget::{Budgets, Mode, Period, Rule, Rules};
 use schemas::{ProviderId, Tenant, UsdNanos, time::Clock as _, topology::Topology};
 use tests::{nats_server::NatsServer, roles};
 use transport::{Link, LinkConfig, SystemClock, counters, topology};
@@ -58,7 +56,7 @@ async fn spend(client: Client, rules: Rules, cost: UsdNanos) -> u64 {
                 budgets.settle(reserved, actual, now);
                 spent += actual.get();
             }
-            Err(held) if held.wait == dispatcher::budget::Wait::Chunk => {
+            Err(held) if held.wait == routing::budget::Wait::Chunk => {
                 for draw in budgets.draws(now) {
                     banker.ask(draw);
                 }

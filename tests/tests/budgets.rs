@@ -3,11 +3,9 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use dispatcher::{
-    DispatcherConfig,
-    budget::{Mode, Period, Rule, Rules},
-};
+use dispatcher::DispatcherConfig;
 use producer::{Producer, ProducerConfig};
+use routing::budget::{Mode, Period, Rule, Rules};
 use schemas::{JobId, UsdNanos, reply::Status};
 use tests::{
     audit::Audit,

@@ -10,8 +10,9 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use dispatcher::{DispatcherConfig, budget::Rules, config::TrimConfig};
+use dispatcher::{DispatcherConfig, config::TrimConfig};
 use producer::{Producer, ProducerConfig};
+use routing::budget::Rules;
 use schemas::{Mailbox, ModelToken, Region, Tenant, WorkerId, prices::PriceBook};
 use tokio::process::Command;
 use transport::{Link, LinkConfig};

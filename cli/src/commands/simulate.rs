@@ -1,6 +1,6 @@
 //! `beacon simulate`: plays scenarios under every policy, on as many threads as there are cores, and tells what came of it.
 //!
-//! Reads files and prints; what is played and how it is judged is `dispatcher::simulate`'s.
+//! Reads files and prints; what is played and how it is judged is `routing_lab`'s.
 
 mod plot;
 mod tell;
@@ -13,8 +13,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use dispatcher::simulate::{self, Arrivals, Outcome, Policy, Scenario, Trace};
 use indicatif::{ProgressBar, ProgressStyle};
+use routing_lab::{Arrivals, Outcome, Policy, Scenario, Trace};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -118,7 +118,7 @@ async fn play(
                 let next = work.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some((index, policy)) = next else { return };
                 let case = &cases[index];
-                let outcome = simulate::run(&case.scenario, case.trace.as_ref(), policy, seed);
+                let outcome = routing_lab::run(&case.scenario, case.trace.as_ref(), policy, seed);
                 if done.blocking_send((index, outcome)).is_err() {
                     return;
                 }

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use dispatcher::config::{BreakerConfig, HedgeConfig, OfferConfig, PolicyConfig, TrimConfig, WarmConfig};
+use dispatcher::config::{OfferConfig, TrimConfig};
+use routing::config::{BreakerConfig, HedgeConfig, PolicyConfig, WarmConfig};
 use schemas::{ProviderId, Region, UsdNanos, catalog::Catalog};
 use serde::Deserialize;
 use simulators::SimulatorConfig;

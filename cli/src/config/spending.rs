@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use dispatcher::{
+use routing::{
     budget::{self, Mode, Period, Rules},
     retry_budget::RetryConfig,
 };

@@ -331,7 +331,7 @@ fn budgets_shares_and_retries_are_read_as_they_are_written() {
     ))
     .unwrap();
     assert_eq!(config.budgets.as_slice()[0].to_string(), "$2.5 per day for tenant acme at golem");
-    assert_eq!(config.budgets.as_slice()[0].mode, dispatcher::budget::Mode::Soft);
+    assert_eq!(config.budgets.as_slice()[0].mode, routing::budget::Mode::Soft);
     assert_eq!(config.weights[&"acme".parse().unwrap()], 3);
     assert_eq!((config.retries.ratio, config.retries.per_second), (0.5, 3));
 }

@@ -7,6 +7,12 @@
 //!                └─ none ─▶ the one behind it
 //! ```
 
+use routing::{
+    cold::Bin,
+    fair,
+    pick::{Ask, Choice},
+    retry::{self, Verdict},
+};
 use schemas::{
     Micros, PoolId, UsdNanos, decision::Decision, failure::Failure, handover::Handover, reply::Status,
     state::Event, time::Clock as _,
@@ -17,13 +23,9 @@ use transport::SystemClock;
 
 use super::Dispatcher;
 use crate::{
-    cold::Bin,
-    fair,
     flight::Flight,
     held::{Held, lease_outlasts_offer, moved, reattach},
     metrics, nats,
-    pick::{Ask, Choice},
-    retry::{self, Verdict},
     runs::{Offer, Spend},
 };
 
@@ -194,6 +196,7 @@ impl Dispatcher {
             journal: flight.journal.clone(),
             decision: Some(decision),
             hedge: hedge_of.is_some(),
+            in_log: false,
         };
         let event = Event::Offered { offer: number, pool: pool.clone(), accept_by };
         flight.state = moved(flight.state, event);

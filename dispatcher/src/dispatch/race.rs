@@ -11,6 +11,7 @@
 
 use std::sync::atomic::Ordering;
 
+use routing::pick::Ask;
 use schemas::{
     Micros, ProviderId, UsdNanos,
     failure::{Failure, FailureClass},
@@ -25,7 +26,6 @@ use crate::{
     ending,
     held::lease_outlasts_offer,
     metrics, nats,
-    pick::Ask,
     runs::{Run, Spend},
 };
 
@@ -115,6 +115,7 @@ fn entry(run: &Run, class: FailureClass, cost_usd: UsdNanos) -> Entry {
     let failure = Failure::new(class, "one of two attempts at once");
     Entry {
         attempt: run.attempt,
+        key: None,
         pool: run.pool.clone(),
         started_us: run.since,
         trace: Trace::Failed { failure, cost_usd },

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use dispatcher::simulate::{Outcome, Policy, Scenario, Step};
 use plotters::{
     chart::{ChartBuilder, LabelAreaPosition},
     coord::{
@@ -17,6 +16,7 @@ use plotters::{
     series::LineSeries,
     style::{Color, RGBColor, ShapeStyle, WHITE},
 };
+use routing_lab::{Outcome, Policy, Scenario, Step};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 

@@ -1,6 +1,6 @@
 //! What came of it, for people and for machines. Every figure is rounded the same way each time: same seed, same bytes.
 
-use dispatcher::simulate::{self, Against, Group, Judgement, Outcome, Policy, Scenario, Spending, Standing};
+use routing_lab::{Against, Group, Judgement, Outcome, Policy, Scenario, Spending, Standing};
 use schemas::UsdNanos;
 use serde::Serialize;
 
@@ -30,17 +30,17 @@ impl<'a> Told<'a> {
         let ours = outcomes.iter().find(|outcome| outcome.policy == Policy::Beacon);
         let others = outcomes.iter().filter(|outcome| outcome.policy != Policy::Beacon);
         let file = match &case.scenario.arrivals {
-            simulate::Arrivals::Trace { file, .. } => Some(file.as_str()),
-            simulate::Arrivals::Drawn { .. } => None,
+            routing_lab::Arrivals::Trace { file, .. } => Some(file.as_str()),
+            routing_lab::Arrivals::Drawn { .. } => None,
         };
         Self {
             scenario: &case.scenario.name,
             about: &case.scenario.about,
             stand_in: file.filter(|_| args.traces.is_none()),
             outcomes,
-            targets: ours.map(|ours| simulate::judge(&case.scenario, ours)),
+            targets: ours.map(|ours| routing_lab::judge(&case.scenario, ours)),
             against: others
-                .filter_map(|other| Some(simulate::versus(&case.scenario, ours?, other)))
+                .filter_map(|other| Some(routing_lab::versus(&case.scenario, ours?, other)))
                 .collect(),
             spec: &case.scenario,
         }

@@ -10,7 +10,7 @@ use super::{
     scenario::lane_index,
     slab::Key,
 };
-use crate::fair::{Entry, Line as Fair, Seat, Verdict};
+use routing::fair::{Entry, Line as Fair, Seat, Verdict};
 
 /// Jobs that a scan visits in a lane before it gives up: those that wait for one pool must not hide all behind them.
 const VISITS: usize = 8;

@@ -1,17 +1,17 @@
 //! How long a routing decision takes, by the number of pools, and whether it allocates.
 //!
-//! `cargo bench -p dispatcher` prints nanoseconds per decision. The one ratio to compare runs by is the time of 50 pools over
+//! `cargo bench -p routing` prints nanoseconds per decision. The one ratio to compare runs by is the time of 50 pools over
 //! that of 10: it stays below 5 while a decision is linear in the pools. What is asserted is that nothing is allocated.
 
 use std::{hint::black_box, time::Duration, time::Instant};
 
-use dispatcher::{
+use rand::{SeedableRng, rngs::StdRng};
+use routing::{
     config::{BreakerConfig, PolicyConfig},
     pick::{Ask, Picker},
     pool::Pools,
     track::Outcome,
 };
-use rand::{SeedableRng, rngs::StdRng};
 use schemas::{
     Micros, ModelToken, PoolId, UsdNanos,
     heartbeat::{Heartbeat, ServedModel},

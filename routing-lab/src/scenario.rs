@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use schemas::{Lane, ModelToken, PoolId, ProviderId, Region, Tenant, UsdNanos};
 
-use crate::budget::{Mode, Rules};
+use routing::budget::{Mode, Rules};
 
 /// Everything a run is about, besides policy and seed.
 #[derive(Clone, Debug, PartialEq)]

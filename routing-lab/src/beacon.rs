@@ -4,17 +4,7 @@
 use std::{cell::Cell, time::Duration};
 
 use rand::{SeedableRng, rngs::StdRng};
-use schemas::{
-    Micros, ModelToken, PoolId, ProviderId, Tenant, UsdNanos, failure::Failure, handover::Acceptances,
-    heartbeat::Heartbeat, job::Job,
-};
-
-use super::{
-    router::{Router, Sending, Step, Want},
-    scenario::Scenario,
-    slab::{Key, Slab},
-};
-use crate::{
+use routing::{
     budget::{Budgets, Draw, Held, Reservation},
     cold::Bin,
     config::{BreakerConfig, PolicyConfig},
@@ -26,6 +16,16 @@ use crate::{
     retry_budget::{RetryBudget, RetryConfig},
     track::Outcome,
     warm::Warmth,
+};
+use schemas::{
+    Micros, ModelToken, PoolId, ProviderId, Tenant, UsdNanos, failure::Failure, handover::Acceptances,
+    heartbeat::Heartbeat, job::Job,
+};
+
+use super::{
+    router::{Router, Sending, Step, Want},
+    scenario::Scenario,
+    slab::{Key, Slab},
 };
 
 /// Beyond the retry budget a job waits.

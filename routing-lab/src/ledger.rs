@@ -6,7 +6,7 @@ use schemas::{Micros, UsdNanos, time::micros};
 use serde::Serialize;
 
 use super::scenario::Scenario;
-use crate::budget::{Held, Wait};
+use routing::budget::{Held, Wait};
 
 /// Points of a plot.
 const STEPS: u64 = 150;

@@ -9,7 +9,7 @@ use schemas::{ModelToken, ProviderId, Region, Tenant, UsdNanos};
 use serde::{Deserialize, Deserializer, de};
 
 use super::scenario::Scenario;
-use crate::budget::{Mode, Period};
+use routing::budget::{Mode, Period};
 
 /// What a scenario leaves out.
 const ASSUMED: &str = include_str!("assumed.toml");

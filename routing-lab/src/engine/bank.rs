@@ -9,7 +9,7 @@ use super::{
     },
     Engine, What, small,
 };
-use crate::budget::Draw;
+use routing::budget::Draw;
 
 /// Where the counters are.
 const HOME: usize = 0;

@@ -90,7 +90,7 @@ macro_rules! scenarios {
         $(
             #[test]
             fn $name() {
-                check(include_str!(concat!("../../../../examples/scenarios/", $file)));
+                check(include_str!(concat!("../../../examples/scenarios/", $file)));
             }
         )*
 
@@ -122,7 +122,7 @@ scenarios! {
 
 #[test]
 fn a_budget_holds_its_tenant_to_its_limit_and_nobody_else() {
-    let text = include_str!("../../../../examples/scenarios/budget.toml");
+    let text = include_str!("../../../examples/scenarios/budget.toml");
     let (with, without) = (check(text), check(text.split("[[budgets]]").next().unwrap()));
     let [spending] = &*with.budgets else { panic!("{:?}", with.budgets) };
     let limit = spending.limit_usd.get();

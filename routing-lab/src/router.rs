@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
+use routing::{
+    budget::{Draw, Held},
+    cold::Bin,
+    retry::Verdict,
+    track::Outcome,
+};
 use schemas::{
     Lane, Micros, PoolId, Tenant, UsdNanos, failure::Failure, handover::Acceptances, heartbeat::Heartbeat,
     job::Job, journal::Journal,
 };
 
 use super::slab::Key;
-use crate::{
-    budget::{Draw, Held},
-    cold::Bin,
-    retry::Verdict,
-    track::Outcome,
-};
 
 /// What a policy knows of a job. Its deadline stands in `job`.
 #[derive(Clone, Copy)]

@@ -12,7 +12,7 @@ use super::{
     Raw, RawArrivals, RawBudget, RawBurst, RawDelays, RawFault, RawKind, RawLanes, RawModel, RawProvider,
     RawRegion, RawTenant, ScenarioError, Shape, Span, refuse,
 };
-use crate::budget::{Rule, Rules, RulesError};
+use routing::budget::{Rule, Rules, RulesError};
 
 /// Longer than this is no scenario but a mistake: a year of jobs would run for days.
 const DURATION_MAX: Duration = Duration::from_secs(30 * 86_400);

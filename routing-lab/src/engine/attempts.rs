@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use routing::{retry::Verdict, track::Outcome};
 use schemas::{
     Micros, UsdNanos,
     failure::{Failure, FailureClass},
@@ -20,7 +21,6 @@ use super::{
     },
     Engine, START, What,
 };
-use crate::{retry::Verdict, track::Outcome};
 
 /// An offer that nobody answered goes to another after this.
 const LAPSE: Duration = Duration::from_millis(1_500);
@@ -251,6 +251,7 @@ impl<R: Router> Engine<'_, R> {
         let failure = Failure::new(class, "").after(wait);
         job.journal.record(Entry {
             attempt: attempt.task.attempt,
+            key: None,
             pool: self.scenario.pools[attempt.sent.pool].id.clone(),
             started_us: self.now,
             trace: Trace::Failed { failure: failure.clone(), cost_usd: cost },
@@ -259,7 +260,7 @@ impl<R: Router> Engine<'_, R> {
             return;
         }
         let template = &mut self.templates[job.subject];
-        template.deadline = Some(job.deadline);
+        template.head.deadline = Some(job.deadline);
         let want =
             Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &[], ahead: 0 };
         match self.desks[attempt.region].router.verdict(&want, &failure, self.now) {
@@ -296,7 +297,7 @@ impl<R: Router> Engine<'_, R> {
             return;
         }
         let template = &mut self.templates[job.subject];
-        template.deadline = Some(job.deadline);
+        template.head.deadline = Some(job.deadline);
         let avoid = [self.scenario.pools[pool].id.clone()];
         let want =
             Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &avoid, ahead: 0 };

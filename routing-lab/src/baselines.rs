@@ -5,6 +5,11 @@
 use std::{collections::VecDeque, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use routing::{
+    cold::Bin,
+    retry::{self, Verdict},
+    track::Outcome,
+};
 use schemas::{
     Micros, PoolId, ProviderId, Tenant, UsdNanos,
     failure::{Failure, Retry},
@@ -18,11 +23,6 @@ use super::{
     queue::Plain,
     router::{Router, Sending, Step, Want},
     scenario::Scenario,
-};
-use crate::{
-    cold::Bin,
-    retry::{self, Verdict},
-    track::Outcome,
 };
 
 /// Attempts of a job.

@@ -3,6 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use routing::quantiles::Quantiles;
 use schemas::{
     Micros, UsdNanos,
     failure::FailureClass,
@@ -17,7 +18,6 @@ use super::{
     scenario::{Fault, FaultKind, ModelSpec, PoolSpec, Price, Scenario},
     slab::Key,
 };
-use crate::quantiles::Quantiles;
 
 /// A provider that refuses does so at once, on the scale of an inference.
 const REFUSES_AFTER: Duration = Duration::from_millis(20);
@@ -130,7 +130,9 @@ impl<'a> World<'a> {
             news: Acceptances {
                 pool: spec.id.clone(),
                 worker: "w1".parse().expect("a token"),
+                started_us: Micros::default(),
                 running: 0,
+                open: None,
                 accepted: Vec::new(),
                 refused: Vec::new(),
                 ended: Vec::new(),

@@ -1,0 +1,50 @@
+//! Routing: which pool gets a job, when, and at what price. Pure: no I/O, no clock, no async; time and chance come in.
+//!
+//! [`config`] holds the settings. The rest is three groups, each readable from top to bottom.
+//!
+//! **What is known about pools**
+//!
+//! - [`quantiles`] keeps the median and the 95th percentile of durations, forgetting old ones.
+//! - [`cold`] estimates how likely and how long a cold start is, by how long a pool was idle.
+//! - [`rate`] counts how often a provider throttles us.
+//! - [`limit`] finds how many jobs a provider runs at once without slowing down.
+//! - [`breaker`] keeps jobs away from a pool that fails, and takes it back by probes.
+//! - [`track`] is all of this for one model at one pool, with what its workers last said.
+//! - [`pool`] is every pool that was heard of, and what is on its way there.
+//!
+//! **One job**
+//!
+//! - [`pick`] chooses a pool for a job, or says which gate keeps it from each pool.
+//! - [`retry`] says what follows a failed attempt: another attempt after a pause, or the end of the job.
+//! - [`hedge`] says when a second attempt beside a slow one is worth its price.
+//!
+//! **Many jobs**
+//!
+//! - [`credit`] says how many jobs to pull.
+//! - [`fair`] says which waiting job is next.
+//! - [`budget`] says what tenants and providers may still spend.
+//! - [`retry_budget`] bounds the share of attempts that are repeats.
+//! - [`warm`] says how many containers to keep ready.
+
+pub mod config;
+
+// What is known about pools.
+pub mod breaker;
+pub mod cold;
+pub mod limit;
+pub mod pool;
+pub mod quantiles;
+pub mod rate;
+pub mod track;
+
+// One job.
+pub mod hedge;
+pub mod pick;
+pub mod retry;
+
+// Many jobs.
+pub mod budget;
+pub mod credit;
+pub mod fair;
+pub mod retry_budget;
+pub mod warm;
