@@ -10,8 +10,9 @@
 //! "Stochastic Network Optimization", 2010): the jobs that gain most by the baseline go there, the others pay for its
 //! absence least, and the share is met all the same since `D` is bounded.
 //!
-//! In a tier two are drawn by a power of the score and the better one is taken (Mitzenmacher, 2001), a pool nearly full losing to one
-//! that is not (Prequal, NSDI 2024): many dispatchers then do not herd, and figures stay fresh.
+//! Within a tier, two pools are drawn with a probability that falls with the twelfth power of the score, and the better of the two is
+//! taken (Mitzenmacher, 2001). A nearly full pool loses to one that is not (Prequal, NSDI 2024). So many dispatchers do not herd, and
+//! the figures of the second best stay fresh.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -47,8 +48,9 @@ const FAR_BETTER: f64 = 0.8;
 /// Low jobs that go where least is known, if that is a pool of which nothing was heard for [`STALE`].
 const EXPLORE: f64 = 0.01;
 const STALE: Duration = Duration::from_secs(300);
-/// How sharply the draw prefers a better score. OpenRouter's weights are inverse squares of the price; but a job that wakes a
-/// second provider's containers pays for their idle time too, so all but near ties go to the better one.
+/// A pool is drawn with weight `score^-12`: a score 6 % lower doubles the weight, so only near ties are shared. OpenRouter weighs by
+/// the inverse square of the price, which is too even here: a job that wakes a second provider's containers also pays for their idle
+/// time.
 const SHARPNESS: i32 = -12;
 /// A pool fuller than this loses to one that is not.
 const HOT: f64 = 0.8;
@@ -469,7 +471,8 @@ impl Picker {
         }
     }
 
-    /// Draws two of those that are left by `score^-2` and takes the better: one that is nearly full loses.
+    /// Draws two of the pools that are left, each with weight `score^-12` ([`SHARPNESS`]), and takes the better one. A nearly full
+    /// pool loses to one that is not.
     fn draw(&mut self, among: impl Fn(&Seen) -> bool, rng: &mut impl Rng) -> Option<usize> {
         self.weights.clear();
         let mut total = 0.0;
