@@ -109,7 +109,13 @@ impl Beacon {
     }
 
     fn ask<'a>(want: &Want<'a>, affordable: &'a dyn Fn(&ProviderId, UsdNanos) -> bool) -> Ask<'a> {
-        Ask { avoid: want.avoid, ahead: want.ahead, affordable, ..Ask::of(want.job, want.journal) }
+        Ask {
+            avoid: want.avoid,
+            ahead: want.ahead,
+            held_for: want.held_for,
+            affordable,
+            ..Ask::of(want.job, want.journal)
+        }
     }
 }
 

@@ -72,6 +72,8 @@ struct Live<S> {
     deadline: Micros,
     journal: Journal,
     avoid: Vec<PoolId>,
+    /// When it came into its line, for its first attempt or its next.
+    waits_since: Micros,
     not_before: Micros,
     attempts: u16,
     seat: Option<S>,
@@ -259,6 +261,7 @@ impl<'a, R: Router> Engine<'a, R> {
             deadline,
             journal: Journal::default(),
             avoid: Vec::new(),
+            waits_since: self.now,
             not_before: START,
             attempts: 0,
             seat: None,
@@ -323,7 +326,14 @@ impl<'a, R: Router> Engine<'a, R> {
             }
             let template = &mut templates[job.subject];
             template.deadline = Some(job.deadline);
-            let want = Want { job: template, model, journal: &job.journal, avoid: &job.avoid, ahead };
+            let want = Want {
+                job: template,
+                model,
+                journal: &job.journal,
+                avoid: &job.avoid,
+                ahead,
+                held_for: now.since(job.waits_since),
+            };
             match router.choose(&want, now) {
                 Step::Send(found) => {
                     sending = Some(found);

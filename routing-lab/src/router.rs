@@ -27,6 +27,8 @@ pub(super) struct Want<'a> {
     pub(super) avoid: &'a [PoolId],
     /// Jobs that wait for the same slots.
     pub(super) ahead: u32,
+    /// How long it has waited for this attempt.
+    pub(super) held_for: Duration,
 }
 
 /// Where an attempt goes, and what its end has to be told with.

@@ -58,6 +58,10 @@ const HOT: f64 = 0.8;
 const USUAL_NEWS: f64 = 0.02;
 /// A wait for a good pool that is longer than this is worse than a bad pool now.
 const RELENT_AFTER: Duration = Duration::from_secs(1);
+/// How long a job waits for a pool that has not failed it before it goes back to one that has. Two dozen service times of a usual
+/// model: a slot that is really in use is free by then. Without a bound, a pool that is full for ever (it hangs, or somebody counts
+/// wrong) would hold the job for ever.
+pub const HOPE_FOR: Duration = Duration::from_secs(10);
 
 /// What a decision looks at besides the pools.
 #[derive(Clone, Copy)]
@@ -78,6 +82,8 @@ pub struct Ask<'a> {
     pub avoid: &'a [PoolId],
     /// Jobs that wait in front of it for the same slots.
     pub ahead: u32,
+    /// How long it has waited for this attempt.
+    pub held_for: Duration,
     /// Whether its tenant's budgets admit an attempt at that provider that may cost so much.
     pub affordable: &'a dyn Fn(&ProviderId, UsdNanos) -> bool,
 }
@@ -94,6 +100,7 @@ impl<'a> Ask<'a> {
             larger_than: None,
             avoid: &[],
             ahead: 0,
+            held_for: Duration::ZERO,
             affordable: &|_, _| true,
         }
     }
@@ -342,7 +349,7 @@ impl Picker {
             return false;
         }
         let hope = |s: &Seen| matches!(s.refused, Some(Refusal::Full | Refusal::Limit | Refusal::Suspect));
-        if self.seen.iter().any(hope) {
+        if ask.held_for < HOPE_FOR && self.seen.iter().any(hope) {
             return false;
         }
         let mut again = false;

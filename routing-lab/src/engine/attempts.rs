@@ -124,6 +124,7 @@ impl<R: Router> Engine<'_, R> {
         let Some(job) = self.jobs.get_mut(key) else { return };
         let Arrival { region, model, .. } = job.arrival;
         let Some(seat) = job.seat.take() else { return };
+        job.waits_since = self.now;
         let desk = &mut self.desks[region];
         desk.lines[model].corrected(&seat, expected, actual);
         desk.lines[model].put_back(seat, key);
@@ -260,8 +261,14 @@ impl<R: Router> Engine<'_, R> {
         }
         let template = &mut self.templates[job.subject];
         template.deadline = Some(job.deadline);
-        let want =
-            Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &[], ahead: 0 };
+        let want = Want {
+            job: template,
+            model: job.arrival.model,
+            journal: &job.journal,
+            avoid: &[],
+            ahead: 0,
+            held_for: Duration::ZERO,
+        };
         match self.desks[attempt.region].router.verdict(&want, &failure, self.now) {
             Verdict::Again { .. } => self.requeue(key, attempt.sent.expected, cost),
             Verdict::End(Status::Expired, _) => self.end_job(key, End::Expired),
@@ -298,8 +305,14 @@ impl<R: Router> Engine<'_, R> {
         let template = &mut self.templates[job.subject];
         template.deadline = Some(job.deadline);
         let avoid = [self.scenario.pools[pool].id.clone()];
-        let want =
-            Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &avoid, ahead: 0 };
+        let want = Want {
+            job: template,
+            model: job.arrival.model,
+            journal: &job.journal,
+            avoid: &avoid,
+            ahead: 0,
+            held_for: Duration::ZERO,
+        };
         if let Some(sent) = self.desks[region].router.hedge(&want, self.now) {
             self.send(job_key, region, sent);
         }

@@ -116,6 +116,41 @@ fn a_retry_goes_elsewhere_and_back_only_when_nobody_else_is_left() {
     assert_eq!(picked, None, "a full pool that is new is waited for");
 }
 
+/// A job that failed at Golem and has waited for `held_for`: whether it goes back there while Modal is as `others` makes it.
+fn goes_back(held_for: Duration, others: impl Fn(&mut Pools)) -> bool {
+    let (mut picker, job, mut rng) = (picker(), job(""), StdRng::seed_from_u64(7));
+    let mut pools = pools(&THREE[..2]);
+    others(&mut pools);
+    let journal = failed_at("golem@us-east");
+    let ask = Ask { held_for, ..Ask::of(&job, &journal) };
+    let choice = picker.pick(pools.as_slice(), ask, NOW, &mut rng);
+    if let Some(choice) = choice {
+        assert!(choice.index == 0 && choice.again, "{choice:?}");
+    }
+    choice.is_some()
+}
+
+#[test]
+fn a_job_waits_ten_seconds_for_a_pool_that_is_new_to_it_and_then_goes_back() {
+    let full = |pools: &mut Pools| assert!(!pools.heartbeat(beat("modal@us-east", 10, 10, 1), NOW));
+    let at_its_limit = |pools: &mut Pools| {
+        let (model, config) = ("llama-3-2-1b".parse().unwrap(), BreakerConfig::default());
+        for _ in 0..10 {
+            pools.sent(1, &model, &config, NOW);
+            pools.answered(&"modal@us-east".parse().unwrap(), &model, true);
+        }
+    };
+    // Suspect, and not opened as a slow pool: a slot of a third pool is expected within a second.
+    let slow = |pools: &mut Pools| {
+        pools.at(1).track_mut(&"llama-3-2-1b".parse().unwrap()).unwrap().suspect(NOW);
+        pools.heartbeat(beat("fly@us-east", 10, 10, 1), NOW);
+    };
+    for held in [Duration::from_millis(9_999), HOPE_FOR] {
+        let back = held >= HOPE_FOR;
+        assert_eq!([goes_back(held, full), goes_back(held, at_its_limit), goes_back(held, slow)], [back; 3]);
+    }
+}
+
 #[test]
 fn another_region_takes_it_only_when_that_is_sooner() {
     let (mut picker, job, mut rng) = (picker(), job(""), StdRng::seed_from_u64(7));
