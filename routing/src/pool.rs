@@ -16,6 +16,7 @@ use crate::{
     breaker::Turn,
     cold::Bin,
     config::BreakerConfig,
+    reports::Report,
     track::{Outcome, SLOW, Track},
 };
 
@@ -25,6 +26,9 @@ const KEPT_AT_HOME: f64 = 0.2;
 const DELAY_NEWS: f64 = 0.1;
 /// The way takes no longer: a clock that is wrong must not make a pool look a day away.
 const DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// A worker that was silent for so long is gone, and what it ran with it: by then its jobs have been delivered again.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// A pool as we see it.
 #[derive(Clone, Debug)]
@@ -191,7 +195,7 @@ impl Pools {
         &mut self.pools[index]
     }
 
-    /// Takes in a heartbeat heard at `now`. True when a provider seems to hang, and did not before.
+    /// Takes in a heartbeat heard at `now`. True if the provider seems to hang, and did not before.
     pub fn heartbeat(&mut self, beat: Heartbeat, now: Micros) -> bool {
         let pool = self.entry(&beat.pool);
         let before = pool.slots();
@@ -208,26 +212,42 @@ impl Pools {
             draining: beat.draining,
             healthy: beat.healthy.unwrap_or(true),
         };
+        let weight = if worker.draining { 0 } else { worker.slots };
         match pool.workers.binary_search_by(|(id, _)| id.cmp(&beat.worker)) {
             Ok(index) => pool.workers[index].1 = worker,
-            Err(index) => pool.workers.insert(index, (beat.worker, worker)),
+            Err(index) => pool.workers.insert(index, (beat.worker.clone(), worker)),
         }
         let slots = pool.slots();
-        let mut hangs = false;
-        for served in beat.models {
-            if let Some(track) = pool.track_mut(&served.model) {
-                hangs |= track.heard(served, before, slots, now);
-            } else {
-                pool.tracks.push((served.model.clone(), Track::new(served, slots)));
+        for (model, track) in &mut pool.tracks {
+            if !beat.models.iter().any(|served| served.model == *model) {
+                track.forget(&beat.worker);
             }
         }
+        let mut hangs = false;
+        for served in beat.models {
+            let report = Report { worker: beat.worker.clone(), weight, served };
+            if let Some(track) = pool.track_mut(&report.served.model) {
+                hangs |= track.heard(report, before, slots, now);
+            } else {
+                pool.tracks.push((report.served.model.clone(), Track::new(report, slots)));
+            }
+        }
+        pool.tracks.retain(|(_, track)| track.is_served());
         hangs
     }
 
-    /// Forgets workers that said nothing for a minute.
+    /// Forgets workers that said nothing for a minute, with all that they said.
     pub fn forget_silent(&mut self, now: Micros) {
-        for pool in &mut self.pools {
-            pool.workers.retain(|(_, w)| now.since(w.heard) < Duration::from_secs(60));
+        for Pool { workers, tracks, .. } in &mut self.pools {
+            workers.retain(|(id, worker)| {
+                let stays = now.since(worker.heard) < FORGOTTEN_AFTER;
+                if !stays {
+                    for (_, track) in tracks.iter_mut() {
+                        track.forget(id);
+                    }
+                }
+                stays
+            });
         }
     }
 
@@ -487,6 +507,60 @@ pub(crate) mod tests {
         let (fast, slow) = (Duration::from_millis(500), Duration::from_millis(2_500));
         served(&mut pools, 100, fast, fast, now);
         assert_eq!(served(&mut pools, 40, slow, slow, now), Change::None);
+    }
+
+    /// A heartbeat of one of several workers.
+    fn of(worker: &str, running: u32) -> Heartbeat {
+        let mut beat = beat("golem@us-east", 10, running, 1);
+        beat.worker = worker.parse().unwrap();
+        beat
+    }
+
+    #[test]
+    fn what_a_pool_runs_is_the_sum_of_its_workers_whoever_spoke_last() {
+        let (mut pools, now, model) =
+            (Pools::default(), Micros::new(1_000_000), "llama-3-2-1b".parse().unwrap());
+        pools.heartbeat(of("w1", 10), now);
+        pools.heartbeat(of("w2", 2), now);
+        assert_eq!(pools.at(0).track(&model).unwrap().running(), 12);
+        pools.heartbeat(of("w1", 9), now);
+        assert_eq!(pools.at(0).track(&model).unwrap().running(), 11);
+        let later = now + Duration::from_secs(59);
+        pools.heartbeat(of("w2", 2), later);
+        pools.forget_silent(later + Duration::from_secs(1));
+        assert_eq!(pools.at(0).track(&model).unwrap().running(), 2);
+        pools.forget_silent(later + Duration::from_secs(60));
+        assert_eq!(pools.at(0).track(&model).unwrap().running(), 0);
+    }
+
+    #[test]
+    fn one_hung_worker_of_many_does_not_make_the_pool_hang() {
+        let (mut pools, now) = (Pools::default(), Micros::new(1_000_000));
+        let worker = |n: usize, overdue: u32| {
+            let mut beat = of(&format!("w{n}"), 8);
+            beat.models[0].overdue = overdue;
+            beat
+        };
+        for n in 0..9 {
+            assert!(!pools.heartbeat(worker(n, 0), now));
+        }
+        assert!(!pools.heartbeat(worker(9, 8), now), "8 of 80");
+        assert!(!pools.heartbeat(worker(8, 8), now), "16 of 80");
+        assert!(pools.heartbeat(worker(7, 8), now), "24 of 80");
+    }
+
+    #[test]
+    fn a_model_that_no_worker_lists_any_more_is_not_served() {
+        let (mut pools, now, model) =
+            (Pools::default(), Micros::new(1_000_000), "mistral-7b".parse().unwrap());
+        pools.heartbeat(of("w1", 0), now);
+        pools.heartbeat(of("w2", 0), now);
+        for (worker, served) in [("w1", true), ("w2", false)] {
+            let mut beat = of(worker, 0);
+            beat.models.pop();
+            pools.heartbeat(beat, now);
+            assert_eq!(pools.at(0).track(&model).is_some(), served);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use schemas::{
-    Lane, Micros, UsdNanos,
+    Lane, Micros, UsdNanos, WorkerId,
     failure::{BreakerEffect, FailureClass},
     heartbeat::ServedModel,
 };
@@ -16,6 +16,7 @@ use crate::{
     limit::Limit,
     quantiles::Quantiles,
     rate::Rate,
+    reports::{Report, Reports},
 };
 
 /// So many times slower than it was, and than the others, is suspicious (Huang et al., "Gray Failure", HotOS 2017).
@@ -39,8 +40,9 @@ const RATE_COUNT: u32 = 10;
 /// One model at one pool.
 #[derive(Clone, Debug)]
 pub struct Track {
-    /// What its workers say.
+    /// What its workers say, put together.
     pub served: ServedModel,
+    reports: Reports,
     /// Attempts of ours there: offered, or accepted and not ended.
     pub ours: u32,
     /// Attempts of ours that are offered and not answered.
@@ -98,11 +100,16 @@ pub struct Expected {
 const COLD_RARE: f64 = 0.05;
 
 impl Track {
-    /// Of which only the worker's word is known.
-    pub fn new(served: ServedModel, slots: u32) -> Self {
+    /// A model of which only one worker's word is known.
+    pub fn new(report: Report, slots: u32) -> Self {
+        let served = report.served.clone();
+        let mut reports = Reports::default();
+        reports.hear(report);
+        let (served, fixed) = reports.combined().unwrap_or((served, UsdNanos::ZERO));
         Self {
-            fixed: fixed(&served),
+            fixed,
             served,
+            reports,
             ours: 0,
             offered: 0,
             breaker: Breaker::default(),
@@ -115,14 +122,33 @@ impl Track {
         }
     }
 
-    /// Takes in what a worker says. True when the provider seems to hang, and did not before.
-    pub fn heard(&mut self, served: ServedModel, slots_before: u32, slots: u32, now: Micros) -> bool {
+    /// Takes in what a worker says. True if the provider seems to hang, and did not before.
+    pub fn heard(&mut self, report: Report, slots_before: u32, slots: u32, now: Micros) -> bool {
         self.limit.resize(slots_before, slots);
         self.service.turn(now);
-        let hangs = served.overdue >= OVERDUE_MIN.max(served.running / 4);
-        self.fixed = fixed(&served);
-        self.served = served;
-        hangs && self.suspect(now)
+        self.reports.hear(report);
+        self.combine();
+        self.served.overdue >= OVERDUE_MIN.max(self.served.running / 4) && self.suspect(now)
+    }
+
+    /// Drops what a worker said: it is gone, or serves the model no more.
+    pub fn forget(&mut self, worker: &WorkerId) {
+        if self.reports.forget(worker) {
+            self.combine();
+        }
+    }
+
+    /// Whether a worker that is known serves the model.
+    pub fn is_served(&self) -> bool {
+        !self.reports.is_empty()
+    }
+
+    fn combine(&mut self) {
+        if let Some(combined) = self.reports.combined() {
+            (self.served, self.fixed) = combined;
+        } else {
+            (self.served.running, self.served.overdue) = (0, 0);
+        }
     }
 
     /// Jobs of the model there, as far as we know.
@@ -346,10 +372,4 @@ impl Track {
         self.standing = Standing::Suspect { probes: 1, ended: 0, slower: 0.0, not_before: now + REST };
         true
     }
-}
-
-/// A worker's expected cost is at its own median.
-fn fixed(served: &ServedModel) -> UsdNanos {
-    let timed = served.second_usd.for_seconds(Duration::from_micros(served.p50_us));
-    timed.and_then(|timed| served.expected_cost_usd.checked_sub(timed)).unwrap_or_default()
 }
