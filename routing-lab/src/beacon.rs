@@ -14,7 +14,7 @@ use routing::{
     pool::Pools,
     retry::{self, Verdict},
     retry_budget::{RetryBudget, RetryConfig},
-    track::Outcome,
+    track::{Ours, Outcome},
     warm::Warmth,
 };
 use schemas::{
@@ -204,6 +204,11 @@ impl Router for Beacon {
 
     fn verdict(&mut self, want: &Want<'_>, failure: &Failure, now: Micros) -> Verdict {
         retry::verdict(want.job, want.journal, failure, now)
+    }
+
+    fn ours(&mut self, open: &[(usize, usize, Ours)]) {
+        let (names, models) = (&self.names, &self.models);
+        self.pools.set_ours(open.iter().map(|(pool, model, ours)| (&names[*pool], &models[*model], *ours)));
     }
 
     fn second(&mut self, now: Micros, orders: &mut Vec<(usize, usize, u32)>) {

@@ -15,6 +15,7 @@ mod bank;
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
+use routing::track::Ours;
 use schemas::{
     Lane, Micros, PoolId,
     failure::FailureClass,
@@ -108,6 +109,7 @@ pub(super) struct Engine<'a, R: Router> {
     templates: Vec<Job>,
     baseline: Vec<bool>,
     orders: Vec<(usize, usize, u32)>,
+    open: Vec<(usize, usize, Ours)>,
     bank: Bank,
 }
 
@@ -142,6 +144,7 @@ impl<'a, R: Router> Engine<'a, R> {
             templates: templates(scenario),
             baseline: baseline.collect(),
             orders: Vec::new(),
+            open: Vec::new(),
             bank: Bank::default(),
         };
         engine.open();
@@ -383,6 +386,7 @@ impl<'a, R: Router> Engine<'a, R> {
             sent,
             call: None,
             over: None,
+            taken: false,
             lapsed: false,
             sent_at: self.now,
         };
@@ -404,6 +408,16 @@ impl<'a, R: Router> Engine<'a, R> {
     }
 
     fn second(&mut self, region: usize) {
+        let mut open = std::mem::take(&mut self.open);
+        // A router forgets an offer that lapsed, even if somebody took it.
+        let known = self.attempts.iter().filter(|attempt| attempt.region == region && !attempt.lapsed);
+        open.extend(known.map(|attempt| {
+            let ours = if attempt.taken { Ours::RUNNING } else { Ours::OFFERED };
+            (attempt.sent.pool, attempt.sent.model, ours)
+        }));
+        self.desks[region].router.ours(&open);
+        open.clear();
+        self.open = open;
         let mut orders = std::mem::take(&mut self.orders);
         self.desks[region].router.second(self.now, &mut orders);
         for (pool, model, containers) in orders.drain(..) {

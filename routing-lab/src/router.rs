@@ -7,7 +7,7 @@ use routing::{
     budget::{Draw, Held},
     cold::Bin,
     retry::Verdict,
-    track::Outcome,
+    track::{Ours, Outcome},
 };
 use schemas::{
     Lane, Micros, PoolId, Tenant, UsdNanos, failure::Failure, handover::Acceptances, heartbeat::Heartbeat,
@@ -85,6 +85,8 @@ pub(super) trait Router {
     fn vanished(&mut self, sent: &Sending, now: Micros);
     /// Whether another attempt follows one that failed; `want.journal` holds it.
     fn verdict(&mut self, want: &Want<'_>, failure: &Failure, now: Micros) -> Verdict;
+    /// All attempts of ours that are open, by pool and model. Once a second, so that no count of them drifts.
+    fn ours(&mut self, _: &[(usize, usize, Ours)]) {}
     /// Once a second: what is to be kept warm, as pool, model and containers.
     fn second(&mut self, now: Micros, orders: &mut Vec<(usize, usize, u32)>);
 

@@ -17,7 +17,7 @@ use crate::{
     cold::Bin,
     config::BreakerConfig,
     reports::Report,
-    track::{Outcome, SLOW, Track},
+    track::{Ours, Outcome, SLOW, Track},
 };
 
 /// Of another region's slots, so many stay for its own jobs.
@@ -37,8 +37,6 @@ pub struct Pool {
     pub id: PoolId,
     /// By name. A few at most, and walked for every decision: a list is several times as fast as a tree.
     workers: Vec<(WorkerId, Worker)>,
-    /// Our own offers that nobody has answered yet.
-    pub offered: u32,
     /// A rate limit keeps it closed until then.
     pub closed_until: Micros,
     /// How long news from there takes, by their clock and ours.
@@ -86,7 +84,6 @@ impl Pool {
         Self {
             id,
             workers: Vec::new(),
-            offered: 0,
             closed_until: Micros::default(),
             delay: Duration::ZERO,
             tracks: Vec::new(),
@@ -148,7 +145,8 @@ impl Pool {
                 slots += w.slots;
             }
         }
-        (free.saturating_sub(self.offered), slots)
+        let offered: u32 = self.tracks.iter().map(|(_, track)| track.ours().offered).sum();
+        (free.saturating_sub(offered), slots)
     }
 
     fn each(&self) -> impl Iterator<Item = &Worker> {
@@ -260,29 +258,39 @@ impl Pools {
         }
     }
 
+    /// Sets the attempts of our own that are open, as whoever owns the jobs knows them: one entry per attempt, or sums. Where none
+    /// is named there is none. So what was counted by the calls below cannot drift from the truth for longer than until the next
+    /// call of this one. Takes one look through the pools per entry.
+    pub fn set_ours<'a>(&mut self, open: impl IntoIterator<Item = (&'a PoolId, &'a ModelToken, Ours)>) {
+        for (_, track) in self.pools.iter_mut().flat_map(|pool| &mut pool.tracks) {
+            track.set_ours(Ours::default());
+        }
+        for (id, model, more) in open {
+            if let Some(track) = self.find(id).and_then(|pool| pool.track_mut(model)) {
+                let mut ours = track.ours();
+                ours += more;
+                track.set_ours(ours);
+            }
+        }
+    }
+
     /// An attempt is offered to the pool at `index`. Gives what its end must be told with.
     pub fn sent(&mut self, index: usize, model: &ModelToken, config: &BreakerConfig, now: Micros) -> Bin {
         let pool = &mut self.pools[index];
-        pool.offered += 1;
         pool.track_mut(model).map(|track| track.sent(config, now)).unwrap_or_default()
     }
 
     /// An offer was answered, or lapsed; `taken` when its attempt runs now.
     pub fn answered(&mut self, id: &PoolId, model: &ModelToken, taken: bool) {
-        let Some(pool) = self.find(id) else { return };
-        pool.offered = pool.offered.saturating_sub(1);
-        if let Some(track) = pool.track_mut(model) {
-            track.taken();
-            if !taken {
-                track.unsent();
-            }
+        if let Some(track) = self.find(id).and_then(|pool| pool.track_mut(model)) {
+            track.answered(taken);
         }
     }
 
     /// An attempt that was accepted will not be heard of again, or never called its provider.
     pub fn vanished(&mut self, id: &PoolId, model: &ModelToken) {
         if let Some(track) = self.find(id).and_then(|pool| pool.track_mut(model)) {
-            track.unsent();
+            track.vanished();
         }
     }
 
@@ -438,8 +446,37 @@ pub(crate) mod tests {
     fn our_own_offers_count_as_taken() {
         let (mut pools, now) = (Pools::default(), Micros::new(1_000_000));
         pools.heartbeat(beat("golem@us-east", 10, 4, 1), now);
-        pools.at(0).offered = 5;
+        let (pool, model) = ("golem@us-east".parse().unwrap(), "mistral-7b".parse().unwrap());
+        pools.set_ours([(&pool, &model, Ours { offered: 5, running: 1 })]);
         assert_eq!(pools.at(0).free(SILENT, now), (1, 10));
+    }
+
+    #[test]
+    fn attempts_whose_end_was_never_heard_do_not_fill_a_pool() {
+        let (mut pools, config, now) = (Pools::default(), BreakerConfig::default(), Micros::new(1_000_000));
+        let (pool, model): (PoolId, ModelToken) =
+            ("golem@us-east".parse().unwrap(), "mistral-7b".parse().unwrap());
+        pools.heartbeat(beat("golem@us-east", 10, 0, 1), now);
+        for taken in [true, false, true] {
+            pools.sent(0, &model, &config, now);
+            if taken {
+                pools.answered(&pool, &model, true);
+            }
+        }
+        let ours = |pools: &mut Pools| pools.at(0).track(&model).unwrap().ours();
+        assert_eq!(ours(&mut pools), Ours { offered: 1, running: 2 });
+        // Whoever owns the jobs knows of one that runs; the rest ended unheard.
+        let unknown = "modal@us-east".parse().unwrap();
+        pools.set_ours([(&pool, &model, Ours::RUNNING), (&unknown, &model, Ours::OFFERED)]);
+        assert_eq!(ours(&mut pools), Ours::RUNNING);
+        assert_eq!(pools.at(0).free(SILENT, now), (10, 10));
+        // News of those that were not counted any more takes nothing from the one that is.
+        pools.set_ours([(&pool, &model, Ours::RUNNING), (&pool, &model, Ours::OFFERED)]);
+        pools.answered(&pool, &model, false);
+        pools.answered(&pool, &model, false);
+        assert_eq!(ours(&mut pools), Ours::RUNNING);
+        pools.set_ours([]);
+        assert_eq!(pools.at(0).track(&model).unwrap().running(), 0);
     }
 
     #[test]

@@ -43,10 +43,7 @@ pub struct Track {
     /// What its workers say, put together.
     pub served: ServedModel,
     reports: Reports,
-    /// Attempts of ours there: offered, or accepted and not ended.
-    pub ours: u32,
-    /// Attempts of ours that are offered and not answered.
-    pub offered: u32,
+    ours: Ours,
     /// Whether it is left alone.
     pub breaker: Breaker,
     standing: Standing,
@@ -57,6 +54,35 @@ pub struct Track {
     heard: Micros,
     /// The part of a job's expected cost that is not billed by time.
     fixed: UsdNanos,
+}
+
+/// Attempts of our own that are open at a pool. Whoever owns the jobs knows them and sets them ([`crate::pool::Pools::set_ours`]);
+/// between two settings they are adjusted by what happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ours {
+    /// Offered and not answered.
+    pub offered: u32,
+    /// Accepted and not ended.
+    pub running: u32,
+}
+
+impl Ours {
+    /// One attempt that is offered.
+    pub const OFFERED: Self = Self { offered: 1, running: 0 };
+    /// One attempt that runs.
+    pub const RUNNING: Self = Self { offered: 0, running: 1 };
+
+    /// All of them.
+    pub const fn all(self) -> u32 {
+        self.offered.saturating_add(self.running)
+    }
+}
+
+impl std::ops::AddAssign for Ours {
+    fn add_assign(&mut self, more: Self) {
+        self.offered = self.offered.saturating_add(more.offered);
+        self.running = self.running.saturating_add(more.running);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,8 +136,7 @@ impl Track {
             fixed,
             served,
             reports,
-            ours: 0,
-            offered: 0,
+            ours: Ours::default(),
             breaker: Breaker::default(),
             standing: Standing::Good,
             service: Quantiles::default(),
@@ -153,7 +178,17 @@ impl Track {
 
     /// Jobs of the model there, as far as we know.
     pub fn running(&self) -> u32 {
-        self.ours.max(self.served.running + self.offered)
+        self.ours.all().max(self.served.running.saturating_add(self.ours.offered))
+    }
+
+    /// Attempts of our own that are open there.
+    pub const fn ours(&self) -> Ours {
+        self.ours
+    }
+
+    /// Sets them.
+    pub const fn set_ours(&mut self, ours: Ours) {
+        self.ours = ours;
     }
 
     /// Jobs of the model that may run there at once.
@@ -177,7 +212,7 @@ impl Track {
         match self.standing {
             Standing::Good => false,
             Standing::Suspect { probes, not_before, .. } => {
-                self.ours < probes && now >= not_before + patience(lane)
+                self.ours.all() < probes && now >= not_before + patience(lane)
             }
         }
     }
@@ -266,21 +301,25 @@ impl Track {
         let running = self.running() + 1;
         let bin = self.cold.bin(running, now);
         self.cold.started(running, now);
-        self.ours += 1;
-        self.offered += 1;
+        self.ours += Ours::OFFERED;
         self.breaker.sent(config, now);
         bin
     }
 
-    /// The offer was taken.
-    pub fn taken(&mut self) {
-        self.offered = self.offered.saturating_sub(1);
+    /// An offer was answered, or lapsed; `taken` if its attempt runs now.
+    pub fn answered(&mut self, taken: bool) {
+        self.ours.offered = self.ours.offered.saturating_sub(1);
+        if taken {
+            self.ours += Ours::RUNNING;
+        } else {
+            self.breaker.unsent();
+        }
     }
 
-    /// The offer was not taken, or its attempt never called the provider.
-    pub fn unsent(&mut self) {
+    /// An attempt that was taken will not be heard of again, or never called the provider.
+    pub fn vanished(&mut self) {
         self.breaker.unsent();
-        self.ours = self.ours.saturating_sub(1);
+        self.ours.running = self.ours.running.saturating_sub(1);
     }
 
     /// An attempt of ours ended.
@@ -294,7 +333,7 @@ impl Track {
         rng: &mut impl Rng,
     ) -> Turn {
         let running = self.running();
-        self.ours = self.ours.saturating_sub(1);
+        self.ours.running = self.ours.running.saturating_sub(1);
         self.heard = now;
         let Some(class) = outcome.failed else {
             self.succeeded(outcome, bin, running, slots, now);

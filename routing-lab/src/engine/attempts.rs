@@ -35,6 +35,8 @@ pub(super) struct Attempt {
     pub(super) sent: Sending,
     pub(super) call: Option<Call>,
     pub(super) over: Option<Over>,
+    /// Its router heard that it was taken.
+    pub(super) taken: bool,
     /// Its offer was given up, so that its router knows of it no more.
     pub(super) lapsed: bool,
     pub(super) sent_at: Micros,
@@ -77,12 +79,13 @@ impl<R: Router> Engine<'_, R> {
 
     /// A worker's answer is heard.
     pub(super) fn answer(&mut self, key: Key, taken: bool) {
-        let Some(attempt) = self.attempts.get(key) else { return };
+        let Some(attempt) = self.attempts.get_mut(key) else { return };
         let (sent, region) = (attempt.sent, attempt.region);
         if self.world.is_cut(sent.pool) {
             self.after(LAPSE, What::Lapse(key));
             return;
         }
+        attempt.taken = taken;
         let router = &mut self.desks[region].router;
         router.load(sent.pool, self.world.news(sent.pool), self.now);
         router.answered(&sent, taken, self.now);

@@ -12,7 +12,7 @@ use schemas::{
 use super::*;
 use crate::{
     pool::{Pools, tests::beat},
-    track::Outcome,
+    track::{Ours, Outcome},
 };
 
 const NOW: Micros = Micros::new(1_795_000_000_000_000);
@@ -261,7 +261,7 @@ proptest! {
         let (config, mut rng) = (BreakerConfig::default(), StdRng::seed_from_u64(seed));
         let mut pools = Pools::default();
         let model: ModelToken = "llama-3-2-1b".parse().unwrap();
-        for (i, (slots, running, cost, offered, news)) in states.iter().enumerate() {
+        for (i, (slots, running, cost, _, news)) in states.iter().enumerate() {
             pools.heartbeat(beat(&names[i], *slots, *running, *cost), NOW);
             let classes =
                 [None, Some(FailureClass::ProviderDown), Some(FailureClass::RateLimited), Some(FailureClass::Authentication)];
@@ -273,8 +273,10 @@ proptest! {
                     pools.ended(&names[i].parse().unwrap(), &model, &outcome, bin, &config, NOW, &mut rng);
                 }
             }
-            pools.at(i).offered = *offered;
         }
+        let ids: Vec<PoolId> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let offers = ids.iter().zip(&states);
+        pools.set_ours(offers.map(|(id, state)| (id, &model, Ours { offered: state.3, running: 0 })));
         let mut job = job(&format!(r#","routing":{{"deny_providers":["p{deny}"]}}"#));
         job.subject.lane = Lane::ALL[lane];
         let affordable = |_: &ProviderId, amount: UsdNanos| amount <= UsdNanos::new(rich);
