@@ -15,7 +15,7 @@ use schemas::{
     journal::{Entry, Journal},
     lease::Lease,
     money,
-    reply::{JobResult, Status, Timings},
+    reply::{JobResult, LogPlace, Status, Timings},
     subjects,
     time::Clock as _,
 };
@@ -141,7 +141,7 @@ impl Ending {
             serde_json::to_string(&obituary).expect("an obituary has only string keys and no failing parts");
         let id = self.address.as_ref().map_or_else(
             || format!("{}:{}:dead", self.lease.stream(), self.lease.stream_seq),
-            |a| a.0.dead_message(),
+            |a| a.0.dead_message(&a.1),
         );
         let own = crate::nats::job_headers(Some(&self.headers));
         let map = Headers::new()
@@ -163,7 +163,8 @@ impl Ending {
             warn!(job = %job.id, attempt = entry.attempt, pool = %entry.pool, "its job has ended while an attempt may go on; booked as possibly wasted");
             // The worker that expected the cost knew the price book; its lines are exact.
             let event = CostEvent::abandoned(job, entry, AS_EXPECTED.to_owned(), now);
-            let (subject, map, body) = Address::of(job).cost(&event, job.id.cost_message(entry.attempt));
+            let id = event.message_id().unwrap_or_default();
+            let (subject, map, body) = Address::of(job).cost(&event, id);
             publisher.publish(subject, map, body).await?;
         }
         Ok(())
@@ -190,6 +191,7 @@ impl Ending {
             job: *id,
             status: self.status,
             output: None,
+            output_ref: None,
             usage: None,
             error: Some(self.failure.clone()),
             model: Some(self.model.clone()),
@@ -197,6 +199,9 @@ impl Ending {
             provider: last.map(|e| e.pool.provider.clone()),
             region: last.map(|e| e.pool.region.clone()),
             attempts: self.journal.last_attempt(),
+            attempt_key: None,
+            bill: None,
+            log: Some(LogPlace { stream: self.lease.stream().to_owned(), seq: self.lease.stream_seq }),
             timings: Timings { queued_us: total_us, total_us, ..Timings::default() },
             cost_usd: self.spent(),
             labels: self.job.as_ref().map(|j| j.labels.clone()).unwrap_or_default(),

@@ -80,7 +80,7 @@ pub async fn look_up(
             fates.push(Fate::Done(Box::new(flight)));
             continue;
         }
-        fates.push(match journals.get(&flight.job.id.to_string()).await {
+        fates.push(match journals.get(&flight.job.id.journal_key(&flight.job.subject.tenant)).await {
             Ok(None) => Fate::Again(Box::new(flight)),
             Ok(Some(bytes)) => match serde_json::from_slice::<Journal>(&bytes) {
                 Ok(journal) => {

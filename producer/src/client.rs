@@ -254,12 +254,19 @@ impl Producer {
             .with_some(headers::TRACEPARENT, request.traceparent.as_deref());
         let stored = match due {
             None => {
-                let headers = headers.with(headers::MESSAGE_ID, id.to_string());
+                let headers = headers.with(headers::MESSAGE_ID, id.job_message(tenant));
                 self.publisher.publish(name, headers, bytes.into()).await?
             }
             Some(at) => {
-                delayed::delay(&self.publisher, (id, &subject), at, id.to_string(), headers, bytes.into())
-                    .await?
+                delayed::delay(
+                    &self.publisher,
+                    (id, &subject),
+                    at,
+                    id.job_message(tenant),
+                    headers,
+                    bytes.into(),
+                )
+                .await?
             }
         };
         Ok(Ticket { job: id, seq: stored.seq, duplicate: stored.duplicate, due })

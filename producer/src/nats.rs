@@ -50,7 +50,7 @@ fn stream_error(error: impl std::error::Error + Send + Sync + 'static) -> Mailbo
     MailboxError::Stream(Box::new(error))
 }
 
-/// The job a reply's message id names, without reading the body: `<job>:result` or `<job>:<attempt>:cost`.
+/// The job a reply's message id names, without reading the body: it stands before the first colon.
 pub(crate) fn job_of(message: &Message) -> Option<JobId> {
     let id = message.headers.as_ref()?.get(headers::MESSAGE_ID)?;
     id.as_str().split(':').next()?.parse().ok()

@@ -328,7 +328,7 @@ impl<'a, R: Router> Engine<'a, R> {
                 return Look::Skip;
             }
             let template = &mut templates[job.subject];
-            template.deadline = Some(job.deadline);
+            template.head.deadline = Some(job.deadline);
             let want = Want {
                 job: template,
                 model,

@@ -130,7 +130,9 @@ impl<'a> World<'a> {
             news: Acceptances {
                 pool: spec.id.clone(),
                 worker: "w1".parse().expect("a token"),
+                started_us: Micros::default(),
                 running: 0,
+                open: None,
                 accepted: Vec::new(),
                 refused: Vec::new(),
                 ended: Vec::new(),

@@ -20,7 +20,7 @@ use rand::{Rng, RngExt};
 use schemas::{
     Lane, Micros, PoolId, ProviderId, Region, UsdNanos,
     decision::{Candidate, Decision, Reason, Refusal},
-    job::{Job, Prefer, Routing},
+    job::{Head, Prefer, Routing},
     journal::Journal,
     subjects::JobSubject,
     time::micros,
@@ -90,7 +90,7 @@ pub struct Ask<'a> {
 
 impl<'a> Ask<'a> {
     /// A job's first attempt, with nobody in front of it and no budget.
-    pub fn of(job: &'a Job, journal: &'a Journal) -> Self {
+    pub fn of(job: &'a Head, journal: &'a Journal) -> Self {
         Self {
             subject: &job.subject,
             routing: &job.routing,

@@ -6,7 +6,7 @@ use rand::{Rng, RngExt};
 use schemas::{
     Micros,
     failure::{Failure, FailureClass, Retry},
-    job::Job,
+    job::Head,
     journal::Journal,
     reply::Status,
 };
@@ -30,7 +30,7 @@ pub enum Verdict {
 }
 
 /// Decides after an attempt that failed with `failure`; `journal` holds that attempt too.
-pub fn verdict(job: &Job, journal: &Journal, failure: &Failure, now: Micros) -> Verdict {
+pub fn verdict(job: &Head, journal: &Journal, failure: &Failure, now: Micros) -> Verdict {
     let remedy = failure.class.remedy();
     let larger = match remedy.retry {
         Retry::Never => return Verdict::End(Status::Failed, failure.clone()),
@@ -50,7 +50,7 @@ pub fn verdict(job: &Job, journal: &Journal, failure: &Failure, now: Micros) -> 
 }
 
 /// The end of a job whose deadline has passed.
-pub fn expired(job: &Job, now: Micros) -> Option<Verdict> {
+pub fn expired(job: &Head, now: Micros) -> Option<Verdict> {
     let at = job.deadline.filter(|at| now > *at)?;
     let failure = Failure::new(
         FailureClass::Timeout,
@@ -71,7 +71,7 @@ mod tests {
     use rand::SeedableRng;
     use schemas::{
         UsdNanos,
-        job::JobHeaders,
+        job::{Job, JobHeaders},
         journal::{Entry, Trace},
     };
 
@@ -93,7 +93,13 @@ mod tests {
             let trace =
                 Trace::Failed { failure: Failure::new(*class, "x"), cost_usd: UsdNanos::new(1_000_000) };
             let pool = "golem@us-east".parse().unwrap();
-            journal.record(Entry { attempt: u16::try_from(i).unwrap() + 1, pool, started_us: NOW, trace });
+            journal.record(Entry {
+                attempt: u16::try_from(i).unwrap() + 1,
+                key: None,
+                pool,
+                started_us: NOW,
+                trace,
+            });
         }
         (journal, Failure::new(*classes.last().unwrap(), "x"))
     }

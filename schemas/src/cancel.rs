@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::{
     JobId, Lane, Mailbox, Micros, ModelToken, Region, Tenant,
     failure::{Failure, FailureClass},
-    job::Job,
+    job::Head,
 };
 
 /// Which jobs; every field that is given must match.
@@ -45,7 +45,7 @@ impl Filter {
     }
 
     /// Whether it matches a job.
-    pub fn matches(&self, job: &Job) -> bool {
+    pub fn matches(&self, job: &Head) -> bool {
         // Every field by name, so that a new one cannot be overlooked.
         let Self { tenant, region, model, lane, mailbox, labels } = self;
         let subject = &job.subject;
@@ -133,7 +133,7 @@ impl Cancels {
     }
 
     /// The order that takes this job back, if there is one. `stored_at` is when the job was stored.
-    pub fn of(&self, job: &Job, stored_at: Micros) -> Option<&Order> {
+    pub fn of(&self, job: &Head, stored_at: Micros) -> Option<&Order> {
         if self.jobs.is_empty() && self.matching.is_empty() {
             return None;
         }
@@ -163,10 +163,10 @@ mod tests {
     const ID: &str = "0198c0de-0000-7000-8000-000000000001";
     const AT: Micros = Micros::new(1_795_000_000_000_000);
 
-    fn job() -> Job {
+    fn job() -> crate::job::Job {
         let body = format!(r#"{{"id":"{ID}","prompt":"x","mailbox":"inbox","labels":{{"run":"night"}}}}"#);
         let subject = "beacon.jobs.us-east.llama-3-2-1b.low.acme".parse().unwrap();
-        Job::read(subject, JobHeaders::default(), body.as_bytes(), AT).unwrap()
+        crate::job::Job::read(subject, JobHeaders::default(), body.as_bytes(), AT).unwrap()
     }
 
     fn cancels(target: &str) -> Cancels {

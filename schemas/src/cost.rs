@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Micros, ModelToken, ProviderId, Region, Tenant, UsdNanos, job::Job, journal::Entry, prices::Unit,
+    AttemptKey, JobId, Micros, ModelToken, PoolId, ProviderId, Region, Tenant, UsdNanos, job::Head,
+    journal::Entry, prices::Unit,
 };
 
 /// What the money was good for.
@@ -14,7 +15,7 @@ pub enum Purpose {
     Useful,
     /// The attempt failed and was billed all the same.
     WastedFailure,
-    /// Another attempt was first.
+    /// Another attempt's result was stored first.
     WastedRace,
     /// The job was taken back while it ran.
     Cancelled,
@@ -39,6 +40,20 @@ pub struct CostLine {
     pub amount_usd: UsdNanos,
 }
 
+/// The bill of one attempt: the lines, their sum, and by which prices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bill {
+    /// Line by line.
+    pub lines: Vec<CostLine>,
+    /// Their sum, dollars.
+    pub amount_usd: UsdNanos,
+    /// True when the provider did not say and we computed an estimate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimated: bool,
+    /// Version of the price book that gave the prices.
+    pub price_book: String,
+}
+
 /// What one attempt cost, all lines together. Stored once per attempt by its message id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CostEvent {
@@ -50,6 +65,9 @@ pub struct CostEvent {
     pub replay_of: Option<JobId>,
     /// Which attempt, from 1; 0 for standing cost.
     pub attempt: u16,
+    /// Names the attempt; missing for standing cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt_key: Option<AttemptKey>,
     /// Who pays.
     pub tenant: Tenant,
     /// Which model, where a job was the reason.
@@ -76,21 +94,48 @@ pub struct CostEvent {
 
 impl CostEvent {
     /// The cost event of an attempt that nobody heard of again: what its own journal entry expected, as possibly wasted.
-    pub fn abandoned(job: &Job, entry: &Entry, price_book: String, now: Micros) -> Self {
+    pub fn abandoned(job: &Head, entry: &Entry, price_book: String, now: Micros) -> Self {
+        let lines = entry.expected().unwrap_or_default().to_vec();
+        let bill = Bill { lines, amount_usd: entry.expected_usd(), estimated: true, price_book };
+        Self::of_attempt(job, (entry.attempt, entry.key), &entry.pool, Purpose::WastedFailure, bill, now)
+    }
+
+    /// The cost event of an attempt of `job` at `pool`, `attempt` being its number and key.
+    pub fn of_attempt(
+        job: &Head,
+        attempt: (u16, Option<AttemptKey>),
+        pool: &PoolId,
+        purpose: Purpose,
+        bill: Bill,
+        now: Micros,
+    ) -> Self {
         Self {
             job: Some(job.id),
             replay_of: job.replay_of,
-            attempt: entry.attempt,
+            attempt: attempt.0,
+            attempt_key: attempt.1,
             tenant: job.subject.tenant.clone(),
             model: Some(job.subject.model.clone()),
-            provider: entry.pool.provider.clone(),
-            region: entry.pool.region.clone(),
-            purpose: Purpose::WastedFailure,
-            lines: entry.expected().unwrap_or_default().to_vec(),
-            amount_usd: entry.expected_usd(),
-            estimated: true,
-            price_book,
+            provider: pool.provider.clone(),
+            region: pool.region.clone(),
+            purpose,
+            lines: bill.lines,
+            amount_usd: bill.amount_usd,
+            estimated: bill.estimated,
+            price_book: bill.price_book,
             at_us: now,
         }
+    }
+
+    /// The message id under which the event of a job's attempt is stored: one for the useful attempt of a job, one for each
+    /// other attempt. `None` for standing cost.
+    pub fn message_id(&self) -> Option<String> {
+        let job = self.job?;
+        Some(match (self.purpose, self.attempt_key) {
+            (Purpose::Useful, _) => job.useful_message(&self.tenant),
+            (_, Some(key)) => job.cost_message(&self.tenant, self.attempt, key),
+            // Of an older version, which had no keys.
+            (_, None) => format!("{job}:{}:{}:cost", self.tenant, self.attempt),
+        })
     }
 }

@@ -38,6 +38,10 @@ pub enum FailureClass {
     Undecodable,
     /// Somebody took the job back.
     Cancelled,
+    /// No pool of the configuration could ever take the job.
+    NoPool,
+    /// The job's id belongs to an earlier job of its tenant.
+    IdTaken,
 }
 
 /// What the dispatcher does about a failed attempt.
@@ -80,7 +84,7 @@ pub const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
 impl FailureClass {
     /// Every class, for tables and tests.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::RateLimited,
         Self::Capacity,
         Self::ProviderDown,
@@ -96,6 +100,8 @@ impl FailureClass {
         Self::Poison,
         Self::Undecodable,
         Self::Cancelled,
+        Self::NoPool,
+        Self::IdTaken,
     ];
 
     /// The table.
@@ -108,9 +114,13 @@ impl FailureClass {
             Self::Preempted => (R::Elsewhere, false, B::None),
             Self::Capacity | Self::WorkerLost => (R::Elsewhere, true, B::None),
             Self::Authentication | Self::Misconfigured => (R::Elsewhere, true, B::Open),
-            Self::InvalidRequest | Self::Refused | Self::Poison | Self::Undecodable | Self::Cancelled => {
-                (R::Never, true, B::None)
-            }
+            Self::InvalidRequest
+            | Self::Refused
+            | Self::Poison
+            | Self::Undecodable
+            | Self::Cancelled
+            | Self::NoPool
+            | Self::IdTaken => (R::Never, true, B::None),
         };
         Remedy { retry, counts, breaker }
     }
@@ -133,6 +143,8 @@ impl FailureClass {
             Self::Poison => "poison",
             Self::Undecodable => "undecodable",
             Self::Cancelled => "cancelled",
+            Self::NoPool => "no_pool",
+            Self::IdTaken => "id_taken",
         }
     }
 }

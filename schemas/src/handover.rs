@@ -1,11 +1,12 @@
 //! Handing a job over, accepting it, and giving it back. Core NATS, nothing stored.
 //!
-//! The job's body travels untouched; what we add stands in one header, as JSON.
+//! The job's body travels untouched; what we add stands in one header, as ASCII JSON. A body that does not fit into a message
+//! together with that header stays away: the receiver reads it from the log, where the lease says it lies.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Micros, ModelToken, PoolId, UsdNanos, WorkerId,
+    AttemptKey, Micros, ModelToken, PoolId, UsdNanos, WorkerId,
     decision::Decision,
     failure::{Failure, FailureClass},
     journal::{Entry, Journal},
@@ -37,6 +38,9 @@ pub struct Handover {
     /// True for a second attempt beside one that runs: if it fails, it is not given back, since the first goes on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hedge: bool,
+    /// True when body and headers of the job are not here, but in the log at the lease's stream and sequence.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_log: bool,
 }
 
 fn journal_is_empty(journal: &Journal) -> bool {
@@ -64,8 +68,15 @@ pub struct Acceptances {
     pub pool: PoolId,
     /// Which worker.
     pub worker: WorkerId,
+    /// When the worker started: another time means another process, which knows nothing of earlier offers.
+    #[serde(default)]
+    pub started_us: Micros,
     /// Jobs it runs now.
     pub running: u32,
+    /// All offers of this dispatcher whose attempts run at the worker, told each second: what is not named here, and was
+    /// accepted before, has ended. Missing in messages that only bring news.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<Vec<u64>>,
     /// Offers it took.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepted: Vec<u64>,
@@ -121,6 +132,13 @@ pub enum Order {
     },
 }
 
+impl OfferKey {
+    /// The key of the attempt that this offer is, or was.
+    pub fn attempt(&self) -> AttemptKey {
+        AttemptKey::of(&self.accept, self.offer)
+    }
+}
+
 /// Names an accepted offer: offers are numbered by dispatcher.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct OfferKey {
@@ -152,4 +170,10 @@ pub struct Return {
     /// Why it came there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
+    /// The offer that the attempt came of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offer: Option<OfferKey>,
+    /// True when body and headers of the job are not here, but in the log at the lease's stream and sequence.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_log: bool,
 }

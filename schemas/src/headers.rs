@@ -1,8 +1,11 @@
 //! Names of NATS headers, and the schema versions they carry.
 
+use std::fmt::Write as _;
+
 /// The codec of the body.
 pub const CONTENT_TYPE: &str = "Content-Type";
-/// The server's dedupe id; for a job, the job id.
+/// The server's dedupe id; for a job, `<job>:<tenant>`. The job's id alone is read too; it then shares the server's memory of ids
+/// with other tenants' jobs.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// Schema and major version of the body, for instance `job.v1`.
 pub const SCHEMA: &str = "Beacon-Schema";
@@ -29,6 +32,26 @@ pub const COST_V1: &str = "cost.v1";
 /// A piece of live output.
 pub const LIVE_V1: &str = "live.v1";
 
+/// A value of ours as JSON for a header: ASCII only. Some clients drop all headers of a message that has other characters in
+/// one of them, so those are written as `\\u` escapes, which every JSON reader understands.
+pub fn json(value: &impl serde::Serialize) -> String {
+    let text = serde_json::to_string(value).expect("what we put into headers has only string keys");
+    if text.is_ascii() {
+        return text;
+    }
+    let mut ascii = String::with_capacity(text.len() + 32);
+    for c in text.chars() {
+        if c.is_ascii() {
+            ascii.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(ascii, "\\u{unit:04x}").expect("writing to a string cannot fail");
+            }
+        }
+    }
+    ascii
+}
+
 /// Whether a body that says `found` can be read by code that knows `expected`; no header means version 1.
 ///
 /// The minor version behind a second dot is ignored: fields may be added, never given a new meaning.
@@ -41,6 +64,14 @@ pub fn schema_is(found: Option<&str>, expected: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_is_ascii_and_says_the_same() {
+        let value = "f\u{fc}r \u{1f600} \"x\"";
+        let text = json(&value);
+        assert!(text.is_ascii(), "{text}");
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), value);
+    }
 
     #[test]
     fn a_newer_minor_is_read_and_a_newer_major_is_not() {

@@ -32,7 +32,7 @@ pub mod topology;
 pub mod why;
 
 pub use codec::Codec;
-pub use ids::JobId;
+pub use ids::{AttemptKey, JobId};
 pub use money::UsdNanos;
 pub use time::Micros;
 pub use token::{Lane, Mailbox, ModelToken, PoolId, ProviderId, Region, Tenant, WorkerId};

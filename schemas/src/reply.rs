@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    JobId, Lane, Micros, ModelToken, ProviderId, Region, UsdNanos, decision::Decision, failure::Failure,
+    AttemptKey, JobId, Lane, Micros, ModelToken, ProviderId, Region, UsdNanos, cost::Bill,
+    decision::Decision, failure::Failure,
 };
 
 /// How a job ended.
@@ -41,6 +42,24 @@ pub struct Output {
     pub text: String,
     /// Why it stopped, in the provider's words: `stop`, `length`.
     pub finish_reason: String,
+}
+
+/// Where an output lies that is too large for a message: in the object store `beacon-payloads`, as JSON of [`Output`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputRef {
+    /// Its name there.
+    pub object: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A job's place in the log: which of several jobs with one id is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPlace {
+    /// The stream, `JOBS_<region>`.
+    pub stream: String,
+    /// The job's sequence there.
+    pub seq: u64,
 }
 
 /// Tokens, as the provider counted them.
@@ -82,6 +101,9 @@ pub struct JobResult {
     /// What the model wrote; only when succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Output>,
+    /// Where the output lies instead, when it is too large for a message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_ref: Option<OutputRef>,
     /// Tokens; only when succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
@@ -102,6 +124,15 @@ pub struct JobResult {
     pub region: Option<Region>,
     /// How many attempts were made.
     pub attempts: u16,
+    /// The attempt that gave this result; missing when the job ended without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt_key: Option<AttemptKey>,
+    /// What that attempt cost. The useful cost event follows from it: whoever finds the result without the event stores it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bill: Option<Bill>,
+    /// The job's place in the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogPlace>,
     /// Where the time went.
     pub timings: Timings,
     /// All attempts together, dollars.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use schemas::{
-    UsdNanos,
+    AttemptKey, JobId, UsdNanos,
     cost::{CostLine, Purpose},
     handover::Handover,
     headers,
@@ -118,11 +118,13 @@ async fn begun_and_gone(client: &async_nats::Client, offer: &async_nats::Message
     let mut journal = Journal::default();
     journal.record(Entry {
         attempt: handover.attempt,
+        key: Some(AttemptKey::of(offer.reply.as_ref().unwrap().as_str(), handover.offer)),
         pool: "golem@us-east".parse().unwrap(),
         started_us: SystemClock.now(),
         trace: Trace::Started { expected: vec![line] },
     });
-    let key = format!("$KV.{JOURNAL_BUCKET}.{}", job["id"].as_str().unwrap());
+    let id: JobId = job["id"].as_str().unwrap().parse().unwrap();
+    let key = format!("$KV.{JOURNAL_BUCKET}.{}", id.journal_key(&handover.subject.tenant));
     let stored = client.request(key, serde_json::to_vec(&journal).unwrap().into()).await.unwrap();
     assert!(String::from_utf8_lossy(&stored.payload).contains("seq"));
 }

@@ -19,7 +19,7 @@ use futures_util::StreamExt;
 use schemas::{
     Micros,
     cancel::{Cancels, Order},
-    job::Job,
+    job::Head,
     time::Clock as _,
     topology::{CANCEL_BUCKET, CANCEL_KEPT, bucket_stream},
 };
@@ -75,7 +75,7 @@ pub struct CancelWatch {
 
 impl CancelWatch {
     /// The order that takes this job back, if there is one.
-    pub fn of(&self, job: &Job, stored_at: Micros) -> Option<Order> {
+    pub fn of(&self, job: &Head, stored_at: Micros) -> Option<Order> {
         self.held.read().unwrap_or_else(PoisonError::into_inner).of(job, stored_at).cloned()
     }
 
@@ -87,7 +87,7 @@ impl CancelWatch {
     }
 
     /// Returns when this job is taken back. Cancel-safe.
-    pub async fn taken_back(&self, job: &Job, stored_at: Micros) -> Order {
+    pub async fn taken_back(&self, job: &Head, stored_at: Micros) -> Order {
         let mut watch = self.clone();
         // What is there already counts as seen only after it was looked at.
         loop {

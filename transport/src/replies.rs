@@ -1,7 +1,7 @@
 //! Results and cost events as they are published, by workers and by dispatchers alike: the message id makes each stored once.
 
 use bytes::Bytes;
-use schemas::{Codec, Mailbox, Tenant, cost::CostEvent, headers, job::Job, reply::JobResult, subjects};
+use schemas::{Codec, Mailbox, Tenant, cost::CostEvent, headers, job::Head, reply::JobResult, subjects};
 
 use crate::publisher::Headers;
 
@@ -23,7 +23,7 @@ pub struct Address<'a> {
 
 impl<'a> Address<'a> {
     /// What a job says.
-    pub fn of(job: &'a Job) -> Self {
+    pub fn of(job: &'a Head) -> Self {
         Self {
             tenant: &job.subject.tenant,
             mailbox: &job.mailbox,
@@ -43,7 +43,7 @@ impl<'a> Address<'a> {
     /// A terminal result.
     pub fn result(&self, result: &JobResult) -> Outgoing {
         let body = self.codec.encode(result).expect("a result has only string keys and no failing parts");
-        let headers = self.headers(result.job.result_message(), headers::RESULT_V1);
+        let headers = self.headers(result.job.result_message(self.tenant), headers::RESULT_V1);
         (subjects::result(self.tenant, self.mailbox), headers, body.into())
     }
 

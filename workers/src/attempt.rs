@@ -16,13 +16,13 @@ use std::{
 
 use async_nats::{Client, Message};
 use schemas::{
-    Micros, UsdNanos,
+    AttemptKey, Micros, UsdNanos,
     cost::{CostEvent, CostLine, Purpose},
     failure::{Failure, FailureClass},
     handover::{Handover, Return},
     job::{Input, Job, JobInput},
     journal::{Entry, Journal, Trace},
-    reply::{JobResult, Status, Timings},
+    reply::{JobResult, LogPlace, Status, Timings},
     time::{Clock as _, micros},
 };
 use tokio::time::{Instant, timeout};
@@ -144,6 +144,7 @@ pub struct Attempt {
     keeper: Arc<Keeper>,
     control: Arc<Control>,
     received: Micros,
+    key: Option<AttemptKey>,
 }
 
 impl Attempt {
@@ -165,7 +166,11 @@ impl Attempt {
         );
         let control = Arc::new(Control::default());
         control.hedged.store(handover.hedge, Ordering::Release);
-        Self { bench, handover, message, model, keeper: Arc::new(keeper), control, received }
+        let here = |e: &&Entry| e.pool == bench.config.pool && e.attempt == handover.attempt;
+        let left = handover.journal.unfinished().filter(here).and_then(|entry| entry.key);
+        let offered = message.reply.as_ref().map(|reply| AttemptKey::of(reply.as_str(), handover.offer));
+        let key = left.or(offered);
+        Self { bench, handover, message, model, keeper: Arc::new(keeper), control, received, key }
     }
 
     /// What its dispatcher may ask of it.
@@ -192,7 +197,7 @@ impl Attempt {
                 return Settled::NOTHING;
             }
         };
-        if !self.handover.hedge && self.handover.journal.abandoned(self.handover.attempt).next().is_some() {
+        if !self.handover.hedge && self.handover.journal.abandoned(self.key).next().is_some() {
             Box::pin(self.book_abandoned(&job)).await;
         }
         if self.bench.config.journal == JournalMode::Always && self.left().is_none() && !self.handover.hedge {
@@ -355,14 +360,14 @@ impl Attempt {
         let now = SystemClock.now();
         let config = &self.bench.config;
         let mut journal = self.handover.journal.clone();
-        for entry in self.handover.journal.abandoned(self.handover.attempt) {
+        for entry in self.handover.journal.abandoned(self.key) {
             warn!(job = %job.id, attempt = entry.attempt, pool = %entry.pool, "an attempt nobody heard of again is booked as possibly wasted");
             metrics::possibly_wasted();
             let event = CostEvent::abandoned(job, entry, config.prices.version.clone(), now);
             let cost_usd = event.amount_usd;
             if !event.lines.is_empty() {
                 self.bench.metrics.booked(Purpose::WastedFailure, cost_usd);
-                if let Err(error) = self.store(nats::cost(job, &event, false)).await {
+                if let Err(error) = self.store(nats::cost(job, &event)).await {
                     error!(job = %job.id, %error, "cost event not stored");
                     continue;
                 }
@@ -480,6 +485,7 @@ impl Attempt {
             job: job.id,
             status,
             output: None,
+            output_ref: None,
             usage: None,
             error: None,
             model: Some(job.subject.model.clone()),
@@ -487,6 +493,12 @@ impl Attempt {
             provider: Some(self.bench.config.pool.provider.clone()),
             region: Some(self.bench.config.pool.region.clone()),
             attempts: self.handover.attempt,
+            attempt_key: self.key,
+            bill: None,
+            log: Some(LogPlace {
+                stream: self.handover.lease.stream().to_owned(),
+                seq: self.handover.lease.stream_seq,
+            }),
             timings: Timings {
                 queued_us: micros(self.received.since(stored)),
                 handover_us: micros(started.since(self.received)),
@@ -614,6 +626,8 @@ impl Attempt {
             cost_usd,
             journal,
             decision: self.handover.decision.clone(),
+            offer: None,
+            in_log: false,
         };
         let (subject, headers, payload) = nats::give_back(&self.message, &back);
         if let Err(error) = self.bench.client.publish_with_headers(subject, headers, payload).await {
@@ -645,8 +659,9 @@ impl Attempt {
         let config = &self.bench.config;
         self.bench.metrics.booked(purpose, amount.1);
         let booker = Booker { pool: &config.pool, prices: &config.prices };
-        let event = booker.event(job, self.handover.attempt, purpose, amount, estimated, now);
-        nats::cost(job, &event, self.handover.hedge)
+        let mut event = booker.event(job, self.handover.attempt, purpose, amount, estimated, now);
+        event.attempt_key = self.key;
+        nats::cost(job, &event)
     }
 
     async fn store(&self, (subject, headers, body): Outgoing) -> Result<(), PublishError> {
@@ -657,14 +672,22 @@ impl Attempt {
     pub(crate) async fn write_journal(&self, job: &Job, started: Micros, trace: Trace) -> Journal {
         let mut journal = self.journal();
         let pool = self.bench.config.pool.clone();
-        journal.record(Entry { attempt: self.handover.attempt, pool, started_us: started, trace });
+        journal.record(Entry {
+            attempt: self.handover.attempt,
+            key: self.key,
+            pool,
+            started_us: started,
+            trace,
+        });
         if self.control.is_hedged() {
             // There is one journal for a job, and the attempt beside this one may have its trail in it.
             return journal;
         }
         let bytes =
             serde_json::to_vec(&journal).expect("a journal has only string keys and no failing parts");
-        if let Err(error) = self.bench.journals.put(&job.id.to_string(), bytes.into()).await {
+        if let Err(error) =
+            self.bench.journals.put(&job.id.journal_key(&job.subject.tenant), bytes.into()).await
+        {
             error!(job = %job.id, %error, "journal not stored");
         }
         journal

@@ -46,11 +46,9 @@ pub fn result(job: &Job, result: &JobResult) -> Outgoing {
     Address::of(job).result(result)
 }
 
-/// An attempt's cost. That of a second attempt beside the first has an id of its own: should the first be given back in that
-/// very moment, its next attempt has the same number.
-pub fn cost(job: &Job, event: &CostEvent, hedge: bool) -> Outgoing {
-    let id = job.id.cost_message(event.attempt);
-    Address::of(job).cost(event, if hedge { format!("{id}:hedge") } else { id })
+/// The cost event of an attempt of a job.
+pub fn cost(job: &Job, event: &CostEvent) -> Outgoing {
+    Address::of(job).cost(event, event.message_id().expect("an attempt belongs to a job"))
 }
 
 /// Reads an order of a dispatcher.

@@ -624,7 +624,9 @@ fn answer<'a>(
         let empty = Acceptances {
             pool: config.pool.clone(),
             worker: config.worker.clone(),
+            started_us: Micros::default(),
             running: 0,
+            open: None,
             accepted: Vec::new(),
             refused: Vec::new(),
             ended: Vec::new(),

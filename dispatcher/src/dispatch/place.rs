@@ -196,6 +196,7 @@ impl Dispatcher {
             journal: flight.journal.clone(),
             decision: Some(decision),
             hedge: hedge_of.is_some(),
+            in_log: false,
         };
         let event = Event::Offered { offer: number, pool: pool.clone(), accept_by };
         flight.state = moved(flight.state, event);

@@ -115,6 +115,7 @@ fn entry(run: &Run, class: FailureClass, cost_usd: UsdNanos) -> Entry {
     let failure = Failure::new(class, "one of two attempts at once");
     Entry {
         attempt: run.attempt,
+        key: None,
         pool: run.pool.clone(),
         started_us: run.since,
         trace: Trace::Failed { failure, cost_usd },

@@ -255,6 +255,7 @@ impl<R: Router> Engine<'_, R> {
         let failure = Failure::new(class, "").after(wait);
         job.journal.record(Entry {
             attempt: attempt.task.attempt,
+            key: None,
             pool: self.scenario.pools[attempt.sent.pool].id.clone(),
             started_us: self.now,
             trace: Trace::Failed { failure: failure.clone(), cost_usd: cost },
@@ -263,7 +264,7 @@ impl<R: Router> Engine<'_, R> {
             return;
         }
         let template = &mut self.templates[job.subject];
-        template.deadline = Some(job.deadline);
+        template.head.deadline = Some(job.deadline);
         let want = Want {
             job: template,
             model: job.arrival.model,
@@ -306,7 +307,7 @@ impl<R: Router> Engine<'_, R> {
             return;
         }
         let template = &mut self.templates[job.subject];
-        template.deadline = Some(job.deadline);
+        template.head.deadline = Some(job.deadline);
         let avoid = [self.scenario.pools[pool].id.clone()];
         let want = Want {
             job: template,

@@ -5,6 +5,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use schemas::{
     ModelToken,
     failure::{Failure, FailureClass},
+    job::Job,
     job::JobHeaders,
     journal::{Entry, Trace},
 };
@@ -16,7 +17,10 @@ use crate::{
 };
 
 const NOW: Micros = Micros::new(1_795_000_000_000_000);
-const NONE: &Journal = &Journal { entries: Vec::new() };
+const NONE: &Journal = &Journal {
+    entries: Vec::new(),
+    dropped: schemas::journal::Dropped { counted: 0, uncounted: 0, cost_usd: UsdNanos::ZERO },
+};
 
 fn job(extra: &str) -> Job {
     let body = format!(r#"{{"id":"0198c0de-0000-7000-8000-000000000001","prompt":"x"{extra}}}"#);
@@ -46,7 +50,10 @@ fn pick(picker: &mut Picker, pools: &Pools, job: &Job, journal: &Journal) -> Opt
 fn failed_at(pool: &str) -> Journal {
     let failure = Failure::new(FailureClass::ProviderDown, "x");
     let trace = Trace::Failed { failure, cost_usd: UsdNanos::new(600_000) };
-    Journal { entries: vec![Entry { attempt: 1, pool: pool.parse().unwrap(), started_us: NOW, trace }] }
+    Journal {
+        entries: vec![Entry { attempt: 1, key: None, pool: pool.parse().unwrap(), started_us: NOW, trace }],
+        ..Journal::default()
+    }
 }
 
 const THREE: [(&str, u32, u32, u64); 3] =
@@ -76,7 +83,7 @@ fn the_share_is_filled_by_the_jobs_that_gain_most() {
     pools.heartbeat(modal, NOW);
     let small = job("");
     let mut large = small.clone();
-    large.subject.model = "mistral-7b".parse().unwrap();
+    large.head.subject.model = "mistral-7b".parse().unwrap();
     let (mut picker, mut rng, mut golem, mut dear) = (picker(), StdRng::seed_from_u64(7), 0, 0);
     for i in 0..2_000 {
         let job = if i % 2 == 0 { &small } else { &large };
@@ -195,12 +202,12 @@ fn a_deadline_rules_out_who_would_be_late_unless_all_would_be() {
     slow.models[0].p95_us = 5_000_000;
     pools.heartbeat(slow, NOW);
     let mut job = job("");
-    job.deadline = Some(NOW + Duration::from_secs(2));
+    job.head.deadline = Some(NOW + Duration::from_secs(2));
     let (mut picker, mut rng) = (picker(), StdRng::seed_from_u64(7));
     for _ in 0..50 {
         assert_eq!(pick(&mut picker, &pools, &job, NONE).unwrap().0, "modal@us-east");
     }
-    job.deadline = Some(NOW + Duration::from_millis(10));
+    job.head.deadline = Some(NOW + Duration::from_millis(10));
     assert!(picker.pick(pools.as_slice(), Ask::of(&job, NONE), NOW, &mut rng).is_some());
 }
 
@@ -278,7 +285,7 @@ proptest! {
         let offers = ids.iter().zip(&states);
         pools.set_ours(offers.map(|(id, state)| (id, &model, Ours { offered: state.3, running: 0 })));
         let mut job = job(&format!(r#","routing":{{"deny_providers":["p{deny}"]}}"#));
-        job.subject.lane = Lane::ALL[lane];
+        job.head.subject.lane = Lane::ALL[lane];
         let affordable = |_: &ProviderId, amount: UsdNanos| amount <= UsdNanos::new(rich);
         let ask = Ask { affordable: &affordable, ..Ask::of(&job, NONE) };
         if let Some(choice) = picker().pick(pools.as_slice(), ask, NOW, &mut rng) {
