@@ -51,6 +51,7 @@ pub fn answer(
         avoid: &[],
         ahead,
         held_for: held_here.map_or(Duration::ZERO, |flight| now.since(flight.held_since)),
+        rests: false,
         affordable: &affordable,
     };
     let gates = gates(picker, pools, question, budgets, policy, now, rng);

@@ -19,7 +19,7 @@ use routing::{
 };
 use schemas::{
     Micros, ModelToken, PoolId, ProviderId, Tenant, UsdNanos, failure::Failure, handover::Acceptances,
-    heartbeat::Heartbeat, job::Job,
+    heartbeat::Heartbeat, job::Job, journal::Journal,
 };
 
 use super::{
@@ -113,6 +113,7 @@ impl Beacon {
             avoid: want.avoid,
             ahead: want.ahead,
             held_for: want.held_for,
+            rests: want.rests,
             affordable,
             ..Ask::of(want.job, want.journal)
         }
@@ -149,9 +150,6 @@ impl Router for Beacon {
         let Some(choice) = self.picker.pick(self.pools.as_slice(), ask, now, &mut self.rng) else {
             return held.get().map_or(Step::Wait, Step::WaitTenant);
         };
-        if choice.again {
-            return Step::Pause(retry::backoff(want.journal.counted(), &mut self.rng));
-        }
         if again {
             self.retries.try_retry(now);
         } else {
@@ -204,6 +202,10 @@ impl Router for Beacon {
 
     fn verdict(&mut self, want: &Want<'_>, failure: &Failure, now: Micros) -> Verdict {
         retry::verdict(want.job, want.journal, failure, now)
+    }
+
+    fn rest(&mut self, journal: &Journal) -> Duration {
+        retry::rest(journal, &mut self.rng).unwrap_or_default()
     }
 
     fn ours(&mut self, open: &[(usize, usize, Ours)]) {

@@ -76,6 +76,8 @@ struct Live<S> {
     /// When it came into its line, for its first attempt or its next.
     waits_since: Micros,
     not_before: Micros,
+    /// It goes back to a pool that failed it no sooner.
+    rests_until: Micros,
     attempts: u16,
     seat: Option<S>,
     /// Attempts that run, or are offered.
@@ -266,6 +268,7 @@ impl<'a, R: Router> Engine<'a, R> {
             avoid: Vec::new(),
             waits_since: self.now,
             not_before: START,
+            rests_until: START,
             attempts: 0,
             seat: None,
             runs: [None, None],
@@ -336,6 +339,7 @@ impl<'a, R: Router> Engine<'a, R> {
                 avoid: &job.avoid,
                 ahead,
                 held_for: now.since(job.waits_since),
+                rests: now < job.rests_until,
             };
             match router.choose(&want, now) {
                 Step::Send(found) => {

@@ -29,6 +29,8 @@ pub(super) struct Want<'a> {
     pub(super) ahead: u32,
     /// How long it has waited for this attempt.
     pub(super) held_for: Duration,
+    /// Whether it rests after a failure.
+    pub(super) rests: bool,
 }
 
 /// Where an attempt goes, and what its end has to be told with.
@@ -87,6 +89,10 @@ pub(super) trait Router {
     fn verdict(&mut self, want: &Want<'_>, failure: &Failure, now: Micros) -> Verdict;
     /// All attempts of ours that are open, by pool and model. Once a second, so that no count of them drifts.
     fn ours(&mut self, _: &[(usize, usize, Ours)]) {}
+    /// How long a job rests after a failure before it goes back to a pool that failed it. Others rest by rules of their own.
+    fn rest(&mut self, _: &Journal) -> Duration {
+        Duration::ZERO
+    }
     /// Once a second: what is to be kept warm, as pool, model and containers.
     fn second(&mut self, now: Micros, orders: &mut Vec<(usize, usize, u32)>);
 

@@ -84,6 +84,8 @@ pub struct Ask<'a> {
     pub ahead: u32,
     /// How long it has waited for this attempt.
     pub held_for: Duration,
+    /// Whether it rests after a failure ([`crate::retry::rest`]): a pool that failed it must not take it yet.
+    pub rests: bool,
     /// Whether its tenant's budgets admit an attempt at that provider that may cost so much.
     pub affordable: &'a dyn Fn(&ProviderId, UsdNanos) -> bool,
 }
@@ -101,6 +103,7 @@ impl<'a> Ask<'a> {
             avoid: &[],
             ahead: 0,
             held_for: Duration::ZERO,
+            rests: false,
             affordable: &|_, _| true,
         }
     }
@@ -349,7 +352,7 @@ impl Picker {
             return false;
         }
         let hope = |s: &Seen| matches!(s.refused, Some(Refusal::Full | Refusal::Limit | Refusal::Suspect));
-        if ask.held_for < HOPE_FOR && self.seen.iter().any(hope) {
+        if ask.rests || (ask.held_for < HOPE_FOR && self.seen.iter().any(hope)) {
             return false;
         }
         let mut again = false;

@@ -272,9 +272,14 @@ impl<R: Router> Engine<'_, R> {
             avoid: &[],
             ahead: 0,
             held_for: Duration::ZERO,
+            rests: false,
         };
-        match self.desks[attempt.region].router.verdict(&want, &failure, self.now) {
-            Verdict::Again { .. } => self.requeue(key, attempt.sent.expected, cost),
+        let router = &mut self.desks[attempt.region].router;
+        match router.verdict(&want, &failure, self.now) {
+            Verdict::Again { .. } => {
+                job.rests_until = self.now + router.rest(&job.journal);
+                self.requeue(key, attempt.sent.expected, cost);
+            }
             Verdict::End(Status::Expired, _) => self.end_job(key, End::Expired),
             Verdict::End(Status::Succeeded | Status::Failed | Status::Cancelled, _) => {
                 self.end_job(key, End::Failed);
@@ -316,6 +321,7 @@ impl<R: Router> Engine<'_, R> {
             avoid: &avoid,
             ahead: 0,
             held_for: Duration::ZERO,
+            rests: false,
         };
         if let Some(sent) = self.desks[region].router.hedge(&want, self.now) {
             self.send(job_key, region, sent);

@@ -118,6 +118,9 @@ fn a_retry_goes_elsewhere_and_back_only_when_nobody_else_is_left() {
     }
     let (alone, ask) = (pools(&THREE[..1]), Ask::of(&job, &journal));
     assert!(picker.pick(alone.as_slice(), ask, NOW, &mut rng).unwrap().again);
+    let resting = Ask { rests: true, ..ask };
+    assert_eq!(picker.pick(alone.as_slice(), resting, NOW, &mut rng), None, "it goes back after a pause");
+    assert!(picker.pick(pools(&THREE).as_slice(), resting, NOW, &mut rng).is_some(), "others need no pause");
     let waiting = pools(&[THREE[0], ("modal@us-east", 10, 10, 1)]);
     let picked = picker.pick(waiting.as_slice(), ask, NOW, &mut rng);
     assert_eq!(picked, None, "a full pool that is new is waited for");
