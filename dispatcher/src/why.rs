@@ -1,5 +1,7 @@
 //! Why a job waits: which gate, how it stands, what it is held against, when it opens. Pure.
 
+use std::time::Duration;
+
 use rand::Rng;
 use routing::{
     budget::{Budgets, Wait},
@@ -48,6 +50,8 @@ pub fn answer(
         larger_than: held_here.and_then(|flight| flight.larger_than),
         avoid: &[],
         ahead,
+        held_for: held_here.map_or(Duration::ZERO, |flight| now.since(flight.held_since)),
+        rests: false,
         affordable: &affordable,
     };
     let gates = gates(picker, pools, question, budgets, policy, now, rng);

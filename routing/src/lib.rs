@@ -9,6 +9,7 @@
 //! - [`rate`] counts how often a provider throttles us.
 //! - [`limit`] finds how many jobs a provider runs at once without slowing down.
 //! - [`breaker`] keeps jobs away from a pool that fails, and takes it back by probes.
+//! - [`reports`] puts together what the workers of a pool say about a model.
 //! - [`track`] is all of this for one model at one pool, with what its workers last said.
 //! - [`pool`] is every pool that was heard of, and what is on its way there.
 //!
@@ -35,6 +36,7 @@ pub mod limit;
 pub mod pool;
 pub mod quantiles;
 pub mod rate;
+pub mod reports;
 pub mod track;
 
 // One job.
