@@ -16,6 +16,7 @@
 //! **One job**
 //!
 //! - [`pick`] chooses a pool for a job, or says which gate keeps it from each pool.
+//! - [`never`] says when no pool could ever take a job, and which gate keeps it from all of them.
 //! - [`retry`] says what follows a failed attempt: another attempt after a pause, or the end of the job.
 //! - [`hedge`] says when a second attempt beside a slow one is worth its price.
 //!
@@ -41,6 +42,7 @@ pub mod track;
 
 // One job.
 pub mod hedge;
+pub mod never;
 pub mod pick;
 pub mod retry;
 

@@ -107,6 +107,19 @@ impl<'a> Ask<'a> {
             affordable: &|_, _| true,
         }
     }
+
+    /// Whether the job's lists let it run at that provider.
+    pub fn admits_provider(&self, provider: &ProviderId) -> bool {
+        let Routing { allow_providers, deny_providers, .. } = self.routing;
+        !deny_providers.contains(provider)
+            && (allow_providers.is_empty() || allow_providers.contains(provider))
+    }
+
+    /// Whether the job's list lets it run in that region.
+    pub fn admits_region(&self, region: &Region) -> bool {
+        let allowed = &self.routing.allow_regions;
+        allowed.is_empty() || allowed.contains(region)
+    }
 }
 
 /// The choice.
@@ -284,14 +297,11 @@ impl Picker {
         now: Micros,
         rng: &mut impl Rng,
     ) -> Option<Refusal> {
-        let routing = ask.routing;
-        let (provider, region) = (&pool.id.provider, &pool.id.region);
-        if routing.deny_providers.contains(provider)
-            || !(routing.allow_providers.is_empty() || routing.allow_providers.contains(provider))
-        {
+        let provider = &pool.id.provider;
+        if !ask.admits_provider(provider) {
             return Some(Refusal::Provider);
         }
-        if !(routing.allow_regions.is_empty() || routing.allow_regions.contains(region)) {
+        if !ask.admits_region(&pool.id.region) {
             return Some(Refusal::Region);
         }
         if ask.larger_than.is_some_and(|size| track.served.size <= size) {

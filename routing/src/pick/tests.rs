@@ -12,6 +12,7 @@ use schemas::{
 
 use super::*;
 use crate::{
+    never::{DEAR_FOR, KnownPool, hopeless},
     pool::{Pools, tests::beat},
     track::{Ours, Outcome},
 };
@@ -265,6 +266,7 @@ proptest! {
     #[test]
     fn no_decision_for_a_pool_that_may_not_take_it(
         states in any_pools(), deny in 0..12usize, seed: u64, lane in 0..3usize, rich in 0..9u64,
+        max in 1..9u64,
     ) {
         let names: Vec<String> =
             (0..states.len()).map(|i| format!("p{i}@{}", ["us-east", "eu-west"][i % 2])).collect();
@@ -287,10 +289,16 @@ proptest! {
         let ids: Vec<PoolId> = names.iter().map(|name| name.parse().unwrap()).collect();
         let offers = ids.iter().zip(&states);
         pools.set_ours(offers.map(|(id, state)| (id, &model, Ours { offered: state.3, running: 0 })));
-        let mut job = job(&format!(r#","routing":{{"deny_providers":["p{deny}"]}}"#));
+        let mut job = job(&format!(r#","max_cost_usd":"0.00000000{max}","routing":{{"deny_providers":["p{deny}"]}}"#));
         job.head.subject.lane = Lane::ALL[lane];
         let affordable = |_: &ProviderId, amount: UsdNanos| amount <= UsdNanos::new(rich);
         let ask = Ask { affordable: &affordable, ..Ask::of(&job, NONE) };
+        let known = [KnownPool { id: "p0@mars".parse().unwrap(), models: Vec::new() }];
+        for held_for in [Duration::ZERO, DEAR_FOR] {
+            let ask = Ask { held_for, ..ask };
+            let picked = picker().pick(pools.as_slice(), ask, NOW, &mut rng);
+            prop_assert!(picked.is_none() || hopeless(&known, pools.as_slice(), ask, NOW).is_none());
+        }
         if let Some(choice) = picker().pick(pools.as_slice(), ask, NOW, &mut rng) {
             let (pool, i) = (&pools.as_slice()[choice.index], choice.index);
             let track = pool.track(&model).unwrap();
