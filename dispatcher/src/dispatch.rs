@@ -28,9 +28,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 use transport::{
-    LinkError, Links, PublishError, Publishes, Role, RoleError, SystemClock,
+    LinkError, PublishError, SystemClock,
     api::ApiError,
     bucket::Bucket,
+    role::{Links, Publishes, Role, RoleError},
     topology::{self, TopologyError},
 };
 

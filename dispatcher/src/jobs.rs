@@ -34,11 +34,20 @@ use std::{
 
 use rand::rngs::StdRng;
 use routing::{
-    budget::Budgets, hedge::Hedges, pick::Picker, pool::Pools, retry_budget::RetryBudget, warm::Warmth,
+    budget::Budgets,
+    hedge::Hedges,
+    never::{Hopeless, hopeless},
+    pick::{Ask, Picker},
+    pool::Pools,
+    retry_budget::RetryBudget,
+    warm::Warmth,
 };
 use rustc_hash::FxHashMap;
 use schemas::{
-    JobId, Micros, PoolId, Region, UsdNanos, WorkerId, failure::Failure, job::Head, lease::Lease,
+    JobId, Micros, PoolId, Region, UsdNanos, WorkerId,
+    failure::{Failure, FailureClass},
+    job::Head,
+    lease::Lease,
     reply::Status,
 };
 use tracing::info;
@@ -288,6 +297,11 @@ impl Jobs {
             self.give_back(key, now, out);
             return;
         }
+        if let Some(hopeless) = self.hopeless(key, now) {
+            let failure = Failure::new(FailureClass::NoPool, hopeless.message());
+            self.end_waiting(key, Status::Failed, failure, now, out);
+            return;
+        }
         let Some(record) = self.records.get_mut(&key) else { return };
         let ticket = self.lines.push(key, record, now);
         if !record.in_hand() {
@@ -295,6 +309,26 @@ impl Jobs {
         }
         record.stage = Stage::Waiting { ticket };
         self.stirred = true;
+    }
+
+    /// The gate that keeps a job from every pool there could be, if there is one. Most jobs rule nothing out and are not looked at.
+    fn hopeless(&self, key: JobKey, now: Micros) -> Option<Hopeless> {
+        let record = self.records.get(&key)?;
+        let (head, routing) = (&record.head, &record.head.routing);
+        let rules_out = head.max_cost.is_some()
+            || record.larger_than.is_some()
+            || !routing.allow_providers.is_empty()
+            || !routing.deny_providers.is_empty()
+            || !routing.allow_regions.is_empty();
+        if !rules_out {
+            return None;
+        }
+        let ask = Ask {
+            larger_than: record.larger_than,
+            held_for: now.since(record.held_since),
+            ..Ask::of(head, &record.journal)
+        };
+        hopeless(&self.config.pools, self.pools.as_slice(), ask, now)
     }
 
     /// Has a job looked up before it goes on.

@@ -8,8 +8,15 @@ use std::{
 use routing::{
     pick::Ask,
     retry::{self, Verdict},
+    track::Ours,
 };
-use schemas::{Mailbox, Micros, Tenant, decision::Refusal, handover::Order, reply::Status};
+use schemas::{
+    Mailbox, Micros, Tenant,
+    decision::Refusal,
+    failure::{Failure, FailureClass},
+    handover::Order,
+    reply::Status,
+};
 use tracing::{debug, warn};
 
 use super::{Course, Effect, JobKey, Jobs, Stage, lease_margin, place};
@@ -23,6 +30,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const VANISHED_AFTER: u32 = 3;
 /// A job that is held longer is counted under the gate that holds it, for a person to see.
 const HELD_LONG: Duration = Duration::from_secs(30);
+/// Jobs that are held for long, looked at in one sweep for a gate that never opens.
+const HOPELESS_MAX: usize = 500;
 /// Jobs in one look-up: one scan of a mailbox answers for all of them, and each costs a read of its journal.
 const LOOK_UP_MAX: usize = 1_000;
 
@@ -145,12 +154,21 @@ impl Jobs {
         self.lives.retain(|who, _| heard.contains(who));
     }
 
-    /// Ends jobs whose time is up or that were taken back, wherever they stand in their line.
+    /// Ends jobs whose time is up, that were taken back, or that no pool can ever take, wherever they stand in their line.
     fn end_those_in_vain(&mut self, now: Micros, out: &mut Vec<Effect>) {
-        let mut ended = Vec::new();
+        let (mut ended, mut looked_at) = (Vec::new(), 0);
         for (key, record) in &self.records {
             if !matches!(record.stage, Stage::Waiting { .. }) {
                 continue;
+            }
+            // What no pool can take is seen when it comes; here it is about what became dear meanwhile.
+            if looked_at < HOPELESS_MAX && now.since(record.held_since) > HELD_LONG {
+                looked_at += 1;
+                if let Some(hopeless) = self.hopeless(*key, now) {
+                    let failure = Failure::new(FailureClass::NoPool, hopeless.message());
+                    ended.push((*key, Status::Failed, failure));
+                    continue;
+                }
             }
             if let Some(Verdict::End(status, failure)) = retry::expired(&record.head, now) {
                 ended.push((*key, status, failure));

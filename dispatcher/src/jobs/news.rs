@@ -141,11 +141,13 @@ impl Jobs {
         go_on: impl FnOnce(&mut Self, Micros, &mut Vec<Effect>),
     ) {
         let Some(record) = self.records.get(&key) else { return };
-        match record.stage {
-            Stage::Over if record.open.is_empty() => self.over(key),
+        let (stage, alone) = (record.stage, record.open.is_empty());
+        let beside = record.current().next().map(|beside| beside.offer);
+        match stage {
+            Stage::Over if alone => self.over(key),
             Stage::Over | Stage::Ending | Stage::LookUp { .. } | Stage::Waiting { .. } => {}
             Stage::Away if !attempt.current => {}
-            Stage::Away => match record.current().next().map(|beside| beside.offer) {
+            Stage::Away => match beside {
                 Some(beside) => self.tell_alone(beside, None, out),
                 // The first attempt has failed meanwhile and did not give the job back: its worker kept the lease until then.
                 None if attempt.hedge => self.look_up(key, true, now, out),
@@ -331,8 +333,10 @@ impl Jobs {
             })));
         }
         let Some(record) = self.records.get(&key) else { return };
-        match (record.stage, record.current().next().map(|beside| beside.offer)) {
-            (Stage::Over, _) if record.open.is_empty() => self.over(key),
+        let (stage, alone) = (record.stage, record.open.is_empty());
+        let beside = record.current().next().map(|beside| beside.offer);
+        match (stage, beside) {
+            (Stage::Over, _) if alone => self.over(key),
             (Stage::Away, Some(beside)) if attempt.current => self.tell_alone(beside, None, out),
             // If it was not finished, its lease runs out and it comes again.
             (Stage::Away, None) => self.over(key),

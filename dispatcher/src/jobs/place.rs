@@ -236,7 +236,8 @@ impl Jobs {
         self.next += 1;
         let offer = self.next;
         let Some(record) = self.records.get_mut(&key) else { return };
-        let subject = &record.head.subject;
+        let head = record.head.clone();
+        let subject = &head.subject;
         let accept_by = now + self.config.offers.accept_within;
         let mut attempt = Attempt {
             offer,
@@ -254,7 +255,8 @@ impl Jobs {
             charged: spend.charged,
             tell: None,
         };
-        if let Some(index) = self.pools.iter().position(|p| p.id == *pool) {
+        let index = self.pools.iter().position(|p| p.id == *pool);
+        if let Some(index) = index {
             if let Some(track) = self.pools.at(index).track(&subject.model) {
                 attempt.reserve = track.expect(now).reserve;
                 attempt.hedge_after = self.hedges.after(subject.lane, track, now).filter(|_| !hedge);
