@@ -167,7 +167,10 @@ fn check_useful(audit: &Audit) {
     for cost in audit.costs.iter().filter(|cost| cost.purpose == Purpose::Useful) {
         let job = cost.job.unwrap();
         *useful.entry(job).or_default() += 1;
-        assert_eq!(cost.attempt_key, audit.results[&job][0].attempt_key, "another attempt is booked as useful");
+        assert_eq!(
+            cost.attempt_key, audit.results[&job][0].attempt_key,
+            "another attempt is booked as useful"
+        );
     }
     for (job, results) in &audit.results {
         assert_eq!(useful.get(job).copied().unwrap_or(0), 1, "useful attempts of {job}: {:?}", results[0]);
@@ -209,7 +212,11 @@ async fn faults_every_two_seconds_lose_nothing_and_leave_the_ledger_within_half_
         if missing.is_empty() {
             break;
         }
-        assert!(tokio::time::Instant::now() < end, "seed {seed}: {} jobs have not ended: {missing:?}", missing.len());
+        assert!(
+            tokio::time::Instant::now() < end,
+            "seed {seed}: {} jobs have not ended: {missing:?}",
+            missing.len()
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     wait::until("modal to scale down", || async {
@@ -227,7 +234,11 @@ async fn faults_every_two_seconds_lose_nothing_and_leave_the_ledger_within_half_
     for (pool, bill) in [("golem@us-east", golem.bill()), ("modal@us-east", modal.bill())] {
         let booked = paid[pool].get() + idle.get(pool).copied().unwrap_or(0);
         let difference = booked.abs_diff(bill.total_nanos) as f64 / bill.total_nanos as f64;
-        println!("{pool}: booked {booked}, billed {}, difference {:.3} %", bill.total_nanos, difference * 100.0);
+        println!(
+            "{pool}: booked {booked}, billed {}, difference {:.3} %",
+            bill.total_nanos,
+            difference * 100.0
+        );
         assert!(difference < 0.005, "seed {seed}, {pool}: booked {booked}, billed {}", bill.total_nanos);
     }
     producer.close().await;
