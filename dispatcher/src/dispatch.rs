@@ -687,7 +687,7 @@ impl Dispatcher {
             let end = start + Lane::ALL.len();
             let group = &mut feeds[start..end];
             let (region, model) = (&group[0].region, &group[0].model);
-            let room = pools.room(region, model, policy.silent_after, breaker, now);
+            let room = pools.free_slots(region, model, policy.silent_after, breaker, now);
             let line = waiting.group(region, model);
             let room = if line.line.len() >= WAITING_MAX { 0 } else { room };
             // While several tenants compete, the next in the stream is not the next in fairness.

@@ -121,12 +121,12 @@ impl Dispatcher {
             feeds.iter().filter(|f| f.region == *region && f.model == *model).map(|f| f.backlog).sum();
         let ahead = u32::try_from(group.line.len() as u64 - 1 + behind).unwrap_or(u32::MAX);
         let retry = retries.get(region).is_none_or(|budget| budget.left(now) > 0);
-        let full = pools.room(region, model, config.policy.silent_after, &config.breaker, now) == 0;
+        let full = pools.free_slots(region, model, config.policy.silent_after, &config.breaker, now) == 0;
         let mut next = None;
         let entry = group.line.scan(|_, flight| {
             if let Some(Verdict::End(status, failure)) = retry::expired(&flight.job, now) {
                 next = Some(Next::End(status, failure));
-                return fair::Verdict::Take;
+                return fair::Look::Take;
             }
             let found = reattach(pools, flight, config, now);
             // Where its run goes on at a provider, the worker that finds it stops it there.
@@ -134,19 +134,19 @@ impl Dispatcher {
                 && let Some(order) = cancels.of(&flight.job, flight.lease.stored_at)
             {
                 next = Some(Next::End(Status::Cancelled, order.failure()));
-                return fair::Verdict::Take;
+                return fair::Look::Take;
             }
             let rests = flight.not_before.is_some_and(|at| at > instant);
             if rests || !lease_outlasts_offer(flight, config, now) {
-                return fair::Verdict::Skip;
+                return fair::Look::Skip;
             }
             if let Some((pool, attempt, decision)) = found {
                 next = Some(Next::Reattach(pool, attempt, decision));
-                return fair::Verdict::Take;
+                return fair::Look::Take;
             }
             // A failure must not multiply load: beyond the retry budget a job waits.
             if full || (!flight.journal.entries.is_empty() && !retry) {
-                return fair::Verdict::Skip;
+                return fair::Look::Skip;
             }
             let subject = &flight.job.subject;
             let affordable = |provider: &schemas::ProviderId, amount: UsdNanos| {
@@ -162,10 +162,10 @@ impl Dispatcher {
             next = match picker.pick(pools.as_slice(), ask, now, rng) {
                 Some(choice) if choice.again && flight.not_before.is_none() => Some(Next::Rest),
                 Some(choice) => Some(Next::Place(choice)),
-                None if flight.avoid.is_empty() => return fair::Verdict::Skip,
+                None if flight.avoid.is_empty() => return fair::Look::Skip,
                 None => Some(Next::Forgive),
             };
-            fair::Verdict::Take
+            fair::Look::Take
         })?;
         Some((entry, next?))
     }
