@@ -1,4 +1,4 @@
-//! Job + all pools there could be → whether none of them could ever take it. Pure.
+//! Job and all pools there could be → whether none of them could ever take it. Pure.
 //!
 //! Most gates open by themselves: a full pool gets a free slot, a breaker closes, a worker is heard of again. Some never do: the
 //! lists of the job, the models and sizes that exist, the price of the cheapest pool. A job that only such gates keep from every pool
@@ -77,7 +77,7 @@ impl Hopeless {
         }
     }
 
-    /// What to tell whoever sent the job: the field, and what would fit.
+    /// The message for the sender of the job: the field, and what would fit.
     pub fn message(&self) -> String {
         match self {
             Self::Model(model) => format!("no pool serves the model `{model}`"),
@@ -105,7 +105,7 @@ impl Hopeless {
     }
 }
 
-/// A pool that could take the job some day, as far as is looked at.
+/// A pool that may take the job some day.
 struct Candidate<'a> {
     id: &'a PoolId,
     size: u16,
