@@ -1,6 +1,6 @@
-//! The other policies, as gateways and load balancers ship them. They see what heartbeats say (slots, running jobs, silence, health),
-//! skip full pools, prefer their own region, and try a failed job elsewhere, with four attempts in all. They have no fairness and no
-//! second attempts, and keep nothing warm.
+//! The other policies, as gateways and load balancers ship them. They see what heartbeats say (slots, running jobs, silence,
+//! health), skip full pools, prefer their own region, and try a failed job elsewhere, with four attempts in all. They have no
+//! fairness and no second attempts, and keep nothing warm.
 
 use std::{collections::VecDeque, time::Duration};
 

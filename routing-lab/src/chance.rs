@@ -1,5 +1,5 @@
-//! Random draws that depend on what they are for, not on what was drawn before. The luck of a job's second attempt is the same under
-//! every policy, so that all policies are compared in one world.
+//! Random draws that depend on what they are for, not on what was drawn before. The luck of a job's second attempt is the same
+//! under every policy, so that all policies are compared in one world.
 
 use std::f64::consts::TAU;
 

@@ -56,8 +56,8 @@ impl Containers {
         }
     }
 
-    /// Keeps `wanted` containers warm from now on. Those that are missing start; `start` draws how long each takes. Returns the idle time
-    /// to bill.
+    /// Keeps `wanted` containers warm from now on. Those that are missing start; `start` draws how long each takes. Returns the
+    /// idle time to bill.
     pub(super) fn order(
         &mut self,
         spec: &Serverless,

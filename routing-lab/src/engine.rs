@@ -7,9 +7,9 @@
 //!                                                                                     └─ verdict ─▶ line
 //! ```
 //!
-//! `placing` brings jobs into their lines and out to pools, `attempts` follows attempts, `bank` keeps the counters of budgets. Time is
-//! virtual, and events of one moment come in the order in which they were made, so a play depends on scenario, policy and seed alone. A
-//! job ends once: `end_job` takes it out of the table.
+//! `placing` brings jobs into their lines and out to pools, `attempts` follows attempts, `bank` keeps the counters of budgets.
+//! Time is virtual, and events of one moment come in the order in which they were made, so a play depends on scenario, policy and
+//! seed alone. A job ends once: `end_job` takes it out of the table.
 
 mod attempts;
 mod bank;

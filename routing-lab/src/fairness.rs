@@ -2,9 +2,9 @@
 
 use crate::scenario::Scenario;
 
-/// Jain's index (Jain, Chiu and Hawe, 1984) of what tenants got over what was fair, in parts of a million. `cohorts` has, by minute of
-/// arrival and tenant, the jobs that arrived and those served in time. Only minutes count in which not all jobs were served in time,
-/// weighted by their jobs. Fair is the weighted max-min share of what was served.
+/// Jain's index (Jain, Chiu and Hawe, 1984) of what tenants got over what was fair, in parts of a million. `cohorts` has, by
+/// minute of arrival and tenant, the jobs that arrived and those served in time. Only minutes count in which not all jobs were
+/// served in time, weighted by their jobs. Fair is the weighted max-min share of what was served.
 pub(crate) fn fairness(scenario: &Scenario, cohorts: &[Vec<(u64, u64)>]) -> u64 {
     let weights: Vec<f64> = scenario.tenants.iter().map(|tenant| f64::from(tenant.weight)).collect();
     let (mut sum, mut heavy) = (0.0, 0.0);

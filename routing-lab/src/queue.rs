@@ -1,5 +1,5 @@
-//! The two kinds of lines in which jobs wait: Beacon's own, and a plain one for the other policies, with strict priority of lanes and
-//! first come, first served in each.
+//! The two kinds of lines in which jobs wait: Beacon's own, and a plain one for the other policies, with strict priority of lanes
+//! and first come, first served in each.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! The seam between engine and policies: what a policy is told, and what it is asked. One router is the dispatcher of one region. It
-//! hears the heartbeats of all pools, and the ends of its own attempts only.
+//! The seam between engine and policies: what a policy is told, and what it is asked. One router is the dispatcher of one region.
+//! It hears the heartbeats of all pools, and the ends of its own attempts only.
 
 use std::time::Duration;
 
@@ -90,7 +90,8 @@ pub(super) trait Router {
     fn verdict(&mut self, want: &Want<'_>, failure: &Failure, now: Micros) -> Verdict;
     /// Once a second: all open attempts of this router, by pool and model.
     fn ours(&mut self, _: &[(usize, usize, Ours)]) {}
-    /// How long a job rests after a failure before it goes back to a pool that failed it. The other policies have pauses of their own.
+    /// How long a job rests after a failure before it goes back to a pool that failed it. The other policies have pauses of their
+    /// own.
     fn rest(&mut self, _: &Journal) -> Duration {
         Duration::ZERO
     }

@@ -1,8 +1,9 @@
 //! Real arrivals: the Azure LLM inference traces of 2023 (Patel et al., "Splitwise", ISCA 2024), or drawn arrivals with the same
 //! marginal distributions if a file is missing. Opens no file: the text comes in.
 //!
-//! A trace has no tenants, regions, models or lanes: each job draws its own, by the shares of the scenario. Several copies of a trace
-//! can be laid over each other. Each copy begins at another place of the trace and goes round, so that the copies are not in step.
+//! A trace has no tenants, regions, models or lanes: each job draws its own, by the shares of the scenario. Several copies of a
+//! trace can be laid over each other. Each copy begins at another place of the trace and goes round, so that the copies are not
+//! in step.
 
 use super::chance::{About, Chance};
 

@@ -1,5 +1,5 @@
-//! The world outside: workers with their slots, providers with their speed, containers and faults, and the bill. It knows nothing of
-//! policies. Invariant: no pool runs more jobs than it has slots, and every call that began is billed when it ends.
+//! The world outside: workers with their slots, providers with their speed, containers and faults, and the bill. It knows nothing
+//! of policies. Invariant: no pool runs more jobs than it has slots, and every call that began is billed when it ends.
 
 mod served;
 mod weather;

@@ -1,9 +1,9 @@
 //! Budgets: how much a tenant, or all tenants, may spend at a provider, or at all providers, in a period. Pure: no I/O, no clock.
 //!
-//! A counter per rule and period (stream `BUDGETS`, shared by all dispatchers) says how much of the limit was *taken*. A dispatcher
-//! takes a chunk, reserves from it for each attempt and settles with what the attempt cost, all without a message. It gives back what
-//! it does not need, so that in the end the counter says what was spent. The server can only add to a counter, without a condition: a
-//! dispatcher that took a chunk looks at the total, and gives back what went over the limit.
+//! A counter per rule and period (stream `BUDGETS`, shared by all dispatchers) says how much of the limit was *taken*. A
+//! dispatcher takes a chunk, reserves from it for each attempt and settles with what the attempt cost, all without a message. It
+//! gives back what it does not need, so that in the end the counter says what was spent. The server can only add to a counter,
+//! without a condition: a dispatcher that took a chunk looks at the total, and gives back what went over the limit.
 //!
 //! ```text
 //!  counter ◀─ take, give back ─▶ balance ─ reserve ─▶ reserved ─ settle ─▶ spent
@@ -11,9 +11,9 @@
 //!                                   └── not needed ──────┘
 //! ```
 //!
-//! Under a hard rule, what all dispatchers together have spent and reserved never exceeds the limit as long as no attempt costs more
-//! than its reservation. If attempts do, the limit is exceeded by at most the excess of the attempts that ran when the money ended. What
-//! a dispatcher held when it died stays counted as taken until the period ends.
+//! Under a hard rule, what all dispatchers together have spent and reserved never exceeds the limit as long as no attempt costs
+//! more than its reservation. If attempts do, the limit is exceeded by at most the excess of the attempts that ran when the money
+//! ended. What a dispatcher held when it died stays counted as taken until the period ends.
 
 mod account;
 mod book;
@@ -158,8 +158,8 @@ impl Budgets {
 
     /// Whether an attempt of this tenant at this provider that may cost `amount` may start now. Allocates nothing.
     ///
-    /// Every hard rule that matches must have the money here. A refusal is remembered, so that the next [`Budgets::draws`] asks for what
-    /// was missing.
+    /// Every hard rule that matches must have the money here. A refusal is remembered, so that the next [`Budgets::draws`] asks
+    /// for what was missing.
     pub fn admits(
         &self,
         tenant: &Tenant,
@@ -209,8 +209,8 @@ impl Budgets {
         made
     }
 
-    /// The attempt has ended and cost `actual`. What it did not need is free again, and what it cost beyond its reservation is a debt. A
-    /// reservation of a period that is over counts in that period only.
+    /// The attempt has ended and cost `actual`. What it did not need is free again, and what it cost beyond its reservation is a
+    /// debt. A reservation of a period that is over counts in that period only.
     #[expect(clippy::needless_pass_by_value, reason = "a reservation is settled once, so it is used up")]
     pub fn settle(&mut self, reservation: Reservation, actual: UsdNanos, now: Micros) {
         let now = self.tell(now);
@@ -263,8 +263,8 @@ impl Budgets {
         draws
     }
 
-    /// The counter was at `total` nano-dollars after this draw. Returns the draw that gives back what went over the limit; send and report
-    /// that one too. An answer that comes twice changes nothing.
+    /// The counter was at `total` nano-dollars after this draw. Returns the draw that gives back what went over the limit; send
+    /// and report that one too. An answer that comes twice changes nothing.
     pub fn drawn(&mut self, draw: &Draw, total: u64, now: Micros) -> Option<Draw> {
         let now = self.tell(now);
         let number = self.next_draw;

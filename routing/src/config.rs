@@ -34,8 +34,8 @@ pub struct HedgeConfig {
 }
 
 impl Default for HedgeConfig {
-    /// Two of a hundred jobs, for a dollar an hour (Dean and Barroso, 2013). They hedge at the 95th percentile. Many answers are long
-    /// because of what was asked, and a second attempt at those is wasted, so the default is twice that.
+    /// Two of a hundred jobs, for a dollar an hour (Dean and Barroso, 2013). They hedge at the 95th percentile. Many answers are
+    /// long because of what was asked, and a second attempt at those is wasted, so the default is twice that.
     fn default() -> Self {
         Self {
             share: 0.02,
@@ -56,8 +56,8 @@ pub struct WarmConfig {
 }
 
 impl Default for WarmConfig {
-    /// None: under the assumptions of the scenarios it costs more than it saves (`beacon simulate`), since providers keep containers
-    /// for a while anyway. A second saved for one job is worth a third of a second of a T4.
+    /// None: under the assumptions of the scenarios it costs more than it saves (`beacon simulate`), since providers keep
+    /// containers for a while anyway. A second saved for one job is worth a third of a second of a T4.
     fn default() -> Self {
         Self { most_usd_per_hour: UsdNanos::ZERO, second_worth: UsdNanos::new(50_000) }
     }

@@ -5,8 +5,8 @@
 
 use schemas::Lane;
 
-/// The size of the pull that an idle consumer keeps open. Idle pulls may bring this many jobs more than there are slots; those wait at
-/// the dispatcher.
+/// The size of the pull that an idle consumer keeps open. Idle pulls may bring this many jobs more than there are slots; those
+/// wait at the dispatcher.
 pub const IDLE_PULL: u32 = 4;
 
 /// The weight of a lane while several have a backlog. Every lane has one, so none starves.

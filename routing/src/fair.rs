@@ -1,11 +1,12 @@
 //! The line in which jobs of one region and model wait, and which of them is next. Pure; items may be of any type.
 //!
-//! - **Lanes** have strict priority with floors: while it has jobs, `low` gets at least 5 % of the starts and `normal` at least 15 %.
-//! - **Tenants** of a lane take turns by start-time fair queueing (Goyal, Vin and Cheng, 1996), in units of cost: each tenant has a
-//!   tag that grows by its charges over its weight, and the smallest tag is next. The expected cost is charged when a job starts, so
-//!   that running jobs count, and corrected when the real cost is known. Between two tenants that both wait, shares differ from the
-//!   weights by no more than one job of each. (Deficit round robin would need a quantum, which cannot be chosen well while costs
-//!   differ by a factor of a thousand.)
+//! - **Lanes** have strict priority with floors: while it has jobs, `low` gets at least 5 % of the starts and `normal` at least
+//!   15 %.
+//! - **Tenants** of a lane take turns by start-time fair queueing (Goyal, Vin and Cheng, 1996), in units of cost: each tenant has
+//!   a tag that grows by its charges over its weight, and the smallest tag is next. The expected cost is charged when a job
+//!   starts, so that running jobs count, and corrected when the real cost is known. Between two tenants that both wait, shares
+//!   differ from the weights by no more than one job of each. (Deficit round robin would need a quantum, which cannot be chosen
+//!   well while costs differ by a factor of a thousand.)
 //! - A tenant that comes back starts at the current virtual time: it is owed nothing for the time it was away, and owes nothing.
 //! - **Jobs** of a tenant are ordered by deadline, then by arrival. A job without a deadline counts as due [`LENIENT`] after its
 //!   arrival, so that a stream of urgent jobs cannot hold it up for ever.
@@ -25,7 +26,8 @@ use self::{
 /// How long after its arrival a job without a deadline counts as due.
 pub const LENIENT: Duration = Duration::from_secs(600);
 
-/// Each start credits every waiting lane with its floor, in twentieths of a start. A lane with a whole start to its credit goes first.
+/// Each start credits every waiting lane with its floor, in twentieths of a start. A lane with a whole start to its credit goes
+/// first.
 const START: u32 = 20;
 /// The most credit of a lane that cannot use its turn, for instance because no pool takes its jobs.
 const CREDIT_MAX: u32 = 2 * START;
@@ -86,8 +88,8 @@ pub enum Look {
 
 /// How many items of a tenant one scan visits at the front of its queue.
 pub const FRONT_VISITS: usize = 4;
-/// How many items it visits further back, going on from where the last scan ended. So jobs at the front that wait for a closed pool do
-/// not hide the jobs behind them for ever.
+/// How many items it visits further back, going on from where the last scan ended. So jobs at the front that wait for a closed
+/// pool do not hide the jobs behind them for ever.
 pub const ROVING_VISITS: usize = 4;
 
 /// The line.
@@ -134,8 +136,8 @@ impl<T> Line<T> {
 
     /// Visits items in their order and takes out the first for which `look` says so. Charges nothing.
     ///
-    /// Visits every tenant if need be, and at most [`FRONT_VISITS`] + [`ROVING_VISITS`] items of each, so that jobs that cannot start hold
-    /// up neither their own tenant's other jobs nor those of other tenants.
+    /// Visits every tenant if need be, and at most [`FRONT_VISITS`] + [`ROVING_VISITS`] items of each, so that jobs that cannot
+    /// start hold up neither their own tenant's other jobs nor those of other tenants.
     pub fn scan(&mut self, mut look: impl FnMut(&Seat, &T) -> Look) -> Option<Entry<T>> {
         for lane in self.lanes_in_order() {
             match self.queue(lane).scan(&mut look) {

@@ -1,7 +1,7 @@
 //! When a job gets a second attempt beside the first, and how many may (Dean and Barroso, "The Tail at Scale", 2013). Pure.
 //!
-//! A job that runs much longer than 95 of 100 jobs do is probably stuck. A second attempt at another pool then ends it sooner. Second
-//! attempts are bounded by a share of all jobs and by dollars an hour.
+//! A job that runs much longer than 95 of 100 jobs do is probably stuck. A second attempt at another pool then ends it sooner.
+//! Second attempts are bounded by a share of all jobs and by dollars an hour.
 
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ impl Hedges {
         Self { config, jobs: 0.0, hedged: 0.0, spent: 0.0, at: Micros::new(0) }
     }
 
-    /// How long an attempt that starts now may run before a second one is considered. `None` if no second one ever is: the lane is not
-    /// urgent, or too little is known of the pool.
+    /// How long an attempt that starts now may run before a second one is considered. `None` if no second one ever is: the lane
+    /// is not urgent, or too little is known of the pool.
     pub fn after(&self, lane: Lane, track: &Track, now: Micros) -> Option<Duration> {
         if self.config.share == 0.0 || lane != Lane::High {
             return None;

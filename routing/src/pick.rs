@@ -5,15 +5,15 @@
 //!             (`gates`) └──────────────────────────── (`choose`) ─────────────────────────────┘
 //! ```
 //!
-//! Pools are compared by a score: expected cost and time over what is usual in the region, weighed by what the job prefers, plus the
-//! risk of failure. The baseline's share is held by a price: a deficit `D` (Shreedhar and Varghese, 1995) grows with each job by which
-//! the share is behind, and makes the baseline cheaper by `STEP · D`. That is dual ascent on the share (Neely, "Stochastic Network
-//! Optimization", 2010): the baseline gets the jobs that gain most by it, the other pools get those that lose least, and the share is
-//! met all the same because `D` is bounded.
+//! Pools are compared by a score: expected cost and time over what is usual in the region, weighed by what the job prefers, plus
+//! the risk of failure. The baseline's share is held by a price: a deficit `D` (Shreedhar and Varghese, 1995) grows with each job
+//! by which the share is behind, and makes the baseline cheaper by `STEP · D`. That is dual ascent on the share (Neely,
+//! "Stochastic Network Optimization", 2010): the baseline gets the jobs that gain most by it, the other pools get those that lose
+//! least, and the share is met all the same because `D` is bounded.
 //!
-//! Within a tier, two pools are drawn with a probability that falls with the twelfth power of the score, and the better of the two is
-//! taken (Mitzenmacher, 2001). A nearly full pool loses to one that is not (Prequal, NSDI 2024). So many dispatchers do not herd, and
-//! the figures of the second best stay fresh.
+//! Within a tier, two pools are drawn with a probability that falls with the twelfth power of the score, and the better of the
+//! two is taken (Mitzenmacher, 2001). A nearly full pool loses to one that is not (Prequal, NSDI 2024). So many dispatchers do
+//! not herd, and the figures of the second best stay fresh.
 
 mod choose;
 mod gates;
@@ -162,8 +162,8 @@ impl Picker {
         Self { policy, breaker, regions: HashMap::new(), seen: Vec::new(), weights: Vec::new() }
     }
 
-    /// Picks a pool that can take the job now, or none. Call [`Picker::placed`] when the job is sent there. Draws a few numbers from
-    /// `rng`.
+    /// Picks a pool that can take the job now, or none. Call [`Picker::placed`] when the job is sent there. Draws a few numbers
+    /// from `rng`.
     pub fn pick(&mut self, pools: &[Pool], ask: Ask<'_>, now: Micros, rng: &mut impl Rng) -> Option<Choice> {
         self.look(pools, ask, now, rng);
         let left = self.seen.iter().any(|s| s.refused.is_none());

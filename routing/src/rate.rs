@@ -52,8 +52,8 @@ impl Rate {
         recent.fold((0, 0), |(good, bad), slot| (good + slot.1, bad + slot.2))
     }
 
-    /// The probability with which a job should be kept from the provider: `max(0, (requests - 2 accepts) / (requests + 1))`, the adaptive
-    /// throttling of Google's SRE book, chapter 21.
+    /// The probability with which a job should be kept from the provider: `max(0, (requests - 2 accepts) / (requests + 1))`, the
+    /// adaptive throttling of Google's SRE book, chapter 21.
     pub fn reject(&self, now: Micros) -> f64 {
         if self.bad <= self.good {
             return 0.0;

@@ -1,8 +1,8 @@
 //! How many attempts may be repeats: a share of the first attempts and a few per second. Pure.
 //!
-//! When a provider fails, every job that it ran wants another attempt elsewhere. Without a bound, the retries of one outage are the load
-//! that causes the next. Beyond the budget a job waits (Finagle's `RetryBudget`: 10 % over 10 s, and a floor for services with little
-//! traffic).
+//! When a provider fails, every job that it ran wants another attempt elsewhere. Without a bound, the retries of one outage are
+//! the load that causes the next. Beyond the budget a job waits (Finagle's `RetryBudget`: 10 % over 10 s, and a floor for
+//! services with little traffic).
 
 use std::time::Duration;
 
@@ -70,9 +70,9 @@ impl RetryBudget {
 
     /// How many retries may start now.
     ///
-    /// The current second is not over, so `window` buckets cover a little less time than the window, and one more covers a little more.
-    /// First attempts are counted over the shorter time and retries over the longer, so that no window that ends now has more retries
-    /// than allowed.
+    /// The current second is not over, so `window` buckets cover a little less time than the window, and one more covers a little
+    /// more. First attempts are counted over the shorter time and retries over the longer, so that no window that ends now has
+    /// more retries than allowed.
     pub fn left(&self, now: Micros) -> u32 {
         let (now, window) = (self.second(now), self.window());
         let within =

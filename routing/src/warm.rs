@@ -1,8 +1,8 @@
 //! How many containers to keep warm, and where: by the rate of jobs that a pool gets, if that costs less than it saves. Pure.
 //!
-//! By Little's law `λ · E[service]` jobs run at once, and `z · √(λ · E[service])` more cover chance. λ is the rate of jobs sent to the
-//! pool, not of jobs that arrive: the picker chooses which jobs the baseline carries. λ is the larger of a fast and a slow average, so
-//! that a burst is prepared for at once and its end is believed slowly.
+//! By Little's law `λ · E[service]` jobs run at once, and `z · √(λ · E[service])` more cover chance. λ is the rate of jobs sent
+//! to the pool, not of jobs that arrive: the picker chooses which jobs the baseline carries. λ is the larger of a fast and a slow
+//! average, so that a burst is prepared for at once and its end is believed slowly.
 
 use std::{collections::HashMap, time::Duration};
 

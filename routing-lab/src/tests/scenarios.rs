@@ -1,5 +1,5 @@
-//! What routing promises in every scenario that is shipped: p95, availability and cost within their targets, and the baseline's share
-//! in steady minutes. Faults and bursts last as long as in the scenario; the quiet times before and after are shorter.
+//! What routing promises in every scenario that is shipped: p95, availability and cost within their targets, and the baseline's
+//! share in steady minutes. Faults and bursts last as long as in the scenario; the quiet times before and after are shorter.
 
 use std::{fmt::Write as _, time::Duration};
 

@@ -1,8 +1,8 @@
 //! The money that this dispatcher holds of one rule in one period.
 //!
-//! Invariant: what this dispatcher took from the shared counter, less what it gave back, is `balance + reserved + spent`. A negative
-//! balance is a debt: attempts cost more than was reserved for them, or a soft rule went on without money. A debt is taken from the
-//! counter first, even beyond the limit, because it is already spent.
+//! Invariant: what this dispatcher took from the shared counter, less what it gave back, is `balance + reserved + spent`. A
+//! negative balance is a debt: attempts cost more than was reserved for them, or a soft rule went on without money. A debt is
+//! taken from the counter first, even beyond the limit, because it is already spent.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -13,8 +13,8 @@ use schemas::{Micros, UsdNanos};
 
 use super::{Draw, Mode, Rule, Wait};
 
-/// How long an account may be idle before it gives back what it holds: long enough that a pause between two jobs of a service costs no
-/// messages, short enough that another dispatcher need not wait long.
+/// How long an account may be idle before it gives back what it holds: long enough that a pause between two jobs of a service
+/// costs no messages, short enough that another dispatcher need not wait long.
 pub(super) const IDLE_AFTER: Duration = Duration::from_secs(30);
 
 /// How often an empty counter is asked for its total: other dispatchers may have given money back.
@@ -26,12 +26,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long to wait for an answer before a draw is sent again. Well above the slowest answer.
 const LOST_AFTER: Duration = Duration::from_secs(30);
 
-/// For how long a draw is sent again, with the same message id. The stream must remember ids for longer (`topology::BUDGETS_WINDOW`),
-/// or one draw would count twice.
+/// For how long a draw is sent again, with the same message id. The stream must remember ids for longer
+/// (`topology::BUDGETS_WINDOW`), or one draw would count twice.
 pub(super) const RESEND_FOR: Duration = Duration::from_secs(80);
 
-/// How many chunks an account may hold before it gives back the surplus. Well above the two that drawing ahead may leave, so that money
-/// does not go to and fro.
+/// How many chunks an account may hold before it gives back the surplus. Well above the two that drawing ahead may leave, so that
+/// money does not go to and fro.
 const SURPLUS: i128 = 4;
 
 /// One rule in one period.
@@ -59,8 +59,8 @@ pub(super) struct Account {
     pending: Option<Pending>,
 }
 
-/// The smallest and the largest amount that an attempt waits for; zero if none waits. The largest says how much to draw. The smallest
-/// says whether what remains is of any use, so that one expensive job does not hold up the cheap ones.
+/// The smallest and the largest amount that an attempt waits for; zero if none waits. The largest says how much to draw. The
+/// smallest says whether what remains is of any use, so that one expensive job does not hold up the cheap ones.
 #[derive(Clone, Copy, Debug, Default)]
 struct Wanted {
     least: u64,
@@ -208,8 +208,8 @@ impl Account {
         self.reserved == 0 && self.balance == 0 && self.pending.is_none()
     }
 
-    /// The size of a chunk: 1 % of what remains, so that many dispatchers can share it; at least 0.1 % of the limit, or the last cents
-    /// would be drawn in ever smaller pieces; and at least what one job needs.
+    /// The size of a chunk: 1 % of what remains, so that many dispatchers can share it; at least 0.1 % of the limit, or the last
+    /// cents would be drawn in ever smaller pieces; and at least what one job needs.
     fn chunk(&self, rule: &Rule) -> i128 {
         let (remaining, limit) = (self.remaining(rule), rule.limit.get());
         i128::from((remaining / 100).max(limit / 1_000).max(self.largest).max(1))
@@ -271,8 +271,8 @@ impl Account {
         self.pending = Some(Pending { draw: draw.clone(), first: now, again: now + LOST_AFTER });
     }
 
-    /// The draw on its way, if it should be sent again now. A draw that went unanswered for too long is written off: if it was counted,
-    /// its money stays unspent in this period, which is the safe side.
+    /// The draw on its way, if it should be sent again now. A draw that went unanswered for too long is written off: if it was
+    /// counted, its money stays unspent in this period, which is the safe side.
     pub(super) fn resend(&mut self, now: Micros) -> Resend {
         match &mut self.pending {
             None => Resend::Nothing,
@@ -290,8 +290,8 @@ impl Account {
 
     /// The counter answered `draw` and was at `total` after it. Returns what must go back because it is over the limit.
     ///
-    /// The counter is never below what all dispatchers hold. So if each that finds it over the limit keeps only what was below, all of
-    /// them together hold no more than the limit.
+    /// The counter is never below what all dispatchers hold. So if each that finds it over the limit keeps only what was below,
+    /// all of them together hold no more than the limit.
     pub(super) fn drawn(&mut self, rule: &Rule, draw: &Draw, total: u64) -> u64 {
         if !self.is_pending(draw) {
             return 0;

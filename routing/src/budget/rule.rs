@@ -6,8 +6,8 @@ use chrono::{Datelike as _, Months, NaiveTime};
 use schemas::{Micros, ProviderId, Tenant, UsdNanos, subjects};
 use serde::Deserialize;
 
-/// The most rules of one installation. Each has a counter of its own and is looked at fifty times a second. An installation with more
-/// tenants than this gives budgets to groups of them.
+/// The most rules of one installation. Each has a counter of its own and is looked at fifty times a second. An installation with
+/// more tenants than this gives budgets to groups of them.
 pub const RULES_MAX: usize = 10_000;
 
 /// The most rules that can match one attempt: its tenant or all, its provider or all, in each of three periods.

@@ -138,8 +138,8 @@ impl<T> Queue<T> {
         self.last_tag = self.last_tag.max(tag);
     }
 
-    /// Drops tenants that have no items and are not ahead: they are as good as new ones. Only done when they are the majority, so that
-    /// not every start walks through all tenants.
+    /// Drops tenants that have no items and are not ahead: they are as good as new ones. Only done when they are the majority, so
+    /// that not every start walks through all tenants.
     fn forget_idle(&mut self) {
         if self.flows.len() > 2 * self.order.len() + 64 {
             let now = self.virtual_time;

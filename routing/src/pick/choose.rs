@@ -19,14 +19,15 @@ const STEP: f64 = 0.05;
 const GAP_MAX: f64 = 0.9 * STEP * DEFICIT_MAX;
 /// How much a failure weighs: a pool that fails every other job has to be better by the usual score.
 const RISK: f64 = 2.0;
-/// A pool in another region must have at most this part of the best local score, its way included, while a local pool can take the job.
+/// A pool in another region must have at most this part of the best local score, its way included, while a local pool can take
+/// the job.
 const FAR_BETTER: f64 = 0.8;
 /// The part of low jobs that goes to the pool of which least is known, if nothing was heard of it for [`STALE`].
 const EXPLORE: f64 = 0.01;
 const STALE: Duration = Duration::from_secs(300);
-/// A pool is drawn with weight `score^-12`: a score 6 % lower doubles the weight, so only near ties are shared. OpenRouter weighs by
-/// the inverse square of the price, which is too even here: a job that wakes a second provider's containers also pays for their idle
-/// time.
+/// A pool is drawn with weight `score^-12`: a score 6 % lower doubles the weight, so only near ties are shared. OpenRouter weighs
+/// by the inverse square of the price, which is too even here: a job that wakes a second provider's containers also pays for
+/// their idle time.
 const SHARPNESS: i32 = -12;
 /// How much the newest job counts for what is usual in a region.
 const USUAL_NEWS: f64 = 0.02;

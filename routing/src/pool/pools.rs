@@ -91,9 +91,9 @@ impl Pools {
         }
     }
 
-    /// Sets the counts of our own open attempts to what the owner of the jobs knows: one entry per attempt, or sums. A model that is
-    /// not named has none. The calls below adjust the counts as things happen, and no error of theirs outlives the next call of this
-    /// one. Looks through the pools once per entry.
+    /// Sets the counts of our own open attempts to what the owner of the jobs knows: one entry per attempt, or sums. A model that
+    /// is not named has none. The calls below adjust the counts as things happen, and no error of theirs outlives the next call
+    /// of this one. Looks through the pools once per entry.
     pub fn set_ours<'a>(&mut self, open: impl IntoIterator<Item = (&'a PoolId, &'a ModelToken, Ours)>) {
         for (_, track) in self.pools.iter_mut().flat_map(|pool| &mut pool.tracks) {
             track.set_ours(Ours::default());
