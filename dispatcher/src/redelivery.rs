@@ -76,7 +76,7 @@ pub async fn look_up(
     };
     let mut fates = Vec::with_capacity(flights.len());
     for mut flight in flights {
-        if done.contains(&flight.job.id) {
+        if done.contains_key(&flight.job.id) {
             fates.push(Fate::Done(Box::new(flight)));
             continue;
         }
