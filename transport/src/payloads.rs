@@ -1,5 +1,6 @@
-//! Inputs that are too large for a message: put into the object store before their job is published, fetched by the worker
-//! that runs it, and removed when it has ended. The server removes what is left after a week.
+//! Inputs and outputs that are too large for a message. An input is put into the object store before its job is published, fetched by
+//! the worker that runs it, and removed when it has ended. An output is fetched by whoever reads the result. The server removes
+//! what is left after a week.
 //!
 //! The bucket is a NATS object store like any other, so that producers in other languages use their own client's.
 
@@ -13,8 +14,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE as BASE64};
 use schemas::{
     JobId,
     job::{Input, InputRef},
+    reply::{Output, OutputRef},
     topology::{PAYLOADS_BUCKET, object_stream},
 };
+use serde::de::DeserializeOwned;
 use tokio::{
     io::AsyncReadExt as _,
     time::{error::Elapsed, timeout},
@@ -27,19 +30,19 @@ pub const INPUT_MAX: u64 = 64 * 1024 * 1024;
 /// How long one may take on its way.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Why an input was not stored, or not fetched.
+/// Why an input or output was not stored, or not fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
     /// It is larger than [`INPUT_MAX`].
-    #[error("the input has {0} bytes; it must have at most {INPUT_MAX}")]
+    #[error("the payload has {0} bytes; it must have at most {INPUT_MAX}")]
     TooLarge(u64),
     /// The store does not have it, or not any more.
     #[error(
-        "the input `{0}` is not in bucket {PAYLOADS_BUCKET}; it is removed when its job has ended, or after a week"
+        "`{0}` is not in bucket {PAYLOADS_BUCKET}; an input is removed when its job has ended, an output after a week"
     )]
     Gone(String),
-    /// It is no input.
-    #[error("the input `{0}` in bucket {PAYLOADS_BUCKET} does not read")]
+    /// It is not what it should be.
+    #[error("`{0}` in bucket {PAYLOADS_BUCKET} does not read")]
     Unreadable(String, #[source] serde_json::Error),
     /// The store did not answer well.
     #[error("bucket {PAYLOADS_BUCKET}")]
@@ -78,10 +81,18 @@ pub async fn put(client: &Client, job: JobId, input: &Input) -> Result<InputRef,
 
 /// Fetches an input.
 pub async fn get(client: &Client, stored: &InputRef) -> Result<Input, PayloadError> {
-    if stored.bytes > INPUT_MAX {
-        return Err(PayloadError::TooLarge(stored.bytes));
+    fetch(client, &stored.object, stored.bytes).await
+}
+
+/// Fetches an output.
+pub async fn get_output(client: &Client, stored: &OutputRef) -> Result<Output, PayloadError> {
+    fetch(client, &stored.object, stored.bytes).await
+}
+
+async fn fetch<T: DeserializeOwned>(client: &Client, name: &str, size: u64) -> Result<T, PayloadError> {
+    if size > INPUT_MAX {
+        return Err(PayloadError::TooLarge(size));
     }
-    let name = stored.object.as_str();
     let getting = async {
         let mut object = match store(client).await?.get(name).await {
             Ok(object) => object,
