@@ -65,19 +65,23 @@ impl Headers {
         }
     }
 
+    /// How many bytes they take on the wire; the server counts them like the body.
+    pub fn wire_len(&self) -> usize {
+        match self.0.as_slice() {
+            [] => 0,
+            pairs => {
+                let pair = |(name, value): &(&str, String)| name.len() + value.len() + ": \r\n".len();
+                "NATS/1.0\r\n\r\n".len() + pairs.iter().map(pair).sum::<usize>()
+            }
+        }
+    }
+
     fn map(&self) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in &self.0 {
             map.insert(HeaderName::from_static(name), value.as_str());
         }
         map
-    }
-
-    /// Bytes they take in a message.
-    fn size(&self) -> usize {
-        // A version line, `name: value` lines, an empty line.
-        let lines: usize = self.0.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
-        if self.0.is_empty() { 0 } else { 12 + lines }
     }
 }
 
@@ -100,6 +104,7 @@ struct Pending {
     subject: Subject,
     headers: Headers,
     payload: Bytes,
+    patience: Patience,
     first: Instant,
     send_again: Instant,
     done: oneshot::Sender<Result<Stored, PublishError>>,
@@ -108,7 +113,6 @@ struct Pending {
 struct Shared {
     client: Client,
     inbox: String,
-    patience: Patience,
     next: AtomicU64,
     window: Semaphore,
     pending: Mutex<HashMap<u64, Pending, rustc_hash::FxBuildHasher>>,
@@ -120,6 +124,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Publisher {
     shared: Arc<Shared>,
+    patience: Patience,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -149,17 +154,22 @@ pub async fn publisher(link: &Link, patience: Patience) -> Result<(Publisher, Pu
     let shared = Arc::new(Shared {
         client: link.client.clone(),
         inbox,
-        patience,
         next: AtomicU64::new(0),
         window: Semaphore::new(WINDOW),
         pending: Mutex::default(),
         deaf: Mutex::default(),
     });
     let task = PublisherTask { shared: shared.clone(), acks, reconnects: link.reconnects.clone(), denials };
-    Ok((Publisher { shared }, task))
+    Ok((Publisher { shared, patience }, task))
 }
 
 impl Publisher {
+    /// The same publisher for a caller that insists less, or more.
+    #[must_use]
+    pub fn with_patience(&self, patience: Patience) -> Self {
+        Self { shared: self.shared.clone(), patience }
+    }
+
     /// Stores one message. Waits while [`WINDOW`] others are on the way.
     ///
     /// Cancel-safe in the sense that a dropped call may or may not have stored its message.
@@ -170,19 +180,19 @@ impl Publisher {
         payload: Bytes,
     ) -> Result<Stored, PublishError> {
         let shared = &*self.shared;
-        let (limit, size) = (shared.client.max_payload(), payload.len() + headers.size());
-        if size > limit {
-            let reason = format!("{size} bytes are over the server's max_payload of {limit}");
-            return Err(PublishError::Client { subject, reason });
+        let bytes = headers.wire_len() + payload.len();
+        if bytes > shared.client.max_payload() {
+            return Err(PublishError::TooLarge { subject, bytes });
         }
-        if let Some(denied) = shared.deaf() {
+        // A caller with a limit would rather know than wait.
+        if let Some(denied) = self.patience.total.and_then(|_| shared.deaf()) {
             return Err(PublishError::NotPermitted(denied));
         }
         let subject = Subject::from(subject);
         let _permit = shared.window.acquire().await.map_err(|_| closed(&subject))?;
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
         let map = headers.map();
-        let answer = shared.expect(number, subject.clone(), headers, payload.clone());
+        let answer = shared.expect(number, subject.clone(), headers, payload.clone(), self.patience);
         if let Err(error) = shared.send(number, subject.clone(), map, payload).await {
             shared.lock().remove(&number);
             return Err(error);
@@ -206,9 +216,8 @@ impl Shared {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why nobody would hear an acknowledgement, for a caller who would rather know than wait.
+    /// Why nobody would hear an acknowledgement.
     fn deaf(&self) -> Option<Denied> {
-        self.patience.total?;
         self.deaf.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -223,10 +232,12 @@ impl Shared {
         subject: Subject,
         headers: Headers,
         payload: Bytes,
+        patience: Patience,
     ) -> oneshot::Receiver<Result<Stored, PublishError>> {
         let (done, answer) = oneshot::channel();
         let first = Instant::now();
-        let pending = Pending { subject, headers, payload, first, send_again: first + RESEND_AFTER, done };
+        let send_again = first + RESEND_AFTER;
+        let pending = Pending { subject, headers, payload, patience, first, send_again, done };
         self.lock().insert(number, pending);
         answer
     }
@@ -298,10 +309,14 @@ impl PublisherTask {
                 entry.send_again = Instant::now() + RETRY_SOON;
                 return;
             }
-            Answer::NoStream if entry.first.elapsed() < self.shared.patience.no_stream => {
+            Answer::NoStream if entry.first.elapsed() < entry.patience.no_stream => {
                 entry.send_again = Instant::now() + RETRY_SOON * 5;
                 return;
             }
+            Answer::TooLarge => Err(PublishError::TooLarge {
+                subject: entry.subject.to_string(),
+                bytes: entry.headers.wire_len() + entry.payload.len(),
+            }),
             Answer::NoStream => Err(PublishError::NoStream(entry.subject.to_string())),
         };
         if let Some(entry) = pending.remove(&number) {
@@ -325,13 +340,16 @@ impl PublisherTask {
             self.shared.set_deaf(Some(denied.clone()));
         }
         let mut pending = self.shared.lock();
-        let numbers: Vec<u64> = pending.iter().filter(|(_, p)| meant(p)).map(|(n, _)| *n).collect();
-        if numbers.is_empty() || self.shared.patience.total.is_none() {
-            error!(waiting = numbers.len(), "NATS does not permit this user to {denied}");
-            return;
+        let meant: Vec<(u64, bool)> =
+            pending.iter().filter(|(_, p)| meant(p)).map(|(n, p)| (*n, p.patience.total.is_some())).collect();
+        // Whoever insists for ever goes on, since an operator may put it right; and somebody else may have asked.
+        if !meant.iter().any(|(_, limited)| *limited) {
+            error!(waiting = meant.len(), "NATS does not permit this user to {denied}");
         }
-        for entry in numbers.iter().filter_map(|number| pending.remove(number)) {
-            let _ = entry.done.send(Err(PublishError::NotPermitted(denied.clone())));
+        for (number, _) in meant.into_iter().filter(|(_, limited)| *limited) {
+            if let Some(entry) = pending.remove(&number) {
+                let _ = entry.done.send(Err(PublishError::NotPermitted(denied.clone())));
+            }
         }
     }
 
@@ -342,10 +360,9 @@ impl PublisherTask {
             let mut pending = self.shared.lock();
             // A caller that went away wants nothing to be insisted on.
             pending.retain(|_, p| !p.done.is_closed());
-            let total = self.shared.patience.total;
             let lost: Vec<u64> = pending
                 .iter()
-                .filter(|(_, p)| total.is_some_and(|t| p.first.elapsed() >= t))
+                .filter(|(_, p)| p.patience.total.is_some_and(|total| p.first.elapsed() >= total))
                 .map(|(n, _)| *n)
                 .collect();
             for number in lost {

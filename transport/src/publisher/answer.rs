@@ -6,6 +6,8 @@ use serde::Deserialize;
 use crate::denied::Denied;
 
 const STORE_FAILED: u64 = 10_077;
+/// The message is over the stream's own limit.
+const OVER_LIMIT: u64 = 10_054;
 const DUPLICATE_IN_PROCESS: u64 = 10_158;
 const SUBJECT_IN_PROCESS: u64 = 10_164;
 const TOO_MANY_REQUESTS: u64 = 10_167;
@@ -50,7 +52,15 @@ pub enum PublishError {
         /// The server's words.
         reason: String,
     },
-    /// The client cannot send it: too large, or the connection is closed for good.
+    /// It is larger than the server or the stream takes, headers included.
+    #[error("a message of {bytes} bytes to `{subject}` is too large")]
+    TooLarge {
+        /// Where.
+        subject: String,
+        /// How large.
+        bytes: usize,
+    },
+    /// The client cannot send it: the connection is closed for good.
     #[error("cannot send to `{subject}`: {reason}")]
     Client {
         /// Where.
@@ -66,6 +76,8 @@ pub(super) enum Answer {
     Settled(Result<Stored, PublishError>),
     /// Nobody takes the subject now: there is no such stream, or it has no leader for a moment.
     NoStream,
+    /// The stream takes no message of this size.
+    TooLarge,
     /// The server is at it, or has too much to do: ask again soon.
     Busy,
 }
@@ -98,6 +110,7 @@ pub(super) fn read(subject: &str, ack: &Message) -> Answer {
         Ok(PubAck { error: None, seq, duplicate }) => Answer::Settled(Ok(Stored { seq, duplicate })),
         Ok(PubAck { error: Some(error), .. }) => match error.err_code {
             DUPLICATE_IN_PROCESS | SUBJECT_IN_PROCESS | TOO_MANY_REQUESTS => Answer::Busy,
+            OVER_LIMIT => Answer::TooLarge,
             code => refused(code, &error.description),
         },
         Err(error) => refused(0, &error.to_string()),
