@@ -11,7 +11,7 @@ use routing::config::{BreakerConfig, HedgeConfig, PolicyConfig, WarmConfig};
 use schemas::{ProviderId, Region, UsdNanos, catalog::Catalog};
 use serde::Deserialize;
 use simulators::SimulatorConfig;
-use transport::LinkConfig;
+use transport::{Address, LinkConfig};
 use workers::{adapters::http::BaseUrl, config::JournalMode};
 
 use super::{
@@ -70,7 +70,7 @@ impl RawNats {
         if let Some(bad) = urls.iter().find(|url| !is_address(url)) {
             return Err(Rule::new(
                 "nats.url",
-                format!("`{bad}` must be nats://host:port or tls://host:port"),
+                format!("`{}` must be nats://host:port or tls://host:port", Address::from(bad)),
             ));
         }
         let beneath = |path: Option<PathBuf>| path.map(|p| folder.join(p));
@@ -96,11 +96,13 @@ impl RawNats {
                 ));
             }
         }
-        Ok(Nats::Remote(LinkConfig {
-            urls,
+        let link = LinkConfig {
+            urls: urls.into_iter().map(Address::from).collect(),
             credentials: beneath(credentials),
             root_certificates: beneath(root_certificates),
-        }))
+        };
+        link.check().map_err(|error| Rule::new("nats", error.to_string()))?;
+        Ok(Nats::Remote(link))
     }
 }
 
