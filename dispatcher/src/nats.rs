@@ -72,7 +72,8 @@ pub fn read_status(message: &Message, status: StatusCode) -> Option<(usize, u64,
         StatusCode::NOT_FOUND | StatusCode::TIMEOUT => PullEnd::Empty,
         StatusCode::NO_RESPONDERS => PullEnd::Gone,
         _ if what.contains("Consumer Deleted") => PullEnd::Gone,
-        _ if what.contains("MaxBytes") => PullEnd::Full,
+        // A pull with a limit of bytes says so when it has brought all it may.
+        _ if what.contains("MaxBytes") || what.contains("Batch Completed") => PullEnd::Full,
         _ => {
             tracing::debug!(feed, %status, what, "pull ended");
             PullEnd::Unserved
