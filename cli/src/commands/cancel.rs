@@ -10,9 +10,8 @@ use schemas::{
 
 use crate::{
     args::Cancel,
-    commands::model_of,
     exit::{Unsuccessful, Usage},
-    output,
+    named, output,
     session::Session,
 };
 
@@ -56,7 +55,12 @@ async fn take_back(
 
 /// What is meant; a filter that says nothing is refused.
 fn targets(args: &Cancel, session: &Session) -> anyhow::Result<Vec<Target>> {
-    let model = args.which.model.as_deref().map(|name| model_of(Some(name), session)).transpose()?;
+    let model = args
+        .which
+        .model
+        .as_deref()
+        .map(|name| named::model(Some(name), &session.config.topology))
+        .transpose()?;
     let filter = Filter {
         tenant: None,
         region: args.which.region.clone(),

@@ -13,7 +13,7 @@ use crate::{
 /// Runs until a signal or until something fails, then ends in order: dispatcher, pools, simulators, server.
 pub(crate) async fn run(session: Session) -> anyhow::Result<()> {
     let config = &session.config;
-    config.pools.iter().try_for_each(|pool| pool.check_secrets(config))?;
+    config.check_secrets()?;
     metrics::serve(config.metrics)?;
     let mut nats = session.nats().await?;
     let outcome = with_server(&session, &mut nats).await;

@@ -16,6 +16,7 @@ mod failover;
 mod fairness;
 mod faults;
 mod hedged;
+mod house;
 mod ids;
 mod kept_warm;
 mod ledger;

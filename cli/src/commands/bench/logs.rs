@@ -27,7 +27,7 @@ const ONE_IN: u64 = 100;
 /// Between two looks at the process.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What a backfill and a replay came to.
+/// The rates of a backfill and of a replay.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Logs {
     /// Lines of the file.

@@ -1,4 +1,4 @@
-//! Many runs at a provider at once: what one worker process needs to hold them.
+//! Many runs at a provider at once: memory and processor time of the one worker process that follows them.
 //!
 //! The worker is a process of its own; dispatcher and simulated endpoint run here, so that only the worker is measured.
 
@@ -21,7 +21,7 @@ const RUN_MS: u64 = 120_000;
 /// How long the worker's time is measured.
 const SPAN: Duration = Duration::from_secs(15);
 
-/// What a worker needs that holds so many runs.
+/// Memory and processor time of a worker with so many runs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct WorkerLoad {
     /// Runs at once.

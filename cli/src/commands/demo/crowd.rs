@@ -1,4 +1,4 @@
-//! Who sends the jobs: at a steady pace, each waiting for its own result.
+//! The senders of the demo's jobs: a steady pace, and each sender waits for its own result.
 
 use std::{
     sync::Arc,
