@@ -1,17 +1,17 @@
 //! Ends jobs that no worker will: publishes the dead letter and the terminal result, then finishes the lease.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use async_nats::HeaderMap;
+use async_nats::Client;
 use bytes::Bytes;
 use schemas::{
     Codec, JobId, Mailbox, Micros, ModelToken, Region, UsdNanos,
     cost::CostEvent,
     dead::Obituary,
     decision::Decision,
-    failure::Failure,
+    failure::{Failure, FailureClass},
     headers,
-    job::Job,
+    job::Head,
     journal::{Entry, Journal},
     lease::Lease,
     money,
@@ -20,48 +20,101 @@ use schemas::{
     time::Clock as _,
 };
 use tracing::{error, warn};
-use transport::{Headers, PublishError, Publisher, SystemClock, acks::Acks, payloads, replies::Address};
+use transport::{
+    Headers, PublishError, Publisher, SystemClock, acks::Acks, payloads, replies::Address, stored,
+};
 
-use crate::{flight::Flight, metrics};
+use crate::{
+    jobs::{JobKey, record::Record},
+    metrics,
+    nats::Parcel,
+};
 
 /// Price book of a cost event whose lines come from a journal.
 const AS_EXPECTED: &str = "journal";
 
+/// What a dead letter's headers need besides the obituary, at most.
+const LETTER_HEADERS: usize = 2_048;
+
+/// Why a dead letter was not stored.
+#[derive(Debug, thiserror::Error)]
+enum BuryError {
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
+    Payload(#[from] payloads::PayloadError),
+    #[error(transparent)]
+    Api(#[from] transport::api::ApiError),
+}
+
 /// A job that has ended without a worker.
+#[derive(Debug)]
 pub struct Ending {
     status: Status,
     failure: Failure,
     lease: Lease,
     journal: Journal,
     decision: Option<Decision>,
-    headers: HeaderMap,
-    payload: Bytes,
+    /// The job's own headers and body; without them they are read from the log.
+    parcel: Option<Parcel>,
     subject: String,
     region: Region,
     model: ModelToken,
     /// Whom to tell, if that could be read.
     address: Option<(JobId, schemas::Tenant, Mailbox, Codec)>,
-    job: Option<Box<Job>>,
+    head: Option<Arc<Head>>,
+    /// Which job of a dispatcher's it is, if it is one.
+    key: Option<JobKey>,
 }
 
 impl Ending {
     /// The end of a readable job.
-    pub fn of(flight: Flight, status: Status, failure: Failure) -> Self {
-        let job = flight.job;
+    pub fn of(key: JobKey, record: &mut Record, status: Status, failure: Failure) -> Self {
+        let head = record.head.clone();
         Self {
             status,
             failure,
-            lease: flight.lease,
-            journal: flight.journal,
-            decision: flight.decision,
-            headers: flight.headers,
-            payload: flight.payload,
-            subject: job.subject.to_string(),
-            region: job.subject.region.clone(),
-            model: job.subject.model.clone(),
-            address: Some((job.id, job.subject.tenant.clone(), job.mailbox.clone(), job.codec)),
-            job: Some(Box::new(job)),
+            lease: record.lease.clone(),
+            journal: std::mem::take(&mut record.journal),
+            decision: record.decision.take(),
+            parcel: record.parcel.clone(),
+            subject: head.subject.to_string(),
+            region: head.subject.region.clone(),
+            model: head.subject.model.clone(),
+            address: Some((head.id, head.subject.tenant.clone(), head.mailbox.clone(), head.codec)),
+            head: Some(head),
+            key: Some(key),
         }
+    }
+
+    /// Which job of a dispatcher's it is, if it is one.
+    pub const fn key(&self) -> Option<JobKey> {
+        self.key
+    }
+
+    /// How the job ends.
+    pub const fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The job, if it could be read.
+    pub const fn head(&self) -> Option<&Arc<Head>> {
+        self.head.as_ref()
+    }
+
+    /// The lease to be finished.
+    pub const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// What earlier attempts left.
+    pub const fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Why the job ends.
+    pub const fn failure(&self) -> &Failure {
+        &self.failure
     }
 
     /// The end of a message that is no job.
@@ -89,21 +142,21 @@ impl Ending {
             lease,
             journal: Journal::default(),
             decision: None,
-            headers: message.headers.unwrap_or_default(),
-            payload: message.payload,
+            parcel: Some(Parcel { headers: message.headers.unwrap_or_default(), body: message.payload }),
             subject,
             region,
             model,
             address,
-            job: None,
+            head: None,
+            key: None,
         }
     }
 
     /// Publishes everything, insisting until it is stored, then finishes the lease.
-    pub async fn publish(self, client: async_nats::Client, publisher: Publisher, acks: Acks) {
+    pub async fn publish(mut self, client: Client, publisher: Publisher, acks: Acks) {
         let now = SystemClock.now();
         if self.status == Status::Failed
-            && let Err(error) = self.bury(&publisher, now).await
+            && let Err(error) = self.bury(&client, &publisher, now).await
         {
             // A dead letter that cannot be stored must not keep its job alive for ever.
             error!(%error, "dead letter not stored");
@@ -119,15 +172,22 @@ impl Ending {
         acks.ack(self.lease).await;
         // A job that failed may be replayed; its input stays until the server removes it.
         if self.status != Status::Failed
-            && let Some(stored) = self.job.as_ref().and_then(|job| job.input.stored())
+            && let Some(stored) = self.head.as_ref().and_then(|head| head.input_ref.as_ref())
             && let Err(error) = payloads::remove(&client, stored).await
         {
             warn!(%error, "a stored input is left to the server, which removes it in time");
         }
     }
 
-    async fn bury(&self, publisher: &Publisher, now: Micros) -> Result<(), PublishError> {
-        let obituary = Obituary {
+    async fn bury(&mut self, client: &Client, publisher: &Publisher, now: Micros) -> Result<(), BuryError> {
+        let parcel = match self.parcel.take() {
+            Some(parcel) => parcel,
+            None => match stored::job_at(client, self.lease.stream(), self.lease.stream_seq).await? {
+                Some((headers, body)) => Parcel { headers, body },
+                None => Parcel::default(),
+            },
+        };
+        let mut obituary = Obituary {
             job: self.address.as_ref().map(|a| a.0),
             subject: self.subject.clone(),
             stream: self.lease.stream().to_owned(),
@@ -135,15 +195,23 @@ impl Ending {
             delivered: self.lease.delivered,
             failure: self.failure.clone(),
             journal: self.journal.clone(),
+            body_ref: None,
             at_us: now,
         };
-        let json =
-            serde_json::to_string(&obituary).expect("an obituary has only string keys and no failing parts");
+        let mut json = headers::json(&obituary);
+        let mut body = parcel.body;
+        if body.len() + json.len() + LETTER_HEADERS > client.max_payload() {
+            // The letter and the text do not fit into one message: the text goes into the object store.
+            let name = format!("dead/{}/{}", self.lease.stream(), self.lease.stream_seq);
+            obituary.body_ref = Some(payloads::put_bytes(client, &name, &body).await?);
+            json = headers::json(&obituary);
+            body = Bytes::new();
+        }
         let id = self.address.as_ref().map_or_else(
             || format!("{}:{}:dead", self.lease.stream(), self.lease.stream_seq),
             |a| a.0.dead_message(&a.1),
         );
-        let own = crate::nats::job_headers(Some(&self.headers));
+        let own = crate::nats::job_headers(Some(&parcel.headers));
         let map = Headers::new()
             .with(headers::MESSAGE_ID, id)
             .with(headers::OBITUARY, json)
@@ -151,12 +219,13 @@ impl Ending {
             .with_some(headers::SCHEMA, own.schema)
             .with_some(headers::TRACEPARENT, own.traceparent);
         let subject = subjects::dead(&self.region, &self.model, self.failure.class);
-        publisher.publish(subject, map, self.payload.clone()).await.map(drop)
+        publisher.publish(subject, map, body).await?;
+        Ok(())
     }
 
     /// Attempts of which nobody will hear again, now that the job has ended: their runs may have been billed.
     async fn book_unfinished(&self, publisher: &Publisher, now: Micros) -> Result<(), PublishError> {
-        let Some(job) = &self.job else { return Ok(()) };
+        let Some(job) = &self.head else { return Ok(()) };
         for entry in
             self.journal.entries.iter().filter(|e| e.expected().is_some_and(|lines| !lines.is_empty()))
         {
@@ -195,7 +264,7 @@ impl Ending {
             usage: None,
             error: Some(self.failure.clone()),
             model: Some(self.model.clone()),
-            lane: self.job.as_ref().map(|j| j.subject.lane),
+            lane: self.head.as_ref().map(|j| j.subject.lane),
             provider: last.map(|e| e.pool.provider.clone()),
             region: last.map(|e| e.pool.region.clone()),
             attempts: self.journal.last_attempt(),
@@ -204,13 +273,18 @@ impl Ending {
             log: Some(LogPlace { stream: self.lease.stream().to_owned(), seq: self.lease.stream_seq }),
             timings: Timings { queued_us: total_us, total_us, ..Timings::default() },
             cost_usd: self.spent(),
-            labels: self.job.as_ref().map(|j| j.labels.clone()).unwrap_or_default(),
-            replay_of: self.job.as_ref().and_then(|j| j.replay_of),
+            labels: self.head.as_ref().map(|j| j.labels.clone()).unwrap_or_default(),
+            replay_of: self.head.as_ref().and_then(|j| j.replay_of),
             decision: self.decision.clone(),
             finished_us: now,
         };
-        let traceparent = self.job.as_ref().and_then(|j| j.traceparent.as_deref());
-        let (subject, map, body) = Address { tenant, mailbox, codec: *codec, traceparent }.result(&result);
+        let traceparent = self.head.as_ref().and_then(|j| j.traceparent.as_deref());
+        let address = Address { tenant, mailbox, codec: *codec, traceparent };
+        let (subject, map, body) = if self.failure.class == FailureClass::IdTaken {
+            address.result_of_taken_id(&result, self.lease.stream_seq)
+        } else {
+            address.result(&result)
+        };
         publisher.publish(subject, map, body).await.map(drop)
     }
 }

@@ -14,12 +14,12 @@ use routing::{
     pool::Pools,
     retry::{self, Verdict},
     retry_budget::{RetryBudget, RetryConfig},
-    track::Outcome,
+    track::{Ours, Outcome},
     warm::Warmth,
 };
 use schemas::{
     Micros, ModelToken, PoolId, ProviderId, Tenant, UsdNanos, failure::Failure, handover::Acceptances,
-    heartbeat::Heartbeat, job::Job,
+    heartbeat::Heartbeat, job::Job, journal::Journal,
 };
 
 use super::{
@@ -109,7 +109,14 @@ impl Beacon {
     }
 
     fn ask<'a>(want: &Want<'a>, affordable: &'a dyn Fn(&ProviderId, UsdNanos) -> bool) -> Ask<'a> {
-        Ask { avoid: want.avoid, ahead: want.ahead, affordable, ..Ask::of(want.job, want.journal) }
+        Ask {
+            avoid: want.avoid,
+            ahead: want.ahead,
+            held_for: want.held_for,
+            rests: want.rests,
+            affordable,
+            ..Ask::of(want.job, want.journal)
+        }
     }
 }
 
@@ -143,9 +150,6 @@ impl Router for Beacon {
         let Some(choice) = self.picker.pick(self.pools.as_slice(), ask, now, &mut self.rng) else {
             return held.get().map_or(Step::Wait, Step::WaitTenant);
         };
-        if choice.again {
-            return Step::Pause(retry::backoff(want.journal.counted(), &mut self.rng));
-        }
         if again {
             self.retries.try_retry(now);
         } else {
@@ -198,6 +202,15 @@ impl Router for Beacon {
 
     fn verdict(&mut self, want: &Want<'_>, failure: &Failure, now: Micros) -> Verdict {
         retry::verdict(want.job, want.journal, failure, now)
+    }
+
+    fn rest(&mut self, journal: &Journal) -> Duration {
+        retry::rest(journal, &mut self.rng).unwrap_or_default()
+    }
+
+    fn ours(&mut self, open: &[(usize, usize, Ours)]) {
+        let (names, models) = (&self.names, &self.models);
+        self.pools.set_ours(open.iter().map(|(pool, model, ours)| (&names[*pool], &models[*model], *ours)));
     }
 
     fn second(&mut self, now: Micros, orders: &mut Vec<(usize, usize, u32)>) {

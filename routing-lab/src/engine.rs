@@ -15,6 +15,7 @@ mod bank;
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
+use routing::track::Ours;
 use schemas::{
     Lane, Micros, PoolId,
     failure::FailureClass,
@@ -72,7 +73,11 @@ struct Live<S> {
     deadline: Micros,
     journal: Journal,
     avoid: Vec<PoolId>,
+    /// When it came into its line, for its first attempt or its next.
+    waits_since: Micros,
     not_before: Micros,
+    /// It goes back to a pool that failed it no sooner.
+    rests_until: Micros,
     attempts: u16,
     seat: Option<S>,
     /// Attempts that run, or are offered.
@@ -106,6 +111,7 @@ pub(super) struct Engine<'a, R: Router> {
     templates: Vec<Job>,
     baseline: Vec<bool>,
     orders: Vec<(usize, usize, u32)>,
+    open: Vec<(usize, usize, Ours)>,
     bank: Bank,
 }
 
@@ -140,6 +146,7 @@ impl<'a, R: Router> Engine<'a, R> {
             templates: templates(scenario),
             baseline: baseline.collect(),
             orders: Vec::new(),
+            open: Vec::new(),
             bank: Bank::default(),
         };
         engine.open();
@@ -259,7 +266,9 @@ impl<'a, R: Router> Engine<'a, R> {
             deadline,
             journal: Journal::default(),
             avoid: Vec::new(),
+            waits_since: self.now,
             not_before: START,
+            rests_until: START,
             attempts: 0,
             seat: None,
             runs: [None, None],
@@ -323,7 +332,15 @@ impl<'a, R: Router> Engine<'a, R> {
             }
             let template = &mut templates[job.subject];
             template.head.deadline = Some(job.deadline);
-            let want = Want { job: template, model, journal: &job.journal, avoid: &job.avoid, ahead };
+            let want = Want {
+                job: template,
+                model,
+                journal: &job.journal,
+                avoid: &job.avoid,
+                ahead,
+                held_for: now.since(job.waits_since),
+                rests: now < job.rests_until,
+            };
             match router.choose(&want, now) {
                 Step::Send(found) => {
                     sending = Some(found);
@@ -373,6 +390,7 @@ impl<'a, R: Router> Engine<'a, R> {
             sent,
             call: None,
             over: None,
+            taken: false,
             lapsed: false,
             sent_at: self.now,
         };
@@ -394,6 +412,16 @@ impl<'a, R: Router> Engine<'a, R> {
     }
 
     fn second(&mut self, region: usize) {
+        let mut open = std::mem::take(&mut self.open);
+        // A router forgets an offer that lapsed, even if somebody took it.
+        let known = self.attempts.iter().filter(|attempt| attempt.region == region && !attempt.lapsed);
+        open.extend(known.map(|attempt| {
+            let ours = if attempt.taken { Ours::RUNNING } else { Ours::OFFERED };
+            (attempt.sent.pool, attempt.sent.model, ours)
+        }));
+        self.desks[region].router.ours(&open);
+        open.clear();
+        self.open = open;
         let mut orders = std::mem::take(&mut self.orders);
         self.desks[region].router.second(self.now, &mut orders);
         for (pool, model, containers) in orders.drain(..) {

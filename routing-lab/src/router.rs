@@ -7,7 +7,7 @@ use routing::{
     budget::{Draw, Held},
     cold::Bin,
     retry::Verdict,
-    track::Outcome,
+    track::{Ours, Outcome},
 };
 use schemas::{
     Lane, Micros, PoolId, Tenant, UsdNanos, failure::Failure, handover::Acceptances, heartbeat::Heartbeat,
@@ -27,6 +27,10 @@ pub(super) struct Want<'a> {
     pub(super) avoid: &'a [PoolId],
     /// Jobs that wait for the same slots.
     pub(super) ahead: u32,
+    /// How long it has waited for this attempt.
+    pub(super) held_for: Duration,
+    /// Whether it rests after a failure.
+    pub(super) rests: bool,
 }
 
 /// Where an attempt goes, and what its end has to be told with.
@@ -83,6 +87,12 @@ pub(super) trait Router {
     fn vanished(&mut self, sent: &Sending, now: Micros);
     /// Whether another attempt follows one that failed; `want.journal` holds it.
     fn verdict(&mut self, want: &Want<'_>, failure: &Failure, now: Micros) -> Verdict;
+    /// All attempts of ours that are open, by pool and model. Once a second, so that no count of them drifts.
+    fn ours(&mut self, _: &[(usize, usize, Ours)]) {}
+    /// How long a job rests after a failure before it goes back to a pool that failed it. Others rest by rules of their own.
+    fn rest(&mut self, _: &Journal) -> Duration {
+        Duration::ZERO
+    }
     /// Once a second: what is to be kept warm, as pool, model and containers.
     fn second(&mut self, now: Micros, orders: &mut Vec<(usize, usize, u32)>);
 

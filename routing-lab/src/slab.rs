@@ -57,6 +57,10 @@ impl<T> Slab<T> {
         self.slots.len() - self.free.len()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|(_, thing)| thing.as_ref())
+    }
+
     /// All that live.
     pub(super) fn keys(&self) -> Vec<Key> {
         let slots = (0u32..).zip(&self.slots);

@@ -13,6 +13,10 @@ use schemas::{Lane, Micros};
 
 use crate::config::BreakerConfig;
 
+/// A probe without an outcome for so long counts as lost, and another may go: as long as the lease of a job outlives whoever held it.
+/// A provider that takes longer gets one more job a minute, which does no harm.
+pub const PROBE_LOST_AFTER: Duration = Duration::from_secs(60);
+
 /// A breaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breaker {
@@ -23,9 +27,22 @@ pub struct Breaker {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    Closed { failures: u32 },
-    Open { until: Micros },
-    HalfOpen { round: u32, sent: u32, succeeded: u32, since: Micros },
+    Closed {
+        failures: u32,
+    },
+    Open {
+        until: Micros,
+    },
+    HalfOpen {
+        /// Its probes are two to the power of this.
+        round: u32,
+        /// Probes of the round that have no outcome yet.
+        open: u32,
+        /// Probes of the round that succeeded.
+        succeeded: u32,
+        /// When the last probe was sent.
+        since: Micros,
+    },
 }
 
 /// What news did to a breaker.
@@ -54,15 +71,19 @@ pub const fn patience(lane: Lane) -> Duration {
     }
 }
 
+/// When a probe without an outcome counts as lost: never later than a breaker that stays open would be tried again.
+fn lost_after(config: &BreakerConfig) -> Duration {
+    PROBE_LOST_AFTER.min(config.open_max)
+}
+
 impl Breaker {
     /// Whether a job of this lane may go there now.
     pub fn admits(&self, config: &BreakerConfig, lane: Lane, now: Micros) -> bool {
         match &self.state {
             State::Closed { .. } => true,
             State::Open { until } => now >= *until + patience(lane),
-            // A probe whose outcome never came must not close the way for ever.
-            State::HalfOpen { round, sent, since, .. } => {
-                *sent < 1 << round || now.since(*since) > config.open_max
+            State::HalfOpen { round, open, succeeded, since } => {
+                open + succeeded < 1 << round || now.since(*since) > lost_after(config)
             }
         }
     }
@@ -85,22 +106,22 @@ impl Breaker {
         match &mut self.state {
             State::Closed { .. } => {}
             State::Open { .. } => {
-                self.state = State::HalfOpen { round: 0, sent: 1, succeeded: 0, since: now }
+                self.state = State::HalfOpen { round: 0, open: 1, succeeded: 0, since: now };
             }
-            State::HalfOpen { sent, since, .. } => {
-                if now.since(*since) > config.open_max {
-                    *sent = 0;
+            State::HalfOpen { open, since, .. } => {
+                if now.since(*since) > lost_after(config) {
+                    *open = 0;
                 }
                 *since = now;
-                *sent += 1;
+                *open += 1;
             }
         }
     }
 
     /// A job sent there was not taken: it says nothing about the provider.
     pub fn unsent(&mut self) {
-        if let State::HalfOpen { sent, .. } = &mut self.state {
-            *sent = sent.saturating_sub(1);
+        if let State::HalfOpen { open, .. } = &mut self.state {
+            *open = open.saturating_sub(1);
         }
     }
 
@@ -110,11 +131,12 @@ impl Breaker {
             State::Closed { failures } => *failures = 0,
             // Late news of jobs sent before it opened.
             State::Open { .. } => {}
-            State::HalfOpen { round, sent, succeeded, .. } => {
+            State::HalfOpen { round, open, succeeded, .. } => {
+                *open = open.saturating_sub(1);
                 *succeeded += 1;
                 if *succeeded >= 1 << *round {
                     *round += 1;
-                    (*sent, *succeeded) = (0, 0);
+                    (*open, *succeeded) = (0, 0);
                     if *round >= config.probes {
                         *self = Self::default();
                         return Turn::Closed;
@@ -197,6 +219,27 @@ mod tests {
         assert!(!breaker.admits(&config, Lane::Normal, until));
         assert!(!breaker.admits(&config, Lane::High, until + Duration::from_secs(1)));
         assert!(breaker.admits(&config, Lane::High, until + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_probe_whose_outcome_never_comes_is_lost_after_a_minute() {
+        let (config, mut rng, mut breaker) =
+            (BreakerConfig::default(), StdRng::seed_from_u64(1), Breaker::default());
+        breaker.open(&config, at(0), &mut rng);
+        breaker.sent(&config, at(10));
+        assert!(!breaker.admits(&config, Lane::Low, at(70)));
+        assert!(breaker.admits(&config, Lane::Low, at(71)));
+        // The next is the only one, and succeeds; of the two that follow, one is lost.
+        breaker.sent(&config, at(71));
+        assert!(!breaker.admits(&config, Lane::Low, at(71)));
+        breaker.succeeded(&config);
+        breaker.sent(&config, at(72));
+        breaker.sent(&config, at(72));
+        breaker.succeeded(&config);
+        assert!(!breaker.admits(&config, Lane::Low, at(132)));
+        assert!(breaker.admits(&config, Lane::Low, at(133)));
+        breaker.sent(&config, at(133));
+        assert!(!breaker.admits(&config, Lane::Low, at(133)), "one has succeeded, so one is enough");
     }
 
     #[test]

@@ -9,12 +9,14 @@
 //! - [`rate`] counts how often a provider throttles us.
 //! - [`limit`] finds how many jobs a provider runs at once without slowing down.
 //! - [`breaker`] keeps jobs away from a pool that fails, and takes it back by probes.
+//! - [`reports`] puts together what the workers of a pool say about a model.
 //! - [`track`] is all of this for one model at one pool, with what its workers last said.
 //! - [`pool`] is every pool that was heard of, and what is on its way there.
 //!
 //! **One job**
 //!
 //! - [`pick`] chooses a pool for a job, or says which gate keeps it from each pool.
+//! - [`never`] says when no pool could ever take a job, and which gate keeps it from all of them.
 //! - [`retry`] says what follows a failed attempt: another attempt after a pause, or the end of the job.
 //! - [`hedge`] says when a second attempt beside a slow one is worth its price.
 //!
@@ -35,10 +37,12 @@ pub mod limit;
 pub mod pool;
 pub mod quantiles;
 pub mod rate;
+pub mod reports;
 pub mod track;
 
 // One job.
 pub mod hedge;
+pub mod never;
 pub mod pick;
 pub mod retry;
 

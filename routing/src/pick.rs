@@ -10,8 +10,9 @@
 //! "Stochastic Network Optimization", 2010): the jobs that gain most by the baseline go there, the others pay for its
 //! absence least, and the share is met all the same since `D` is bounded.
 //!
-//! In a tier two are drawn by a power of the score and the better one is taken (Mitzenmacher, 2001), a pool nearly full losing to one
-//! that is not (Prequal, NSDI 2024): many dispatchers then do not herd, and figures stay fresh.
+//! Within a tier, two pools are drawn with a probability that falls with the twelfth power of the score, and the better of the two is
+//! taken (Mitzenmacher, 2001). A nearly full pool loses to one that is not (Prequal, NSDI 2024). So many dispatchers do not herd, and
+//! the figures of the second best stay fresh.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -47,8 +48,9 @@ const FAR_BETTER: f64 = 0.8;
 /// Low jobs that go where least is known, if that is a pool of which nothing was heard for [`STALE`].
 const EXPLORE: f64 = 0.01;
 const STALE: Duration = Duration::from_secs(300);
-/// How sharply the draw prefers a better score. OpenRouter's weights are inverse squares of the price; but a job that wakes a
-/// second provider's containers pays for their idle time too, so all but near ties go to the better one.
+/// A pool is drawn with weight `score^-12`: a score 6 % lower doubles the weight, so only near ties are shared. OpenRouter weighs by
+/// the inverse square of the price, which is too even here: a job that wakes a second provider's containers also pays for their idle
+/// time.
 const SHARPNESS: i32 = -12;
 /// A pool fuller than this loses to one that is not.
 const HOT: f64 = 0.8;
@@ -56,6 +58,10 @@ const HOT: f64 = 0.8;
 const USUAL_NEWS: f64 = 0.02;
 /// A wait for a good pool that is longer than this is worse than a bad pool now.
 const RELENT_AFTER: Duration = Duration::from_secs(1);
+/// How long a job waits for a pool that has not failed it before it goes back to one that has. Two dozen service times of a usual
+/// model: a slot that is really in use is free by then. Without a bound, a pool that is full for ever (it hangs, or somebody counts
+/// wrong) would hold the job for ever.
+pub const HOPE_FOR: Duration = Duration::from_secs(10);
 
 /// What a decision looks at besides the pools.
 #[derive(Clone, Copy)]
@@ -76,6 +82,10 @@ pub struct Ask<'a> {
     pub avoid: &'a [PoolId],
     /// Jobs that wait in front of it for the same slots.
     pub ahead: u32,
+    /// How long it has waited for this attempt.
+    pub held_for: Duration,
+    /// Whether it rests after a failure ([`crate::retry::rest`]): a pool that failed it must not take it yet.
+    pub rests: bool,
     /// Whether its tenant's budgets admit an attempt at that provider that may cost so much.
     pub affordable: &'a dyn Fn(&ProviderId, UsdNanos) -> bool,
 }
@@ -92,8 +102,23 @@ impl<'a> Ask<'a> {
             larger_than: None,
             avoid: &[],
             ahead: 0,
+            held_for: Duration::ZERO,
+            rests: false,
             affordable: &|_, _| true,
         }
+    }
+
+    /// Whether the job's lists let it run at that provider.
+    pub fn admits_provider(&self, provider: &ProviderId) -> bool {
+        let Routing { allow_providers, deny_providers, .. } = self.routing;
+        !deny_providers.contains(provider)
+            && (allow_providers.is_empty() || allow_providers.contains(provider))
+    }
+
+    /// Whether the job's list lets it run in that region.
+    pub fn admits_region(&self, region: &Region) -> bool {
+        let allowed = &self.routing.allow_regions;
+        allowed.is_empty() || allowed.contains(region)
     }
 }
 
@@ -272,14 +297,11 @@ impl Picker {
         now: Micros,
         rng: &mut impl Rng,
     ) -> Option<Refusal> {
-        let routing = ask.routing;
-        let (provider, region) = (&pool.id.provider, &pool.id.region);
-        if routing.deny_providers.contains(provider)
-            || !(routing.allow_providers.is_empty() || routing.allow_providers.contains(provider))
-        {
+        let provider = &pool.id.provider;
+        if !ask.admits_provider(provider) {
             return Some(Refusal::Provider);
         }
-        if !(routing.allow_regions.is_empty() || routing.allow_regions.contains(region)) {
+        if !ask.admits_region(&pool.id.region) {
             return Some(Refusal::Region);
         }
         if ask.larger_than.is_some_and(|size| track.served.size <= size) {
@@ -340,7 +362,7 @@ impl Picker {
             return false;
         }
         let hope = |s: &Seen| matches!(s.refused, Some(Refusal::Full | Refusal::Limit | Refusal::Suspect));
-        if self.seen.iter().any(hope) {
+        if ask.rests || (ask.held_for < HOPE_FOR && self.seen.iter().any(hope)) {
             return false;
         }
         let mut again = false;
@@ -469,7 +491,8 @@ impl Picker {
         }
     }
 
-    /// Draws two of those that are left by `score^-2` and takes the better: one that is nearly full loses.
+    /// Draws two of the pools that are left, each with weight `score^-12` ([`SHARPNESS`]), and takes the better one. A nearly full
+    /// pool loses to one that is not.
     fn draw(&mut self, among: impl Fn(&Seen) -> bool, rng: &mut impl Rng) -> Option<usize> {
         self.weights.clear();
         let mut total = 0.0;

@@ -16,7 +16,8 @@ use crate::{
     breaker::Turn,
     cold::Bin,
     config::BreakerConfig,
-    track::{Outcome, SLOW, Track},
+    reports::Report,
+    track::{Ours, Outcome, SLOW, Track},
 };
 
 /// Of another region's slots, so many stay for its own jobs.
@@ -26,6 +27,9 @@ const DELAY_NEWS: f64 = 0.1;
 /// The way takes no longer: a clock that is wrong must not make a pool look a day away.
 const DELAY_MAX: Duration = Duration::from_secs(1);
 
+/// A worker that was silent for so long is gone, and what it ran with it: by then its jobs have been delivered again.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
 /// A pool as we see it.
 #[derive(Clone, Debug)]
 pub struct Pool {
@@ -33,8 +37,6 @@ pub struct Pool {
     pub id: PoolId,
     /// By name. A few at most, and walked for every decision: a list is several times as fast as a tree.
     workers: Vec<(WorkerId, Worker)>,
-    /// Our own offers that nobody has answered yet.
-    pub offered: u32,
     /// A rate limit keeps it closed until then.
     pub closed_until: Micros,
     /// How long news from there takes, by their clock and ours.
@@ -82,7 +84,6 @@ impl Pool {
         Self {
             id,
             workers: Vec::new(),
-            offered: 0,
             closed_until: Micros::default(),
             delay: Duration::ZERO,
             tracks: Vec::new(),
@@ -144,7 +145,8 @@ impl Pool {
                 slots += w.slots;
             }
         }
-        (free.saturating_sub(self.offered), slots)
+        let offered: u32 = self.tracks.iter().map(|(_, track)| track.ours().offered).sum();
+        (free.saturating_sub(offered), slots)
     }
 
     fn each(&self) -> impl Iterator<Item = &Worker> {
@@ -191,7 +193,7 @@ impl Pools {
         &mut self.pools[index]
     }
 
-    /// Takes in a heartbeat heard at `now`. True when a provider seems to hang, and did not before.
+    /// Takes in a heartbeat heard at `now`. True if the provider seems to hang, and did not before.
     pub fn heartbeat(&mut self, beat: Heartbeat, now: Micros) -> bool {
         let pool = self.entry(&beat.pool);
         let before = pool.slots();
@@ -208,26 +210,42 @@ impl Pools {
             draining: beat.draining,
             healthy: beat.healthy.unwrap_or(true),
         };
+        let weight = if worker.draining { 0 } else { worker.slots };
         match pool.workers.binary_search_by(|(id, _)| id.cmp(&beat.worker)) {
             Ok(index) => pool.workers[index].1 = worker,
-            Err(index) => pool.workers.insert(index, (beat.worker, worker)),
+            Err(index) => pool.workers.insert(index, (beat.worker.clone(), worker)),
         }
         let slots = pool.slots();
-        let mut hangs = false;
-        for served in beat.models {
-            if let Some(track) = pool.track_mut(&served.model) {
-                hangs |= track.heard(served, before, slots, now);
-            } else {
-                pool.tracks.push((served.model.clone(), Track::new(served, slots)));
+        for (model, track) in &mut pool.tracks {
+            if !beat.models.iter().any(|served| served.model == *model) {
+                track.forget(&beat.worker);
             }
         }
+        let mut hangs = false;
+        for served in beat.models {
+            let report = Report { worker: beat.worker.clone(), weight, served };
+            if let Some(track) = pool.track_mut(&report.served.model) {
+                hangs |= track.heard(report, before, slots, now);
+            } else {
+                pool.tracks.push((report.served.model.clone(), Track::new(report, slots)));
+            }
+        }
+        pool.tracks.retain(|(_, track)| track.is_served());
         hangs
     }
 
-    /// Forgets workers that said nothing for a minute.
+    /// Forgets workers that said nothing for a minute, with all that they said.
     pub fn forget_silent(&mut self, now: Micros) {
-        for pool in &mut self.pools {
-            pool.workers.retain(|(_, w)| now.since(w.heard) < Duration::from_secs(60));
+        for Pool { workers, tracks, .. } in &mut self.pools {
+            workers.retain(|(id, worker)| {
+                let stays = now.since(worker.heard) < FORGOTTEN_AFTER;
+                if !stays {
+                    for (_, track) in tracks.iter_mut() {
+                        track.forget(id);
+                    }
+                }
+                stays
+            });
         }
     }
 
@@ -240,29 +258,39 @@ impl Pools {
         }
     }
 
+    /// Sets the attempts of our own that are open, as whoever owns the jobs knows them: one entry per attempt, or sums. Where none
+    /// is named there is none. So what was counted by the calls below cannot drift from the truth for longer than until the next
+    /// call of this one. Takes one look through the pools per entry.
+    pub fn set_ours<'a>(&mut self, open: impl IntoIterator<Item = (&'a PoolId, &'a ModelToken, Ours)>) {
+        for (_, track) in self.pools.iter_mut().flat_map(|pool| &mut pool.tracks) {
+            track.set_ours(Ours::default());
+        }
+        for (id, model, more) in open {
+            if let Some(track) = self.find(id).and_then(|pool| pool.track_mut(model)) {
+                let mut ours = track.ours();
+                ours += more;
+                track.set_ours(ours);
+            }
+        }
+    }
+
     /// An attempt is offered to the pool at `index`. Gives what its end must be told with.
     pub fn sent(&mut self, index: usize, model: &ModelToken, config: &BreakerConfig, now: Micros) -> Bin {
         let pool = &mut self.pools[index];
-        pool.offered += 1;
         pool.track_mut(model).map(|track| track.sent(config, now)).unwrap_or_default()
     }
 
     /// An offer was answered, or lapsed; `taken` when its attempt runs now.
     pub fn answered(&mut self, id: &PoolId, model: &ModelToken, taken: bool) {
-        let Some(pool) = self.find(id) else { return };
-        pool.offered = pool.offered.saturating_sub(1);
-        if let Some(track) = pool.track_mut(model) {
-            track.taken();
-            if !taken {
-                track.unsent();
-            }
+        if let Some(track) = self.find(id).and_then(|pool| pool.track_mut(model)) {
+            track.answered(taken);
         }
     }
 
     /// An attempt that was accepted will not be heard of again, or never called its provider.
     pub fn vanished(&mut self, id: &PoolId, model: &ModelToken) {
         if let Some(track) = self.find(id).and_then(|pool| pool.track_mut(model)) {
-            track.unsent();
+            track.vanished();
         }
     }
 
@@ -418,8 +446,37 @@ pub(crate) mod tests {
     fn our_own_offers_count_as_taken() {
         let (mut pools, now) = (Pools::default(), Micros::new(1_000_000));
         pools.heartbeat(beat("golem@us-east", 10, 4, 1), now);
-        pools.at(0).offered = 5;
+        let (pool, model) = ("golem@us-east".parse().unwrap(), "mistral-7b".parse().unwrap());
+        pools.set_ours([(&pool, &model, Ours { offered: 5, running: 1 })]);
         assert_eq!(pools.at(0).free(SILENT, now), (1, 10));
+    }
+
+    #[test]
+    fn attempts_whose_end_was_never_heard_do_not_fill_a_pool() {
+        let (mut pools, config, now) = (Pools::default(), BreakerConfig::default(), Micros::new(1_000_000));
+        let (pool, model): (PoolId, ModelToken) =
+            ("golem@us-east".parse().unwrap(), "mistral-7b".parse().unwrap());
+        pools.heartbeat(beat("golem@us-east", 10, 0, 1), now);
+        for taken in [true, false, true] {
+            pools.sent(0, &model, &config, now);
+            if taken {
+                pools.answered(&pool, &model, true);
+            }
+        }
+        let ours = |pools: &mut Pools| pools.at(0).track(&model).unwrap().ours();
+        assert_eq!(ours(&mut pools), Ours { offered: 1, running: 2 });
+        // Whoever owns the jobs knows of one that runs; the rest ended unheard.
+        let unknown = "modal@us-east".parse().unwrap();
+        pools.set_ours([(&pool, &model, Ours::RUNNING), (&unknown, &model, Ours::OFFERED)]);
+        assert_eq!(ours(&mut pools), Ours::RUNNING);
+        assert_eq!(pools.at(0).free(SILENT, now), (10, 10));
+        // News of those that were not counted any more takes nothing from the one that is.
+        pools.set_ours([(&pool, &model, Ours::RUNNING), (&pool, &model, Ours::OFFERED)]);
+        pools.answered(&pool, &model, false);
+        pools.answered(&pool, &model, false);
+        assert_eq!(ours(&mut pools), Ours::RUNNING);
+        pools.set_ours([]);
+        assert_eq!(pools.at(0).track(&model).unwrap().running(), 0);
     }
 
     #[test]
@@ -487,6 +544,60 @@ pub(crate) mod tests {
         let (fast, slow) = (Duration::from_millis(500), Duration::from_millis(2_500));
         served(&mut pools, 100, fast, fast, now);
         assert_eq!(served(&mut pools, 40, slow, slow, now), Change::None);
+    }
+
+    /// A heartbeat of one of several workers.
+    fn of(worker: &str, running: u32) -> Heartbeat {
+        let mut beat = beat("golem@us-east", 10, running, 1);
+        beat.worker = worker.parse().unwrap();
+        beat
+    }
+
+    #[test]
+    fn what_a_pool_runs_is_the_sum_of_its_workers_whoever_spoke_last() {
+        let (mut pools, now, model) =
+            (Pools::default(), Micros::new(1_000_000), "llama-3-2-1b".parse().unwrap());
+        pools.heartbeat(of("w1", 10), now);
+        pools.heartbeat(of("w2", 2), now);
+        assert_eq!(pools.at(0).track(&model).unwrap().running(), 12);
+        pools.heartbeat(of("w1", 9), now);
+        assert_eq!(pools.at(0).track(&model).unwrap().running(), 11);
+        let later = now + Duration::from_secs(59);
+        pools.heartbeat(of("w2", 2), later);
+        pools.forget_silent(later + Duration::from_secs(1));
+        assert_eq!(pools.at(0).track(&model).unwrap().running(), 2);
+        pools.forget_silent(later + Duration::from_secs(60));
+        assert_eq!(pools.at(0).track(&model).unwrap().running(), 0);
+    }
+
+    #[test]
+    fn one_hung_worker_of_many_does_not_make_the_pool_hang() {
+        let (mut pools, now) = (Pools::default(), Micros::new(1_000_000));
+        let worker = |n: usize, overdue: u32| {
+            let mut beat = of(&format!("w{n}"), 8);
+            beat.models[0].overdue = overdue;
+            beat
+        };
+        for n in 0..9 {
+            assert!(!pools.heartbeat(worker(n, 0), now));
+        }
+        assert!(!pools.heartbeat(worker(9, 8), now), "8 of 80");
+        assert!(!pools.heartbeat(worker(8, 8), now), "16 of 80");
+        assert!(pools.heartbeat(worker(7, 8), now), "24 of 80");
+    }
+
+    #[test]
+    fn a_model_that_no_worker_lists_any_more_is_not_served() {
+        let (mut pools, now, model) =
+            (Pools::default(), Micros::new(1_000_000), "mistral-7b".parse().unwrap());
+        pools.heartbeat(of("w1", 0), now);
+        pools.heartbeat(of("w2", 0), now);
+        for (worker, served) in [("w1", true), ("w2", false)] {
+            let mut beat = of(worker, 0);
+            beat.models.pop();
+            pools.heartbeat(beat, now);
+            assert_eq!(pools.at(0).track(&model).is_some(), served);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use schemas::{
-    Lane, Micros, UsdNanos,
+    Lane, Micros, UsdNanos, WorkerId,
     failure::{BreakerEffect, FailureClass},
     heartbeat::ServedModel,
 };
@@ -16,6 +16,7 @@ use crate::{
     limit::Limit,
     quantiles::Quantiles,
     rate::Rate,
+    reports::{Report, Reports},
 };
 
 /// So many times slower than it was, and than the others, is suspicious (Huang et al., "Gray Failure", HotOS 2017).
@@ -39,12 +40,10 @@ const RATE_COUNT: u32 = 10;
 /// One model at one pool.
 #[derive(Clone, Debug)]
 pub struct Track {
-    /// What its workers say.
+    /// What its workers say, put together.
     pub served: ServedModel,
-    /// Attempts of ours there: offered, or accepted and not ended.
-    pub ours: u32,
-    /// Attempts of ours that are offered and not answered.
-    pub offered: u32,
+    reports: Reports,
+    ours: Ours,
     /// Whether it is left alone.
     pub breaker: Breaker,
     standing: Standing,
@@ -55,6 +54,35 @@ pub struct Track {
     heard: Micros,
     /// The part of a job's expected cost that is not billed by time.
     fixed: UsdNanos,
+}
+
+/// Attempts of our own that are open at a pool. Whoever owns the jobs knows them and sets them ([`crate::pool::Pools::set_ours`]);
+/// between two settings they are adjusted by what happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ours {
+    /// Offered and not answered.
+    pub offered: u32,
+    /// Accepted and not ended.
+    pub running: u32,
+}
+
+impl Ours {
+    /// One attempt that is offered.
+    pub const OFFERED: Self = Self { offered: 1, running: 0 };
+    /// One attempt that runs.
+    pub const RUNNING: Self = Self { offered: 0, running: 1 };
+
+    /// All of them.
+    pub const fn all(self) -> u32 {
+        self.offered.saturating_add(self.running)
+    }
+}
+
+impl std::ops::AddAssign for Ours {
+    fn add_assign(&mut self, more: Self) {
+        self.offered = self.offered.saturating_add(more.offered);
+        self.running = self.running.saturating_add(more.running);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,13 +126,17 @@ pub struct Expected {
 const COLD_RARE: f64 = 0.05;
 
 impl Track {
-    /// Of which only the worker's word is known.
-    pub fn new(served: ServedModel, slots: u32) -> Self {
+    /// A model of which only one worker's word is known.
+    pub fn new(report: Report, slots: u32) -> Self {
+        let served = report.served.clone();
+        let mut reports = Reports::default();
+        reports.hear(report);
+        let (served, fixed) = reports.combined().unwrap_or((served, UsdNanos::ZERO));
         Self {
-            fixed: fixed(&served),
+            fixed,
             served,
-            ours: 0,
-            offered: 0,
+            reports,
+            ours: Ours::default(),
             breaker: Breaker::default(),
             standing: Standing::Good,
             service: Quantiles::default(),
@@ -115,19 +147,48 @@ impl Track {
         }
     }
 
-    /// Takes in what a worker says. True when the provider seems to hang, and did not before.
-    pub fn heard(&mut self, served: ServedModel, slots_before: u32, slots: u32, now: Micros) -> bool {
+    /// Takes in what a worker says. True if the provider seems to hang, and did not before.
+    pub fn heard(&mut self, report: Report, slots_before: u32, slots: u32, now: Micros) -> bool {
         self.limit.resize(slots_before, slots);
         self.service.turn(now);
-        let hangs = served.overdue >= OVERDUE_MIN.max(served.running / 4);
-        self.fixed = fixed(&served);
-        self.served = served;
-        hangs && self.suspect(now)
+        self.reports.hear(report);
+        self.combine();
+        self.served.overdue >= OVERDUE_MIN.max(self.served.running / 4) && self.suspect(now)
+    }
+
+    /// Drops what a worker said: it is gone, or serves the model no more.
+    pub fn forget(&mut self, worker: &WorkerId) {
+        if self.reports.forget(worker) {
+            self.combine();
+        }
+    }
+
+    /// Whether a worker that is known serves the model.
+    pub fn is_served(&self) -> bool {
+        !self.reports.is_empty()
+    }
+
+    fn combine(&mut self) {
+        if let Some(combined) = self.reports.combined() {
+            (self.served, self.fixed) = combined;
+        } else {
+            (self.served.running, self.served.overdue) = (0, 0);
+        }
     }
 
     /// Jobs of the model there, as far as we know.
     pub fn running(&self) -> u32 {
-        self.ours.max(self.served.running + self.offered)
+        self.ours.all().max(self.served.running.saturating_add(self.ours.offered))
+    }
+
+    /// Attempts of our own that are open there.
+    pub const fn ours(&self) -> Ours {
+        self.ours
+    }
+
+    /// Sets them.
+    pub const fn set_ours(&mut self, ours: Ours) {
+        self.ours = ours;
     }
 
     /// Jobs of the model that may run there at once.
@@ -151,7 +212,7 @@ impl Track {
         match self.standing {
             Standing::Good => false,
             Standing::Suspect { probes, not_before, .. } => {
-                self.ours < probes && now >= not_before + patience(lane)
+                self.ours.all() < probes && now >= not_before + patience(lane)
             }
         }
     }
@@ -240,21 +301,25 @@ impl Track {
         let running = self.running() + 1;
         let bin = self.cold.bin(running, now);
         self.cold.started(running, now);
-        self.ours += 1;
-        self.offered += 1;
+        self.ours += Ours::OFFERED;
         self.breaker.sent(config, now);
         bin
     }
 
-    /// The offer was taken.
-    pub fn taken(&mut self) {
-        self.offered = self.offered.saturating_sub(1);
+    /// An offer was answered, or lapsed; `taken` if its attempt runs now.
+    pub fn answered(&mut self, taken: bool) {
+        self.ours.offered = self.ours.offered.saturating_sub(1);
+        if taken {
+            self.ours += Ours::RUNNING;
+        } else {
+            self.breaker.unsent();
+        }
     }
 
-    /// The offer was not taken, or its attempt never called the provider.
-    pub fn unsent(&mut self) {
+    /// An attempt that was taken will not be heard of again, or never called the provider.
+    pub fn vanished(&mut self) {
         self.breaker.unsent();
-        self.ours = self.ours.saturating_sub(1);
+        self.ours.running = self.ours.running.saturating_sub(1);
     }
 
     /// An attempt of ours ended.
@@ -268,7 +333,7 @@ impl Track {
         rng: &mut impl Rng,
     ) -> Turn {
         let running = self.running();
-        self.ours = self.ours.saturating_sub(1);
+        self.ours.running = self.ours.running.saturating_sub(1);
         self.heard = now;
         let Some(class) = outcome.failed else {
             self.succeeded(outcome, bin, running, slots, now);
@@ -346,10 +411,4 @@ impl Track {
         self.standing = Standing::Suspect { probes: 1, ended: 0, slower: 0.0, not_before: now + REST };
         true
     }
-}
-
-/// A worker's expected cost is at its own median.
-fn fixed(served: &ServedModel) -> UsdNanos {
-    let timed = served.second_usd.for_seconds(Duration::from_micros(served.p50_us));
-    timed.and_then(|timed| served.expected_cost_usd.checked_sub(timed)).unwrap_or_default()
 }

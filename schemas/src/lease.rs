@@ -1,6 +1,6 @@
 //! The lease: the right to finish a job. It *is* the JetStream ack subject of the job's delivery.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,17 @@ impl Lease {
     pub fn consumer(&self) -> &str {
         &self.subject[self.consumer.0..self.consumer.1]
     }
+}
+
+/// How long before `ack_wait` the holder of a lease counts it as lost.
+///
+/// After `ack_wait` the server delivers the job again, and it does not fence: an ack, a nak or an extension by the earlier
+/// holder then acts on the new holder's delivery. So a holder stops early enough for what it has sent to arrive, and for
+/// two hosts whose clocks differ to agree. A sixth of `ack_wait` is 10 s at the default of 60 s, so an extension at a
+/// third leaves half of the time for requests that are lost. The floor of 200 ms is for the short leases of tests, where
+/// a sixth would be less than a request may take.
+pub fn margin(ack_wait: Duration) -> Duration {
+    (ack_wait / 6).max(Duration::from_millis(200))
 }
 
 impl TryFrom<String> for Lease {
@@ -126,6 +137,16 @@ mod tests {
         check("$JS.ACK.JOBS_us-east.d-m-high.2.17.40.1795000000000001999.3");
         check("$JS.ACK._.Ab12cd.JOBS_us-east.d-m-high.2.17.40.1795000000000001999.3");
         check("$JS.ACK.hub.Ab12cd.JOBS_us-east.d-m-high.2.17.40.1795000000000001999.3.rAnD");
+    }
+
+    #[test]
+    fn a_lease_counts_as_lost_a_sixth_before_its_end_and_never_less_than_a_request_takes() {
+        let (secs, millis) = (Duration::from_secs, Duration::from_millis);
+        for (ack_wait, expected) in
+            [(secs(60), secs(10)), (secs(3), millis(500)), (secs(1), millis(200)), (secs(0), millis(200))]
+        {
+            assert_eq!(margin(ack_wait), expected, "{ack_wait:?}");
+        }
     }
 
     #[test]

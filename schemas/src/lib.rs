@@ -2,7 +2,7 @@
 //!
 //! Nothing here awaits, logs, reads a clock or touches the network. Reading order: the small types
 //! ([`token`], [`ids`], [`money`], [`time`]), then what travels ([`job`], [`reply`], [`cost`], [`handover`],
-//! [`heartbeat`], [`live`], [`dead`], [`cancel`], [`recurring`], [`why`]), then what decides ([`failure`], [`state`]), then the map ([`subjects`],
+//! [`heartbeat`], [`live`], [`dead`], [`cancel`], [`recurring`], [`why`]), then what decides ([`failure`]), then the map ([`subjects`],
 //! [`catalog`], [`topology`], [`prices`]).
 
 pub mod cancel;
@@ -24,7 +24,6 @@ pub mod money;
 pub mod prices;
 pub mod recurring;
 pub mod reply;
-pub mod state;
 pub mod subjects;
 pub mod time;
 pub mod token;

@@ -1,11 +1,13 @@
-//! How Beacon speaks JetStream: what producers, dispatchers and workers would otherwise each write again.
+//! How Beacon speaks JetStream: the code that producers, dispatchers and workers would otherwise each write again.
 //!
-//! [`link`] connects, [`api`] asks the server, [`topology`] makes the server agree with the map in
-//! `schemas::topology`, [`publisher`] stores messages with many on the way, [`acks`] finishes leases and makes sure
-//! of it, [`replies`] writes results and costs, [`stored`] finds results that exist already, [`bucket`] reads and writes small values, [`cancels`] hears what
-//! is taken back, [`delayed`] stores what is to run later,
-//! [`recurring`] what comes again and again, [`unique`] what must not,
-//! [`payloads`] holds inputs that are too large for a message, [`counters`] adds up what many spend.
+//! - Connect and ask: [`link`] opens a connection, [`api`] asks the server, [`topology`] makes the server agree with the
+//!   map in `schemas::topology`.
+//! - Store and finish: [`publisher`] stores many messages at once, [`acks`] finishes leases and confirms each ack.
+//! - Messages: [`replies`] writes results and costs, [`stored`] finds results that exist already, [`bucket`] reads and
+//!   writes small values, [`cancels`] follows cancellations, [`delayed`] stores jobs for later, [`recurring`] stores
+//!   repeated jobs, [`unique`] claims unique keys, [`payloads`] holds inputs that are too large for a message,
+//!   [`counters`] adds up what many processes spend.
+//! - Together: [`role`] is what a dispatcher and a worker both stand on.
 
 pub mod acks;
 pub mod api;
@@ -19,6 +21,7 @@ pub mod payloads;
 pub mod publisher;
 pub mod recurring;
 pub mod replies;
+pub mod role;
 pub mod stored;
 pub mod topology;
 pub mod unique;
@@ -26,3 +29,4 @@ pub mod unique;
 pub use clock::SystemClock;
 pub use link::{Link, LinkConfig, LinkError};
 pub use publisher::{Headers, PublishError, Publisher, Stored};
+pub use role::Role;

@@ -63,21 +63,31 @@ async fn store(client: &Client) -> Result<ObjectStore, PayloadError> {
 /// Stores a job's input under the job's id; when it returns, the input is stored.
 pub async fn put(client: &Client, job: JobId, input: &Input) -> Result<InputRef, PayloadError> {
     let bytes = serde_json::to_vec(input).expect("an input has only string keys and no failing parts");
+    put_bytes(client, &job.to_string(), &bytes).await
+}
+
+/// Stores bytes under a name; when it returns, they are stored.
+pub async fn put_bytes(client: &Client, name: &str, bytes: &[u8]) -> Result<InputRef, PayloadError> {
     let size = bytes.len() as u64;
     if size > INPUT_MAX {
         return Err(PayloadError::TooLarge(size));
     }
-    let name = job.to_string();
     let putting = async {
-        let mut reader = bytes.as_slice();
-        store(client).await?.put(name.as_str(), &mut reader).await.map_err(store_error)
+        let mut reader = bytes;
+        store(client).await?.put(name, &mut reader).await.map_err(store_error)
     };
     timeout(PATIENCE, putting).await??;
-    Ok(InputRef { object: name, bytes: size })
+    Ok(InputRef { object: name.to_owned(), bytes: size })
 }
 
 /// Fetches an input.
 pub async fn get(client: &Client, stored: &InputRef) -> Result<Input, PayloadError> {
+    let bytes = get_bytes(client, stored).await?;
+    serde_json::from_slice(&bytes).map_err(|source| PayloadError::Unreadable(stored.object.clone(), source))
+}
+
+/// Fetches bytes.
+pub async fn get_bytes(client: &Client, stored: &InputRef) -> Result<Vec<u8>, PayloadError> {
     if stored.bytes > INPUT_MAX {
         return Err(PayloadError::TooLarge(stored.bytes));
     }
@@ -97,8 +107,7 @@ pub async fn get(client: &Client, stored: &InputRef) -> Result<Input, PayloadErr
         object.read_to_end(&mut bytes).await.map_err(store_error)?;
         Ok(bytes)
     };
-    let bytes = timeout(PATIENCE, getting).await??;
-    serde_json::from_slice(&bytes).map_err(|source| PayloadError::Unreadable(name.to_owned(), source))
+    timeout(PATIENCE, getting).await?
 }
 
 /// Removes an input that nobody needs any more; one that is gone already is no error.

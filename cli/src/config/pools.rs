@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
+use routing::never::{KnownModel, KnownPool};
 use schemas::{
-    PoolId, ProviderId, Region, WorkerId, prices::PriceBook, time::Clock as _, topology::Settings,
+    Micros, PoolId, ProviderId, Region, WorkerId, prices::PriceBook, time::Clock as _, topology::Settings,
 };
 use serde::Deserialize;
 use simulators::SimulatorConfig;
@@ -20,6 +21,7 @@ use workers::{
         Billing, Dialect,
         replicate::{AccountLimits, InputKeys, Target},
     },
+    booking,
     webhooks::Webhooks,
 };
 
@@ -108,6 +110,19 @@ pub(crate) struct Pool {
     call_timeout: Duration,
     price_name: ProviderId,
     health_every: Option<Duration>,
+}
+
+impl Pool {
+    /// What a dispatcher knows of it before anything was heard of it: its models, and what an attempt there is expected to cost by
+    /// the prices in force at `at`.
+    pub(crate) fn known(&self, prices: &PriceBook, at: Micros) -> KnownPool {
+        let known = |model: &PoolModel| KnownModel {
+            model: model.model.clone(),
+            size: model.size,
+            least_cost: booking::expected_cost(prices, &self.price_name, &model.sku, model.expected, at),
+        };
+        KnownPool { id: self.id.clone(), models: self.models.iter().map(known).collect() }
+    }
 }
 
 /// What a pool needs to know of the process it runs in.

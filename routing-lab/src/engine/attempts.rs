@@ -35,6 +35,8 @@ pub(super) struct Attempt {
     pub(super) sent: Sending,
     pub(super) call: Option<Call>,
     pub(super) over: Option<Over>,
+    /// Its router heard that it was taken.
+    pub(super) taken: bool,
     /// Its offer was given up, so that its router knows of it no more.
     pub(super) lapsed: bool,
     pub(super) sent_at: Micros,
@@ -77,12 +79,13 @@ impl<R: Router> Engine<'_, R> {
 
     /// A worker's answer is heard.
     pub(super) fn answer(&mut self, key: Key, taken: bool) {
-        let Some(attempt) = self.attempts.get(key) else { return };
+        let Some(attempt) = self.attempts.get_mut(key) else { return };
         let (sent, region) = (attempt.sent, attempt.region);
         if self.world.is_cut(sent.pool) {
             self.after(LAPSE, What::Lapse(key));
             return;
         }
+        attempt.taken = taken;
         let router = &mut self.desks[region].router;
         router.load(sent.pool, self.world.news(sent.pool), self.now);
         router.answered(&sent, taken, self.now);
@@ -124,6 +127,7 @@ impl<R: Router> Engine<'_, R> {
         let Some(job) = self.jobs.get_mut(key) else { return };
         let Arrival { region, model, .. } = job.arrival;
         let Some(seat) = job.seat.take() else { return };
+        job.waits_since = self.now;
         let desk = &mut self.desks[region];
         desk.lines[model].corrected(&seat, expected, actual);
         desk.lines[model].put_back(seat, key);
@@ -261,10 +265,21 @@ impl<R: Router> Engine<'_, R> {
         }
         let template = &mut self.templates[job.subject];
         template.head.deadline = Some(job.deadline);
-        let want =
-            Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &[], ahead: 0 };
-        match self.desks[attempt.region].router.verdict(&want, &failure, self.now) {
-            Verdict::Again { .. } => self.requeue(key, attempt.sent.expected, cost),
+        let want = Want {
+            job: template,
+            model: job.arrival.model,
+            journal: &job.journal,
+            avoid: &[],
+            ahead: 0,
+            held_for: Duration::ZERO,
+            rests: false,
+        };
+        let router = &mut self.desks[attempt.region].router;
+        match router.verdict(&want, &failure, self.now) {
+            Verdict::Again { .. } => {
+                job.rests_until = self.now + router.rest(&job.journal);
+                self.requeue(key, attempt.sent.expected, cost);
+            }
             Verdict::End(Status::Expired, _) => self.end_job(key, End::Expired),
             Verdict::End(Status::Succeeded | Status::Failed | Status::Cancelled, _) => {
                 self.end_job(key, End::Failed);
@@ -299,8 +314,15 @@ impl<R: Router> Engine<'_, R> {
         let template = &mut self.templates[job.subject];
         template.head.deadline = Some(job.deadline);
         let avoid = [self.scenario.pools[pool].id.clone()];
-        let want =
-            Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &avoid, ahead: 0 };
+        let want = Want {
+            job: template,
+            model: job.arrival.model,
+            journal: &job.journal,
+            avoid: &avoid,
+            ahead: 0,
+            held_for: Duration::ZERO,
+            rests: false,
+        };
         if let Some(sent) = self.desks[region].router.hedge(&want, self.now) {
             self.send(job_key, region, sent);
         }

@@ -1,21 +1,22 @@
-//! Jobs that wait here for a place: a fair line for each (region, model). Pure.
+//! The lines in which jobs wait for a pool: a fair line for each (region, model).
 //!
 //! Most jobs wait in the server and pass through here in a moment. Those stay for which no pool is open or a budget has nothing
 //! left, and, while several tenants want the same slots, as many as it takes to see beyond those of the one that came first.
+//! A line holds the keys of jobs. A key whose job has left by another way stays as a leftover until its turn comes.
 
 use std::{collections::HashMap, time::Duration};
 
-use routing::fair::{LENIENT, Line};
+use routing::fair::{LENIENT, Line, Ticket};
 use schemas::{Micros, ModelToken, Region, Tenant};
 
-use crate::flight::Flight;
+use super::{JobKey, record::Record};
 
 /// A tenant of whom nothing came for so long does not compete any more.
 const COMPETES: Duration = Duration::from_secs(60);
 
 /// All lines.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct Lines {
     groups: Vec<Group>,
     weights: HashMap<Tenant, u32>,
 }
@@ -28,31 +29,26 @@ pub struct Group {
     /// For which model.
     pub model: ModelToken,
     /// Who waits.
-    pub line: Line<Box<Flight>>,
+    pub line: Line<JobKey>,
     /// Whose jobs came lately, and when the last did.
     tenants: HashMap<Tenant, Micros>,
 }
 
-impl Waiting {
+impl Lines {
     /// Nobody waits. Tenants without a weight have 1.
     pub fn new(weights: HashMap<Tenant, u32>) -> Self {
         Self { groups: Vec::new(), weights }
     }
 
-    /// Adds a job that is held since `now`.
-    pub fn push(&mut self, mut flight: Flight, now: Micros) {
-        flight.held_since = now;
-        let subject = flight.job.subject.clone();
+    /// Puts a job into its line and gives its place there.
+    pub fn push(&mut self, key: JobKey, record: &Record, now: Micros) -> Ticket {
+        let subject = &record.head.subject;
         let weight = self.weights.get(&subject.tenant).copied().unwrap_or(1);
         let group = self.group(&subject.region, &subject.model);
-        if let Some(last) = group.tenants.get_mut(&subject.tenant) {
-            *last = now;
-        } else {
-            group.tenants.insert(subject.tenant.clone(), now);
-        }
-        // One that comes again keeps its place among its tenant's: it counts from when it was stored.
-        let due = flight.job.deadline.unwrap_or(flight.lease.stored_at + LENIENT);
-        group.line.push(subject.lane, &subject.tenant, weight, Some(due), now, Box::new(flight));
+        group.expect(&subject.tenant, now);
+        // A job that comes again keeps its place among its tenant's: it counts from when it was stored.
+        let due = record.head.deadline.unwrap_or(record.lease.stored_at + LENIENT);
+        group.line.push(subject.lane, &subject.tenant, weight, Some(due), now, key)
     }
 
     /// The line of a region and model.
@@ -75,27 +71,6 @@ impl Waiting {
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
-
-    /// Everyone who waits.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flight> {
-        self.groups.iter_mut().flat_map(|g| g.line.iter_mut().map(|(_, _, flight)| flight.as_mut()))
-    }
-
-    /// Takes out all that `out` names.
-    pub fn remove_if(&mut self, mut out: impl FnMut(&Flight) -> bool) -> Vec<Flight> {
-        let removed = |g: &mut Group| g.line.remove_if(|_, flight| out(flight));
-        self.groups.iter_mut().flat_map(removed).map(|entry| *entry.item).collect()
-    }
-
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.groups.iter().map(|g| g.line.len()).sum()
-    }
-
-    /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.groups.iter().all(|g| g.line.is_empty())
-    }
 }
 
 impl Group {
@@ -107,8 +82,12 @@ impl Group {
         self.tenants.len() > 1
     }
 
-    /// Somebody's jobs are on their way here.
-    pub fn expect(&mut self, tenant: Tenant, now: Micros) {
-        self.tenants.insert(tenant, now);
+    /// A tenant's jobs are here, or on their way here.
+    pub fn expect(&mut self, tenant: &Tenant, now: Micros) {
+        if let Some(last) = self.tenants.get_mut(tenant) {
+            *last = now;
+        } else {
+            self.tenants.insert(tenant.clone(), now);
+        }
     }
 }
