@@ -6,6 +6,9 @@
 //!                                 └─ lease lost ▶ stop; touch nothing
 //! ```
 
+pub mod course;
+mod settled;
+
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -47,6 +50,8 @@ use crate::{
     provider::{Call, Ended, Progress as _, Success, Trail, UsedItem},
 };
 
+pub use self::settled::Settled;
+
 /// What every attempt of a pool needs.
 pub struct Bench {
     /// The pool's settings.
@@ -67,35 +72,6 @@ pub struct Bench {
     pub metrics: PoolMetrics,
     /// Cancelled when the grace period is over: running calls are dropped and given back.
     pub stop: CancellationToken,
-}
-
-/// How an attempt ended: for the pool's statistics, and for the dispatcher that offered it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settled {
-    /// What went wrong; nothing when it gave a result.
-    pub failed: Option<FailureClass>,
-    /// How long the provider asked us to stay away, microseconds.
-    pub retry_after_us: Option<u64>,
-    /// How long the provider took, its cold start left out.
-    pub service: Duration,
-    /// How long its cold start took.
-    pub cold: Duration,
-    /// What it cost.
-    pub cost: UsdNanos,
-    /// Whether it failed and did not give the job back, since another attempt runs beside it.
-    pub kept: bool,
-}
-
-impl Settled {
-    /// It never called the provider, or its outcome says nothing about it.
-    pub const NOTHING: Self = Self {
-        failed: Some(FailureClass::WorkerLost),
-        retry_after_us: None,
-        service: Duration::ZERO,
-        cold: Duration::ZERO,
-        cost: UsdNanos::ZERO,
-        kept: false,
-    };
 }
 
 /// What a dispatcher asks of an attempt while it runs.

@@ -14,6 +14,7 @@ pub mod nats;
 mod notebook;
 pub mod pool;
 pub mod provider;
+pub mod shift;
 pub mod stats;
 pub mod webhooks;
 
