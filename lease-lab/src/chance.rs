@@ -34,6 +34,11 @@ impl Chance {
         Self(mix(mix(seed) ^ (purpose as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
+    /// A sequence of its own for a part of what this one is for.
+    pub(crate) fn fork(&mut self) -> Self {
+        Self(self.bits())
+    }
+
     /// The next 64 bits.
     pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

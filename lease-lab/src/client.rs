@@ -10,10 +10,10 @@ use std::{
 use schemas::{Micros, lease::Lease};
 
 use crate::{
+    desk::Desk,
     net::{LINES, Line, Subscription},
     server::ELECTED,
     wire::{Ack, Body, Message, Refusal, Told},
-    world::Desk,
 };
 
 /// A message that was not acknowledged for so long is sent again.
@@ -104,7 +104,14 @@ impl<T> Client<T> {
     }
 
     /// Asks for something, and gives up after `patience`.
-    pub(crate) fn request(&mut self, token: T, line: Line, message: Message, patience: Duration, desk: &mut Desk<'_>) {
+    pub(crate) fn request(
+        &mut self,
+        token: T,
+        line: Line,
+        message: Message,
+        patience: Duration,
+        desk: &mut Desk<'_>,
+    ) {
         let number = self.number();
         desk.send(line, message.with_reply(self.reply(line, number)));
         self.open.insert(number, Open::Request { token, until: desk.now() + patience });
@@ -202,7 +209,9 @@ impl<T> Client<T> {
                     *again = now + RESEND_AFTER;
                     desk.send(*line, message.clone());
                 }
-                Open::Request { until, .. } | Open::Confirm { until, .. } if *until <= now => late.push(*number),
+                Open::Request { until, .. } | Open::Confirm { until, .. } if *until <= now => {
+                    late.push(*number)
+                }
                 Open::Publish { .. } | Open::Request { .. } | Open::Confirm { .. } => {}
             }
         }
@@ -229,7 +238,8 @@ impl<T> Client<T> {
             if ring.again.is_some_and(|at| at <= now) {
                 ring.send_again(desk);
             }
-            while ring.entries.front().is_some_and(|e| e.confirmed.is_some_and(|at| now.since(at) >= SETTLE)) {
+            while ring.entries.front().is_some_and(|e| e.confirmed.is_some_and(|at| now.since(at) >= SETTLE))
+            {
                 ring.entries.pop_front();
                 ring.base += 1;
             }
@@ -242,7 +252,8 @@ impl<T> Client<T> {
         }
         for (of, epoch, below, subject) in asks {
             let number = self.number();
-            let message = Message::new(subject, Body::Ack(Ack::Done)).with_reply(self.reply(Line::Control, number));
+            let message =
+                Message::new(subject, Body::Ack(Ack::Done)).with_reply(self.reply(Line::Control, number));
             desk.send(Line::Control, message);
             self.open.insert(number, Open::Confirm { of, epoch, below, until: now + CONFIRM_WITHIN });
         }
@@ -251,7 +262,9 @@ impl<T> Client<T> {
     /// When something is due next.
     pub(crate) fn wake_at(&self) -> Option<Micros> {
         let open = self.open.values().map(|open| match open {
-            Open::Publish { again: at, .. } | Open::Request { until: at, .. } | Open::Confirm { until: at, .. } => *at,
+            Open::Publish { again: at, .. }
+            | Open::Request { until: at, .. }
+            | Open::Confirm { until: at, .. } => *at,
         });
         let ringing = self.rings.values().any(|ring| !ring.entries.is_empty());
         open.chain(ringing.then_some(self.confirm_at)).min()

@@ -216,10 +216,14 @@ impl Net {
         (now + pause).max(self.connection(host, line).cut_until)
     }
 
-    /// Whether a client without a session could have one now, as far as the network goes.
-    pub(crate) fn may_connect(&mut self, host: Host, line: Line, now: Micros) -> bool {
-        let connection = self.connection(host, line);
-        connection.session.is_none() && connection.cut_until <= now
+    /// Whether a client has no session.
+    pub(crate) fn is_open(&self, host: Host, line: Line) -> bool {
+        self.lines[host][line as usize].session.is_none()
+    }
+
+    /// Whether the network lets a client connect now.
+    pub(crate) fn may_connect(&self, host: Host, line: Line, now: Micros) -> bool {
+        self.lines[host][line as usize].cut_until <= now
     }
 
     /// A new session. Gives it, what it subscribes to, and what had to wait for it.
@@ -234,11 +238,6 @@ impl Net {
         let connection = self.connection(host, line);
         connection.session = Some(session);
         (session, connection.subscriptions.clone(), std::mem::take(&mut connection.waiting))
-    }
-
-    /// Whether both connections of a host have sessions.
-    pub(crate) fn is_connected(&self, host: Host) -> bool {
-        self.lines[host].iter().all(|connection| connection.session.is_some())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{rc::Rc, time::Duration};
 
+use dispatcher::nats::Parcel;
 use schemas::{
     Micros,
     cost::CostEvent,
@@ -13,8 +14,9 @@ use schemas::{
     reply::JobResult,
 };
 
-/// The largest message that the simulated server takes, in bytes.
-pub(crate) const MAX_PAYLOAD: usize = 1 << 20;
+/// The largest message that the simulated server takes, in bytes. Less than the real server's limit, so that a job near the limit
+/// costs a test little.
+pub(crate) const MAX_PAYLOAD: usize = 64 << 10;
 
 /// A message.
 #[derive(Clone, Debug)]
@@ -83,19 +85,8 @@ pub(crate) enum Body {
     Told(Told),
 }
 
-/// A job's headers and body.
-pub(crate) type Job = Rc<JobText>;
-
 /// A job's headers and body, as its producer wrote them.
-#[derive(Clone, Debug)]
-pub(crate) struct JobText {
-    /// `Nats-Msg-Id`; a delayed job comes without.
-    pub(crate) id: Option<Rc<str>>,
-    /// The body: JSON.
-    pub(crate) body: Rc<[u8]>,
-    /// Its size with headers, which may be far more than `body` is here.
-    pub(crate) bytes: usize,
-}
+pub(crate) type Job = Rc<Parcel>;
 
 /// What is said about a lease, on the lease's own subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,411 @@
+//! The auditor: knows what really happened and says which rule was broken.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use dispatcher::jobs::Count;
+use schemas::{
+    AttemptKey, JobId, Micros, Tenant, UsdNanos,
+    cost::{CostEvent, Purpose},
+    lease::Lease,
+    reply::{JobResult, Status},
+    subjects::JobSubject,
+    topology::{LEDGER, REPLIES},
+};
+
+use crate::{
+    history::History,
+    net::Host,
+    plan::{POOLS, Plan},
+    server::{Seen, Server},
+    wire::{Ack, Body, Message},
+    world::{Core, Violation},
+};
+
+/// Everything that the auditor saw.
+#[derive(Debug, Default)]
+pub(crate) struct Audit {
+    /// Accepted jobs by their place in the log.
+    jobs: BTreeMap<u64, Accepted>,
+    /// Results of jobs, under the one name that a job's result has.
+    results: BTreeMap<(Tenant, JobId), Rc<JobResult>>,
+    /// Results that tell that an id was taken, by the second job's place.
+    taken: BTreeMap<u64, Rc<JobResult>>,
+    /// Cost events as they are stored.
+    costs: Vec<Rc<CostEvent>>,
+    violation: Option<Violation>,
+    /// What a world came to, for whoever adds many up.
+    pub(crate) tally: Tally,
+    /// When each process started and died.
+    lives: Vec<(Host, Micros, Option<Micros>)>,
+    stops: Vec<(Host, Micros, Micros)>,
+    jumps: Vec<(Host, Micros)>,
+    kills: Vec<Micros>,
+}
+
+/// An accepted job.
+#[derive(Clone, Debug)]
+struct Accepted {
+    tenant: Tenant,
+    id: JobId,
+}
+
+/// What worlds come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Worlds.
+    pub worlds: u64,
+    /// Accepted jobs.
+    pub jobs: u64,
+    /// Jobs that succeeded.
+    pub succeeded: u64,
+    /// Runs that were billed.
+    pub runs: u64,
+    /// Dollars on the bills.
+    pub billed: u64,
+    /// Billed attempts that no cost event knows.
+    pub unknown: u64,
+    /// Dollars of those.
+    pub unknown_usd: u64,
+    /// Attempts with more than one cost event.
+    pub twice: u64,
+    /// Attempts that were booked and cost nothing.
+    pub imagined: u64,
+    /// Naks of leases that were somebody else's by then.
+    pub stale_naks: u64,
+    /// Events.
+    pub events: u64,
+    /// Virtual seconds.
+    pub seconds: u64,
+}
+
+impl Tally {
+    /// Adds another.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            worlds,
+            jobs,
+            succeeded,
+            runs,
+            billed,
+            unknown,
+            unknown_usd,
+            twice,
+            imagined,
+            stale_naks,
+            events,
+            seconds,
+        } = self;
+        *worlds += other.worlds;
+        *jobs += other.jobs;
+        *succeeded += other.succeeded;
+        *runs += other.runs;
+        *billed += other.billed;
+        *unknown += other.unknown;
+        *unknown_usd += other.unknown_usd;
+        *twice += other.twice;
+        *imagined += other.imagined;
+        *stale_naks += other.stale_naks;
+        *events += other.events;
+        *seconds += other.seconds;
+    }
+}
+
+impl Audit {
+    /// Saw nothing yet.
+    pub(crate) fn new(_plan: &Plan) -> Self {
+        Self::default()
+    }
+
+    /// The first rule that was broken.
+    pub(crate) fn violation(&mut self) -> Option<Violation> {
+        self.violation.take()
+    }
+
+    fn broken(&mut self, violation: Violation) {
+        self.violation.get_or_insert(violation);
+    }
+
+    /// The server did something.
+    pub(crate) fn see(&mut self, seen: &Seen, _server: &Server, now: Micros, history: &mut History) {
+        match seen {
+            Seen::Stored { stream, seq, duplicate, message } => {
+                self.stored(stream, *seq, *duplicate, message, now, history);
+            }
+            Seen::Delivered { .. } => {}
+            Seen::Acked { lease, ack, newest } => self.acked(lease, *ack, *newest, now, history),
+        }
+    }
+
+    fn stored(
+        &mut self,
+        stream: &str,
+        seq: u64,
+        duplicate: bool,
+        message: &Message,
+        now: Micros,
+        history: &mut History,
+    ) {
+        match &message.body {
+            Body::Job(_) if !duplicate => {
+                let subject: JobSubject =
+                    message.subject.parse().expect("jobs are published on job subjects");
+                let id = message.id.as_deref().and_then(|id| id.split(':').next()?.parse().ok());
+                let id = id.expect("jobs are published with their ids");
+                history.note(now, "server", Some(seq), || format!("stores job {id} of {}", subject.tenant));
+                self.jobs.insert(seq, Accepted { tenant: subject.tenant, id });
+            }
+            Body::Result(result) => {
+                let place = result.log.as_ref().map(|log| log.seq);
+                let again = if duplicate { "has a result already, not" } else { "stores" };
+                history.note(now, "server", place, || {
+                    let (status, key) = (result.status.as_str(), result.attempt_key);
+                    format!("{again} {status} of attempt {key:?} at {seq} of {stream}")
+                });
+                if !duplicate && stream == REPLIES {
+                    self.ended(message, result);
+                }
+            }
+            Body::Cost(event) => {
+                let again = if duplicate { "knows already" } else { "stores" };
+                history.note(now, "server", self.place(event), || {
+                    format!(
+                        "{again} {:?} cost of attempt {:?}, {}",
+                        event.purpose, event.attempt_key, event.amount_usd
+                    )
+                });
+                if !duplicate && stream == LEDGER {
+                    self.costs.push(event.clone());
+                }
+            }
+            Body::Journal(journal) => {
+                history.note(now, "server", None, || format!("stores journal {journal:?}"))
+            }
+            _ => {}
+        }
+    }
+
+    /// The place in the log of a cost event's job: the last with its id.
+    fn place(&self, event: &CostEvent) -> Option<u64> {
+        let of = |job: &Accepted| Some(job.id) == event.job && job.tenant == event.tenant;
+        self.jobs.iter().rev().find(|(_, job)| of(job)).map(|(seq, _)| *seq)
+    }
+
+    fn ended(&mut self, message: &Message, result: &Rc<JobResult>) {
+        let Some(place) = result.log.as_ref().map(|log| log.seq) else {
+            self.broken(Violation::new("a result says which job it is of", format!("{result:?}")));
+            return;
+        };
+        let Some(job) = self.jobs.get(&place).cloned() else {
+            self.broken(Violation::new("a result is of an accepted job", format!("{result:?}")));
+            return;
+        };
+        let name = message.id.as_deref().unwrap_or_default();
+        let before = if name == job.id.taken_message(&job.tenant, place) {
+            self.taken.insert(place, result.clone())
+        } else {
+            self.results.insert((job.tenant, job.id), result.clone())
+        };
+        if before.is_some() {
+            self.broken(
+                Violation::new("a job has one result", format!("a second one: {result:?}")).about(place),
+            );
+        }
+    }
+
+    /// The results of the job at a place.
+    fn results_of(&self, place: u64) -> usize {
+        let Some(job) = self.jobs.get(&place) else { return 0 };
+        let own = self.results.get(&(job.tenant.clone(), job.id)).filter(|result| is_at(result, place));
+        usize::from(own.is_some()) + usize::from(self.taken.contains_key(&place))
+    }
+
+    fn acked(&mut self, lease: &Lease, ack: Ack, newest: Option<u64>, now: Micros, history: &mut History) {
+        let seq = lease.stream_seq;
+        match ack {
+            Ack::Done => {
+                if newest.is_some() {
+                    history.note(now, "server", Some(seq), || {
+                        format!("is told by delivery {} that it is done", lease.delivered)
+                    });
+                }
+                if self.results_of(seq) == 0 {
+                    let what = "finished without a result".to_owned();
+                    self.broken(
+                        Violation::new("a lease is finished after its result is stored", what).about(seq),
+                    );
+                }
+            }
+            Ack::Nak(_) => {
+                let stale = newest.is_some_and(|newest| newest != lease.consumer_seq);
+                self.tally.stale_naks += u64::from(stale);
+                history.note(now, "server", Some(seq), || {
+                    let stale = if stale { ", which is not the newest" } else { "" };
+                    format!("takes back delivery {}{stale}", lease.delivered)
+                });
+            }
+            Ack::Progress => {}
+        }
+    }
+
+    /// A process sends a message.
+    pub(crate) fn sent(&mut self, _host: Host, _message: &Message, _now: Micros, _server: &Server) {}
+
+    /// A dispatcher holds so many jobs.
+    pub(crate) fn holds(&mut self, count: &Count) {
+        let most = self.jobs.len();
+        let held = count.waiting + count.looked_up + count.away + count.ending + count.over;
+        if held > most {
+            let what = format!("{held} jobs are held, {most} were accepted");
+            self.broken(Violation::new("memory is bounded", what));
+        }
+    }
+
+    /// A process starts.
+    pub(crate) fn born(&mut self, host: Host, now: Micros) {
+        self.lives.push((host, now, None));
+    }
+
+    /// A process dies.
+    pub(crate) fn died(&mut self, host: Host, now: Micros) {
+        if let Some((_, _, died)) = self.lives.iter_mut().rev().find(|(of, ..)| *of == host) {
+            *died = Some(now);
+        }
+    }
+
+    /// A process is stopped for a while.
+    pub(crate) fn stopped(&mut self, host: Host, from: Micros, until: Micros) {
+        self.stops.push((host, from, until));
+    }
+
+    /// A clock jumps.
+    pub(crate) fn jumped(&mut self, host: Host, now: Micros) {
+        self.jumps.push((host, now));
+    }
+
+    /// The server is killed.
+    pub(crate) fn server_killed(&mut self, now: Micros) {
+        self.kills.push(now);
+    }
+
+    /// What has not ended; nothing once everything has.
+    pub(crate) fn unfinished(&self, core: &Core) -> Option<String> {
+        let now = core.agenda.now();
+        if let Some(seq) = self.jobs.keys().find(|seq| self.results_of(**seq) == 0) {
+            return Some(format!("job {seq} has no result"));
+        }
+        for consumer in core.server.consumers() {
+            if let Some(seq) = consumer.out().next() {
+                return Some(format!("job {seq} is not finished at the server"));
+            }
+        }
+        for (index, provider) in core.providers.iter().enumerate() {
+            if let Some(run) = provider.runs().iter().find(|run| run.ends > now) {
+                return Some(format!("a run of job {} goes on at {}", run.of.seq, POOLS[index].0));
+            }
+        }
+        None
+    }
+
+    /// The rules that hold once everything has ended.
+    pub(crate) fn check(&mut self, core: &Core) -> Result<(), Violation> {
+        self.tally.worlds = 1;
+        self.tally.jobs = self.jobs.len() as u64;
+        self.tally.events = core.agenda.count();
+        self.tally.seconds = core.agenda.now().since(crate::plan::BEGIN).as_secs();
+        for seq in self.jobs.keys() {
+            let results = self.results_of(*seq);
+            if results != 1 {
+                return Err(Violation::new("a job has one result", format!("it has {results}")).about(*seq));
+            }
+        }
+        self.check_useful()?;
+        self.check_bills(core)
+    }
+
+    /// A success has one useful cost, and it is of the attempt whose result is stored.
+    fn check_useful(&mut self) -> Result<(), Violation> {
+        let rule = "a success has one useful cost, by the attempt whose result is stored";
+        let mut useful: BTreeMap<(Tenant, JobId), Vec<&CostEvent>> = BTreeMap::new();
+        for event in self.costs.iter().filter(|event| event.purpose == Purpose::Useful) {
+            let job = event.job.expect("no standing cost here");
+            useful.entry((event.tenant.clone(), job)).or_default().push(event);
+        }
+        for ((tenant, id), result) in &self.results {
+            let events = useful.remove(&(tenant.clone(), *id)).unwrap_or_default();
+            let place = result.log.as_ref().map_or(0, |log| log.seq);
+            let broken = |what: String| Err(Violation::new(rule, what).about(place));
+            match (result.status, &events[..]) {
+                (Status::Succeeded, [event]) => {
+                    self.tally.succeeded += 1;
+                    let paid = result.bill.as_ref().map(|bill| bill.amount_usd);
+                    if event.attempt_key != result.attempt_key || Some(event.amount_usd) != paid {
+                        return broken(format!("the cost is {event:?}, the result {result:?}"));
+                    }
+                }
+                (Status::Succeeded, events) => {
+                    return broken(format!("{} useful costs: {events:?}", events.len()));
+                }
+                (Status::Failed | Status::Expired | Status::Cancelled, []) => {}
+                (Status::Failed | Status::Expired | Status::Cancelled, events) => {
+                    return broken(format!("{} and {} useful costs", result.status.as_str(), events.len()));
+                }
+            }
+        }
+        match useful.into_iter().next() {
+            None => Ok(()),
+            Some(((tenant, id), _)) => {
+                Err(Violation::new(rule, format!("useful without a result: {id} of {tenant}")))
+            }
+        }
+    }
+
+    /// What providers billed is known to the ledger.
+    fn check_bills(&mut self, core: &Core) -> Result<(), Violation> {
+        let mut events: BTreeMap<(JobId, Option<AttemptKey>), Vec<&CostEvent>> = BTreeMap::new();
+        for event in &self.costs {
+            let job = event.job.expect("no standing cost here");
+            events.entry((job, event.attempt_key)).or_default().push(event);
+        }
+        let mut bills: BTreeMap<(JobId, AttemptKey), (u64, u64, u64)> = BTreeMap::new();
+        for provider in &core.providers {
+            for (id, run) in provider.runs().iter().enumerate() {
+                let bill = provider.bill(id);
+                if bill > UsdNanos::ZERO {
+                    let (count, sum, seq) = bills.entry((run.of.job, run.of.key)).or_default();
+                    (*count, *sum, *seq) = (*count + 1, *sum + bill.get(), run.of.seq);
+                }
+            }
+        }
+        for ((job, key), (runs, sum, seq)) in &bills {
+            self.tally.runs += runs;
+            self.tally.billed += sum;
+            let known = events.remove(&(*job, Some(*key))).unwrap_or_default();
+            match &known[..] {
+                [] => {
+                    self.tally.unknown += 1;
+                    self.tally.unknown_usd += sum;
+                    let rule = "no attempt is billed that no cost event knows";
+                    let what = format!("attempt {key} of {job}: {runs} runs, {sum} nano-dollars");
+                    return Err(Violation::new(rule, what).about(*seq));
+                }
+                [event] if !event.estimated && *runs == 1 && event.amount_usd.get() != *sum => {
+                    let rule = "a cost event says what the provider billed";
+                    let what = format!("attempt {key}: {} booked, {sum} billed", event.amount_usd);
+                    return Err(Violation::new(rule, what).about(*seq));
+                }
+                [_] => {}
+                [..] => {
+                    self.tally.twice += 1;
+                    let rule = "an attempt is booked once";
+                    return Err(Violation::new(rule, format!("attempt {key}: {known:?}")).about(*seq));
+                }
+            }
+        }
+        self.tally.imagined += events.len() as u64;
+        Ok(())
+    }
+}
+
+fn is_at(result: &JobResult, place: u64) -> bool {
+    result.log.as_ref().is_some_and(|log| log.seq == place)
+}
