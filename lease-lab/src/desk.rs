@@ -83,7 +83,7 @@ impl Desk<'_> {
         let provider = &mut self.core.providers[pool];
         let (way, back) = (provider.way(), provider.way());
         let (seq, attempt) = (of.seq, of.attempt);
-        let run = provider.start(of, (host, life), now + way);
+        let run = provider.start(of, (host, life, call), now + way);
         let detached = provider.config.detached;
         let ends = provider.run(run).ends;
         if detached {
@@ -126,11 +126,11 @@ impl Desk<'_> {
         }
     }
 
-    /// The connection of an attached call is closed.
-    pub(crate) fn hang_up(&mut self, pool: usize, run: RunId) {
+    /// The connection of a call is closed.
+    pub(crate) fn hang_up(&mut self, pool: usize, call: u64) {
         if self.step() {
-            let now = self.now();
-            self.core.providers[pool].caller_gone(run, now);
+            let (now, caller) = (self.now(), (self.host, self.core.hosts[self.host].life, call));
+            self.core.providers[pool].hang_up(caller, now);
         }
     }
 

@@ -12,6 +12,7 @@ mod faults;
 mod history;
 mod net;
 mod plan;
+mod play;
 mod process;
 mod provider;
 mod server;
@@ -19,3 +20,9 @@ mod setup;
 mod stream;
 mod wire;
 mod world;
+
+pub use crate::{
+    audit::Tally,
+    play::{Failure, play},
+    world::Violation,
+};

@@ -87,8 +87,8 @@ pub(crate) struct Run {
     pub(crate) billed: bool,
     /// Whether somebody stopped it.
     pub(crate) stopped: bool,
-    /// Which process asked for it: a host and its life.
-    pub(crate) caller: (usize, u32),
+    /// Who asked for it: a host, its life, and the number of its call.
+    pub(crate) caller: (usize, u32, u64),
 }
 
 /// A run's number; its id in the journal is `run-<number>`.
@@ -116,7 +116,7 @@ impl Provider {
     }
 
     /// Starts what a call asks for.
-    pub(crate) fn start(&mut self, of: CallOf, caller: (usize, u32), now: Micros) -> RunId {
+    pub(crate) fn start(&mut self, of: CallOf, caller: (usize, u32, u64), now: Micros) -> RunId {
         let (least, most) = self.config.takes;
         let takes = self.chance.span(least, most) * self.mood.slow;
         let failed = self.chance.below(100) < self.mood.fails;
@@ -182,10 +182,17 @@ impl Provider {
         }
     }
 
+    /// A caller closes the connection of a call.
+    pub(crate) fn hang_up(&mut self, caller: (usize, u32, u64), now: Micros) {
+        if let Some(id) = self.runs.iter().rposition(|run| run.caller == caller) {
+            self.caller_gone(id, now);
+        }
+    }
+
     /// A process is gone, and with it all its connections.
     pub(crate) fn callers_gone(&mut self, host: usize, life: u32, now: Micros) {
         for id in 0..self.runs.len() {
-            if self.runs[id].caller == (host, life) {
+            if (self.runs[id].caller.0, self.runs[id].caller.1) == (host, life) {
                 self.caller_gone(id, now);
             }
         }
@@ -236,7 +243,7 @@ mod tests {
         let mut provider = provider(false);
         let mut stopped = 0;
         for _ in 0..100 {
-            let id = provider.start(call(), (0, 1), Micros::new(0));
+            let id = provider.start(call(), (0, 1, 1), Micros::new(0));
             provider.caller_gone(id, Micros::new(500_000));
             let bill = provider.bill(id).get();
             assert!(bill == 500 || (1_000..=2_000).contains(&bill), "{bill}");
@@ -248,7 +255,7 @@ mod tests {
     #[test]
     fn a_detached_run_goes_on_without_its_caller_and_is_found_by_its_name() {
         let mut provider = provider(true);
-        let id = provider.start(call(), (0, 1), Micros::new(0));
+        let id = provider.start(call(), (0, 1, 1), Micros::new(0));
         provider.caller_gone(id, Micros::new(1));
         assert!(!provider.run(id).stopped);
         assert_eq!(provider.find(call().job, 1), Some(id));
@@ -261,7 +268,7 @@ mod tests {
         provider.set(Mood { fails: 100, class: Some(FailureClass::RateLimited), slow: 1 });
         let bills: Vec<u64> = (0..100)
             .map(|_| {
-                let id = provider.start(call(), (0, 1), Micros::new(0));
+                let id = provider.start(call(), (0, 1, 1), Micros::new(0));
                 assert!(provider.run(id).outcome.is_err());
                 provider.bill(id).get()
             })
