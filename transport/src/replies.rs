@@ -1,7 +1,14 @@
 //! Results and cost events as they are published, by workers and by dispatchers alike: the message id makes each stored once.
 
 use bytes::Bytes;
-use schemas::{Codec, Mailbox, Tenant, cost::CostEvent, headers, job::Head, reply::JobResult, subjects};
+use schemas::{
+    Codec, Mailbox, Tenant,
+    cost::{CostEvent, Purpose},
+    headers,
+    job::Head,
+    reply::{JobResult, Status},
+    subjects,
+};
 
 use crate::publisher::Headers;
 
@@ -59,4 +66,29 @@ impl<'a> Address<'a> {
         let body = self.codec.encode(event).expect("a cost event has only string keys and no failing parts");
         (subjects::cost(self.tenant, self.mailbox), self.headers(id, headers::COST_V1), body.into())
     }
+}
+
+/// The cost event of the attempt that gave a result: everything it says follows from the result, so whoever finds a result
+/// without the event stores the same one. `None` for a result that no attempt gave, or that says no bill.
+pub fn useful_event(result: &JobResult, tenant: &Tenant) -> Option<CostEvent> {
+    if result.status != Status::Succeeded {
+        return None;
+    }
+    let bill = result.bill.clone()?;
+    Some(CostEvent {
+        job: Some(result.job),
+        replay_of: result.replay_of,
+        attempt: result.attempts,
+        attempt_key: result.attempt_key,
+        tenant: tenant.clone(),
+        model: result.model.clone(),
+        provider: result.provider.clone()?,
+        region: result.region.clone()?,
+        purpose: Purpose::Useful,
+        lines: bill.lines,
+        amount_usd: bill.amount_usd,
+        estimated: bill.estimated,
+        price_book: bill.price_book,
+        at_us: result.finished_us,
+    })
 }

@@ -10,8 +10,8 @@
 //!
 //! [`Course::apply`] takes one [`Event`] and returns the [`Effect`]s to carry out, in order. An effect that is a question
 //! names the event that answers it. At most one question is open at a time, except that a running call may also report
-//! [`Event::Submitting`] and [`Event::RunStarted`], each answered before the call goes on. Orders, [`Event::LeaseLost`] and
-//! [`Event::WorkerStops`] may come at any moment. After [`Effect::Settle`] the course is over and no event has an effect.
+//! [`Event::Submitting`] and [`Event::RunStarted`], whose effects are carried out before the call goes on. [`News`] may come at
+//! any moment. After [`Effect::Settle`] the course is over and no event has an effect.
 //!
 //! Invariants, which the tests check in every state:
 //! - the provider is called at most once;
@@ -19,225 +19,254 @@
 //! - once the lease is not surely its own, the attempt stores its own cost, and a result whose absence was looked up, and
 //!   touches nothing else.
 
-use std::{sync::Arc, time::Duration};
+mod after;
+mod before;
+mod during;
+mod effect;
+mod event;
+mod papers;
+mod state;
+#[cfg(test)]
+mod tests;
 
 use schemas::{
-    Micros, PoolId,
-    cost::{Bill, CostEvent, CostLine},
-    failure::Failure,
-    handover::{Handover, OfferKey, Return},
+    AttemptKey,
     job::Job,
     journal::{Entry, Journal},
-    reply::{JobResult, OutputRef},
 };
-use transport::Stored;
 
+use self::{
+    after::looked,
+    state::{Booking, Calling, End, Outcome, Rival, State, Then, Waiting, Why},
+};
+pub use self::{
+    effect::{Effect, Report, ResultName},
+    event::{Answer, Event, Found, Moment, News, Refusal, Site, Terms},
+};
 use super::settled::Settled;
-use crate::{config::JournalMode, provider::Success};
 
-/// What all attempts of a worker have in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Site {
-    /// The worker's pool.
-    pub pool: PoolId,
-    /// When the journal is written.
-    pub journal: JournalMode,
-    /// The version of the price book.
-    pub price_book: String,
-}
-
-/// What an attempt knows from the start: the accepted offer.
+/// One attempt: where it stands, and what it was told.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Terms {
-    /// Where it runs.
-    pub site: Arc<Site>,
-    /// Which offer was accepted.
-    pub offer: OfferKey,
-    /// What the dispatcher sent with the job.
-    pub handover: Handover,
-    /// When the offer was accepted.
-    pub received: Micros,
-    /// What the attempt is expected to cost, for its journal entry. May be empty where no entry is written before the call.
-    pub expected: Vec<CostLine>,
+pub struct Course {
+    terms: Terms,
+    /// Names the attempt: by its own offer, or as the earlier worker named it that left the attempt unfinished.
+    key: AttemptKey,
+    /// What that earlier worker left in the journal.
+    left: Option<Box<Entry>>,
+    /// What is known of all attempts of the job.
+    journal: Journal,
+    /// Whether the lease was surely our own at every event so far.
+    sure: bool,
+    rival: Rival,
+    /// Whether the worker's grace period is over.
+    stopping: bool,
+    /// Refusals since something was stored last; the pauses grow with it.
+    refusals: u32,
+    state: State,
 }
 
-/// The circumstances of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// When it happens, by the worker's wall clock.
-    pub at: Micros,
-    /// Whether the lease is surely this attempt's own now. Once it is not, the course never believes it again.
-    pub sure: bool,
+/// A state and the effects of entering it.
+type Step = (State, Vec<Effect>);
+
+impl Course {
+    /// An attempt whose offer was accepted. Its first event is [`Event::Accepted`].
+    pub fn new(mut terms: Terms) -> Self {
+        let journal = std::mem::take(&mut terms.handover.journal);
+        let here = |e: &&Entry| e.pool == terms.site.pool && e.attempt == terms.handover.attempt;
+        let left = journal.unfinished().filter(here).cloned().map(Box::new);
+        let key = left.as_ref().and_then(|entry| entry.key).unwrap_or_else(|| terms.offer.attempt());
+        let rival = if terms.handover.hedge { Rival::Runs } else { Rival::None };
+        Self {
+            terms,
+            key,
+            left,
+            journal,
+            sure: true,
+            rival,
+            stopping: false,
+            refusals: 0,
+            state: State::Accepted,
+        }
+    }
+
+    /// Names the attempt in the journal, in cost events and in its result.
+    pub fn key(&self) -> AttemptKey {
+        self.key
+    }
+
+    /// The accepted offer. Its journal is empty: what the attempt knows of others moves on with it.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Whether the attempt is over: nothing has an effect any more.
+    pub fn is_over(&self) -> bool {
+        self.state == State::Over
+    }
+
+    /// Whether a run may go on at the provider without the worker, as the journal says.
+    pub fn leaves_a_trail(&self) -> bool {
+        match &self.state {
+            State::Calling(call) | State::Dropping { call, .. } => call.trail,
+            State::Accepted
+            | State::Reading
+            | State::BookingAbandoned { .. }
+            | State::WritingIntent { .. }
+            | State::Checking { .. }
+            | State::Fetching { .. }
+            | State::Looking(_)
+            | State::StoringResult(_)
+            | State::StoringOutput(_)
+            | State::ReadingStored(_)
+            | State::TellingTaken(_)
+            | State::StoringCost(_)
+            | State::WritingEnd(_)
+            | State::Waiting(_)
+            | State::Over => false,
+        }
+    }
+
+    /// Takes in what happened, and returns what is to be done about it, in order.
+    ///
+    /// An answer to a question that is not open, and any event after the end, changes nothing.
+    pub fn apply(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        self.sure &= now.sure;
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let (state, effects) = self.step(now, state, event);
+        self.state = state;
+        effects
+    }
+
+    /// The whole table: which event matters in which state. What is not named here is stale.
+    fn step(&mut self, now: Moment, state: State, event: Event) -> Step {
+        use {Event as E, State as S};
+        match (state, event) {
+            (S::Accepted, E::Accepted) => (S::Reading, vec![Effect::ReadJob]),
+            (S::Reading, E::JobRead(job)) => self.read(job, now),
+            (S::Reading, E::JobUnreadable(why)) => self.unreadable(&why, now),
+            (S::Reading, E::JobGone) => over(Settled::NOTHING),
+            (S::BookingAbandoned { job, entries }, E::CostStored) => self.abandoned(job, entries, true, now),
+            (S::BookingAbandoned { job, entries }, E::CostRefused(_)) => {
+                self.abandoned(job, entries, false, now)
+            }
+            (S::WritingIntent { job }, E::JournalWritten(journal)) => {
+                self.journal = *journal;
+                (S::Checking { job, fetched: false }, vec![Effect::Check])
+            }
+            (S::Checking { job, fetched }, E::Checked(order)) => self.checked(job, fetched, order, now),
+            (S::Fetching { job }, E::InputFetched) => {
+                (S::Checking { job, fetched: true }, vec![Effect::Check])
+            }
+            (S::Fetching { .. }, E::InputMissing(failure)) => self.unbegun(failure, now),
+
+            (S::Calling(call), E::Submitting) => self.submitting(call),
+            (S::Calling(call), E::RunStarted(run)) => self.run_started(call, run),
+            (S::Calling(call), E::JournalWritten(journal)) => {
+                self.journal = *journal;
+                (S::Calling(Calling { journalled: true, trail: true, ..call }), Vec::new())
+            }
+            (S::Calling(call) | S::Dropping { call, .. }, E::Ended(answer)) => self.ended(call, *answer, now),
+            (S::Dropping { call, why }, E::Dropped { bill, took }) => {
+                self.dropped(call, why, bill, took, now)
+            }
+
+            (S::Looking(outcome), E::Looked(found)) => looked(outcome, &found),
+            (S::StoringResult(outcome), E::ResultStored(stored)) => self.stored(outcome, stored),
+            (S::StoringResult(outcome), E::ResultRefused(why)) => self.refused(outcome, why, now),
+            (S::StoringOutput(outcome), E::OutputStored(place)) => self.output_stored(outcome, place),
+            (S::StoringOutput(outcome), E::OutputRefused(why)) => {
+                self.wait(Waiting::Output(outcome), why, now)
+            }
+            (S::ReadingStored(outcome), E::StoredRead(found)) => self.compare(outcome, found.as_deref(), now),
+            (S::TellingTaken(outcome), E::ResultStored(_)) => {
+                self.refusals = 0;
+                finish(&outcome.job, outcome.settled)
+            }
+            (S::TellingTaken(outcome), E::ResultRefused(why)) => self.wait(Waiting::Taken(outcome), why, now),
+            (S::StoringCost(booking), E::CostStored) => self.booked(booking.then),
+            (S::StoringCost(booking), E::CostRefused(why)) => self.wait(Waiting::Cost(booking), why, now),
+            (S::WritingEnd(end), E::JournalWritten(journal)) => {
+                self.journal = *journal;
+                self.give_back(*end, now)
+            }
+            (S::Waiting(waiting), E::Waited) => self.again(waiting),
+
+            (state, E::News(news)) => self.news(state, news, now),
+            // Every other answer is stale: nobody asked, or the question was given up. Named one by one, so that a new event is
+            // not overlooked.
+            (
+                state,
+                E::Accepted
+                | E::JobRead(_)
+                | E::JobUnreadable(_)
+                | E::JobGone
+                | E::CostStored
+                | E::CostRefused(_)
+                | E::JournalWritten(_)
+                | E::Checked(_)
+                | E::InputFetched
+                | E::InputMissing(_)
+                | E::Submitting
+                | E::RunStarted(_)
+                | E::Ended(_)
+                | E::Dropped { .. }
+                | E::Looked(_)
+                | E::ResultStored(_)
+                | E::ResultRefused(_)
+                | E::StoredRead(_)
+                | E::OutputStored(_)
+                | E::OutputRefused(_)
+                | E::Waited,
+            ) => (state, Vec::new()),
+        }
+    }
+
+    /// What nobody asked for, and what may come in every state.
+    fn news(&mut self, state: State, news: News, now: Moment) -> Step {
+        match (state, news) {
+            (state, News::LeaseLost) => {
+                self.sure = false;
+                Self::drop_call(state, Why::LeaseLost)
+            }
+            (State::Waiting(waiting), News::WorkerStops) => {
+                self.stopping = true;
+                self.give_up(waiting, now)
+            }
+            (state, News::WorkerStops) => {
+                self.stopping = true;
+                Self::drop_call(state, Why::WorkerStops)
+            }
+            (state, News::TakenBack(failure)) => Self::drop_call(state, Why::NotWanted(failure)),
+            (state, News::Stop) => {
+                self.rival = Rival::Won;
+                Self::drop_call(state, Why::NotWanted(papers::beaten()))
+            }
+            (state, News::Hedged) => {
+                self.rival.becomes(Rival::Runs);
+                (state, Vec::new())
+            }
+            (state, News::Alone(entry)) => {
+                self.rival.becomes(Rival::None);
+                if let Some(entry) = entry {
+                    self.journal.record(*entry);
+                }
+                (state, Vec::new())
+            }
+        }
+    }
 }
 
-/// How a call to the provider ended, with its bill.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// The output, or what went wrong.
-    pub outcome: Result<Success, Failure>,
-    /// What the call costs; no lines when nothing is billed.
-    pub bill: Bill,
-    /// How long the call took.
-    pub took: Duration,
-    /// The part of it that was a cold start.
-    pub cold_start: Duration,
-    /// From the request to the first token; zero where the provider does not stream.
-    pub first_token: Duration,
+/// The end.
+fn over(settled: Settled) -> Step {
+    (State::Over, vec![Effect::Settle(settled)])
 }
 
-/// Why something could not be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It is too large for a message.
-    TooLarge,
-    /// The stream is full, missing, or refuses for another reason that says nothing about the message. It may pass.
-    Unavailable(String),
-}
-
-/// What a look for earlier outcomes of the job found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// The sequence in `REPLIES` of the job's stored result.
-    pub result: Option<u64>,
-    /// Whether this attempt's cost was already booked by somebody who gave the attempt up for lost.
-    pub booked: bool,
-}
-
-/// What happens to an attempt.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The first event: the offer was accepted.
-    Accepted,
-    /// Answers [`Effect::ReadJob`]: the job.
-    JobRead(Arc<Job>),
-    /// Answers [`Effect::ReadJob`]: the body is not a job that this worker can read.
-    JobUnreadable(String),
-    /// Answers [`Effect::ReadJob`]: the log does not have the job any more, so somebody has finished it.
-    JobGone,
-    /// Answers [`Effect::StoreCost`].
-    CostStored,
-    /// Answers [`Effect::StoreCost`].
-    CostRefused(Refusal),
-    /// Answers [`Effect::WriteJournal`]: the journal as it is stored now, or as it should be where the write failed.
-    JournalWritten(Box<Journal>),
-    /// Answers [`Effect::Check`]: whether somebody took the job back.
-    Checked(Option<Failure>),
-    /// Answers [`Effect::FetchInput`]: the input is at hand.
-    InputFetched,
-    /// Answers [`Effect::FetchInput`]: the stored input cannot be read.
-    InputMissing(Failure),
-    /// The provider is about to be asked for a run that goes on without us.
-    Submitting,
-    /// The provider gave the run an id by which it can be found again.
-    RunStarted(String),
-    /// Answers [`Effect::Call`]. A call that ended before [`Effect::DropCall`] was carried out is answered by this too.
-    Ended(Box<Answer>),
-    /// Answers [`Effect::DropCall`]: what the dropped call costs by our own reckoning, and how long it took.
-    Dropped {
-        /// The reckoning.
-        bill: Bill,
-        /// How long the call took until it was dropped.
-        took: Duration,
-    },
-    /// Answers [`Effect::LookForResult`].
-    Looked(Found),
-    /// Answers [`Effect::StoreResult`].
-    ResultStored(Stored),
-    /// Answers [`Effect::StoreResult`].
-    ResultRefused(Refusal),
-    /// Answers [`Effect::ReadStored`]; `None` when the stream does not have it any more.
-    StoredRead(Option<Box<JobResult>>),
-    /// Answers [`Effect::StoreOutput`].
-    OutputStored(OutputRef),
-    /// Answers [`Effect::StoreOutput`].
-    OutputRefused(Refusal),
-    /// Answers [`Effect::Wait`].
-    Waited,
-    /// The lease may be somebody else's now.
-    LeaseLost,
-    /// The worker's grace period is over.
-    WorkerStops,
-    /// Somebody took the job back.
-    TakenBack(Failure),
-    /// Order: another attempt of the job begins elsewhere.
-    Hedged,
-    /// Order: no other attempt runs any more; what a failed one left.
-    Alone(Option<Box<Entry>>),
-    /// Order: another attempt was first.
-    Stop,
-}
-
-/// Which of a job's result messages is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResultName {
-    /// The one result of a job: `<job>:<tenant>:result`.
-    OfJob,
-    /// The result that tells a second job with the same id, stored at this sequence of its stream, that the id was taken.
-    IdTaken(u64),
-}
-
-/// What is to be done for an attempt.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
-    /// Read the job from the offer, or from the log when the offer says `in_log`. Answered by [`Event::JobRead`],
-    /// [`Event::JobUnreadable`] or [`Event::JobGone`].
-    ReadJob,
-    /// Store a cost event under [`CostEvent::message_id`]. Answered by [`Event::CostStored`] or [`Event::CostRefused`].
-    StoreCost(Box<CostEvent>),
-    /// Merge this journal into the stored one, by compare-and-set. Answered by [`Event::JournalWritten`].
-    WriteJournal(Box<Journal>),
-    /// Look whether the job was taken back. Answered by [`Event::Checked`].
-    Check,
-    /// Fetch the stored input of the job. Answered by [`Event::InputFetched`] or [`Event::InputMissing`].
-    FetchInput,
-    /// Call the provider, or go on with the run that this entry leads to. Answered by [`Event::Ended`].
-    Call(Option<Box<Entry>>),
-    /// Drop the call. Answered by [`Event::Dropped`].
-    DropCall,
-    /// Look for a stored result of the job, and for a cost event under this attempt's own id. Answered by [`Event::Looked`].
-    LookForResult,
-    /// Store a result. Answered by [`Event::ResultStored`] or [`Event::ResultRefused`].
-    StoreResult(ResultName, Arc<JobResult>),
-    /// Read the result that is stored at this sequence of `REPLIES`. Answered by [`Event::StoredRead`].
-    ReadStored(u64),
-    /// Put the output of this result into the object store. Answered by [`Event::OutputStored`] or [`Event::OutputRefused`].
-    StoreOutput(Arc<JobResult>),
-    /// Remove an output from the object store: another attempt gave the result. Best effort, no answer.
-    RemoveOutput(OutputRef),
-    /// Wait so long. Answered by [`Event::Waited`].
-    Wait(Duration),
-    /// Finish the lease. No answer.
-    Ack,
-    /// Remove the stored input of the job. Best effort, no answer.
-    RemoveInput,
-    /// Give the job back to the dispatchers. No answer.
-    GiveBack(Box<Return>),
-    /// Tell people. No answer.
-    Report(Report),
-    /// The last effect: how the attempt ended.
-    Settle(Settled),
-}
-
-/// What people are told: a line in the log, a metric.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// The lease may be somebody else's; the attempt lets go.
-    LeaseLost,
-    /// An attempt of an earlier worker is booked as possibly wasted.
-    Abandoned(Box<Entry>),
-    /// The job was taken back.
-    Cancelled,
-    /// The run goes on at the provider; the next holder of the job goes on with it.
-    RunLeft(&'static str),
-    /// Another attempt gave the job's result.
-    Lost,
-    /// Something paid for cannot be stored now; it waits, and is tried again.
-    Withheld {
-        /// What: `result`, `cost` or `output`.
-        what: &'static str,
-        /// Why.
-        why: String,
-    },
-    /// Something paid for could not be stored before the worker had to stop.
-    Abandoning(&'static str),
+/// A result of the job is stored: the lease is finished, and nobody needs a stored input any more.
+fn finish(job: &Job, settled: Settled) -> Step {
+    let mut effects = vec![Effect::Ack];
+    if job.input.stored().is_some() {
+        effects.push(Effect::RemoveInput);
+    }
+    effects.push(Effect::Settle(settled));
+    (State::Over, effects)
 }
