@@ -6,6 +6,7 @@ use dispatcher::jobs::Count;
 use schemas::{
     AttemptKey, JobId, Micros, Tenant, UsdNanos,
     cost::{CostEvent, Purpose},
+    journal::{Entry, Trace},
     lease::Lease,
     reply::{JobResult, Status},
     subjects::JobSubject,
@@ -158,8 +159,8 @@ impl Audit {
                 let place = result.log.as_ref().map(|log| log.seq);
                 let again = if duplicate { "has a result already, not" } else { "stores" };
                 history.note(now, "server", place, || {
-                    let (status, key) = (result.status.as_str(), result.attempt_key);
-                    format!("{again} {status} of attempt {key:?} at {seq} of {stream}")
+                    let (status, key) = (result.status.as_str(), key(result.attempt_key));
+                    format!("{again} {status} of attempt {key} at {seq} of {stream}")
                 });
                 if !duplicate && stream == REPLIES {
                     self.ended(message, result);
@@ -168,17 +169,30 @@ impl Audit {
             Body::Cost(event) => {
                 let again = if duplicate { "knows already" } else { "stores" };
                 history.note(now, "server", self.place(event), || {
-                    format!(
-                        "{again} {:?} cost of attempt {:?}, {}",
-                        event.purpose, event.attempt_key, event.amount_usd
-                    )
+                    let (purpose, key, amount) = (event.purpose, key(event.attempt_key), event.amount_usd);
+                    format!("{again} {purpose:?} cost of attempt {key}, {amount}")
                 });
                 if !duplicate && stream == LEDGER {
                     self.costs.push(event.clone());
                 }
             }
             Body::Journal(journal) => {
-                history.note(now, "server", None, || format!("stores journal {journal:?}"))
+                let id = message.subject.rsplit('.').next().and_then(|id| id.parse::<JobId>().ok());
+                let place = self.jobs.iter().rev().find(|(_, job)| Some(job.id) == id).map(|(seq, _)| *seq);
+                history.note(now, "server", place, || {
+                    let entry = |e: &Entry| {
+                        let trace = match &e.trace {
+                            Trace::Started { .. } => "started".to_owned(),
+                            Trace::Running { run, .. } => run.clone(),
+                            Trace::Failed { failure, cost_usd } => {
+                                format!("{} for {cost_usd}", failure.class)
+                            }
+                        };
+                        format!("{} at {} {trace}", key(e.key), e.pool)
+                    };
+                    let entries: Vec<String> = journal.entries.iter().map(entry).collect();
+                    format!("stores journal: {}", entries.join("; "))
+                });
             }
             _ => {}
         }
@@ -404,6 +418,10 @@ impl Audit {
         self.tally.imagined += events.len() as u64;
         Ok(())
     }
+}
+
+fn key(key: Option<AttemptKey>) -> String {
+    key.map_or_else(|| "none".to_owned(), |key| key.to_string())
 }
 
 fn is_at(result: &JobResult, place: u64) -> bool {

@@ -50,6 +50,10 @@ impl World {
             Fault::Jump { host, by, back } => {
                 self.core.hosts[host].clock.jump(by, back);
                 self.core.audit.jumped(host, now);
+                // What the jump set wrong is put right by then, as by a time server: hosts whose clocks differ for good by more than
+                // the second within which an offer must be accepted do not work together.
+                let calm_at = self.core.plan.calm_at;
+                self.core.agenda.push(calm_at, Next::RightClock(host, by, !back));
             }
             Fault::KillServer { away } => {
                 if !self.core.server.is_up() {

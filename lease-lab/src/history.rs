@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 
 use schemas::Micros;
 
+/// Stands for a job's place in lines about several jobs, which are left out where one job is asked for.
+pub(crate) const MANY: u64 = u64::MAX;
+
 /// The lines of one world.
 #[derive(Debug, Default)]
 pub(crate) struct History {
@@ -17,7 +20,7 @@ struct Line {
     at: Micros,
     who: String,
     what: String,
-    /// The job's place in the log, where the line is about one job.
+    /// The job's place in the log, where the line is about one job; [`MANY`] where it is about several.
     job: Option<u64>,
 }
 
@@ -36,7 +39,10 @@ impl History {
 
     /// The lines that are about `job` or about no single job; all of them without one. At most `most`, the last ones.
     pub(crate) fn text(&self, job: Option<u64>, most: usize) -> String {
-        let about = |line: &&Line| job.is_none() || line.job.is_none() || line.job == job;
+        let about = |line: &&Line| match (job, line.job) {
+            (None, _) | (Some(_), None) => true,
+            (Some(wanted), Some(of)) => wanted == of,
+        };
         let lines: Vec<&Line> = self.lines.iter().flatten().filter(about).collect();
         let mut text = String::new();
         if lines.len() > most {
@@ -44,7 +50,7 @@ impl History {
         }
         for line in &lines[lines.len().saturating_sub(most)..] {
             let since = line.at.since(self.begun);
-            let job = line.job.map_or_else(String::new, |job| format!("#{job} "));
+            let job = line.job.filter(|job| *job != MANY).map_or_else(String::new, |job| format!("#{job} "));
             let _ = writeln!(text, "  {:>10.6} {:<12} {job}{}", since.as_secs_f64(), line.who, line.what);
         }
         text

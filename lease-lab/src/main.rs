@@ -12,16 +12,22 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let mut rules: std::collections::BTreeMap<&str, (u64, u64)> = std::collections::BTreeMap::new();
     let mut sum = lease_lab::Tally::default();
     for seed in from..from + count {
         match lease_lab::play(seed) {
             Ok(tally) => sum.add(&tally),
-            Err(failure) => {
+            Err(failure) if count == 1 => {
                 println!("{failure}");
                 return ExitCode::FAILURE;
             }
+            Err(failure) => {
+                let rule = rules.entry(failure.violation.rule).or_insert((seed, 0));
+                rule.1 += 1;
+            }
         }
     }
+    println!("{rules:#?}");
     println!("{sum:?}");
     ExitCode::SUCCESS
 }

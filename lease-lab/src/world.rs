@@ -69,6 +69,8 @@ pub(crate) enum Next {
     StartServer,
     /// A stream takes messages again.
     Drained(&'static str),
+    /// A clock that has jumped is put right.
+    RightClock(Host, Duration, bool),
     /// A provider is itself again.
     GoodMood(usize),
     /// Whether everything has ended.
@@ -235,6 +237,7 @@ impl World {
                 self.core.server.start();
             }
             Next::Drained(stream) => self.core.server.limit(stream, Some(usize::MAX)),
+            Next::RightClock(host, by, back) => self.core.hosts[host].clock.jump(by, back),
             Next::GoodMood(pool) => self.core.providers[pool].set(Mood::GOOD),
             Next::Look => return self.look(now),
         }

@@ -6,7 +6,6 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dispatcher::{
     DispatcherConfig,
-    ending::Ending,
     feed::{Feed, PULL_EXPIRES},
     jobs::{Delivered, Effect, Event, JobKey, Jobs, PullEnd, Suspect},
     nats::{self, Parcel},
@@ -14,10 +13,9 @@ use dispatcher::{
 use rand::{SeedableRng, rngs::StdRng};
 use schemas::{
     Lane, Micros,
-    failure::{Failure, FailureClass},
     handover::Handover,
     headers,
-    job::Head,
+    job::{Head, salvage},
     lease::Lease,
     subjects::{self, JobSubject},
 };
@@ -177,7 +175,7 @@ impl Dispatcher {
                 desk.note(Some(ending.lease().stream_seq), || {
                     format!("ends it {}: {}", ending.status().as_str(), ending.failure().class)
                 });
-                self.begin(Chain::end(ending), desk);
+                self.begin(Chain::end(&ending, desk.wall()), desk);
             }
             Effect::BookLost(lost) => {
                 desk.note(Some(lost.lease.stream_seq), || format!("books attempt {} as lost", lost.key));
@@ -214,25 +212,20 @@ impl Dispatcher {
                 let parcel = parcel.as_ref().clone();
                 self.apply(Event::Delivered(Box::new(Delivered { head, parcel, lease })), desk);
             }
-            Err(error) => self.broken(message, parcel, lease, &error.to_string()),
+            Err(error) => self.broken(message, parcel, lease, &error.to_string(), desk),
         }
     }
 
-    fn broken(&mut self, message: &Message, parcel: &Parcel, lease: Lease, error: &str) {
-        let Some(feed) = self.jobs.counted(&lease) else { return };
-        let (region, model) = (feed.region.clone(), feed.model.clone());
-        let failure = Failure::new(FailureClass::Undecodable, error);
-        let message = async_nats::Message {
-            subject: message.subject.to_string().into(),
-            reply: None,
-            payload: parcel.body.clone(),
-            headers: Some(parcel.headers.clone()),
-            status: None,
-            description: None,
-            length: parcel.bytes(),
-        };
-        let ending = Ending::broken(message, lease, failure, region, model);
-        self.effects.push(Effect::End(Box::new(ending)));
+    /// A delivery is no job: it ends, and whoever sent it is told if id and mailbox can be found.
+    fn broken(&mut self, message: &Message, parcel: &Parcel, lease: Lease, error: &str, desk: &mut Desk<'_>) {
+        if self.jobs.counted(&lease).is_none() {
+            return;
+        }
+        desk.note(Some(lease.stream_seq), || format!("ends it, which is no job: {error}"));
+        let subject: Option<JobSubject> = message.subject.parse().ok();
+        let headers = nats::job_headers(Some(&parcel.headers));
+        let left = salvage(subject.as_ref(), headers, &parcel.body);
+        self.begin(Chain::broken(left, subject, lease, error, desk.wall()), desk);
     }
 
     fn said(&mut self, said: Said<Token>, desk: &mut Desk<'_>) {

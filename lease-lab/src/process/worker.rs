@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use schemas::{
     Micros, PoolId, WorkerId,
-    handover::{Handover, OfferKey, Return},
+    handover::{Acceptances, Handover, OfferKey, Return},
     headers,
     heartbeat::ServedModel,
     journal::Journal,
@@ -27,6 +27,7 @@ use super::{Process, producer::MAILBOX};
 use crate::{
     client::{Client, FIRST_FREE, Said},
     desk::Desk,
+    history::MANY,
     net::{Line, Subscription},
     plan::BEGIN,
     setup,
@@ -392,7 +393,7 @@ impl Worker {
         for due in self.shift.tick(Self::now(desk)) {
             let message = match due {
                 Due::Acceptances(accept, news) => {
-                    desk.note(None, || format!("tells {accept}: {news:?}"));
+                    desk.note(Some(MANY), || told(&accept, &news));
                     Message::new(accept, Body::Answers((*news).into()))
                 }
                 Due::Heartbeat(beat) => {
@@ -501,6 +502,13 @@ impl Process for Worker {
             self.attempts.values().next().map(|attempt| format!("an attempt: {:?}", attempt.course));
         running.or_else(|| (!self.client.is_settled()).then(|| "messages on their way".to_owned()))
     }
+}
+
+/// What a worker tells a dispatcher, in a few words.
+fn told(accept: &str, news: &Acceptances) -> String {
+    let Acceptances { open, accepted, refused, ended, .. } = news;
+    let ended: Vec<_> = ended.iter().map(|e| (e.offer, e.failed, e.kept)).collect();
+    format!("tells {accept}: accepted {accepted:?}, refused {refused:?}, ended {ended:?}, open {open:?}")
 }
 
 /// A job given back, as it is sent: one whose text does not fit beside what is said of it goes by its place in the log.

@@ -2,14 +2,14 @@
 //! booking attempts whose workers vanished. Mirrors `look_up`, `ending` and `lost` of the real dispatcher, which are async.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
     time::Duration,
 };
 
 use dispatcher::{
     ending::Ending,
-    jobs::{Event, Fate, Finding, Lost, Suspect},
+    jobs::{Event, Fate, Finding, JobKey, Lost, Suspect},
     look_up::id_taken,
     nats,
 };
@@ -17,13 +17,14 @@ use schemas::{
     JobId, Micros, UsdNanos,
     cost::{Bill, CostEvent, CostLine, Purpose},
     dead::Obituary,
-    failure::FailureClass,
+    failure::{Failure, FailureClass},
     handover::Return,
-    job::Head,
+    job::{Head, Salvage},
     journal::Journal,
+    lease::Lease,
     prices::Unit,
     reply::{JobResult, LogPlace, Status, Timings},
-    subjects,
+    subjects::{self, JobSubject},
     topology::{JOURNAL_BUCKET, LEDGER, REPLIES, bucket_stream},
 };
 use transport::stored;
@@ -52,8 +53,8 @@ const MARGIN: Duration = Duration::from_secs(5);
 pub(super) enum Chain {
     /// Jobs of one mailbox are looked up.
     LookUp(Box<LookUp>),
-    /// A job is ended.
-    End(Box<Ending>, VecDeque<Message>),
+    /// A job is ended: its messages are stored, then its lease is finished.
+    End(Lease, Option<JobKey>, VecDeque<Message>),
     /// An attempt of a vanished worker is booked.
     Lost(Box<BookLost>),
     /// A returned job is read from the log.
@@ -118,8 +119,27 @@ impl Chain {
     }
 
     /// Ends a job.
-    pub(super) fn end(ending: Box<Ending>) -> Self {
-        Self::End(ending, VecDeque::new())
+    pub(super) fn end(ending: &Ending, now: Micros) -> Self {
+        Self::End(ending.lease().clone(), ending.key(), end_messages(ending, now))
+    }
+
+    /// Ends what is no job.
+    pub(super) fn broken(
+        left: Salvage,
+        subject: Option<JobSubject>,
+        lease: Lease,
+        error: &str,
+        now: Micros,
+    ) -> Self {
+        let failure = Failure::new(FailureClass::Undecodable, error);
+        let mut messages = VecDeque::new();
+        if let (Some(id), Some(subject), Some(mailbox)) = (left.id, subject, left.mailbox) {
+            let result = result(id, Status::Failed, failure, 0, &lease, now);
+            let message =
+                Message::new(subjects::result(&subject.tenant, &mailbox), Body::Result(result.into()));
+            messages.push_back(message.with_id(id.result_message(&subject.tenant)));
+        }
+        Self::End(lease, None, messages)
     }
 
     /// Books an attempt.
@@ -150,8 +170,7 @@ impl Dispatcher {
                 let subject = subjects::result(&first.head.subject.tenant, &first.head.mailbox);
                 self.ask(id, scan(REPLIES, subject, since), SCAN_WITHIN, desk);
             }
-            Chain::End(ending, messages) => {
-                *messages = end_messages(ending, desk.wall());
+            Chain::End(..) => {
                 self.chains.insert(id, chain);
                 self.go_on_ending(id, desk);
                 return;
@@ -182,6 +201,14 @@ impl Dispatcher {
     pub(super) fn advance(&mut self, id: ChainId, told: Option<Told>, desk: &mut Desk<'_>) {
         match self.chains.remove(&id) {
             Some(Chain::LookUp(look_up)) => self.look_on(id, look_up, told, desk),
+            // Without its result the job is not finished: its lease runs out and it comes again.
+            Some(Chain::End(_, key, messages))
+                if messages.is_empty() && matches!(told, Some(Told::Refused(_))) =>
+            {
+                if let Some(key) = key {
+                    self.apply(Event::Concluded(key), desk);
+                }
+            }
             Some(chain @ Chain::End(..)) => {
                 self.chains.insert(id, chain);
                 self.go_on_ending(id, desk);
@@ -340,15 +367,15 @@ impl Dispatcher {
 
     /// Stores the next message of an ending, then finishes the lease.
     fn go_on_ending(&mut self, id: ChainId, desk: &mut Desk<'_>) {
-        let Some(Chain::End(_, messages)) = self.chains.get_mut(&id) else { return };
+        let Some(Chain::End(_, _, messages)) = self.chains.get_mut(&id) else { return };
         if let Some(message) = messages.pop_front() {
             self.store(id, message, desk);
             return;
         }
-        let Some(Chain::End(ending, _)) = self.chains.remove(&id) else { return };
-        desk.note(Some(ending.lease().stream_seq), || "acks what it has ended".to_owned());
-        self.client.ack(ending.lease(), desk);
-        if let Some(key) = ending.key() {
+        let Some(Chain::End(lease, key, _)) = self.chains.remove(&id) else { return };
+        desk.note(Some(lease.stream_seq), || "acks what it has ended".to_owned());
+        self.client.ack(&lease, desk);
+        if let Some(key) = key {
             self.apply(Event::Concluded(key), desk);
         }
     }
@@ -492,28 +519,8 @@ fn end_messages(ending: &Ending, now: Micros) -> VecDeque<Message> {
         let event = CostEvent::abandoned(head, entry, "journal".to_owned(), now);
         messages.push_back(cost(head, event));
     }
-    let result = JobResult {
-        job: head.id,
-        status: ending.status(),
-        output: None,
-        output_ref: None,
-        usage: None,
-        error: Some(ending.failure().clone()),
-        model: Some(head.subject.model.clone()),
-        lane: Some(head.subject.lane),
-        provider: None,
-        region: None,
-        attempts: ending.journal().last_attempt(),
-        attempt_key: None,
-        bill: None,
-        log: Some(LogPlace { stream: lease.stream().to_owned(), seq: lease.stream_seq }),
-        timings: Timings::default(),
-        cost_usd: UsdNanos::ZERO,
-        labels: head.labels.clone(),
-        replay_of: None,
-        decision: None,
-        finished_us: now,
-    };
+    let (failure, attempts) = (ending.failure().clone(), ending.journal().last_attempt());
+    let result = result(head.id, ending.status(), failure, attempts, lease, now);
     let id = if ending.failure().class == FailureClass::IdTaken {
         head.id.taken_message(tenant, lease.stream_seq)
     } else {
@@ -522,4 +529,37 @@ fn end_messages(ending: &Ending, now: Micros) -> VecDeque<Message> {
     let message = Message::new(subjects::result(tenant, &head.mailbox), Body::Result(result.into()));
     messages.push_back(message.with_id(id));
     messages
+}
+
+/// A result that no attempt gave.
+fn result(
+    job: JobId,
+    status: Status,
+    failure: Failure,
+    attempts: u16,
+    lease: &Lease,
+    now: Micros,
+) -> JobResult {
+    JobResult {
+        job,
+        status,
+        output: None,
+        output_ref: None,
+        usage: None,
+        error: Some(failure),
+        model: None,
+        lane: None,
+        provider: None,
+        region: None,
+        attempts,
+        attempt_key: None,
+        bill: None,
+        log: Some(LogPlace { stream: lease.stream().to_owned(), seq: lease.stream_seq }),
+        timings: Timings::default(),
+        cost_usd: UsdNanos::ZERO,
+        labels: BTreeMap::new(),
+        replay_of: None,
+        decision: None,
+        finished_us: now,
+    }
 }
