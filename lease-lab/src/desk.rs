@@ -41,6 +41,11 @@ impl Desk<'_> {
         &self.core.hosts[self.host].name
     }
 
+    /// Which process this is: its host, and how many there were before on it, itself included.
+    pub(crate) fn process(&self) -> (Host, u32) {
+        (self.host, self.core.hosts[self.host].life)
+    }
+
     /// A name for this process that no other process ever has.
     pub(crate) fn life_name(&self) -> String {
         let state = &self.core.hosts[self.host];

@@ -12,7 +12,7 @@ use dispatcher::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 use schemas::{
-    Lane, Micros,
+    AttemptKey, Lane, Micros,
     handover::Handover,
     headers,
     job::{Head, salvage},
@@ -141,6 +141,8 @@ impl Dispatcher {
             Effect::Repair => {}
             Effect::Offer { pool, handover, parcel } => {
                 let job = handover.lease.stream_seq;
+                let by = desk.process();
+                desk.audit().offers(by, AttemptKey::of(&self.accept, handover.offer));
                 desk.note(Some(job), || {
                     let Handover { offer, attempt, hedge, lease, .. } = &*handover;
                     let hedge = if *hedge { ", a second one" } else { "" };
@@ -250,7 +252,12 @@ impl Process for Dispatcher {
     fn heard(&mut self, _line: Line, number: u32, message: &Message, desk: &mut Desk<'_>) {
         match (number, &message.body) {
             (DELIVERIES, _) => self.delivered(message, desk),
-            (ANSWERS, Body::Answers(news)) => self.apply(Event::Answered(news.as_ref().clone()), desk),
+            (ANSWERS, Body::Answers(news)) => {
+                for offer in news.accepted.iter().copied().chain(news.ended.iter().map(|ended| ended.offer)) {
+                    desk.audit().hears_of(AttemptKey::of(&self.accept, offer));
+                }
+                self.apply(Event::Answered(news.as_ref().clone()), desk);
+            }
             (BEATS, Body::Beat(beat)) => self.apply(Event::Heard(beat.as_ref().clone()), desk),
             (RETURNS, Body::Return(back, parcel)) => {
                 desk.note(Some(back.lease.stream_seq), || {
