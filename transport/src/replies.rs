@@ -1,14 +1,7 @@
 //! Results and cost events as they are published, by workers and by dispatchers alike: the message id makes each stored once.
 
 use bytes::Bytes;
-use schemas::{
-    Codec, Mailbox, Tenant,
-    cost::{CostEvent, Purpose},
-    headers,
-    job::Head,
-    reply::{JobResult, Status},
-    subjects,
-};
+use schemas::{Codec, Mailbox, Tenant, cost::CostEvent, headers, job::Head, reply::JobResult, subjects};
 
 use crate::publisher::Headers;
 
@@ -49,8 +42,17 @@ impl<'a> Address<'a> {
 
     /// A terminal result.
     pub fn result(&self, result: &JobResult) -> Outgoing {
+        self.named(result, result.job.result_message(self.tenant))
+    }
+
+    /// The result that tells a second job with an id, stored at `seq` of its stream, that the id was taken.
+    pub fn id_taken(&self, result: &JobResult, seq: u64) -> Outgoing {
+        self.named(result, result.job.taken_message(self.tenant, seq))
+    }
+
+    fn named(&self, result: &JobResult, id: String) -> Outgoing {
         let body = self.codec.encode(result).expect("a result has only string keys and no failing parts");
-        let headers = self.headers(result.job.result_message(self.tenant), headers::RESULT_V1);
+        let headers = self.headers(id, headers::RESULT_V1);
         (subjects::result(self.tenant, self.mailbox), headers, body.into())
     }
 
@@ -66,29 +68,4 @@ impl<'a> Address<'a> {
         let body = self.codec.encode(event).expect("a cost event has only string keys and no failing parts");
         (subjects::cost(self.tenant, self.mailbox), self.headers(id, headers::COST_V1), body.into())
     }
-}
-
-/// The cost event of the attempt that gave a result: everything it says follows from the result, so whoever finds a result
-/// without the event stores the same one. `None` for a result that no attempt gave, or that says no bill.
-pub fn useful_event(result: &JobResult, tenant: &Tenant) -> Option<CostEvent> {
-    if result.status != Status::Succeeded {
-        return None;
-    }
-    let bill = result.bill.clone()?;
-    Some(CostEvent {
-        job: Some(result.job),
-        replay_of: result.replay_of,
-        attempt: result.attempts,
-        attempt_key: result.attempt_key,
-        tenant: tenant.clone(),
-        model: result.model.clone(),
-        provider: result.provider.clone()?,
-        region: result.region.clone()?,
-        purpose: Purpose::Useful,
-        lines: bill.lines,
-        amount_usd: bill.amount_usd,
-        estimated: bill.estimated,
-        price_book: bill.price_book,
-        at_us: result.finished_us,
-    })
 }

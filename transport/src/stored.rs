@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a single message may take to be read.
 const GET_WITHIN: Duration = Duration::from_secs(5);
 
+/// Headers that the server adds to a message that it reads out for us.
+const ADDED: [&str; 4] = ["Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"];
+
 /// Clocks differ and the job's time is when it was stored: look a little further back.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -76,8 +79,6 @@ pub async fn result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, A
 /// Headers and body of a job by its place in the log, as its producer sent them; `None` where it was trimmed.
 pub async fn job_at(client: &Client, stream: &str, seq: u64) -> Result<Option<(HeaderMap, Bytes)>, ApiError> {
     let Some(message) = get(client, stream, seq).await? else { return Ok(None) };
-    // What the server adds to a message that it reads out for us.
-    const ADDED: [&str; 4] = ["Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"];
     let own = message
         .headers
         .iter()

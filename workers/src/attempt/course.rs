@@ -35,10 +35,7 @@ use schemas::{
     journal::{Entry, Journal},
 };
 
-use self::{
-    after::looked,
-    state::{Booking, Calling, End, Outcome, Rival, State, Then, Waiting, Why},
-};
+use self::state::{Booking, Calling, End, Outcome, Rival, State, Then, Waiting, Why};
 pub use self::{
     effect::{Effect, Report, ResultName},
     event::{Answer, Event, Found, Moment, News, Refusal, Site, Terms},
@@ -170,7 +167,15 @@ impl Course {
                 self.dropped(call, why, bill, took, now)
             }
 
-            (S::Looking(outcome), E::Looked(found)) => looked(outcome, &found),
+            (S::Looking(outcome), E::Looked(found)) => self.looked(outcome, &found, now),
+            (S::Looking(outcome), E::Unanswered(why)) => {
+                let waiting = Waiting::Look { outcome, stored: false };
+                self.wait(waiting, Refusal::Unavailable(why), now)
+            }
+            (S::ReadingStored(outcome), E::Unanswered(why)) => {
+                let waiting = Waiting::Look { outcome, stored: true };
+                self.wait(waiting, Refusal::Unavailable(why), now)
+            }
             (S::StoringResult(outcome), E::ResultStored(stored)) => self.stored(outcome, stored),
             (S::StoringResult(outcome), E::ResultRefused(why)) => self.refused(outcome, why, now),
             (S::StoringOutput(outcome), E::OutputStored(place)) => self.output_stored(outcome, place),
@@ -214,6 +219,7 @@ impl Course {
                 | E::ResultStored(_)
                 | E::ResultRefused(_)
                 | E::StoredRead(_)
+                | E::Unanswered(_)
                 | E::OutputStored(_)
                 | E::OutputRefused(_)
                 | E::Waited,

@@ -8,7 +8,7 @@ use schemas::{
     journal::Trace,
     reply::{JobResult, OutputRef},
 };
-use transport::{Stored, replies};
+use transport::{Stored, stored};
 
 use super::{
     Booking, Course, Effect, End, Found, Moment, Outcome, Refusal, Report, ResultName, Rival, State, Step,
@@ -25,7 +25,25 @@ impl Course {
     /// Stores a result. Where the lease is not surely our own, another attempt may have ended the job, perhaps so long ago that
     /// the server has forgotten the message id: we look first.
     pub(super) fn store(&mut self, outcome: Box<Outcome>) -> Step {
-        if self.sure { publish(outcome) } else { (State::Looking(outcome), vec![Effect::LookForResult]) }
+        if self.sure { publish(outcome) } else { look(outcome) }
+    }
+
+    /// We have looked.
+    pub(super) fn looked(&mut self, outcome: Box<Outcome>, found: &Found, now: Moment) -> Step {
+        // Of several jobs with one id, this one's place in the log tells its own result.
+        let own = |r: &&JobResult| r.attempt_key == Some(self.key) || r.log.as_ref() == Some(&self.place());
+        let result = found.results.iter().find(own).or(found.results.first());
+        if result.is_some() {
+            return self.compare(outcome, result, now);
+        }
+        // Whoever booked this attempt gave it up for lost, and runs the job again. A useful cost beside the wasted one would
+        // count the attempt twice.
+        if found.booked && outcome.result.bill.is_some() {
+            let mut effects = left_over(&outcome);
+            effects.push(Effect::Settle(outcome.settled));
+            return (State::Over, effects);
+        }
+        publish(outcome)
     }
 
     /// The server has a result of the job: ours, or one with the same id from before.
@@ -130,6 +148,7 @@ impl Course {
     pub(super) fn again(&mut self, waiting: Waiting) -> Step {
         match waiting {
             Waiting::Result(outcome) => self.store(outcome),
+            Waiting::Look { outcome, .. } => look(outcome),
             Waiting::Output(outcome) => store_output(outcome),
             Waiting::Taken(outcome) => self.tell_taken(outcome),
             Waiting::Cost(booking) => book(*booking),
@@ -141,7 +160,9 @@ impl Course {
     pub(super) fn give_up(&mut self, waiting: Waiting, now: Moment) -> Step {
         let mut effects = vec![Effect::Report(Report::Abandoning(waiting.name()))];
         let (state, more) = match waiting {
-            Waiting::Result(outcome) | Waiting::Output(outcome) => {
+            Waiting::Result(outcome)
+            | Waiting::Output(outcome)
+            | Waiting::Look { outcome, stored: false } => {
                 let failed = outcome.settled.failed.or(Some(FailureClass::WorkerLost));
                 let settled = Settled { failed, ..outcome.settled };
                 match outcome.result.bill.clone() {
@@ -152,7 +173,8 @@ impl Course {
                     None => over(settled),
                 }
             }
-            Waiting::Taken(outcome) => over(outcome.settled),
+            // Should the result be ours, whoever finds it books the useful cost.
+            Waiting::Taken(outcome) | Waiting::Look { outcome, stored: true } => over(outcome.settled),
             Waiting::Cost(booking) => over(booking.then.settled()),
         };
         effects.extend(more);
@@ -195,7 +217,7 @@ impl Course {
 impl Waiting {
     const fn name(&self) -> &'static str {
         match self {
-            Self::Result(_) | Self::Taken(_) => "result",
+            Self::Result(_) | Self::Look { .. } | Self::Taken(_) => "result",
             Self::Output(_) => "output",
             Self::Cost(_) => "cost",
         }
@@ -212,24 +234,9 @@ impl Then {
     }
 }
 
-/// We have looked.
-pub(super) fn looked(outcome: Box<Outcome>, found: &Found) -> Step {
-    match found.result {
-        Some(seq) => (State::ReadingStored(outcome), vec![Effect::ReadStored(seq)]),
-        // Whoever booked this attempt gave it up for lost, and runs the job again. A useful cost beside the wasted one would
-        // count the attempt twice.
-        None if found.booked && outcome.result.bill.is_some() => {
-            let mut effects = left_over(&outcome);
-            effects.push(Effect::Settle(outcome.settled));
-            (State::Over, effects)
-        }
-        None => publish(outcome),
-    }
-}
-
 /// This attempt gave the job's result: its cost is the useful one.
-fn ours(outcome: Outcome, stored: &JobResult) -> Step {
-    match replies::useful_event(stored, &outcome.job.subject.tenant) {
+fn ours(outcome: Outcome, result: &JobResult) -> Step {
+    match stored::useful_event(result, &outcome.job.subject.tenant) {
         Some(event) => book(Booking { event, then: Then::Finish(outcome.job, outcome.settled) }),
         // Taken back: its cost was booked before.
         None => finish(&outcome.job, outcome.settled),
@@ -239,6 +246,10 @@ fn ours(outcome: Outcome, stored: &JobResult) -> Step {
 fn publish(outcome: Box<Outcome>) -> Step {
     let effect = Effect::StoreResult(ResultName::OfJob, outcome.result.clone());
     (State::StoringResult(outcome), vec![effect])
+}
+
+fn look(outcome: Box<Outcome>) -> Step {
+    (State::Looking(outcome), vec![Effect::LookForResult])
 }
 
 fn store_output(outcome: Box<Outcome>) -> Step {

@@ -77,10 +77,10 @@ pub enum Refusal {
 }
 
 /// What a look for earlier outcomes of the job found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
-    /// The sequence in `REPLIES` of the job's stored result.
-    pub result: Option<u64>,
+    /// The stored results with the job's id, oldest first. More than one where the id was used for several jobs.
+    pub results: Vec<JobResult>,
     /// Whether this attempt's cost was already booked by somebody who gave the attempt up for lost.
     pub booked: bool,
 }
@@ -122,13 +122,15 @@ pub enum Event {
         took: Duration,
     },
     /// Answers [`super::Effect::LookForResult`].
-    Looked(Found),
+    Looked(Box<Found>),
     /// Answers [`super::Effect::StoreResult`].
     ResultStored(Stored),
     /// Answers [`super::Effect::StoreResult`].
     ResultRefused(Refusal),
     /// Answers [`super::Effect::ReadStored`]; `None` when the stream does not have it any more.
     StoredRead(Option<Box<JobResult>>),
+    /// Answers [`super::Effect::LookForResult`] and [`super::Effect::ReadStored`]: nobody can say now.
+    Unanswered(String),
     /// Answers [`super::Effect::StoreOutput`].
     OutputStored(OutputRef),
     /// Answers [`super::Effect::StoreOutput`].

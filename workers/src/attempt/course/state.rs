@@ -117,6 +117,11 @@ pub(super) struct End {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Waiting {
     Result(Box<Outcome>),
+    /// Looking for a result; `stored` when the server said that there is one.
+    Look {
+        outcome: Box<Outcome>,
+        stored: bool,
+    },
     Output(Box<Outcome>),
     Taken(Box<Outcome>),
     Cost(Box<Booking>),

@@ -222,14 +222,20 @@ fn without_a_sure_lease_the_result_is_looked_for_before_it_is_stored() {
         let mut course = calling();
         let mut effects = course.apply(UNSURE, answer(Ok("out")));
         // A lease that was unsure once is never believed again.
-        effects.extend(course.apply(SURE, Event::Looked(found)));
+        effects.extend(course.apply(SURE, Event::Looked(Box::new(found))));
         names(&effects)
     };
     assert_eq!(look(Found::default()), ["LookForResult", "StoreResult OfJob Succeeded"]);
-    assert_eq!(look(Found { result: Some(9), booked: false }), ["LookForResult", "ReadStored"]);
+    let other = *of_another(&calling());
+    let mut own = other.clone();
+    (own.attempt_key, own.bill) = (Some(calling().key()), Some(bill()));
+    let results = vec![other.clone()];
+    assert_eq!(look(Found { results, booked: false }), ["LookForResult", "Report", "StoreCost WastedRace"]);
+    let results = vec![other, own];
+    assert_eq!(look(Found { results, booked: true }), ["LookForResult", "StoreCost Useful"]);
     // Somebody gave the attempt up for lost and booked it: useful as well, it would be booked twice.
     let given_up = ["LookForResult", "Report", "Settle None kept false"];
-    assert_eq!(look(Found { result: None, booked: true }), given_up);
+    assert_eq!(look(Found { results: Vec::new(), booked: true }), given_up);
 }
 
 #[test]

@@ -34,13 +34,17 @@ fn any_event(course: &Course, which: usize, n: u8) -> Event {
         Event::RunStarted("r".into()),
         answer(if n.is_multiple_of(2) { Ok("out") } else { Err(class) }),
         Event::Dropped { bill: bill(), took: Duration::from_secs(1) },
-        Event::Looked(Found { result: (n.is_multiple_of(2)).then_some(4), booked: n.is_multiple_of(3) }),
+        Event::Looked(Box::new(Found {
+            results: n.is_multiple_of(2).then(|| (*found).clone()).into_iter().collect(),
+            booked: n.is_multiple_of(3),
+        })),
         stored(n.is_multiple_of(2)),
         Event::ResultRefused(refusal.clone()),
         Event::StoredRead((!n.is_multiple_of(5)).then_some(found)),
         Event::OutputStored(OutputRef { object: "o".into(), bytes: 1 }),
         Event::OutputRefused(refusal),
         Event::Waited,
+        Event::Unanswered("silent".into()),
         Event::News(News::LeaseLost),
         Event::News(News::WorkerStops),
         Event::News(News::TakenBack(Failure::new(FailureClass::Cancelled, "x"))),
@@ -52,7 +56,7 @@ fn any_event(course: &Course, which: usize, n: u8) -> Event {
 }
 
 /// How many kinds of events there are.
-const EVENTS: usize = 27;
+const EVENTS: usize = 28;
 
 /// Watches a course: what its effects and the answers to them must add up to.
 #[derive(Default)]
@@ -77,7 +81,10 @@ impl Watch {
             | (State::ReadingStored(_), Event::StoredRead(_)) => {
                 self.result_there = true;
             }
-            (State::Looking(_), Event::Looked(found)) => self.looked = found.result.is_none(),
+            (State::Looking(_), Event::Looked(found)) => {
+                self.looked = found.results.is_empty();
+                self.result_there |= !self.looked;
+            }
             (_, Event::News(News::LeaseLost)) => self.sure = false,
             (_, _) => {}
         }
@@ -125,10 +132,10 @@ fn expected(state: &State) -> &'static [usize] {
         State::Fetching { .. } => &[8, 9],
         State::Calling(_) => &[10, 11, 6, 12],
         State::Dropping { .. } => &[13, 12],
-        State::Looking(_) => &[14],
+        State::Looking(_) => &[14, 14, 21],
         State::StoringResult(_) | State::TellingTaken(_) => &[15, 15, 16],
         State::StoringOutput(_) => &[18, 19],
-        State::ReadingStored(_) => &[17],
+        State::ReadingStored(_) => &[17, 17, 21],
         State::StoringCost(_) => &[4, 4, 5],
         State::Waiting(_) => &[20],
         State::Over => &[],
@@ -183,7 +190,7 @@ proptest! {
             course.apply(moment, event);
         }
         for _ in 0..40 {
-            let Some(which) = expected(&course.state).iter().copied().filter(|w| ![5, 10, 11, 16, 19].contains(w)).max() else {
+            let Some(which) = expected(&course.state).iter().copied().filter(|w| ![5, 10, 11, 16, 19, 21].contains(w)).max() else {
                 break;
             };
             let event = any_event(&course, which, 7);
