@@ -38,7 +38,7 @@ use transport::{
 use crate::{
     banker::Banker,
     config::DispatcherConfig,
-    ending::{self, Ending},
+    ending::Ending,
     feed::Feed,
     jobs::{Effect, Event, Finding, Jobs},
     look_up::LookUp,
@@ -441,12 +441,12 @@ impl Dispatcher {
             }
             Effect::Order { pool, worker, order } => nats::order(control, &pool, &worker, &order).await,
             Effect::Ack(lease) => self.role.acks.ack(lease).await,
-            Effect::GiveBack(lease) => ending::give_back(control, &lease).await,
+            Effect::GiveBack(lease) => nats::give_back(control, &lease).await,
             Effect::Extend { job, lease } => {
                 let client = control.clone();
                 self.tasks.spawn(async move {
                     let asked = SystemClock.now();
-                    if !ending::extend(&client, &lease).await {
+                    if !nats::extend(&client, &lease).await {
                         return Told::Nothing;
                     }
                     Told::Event(Event::Extended { job, delivery: lease.consumer_seq, asked })

@@ -12,6 +12,7 @@ use async_nats::Client;
 use futures_util::{StreamExt as _, stream};
 use schemas::{
     JobId, Mailbox, Micros, Tenant,
+    cost::CostEvent,
     failure::{Failure, FailureClass},
     journal::Journal,
     reply::{JobResult, LogPlace},
@@ -21,8 +22,8 @@ use tracing::{error, info, warn};
 use transport::{Publisher, SystemClock, api::ApiError, bucket::Bucket, replies::Address, stored};
 
 use crate::{
-    ending,
     jobs::{Fate, Finding, Suspect},
+    nats,
 };
 
 /// Jobs of one mailbox that are looked at in parallel: enough to hide the way to the server.
@@ -97,7 +98,7 @@ impl LookUp {
         let mut leased = None;
         if suspect.confirm {
             let asked = SystemClock.now();
-            if !ending::extend(&self.client, &suspect.lease).await {
+            if !nats::extend(&self.client, &suspect.lease).await {
                 return (Fate::Unknown, None);
             }
             leased = Some(asked);
@@ -110,35 +111,26 @@ impl LookUp {
     }
 
     /// There are results with this id: of this job, or of an earlier one that had the same id.
-    async fn done(&self, suspect: &Suspect, results: &[u64], costs: &HashSet<String>) -> Fate {
-        let mut other = None;
-        for seq in results {
+    async fn done(&self, suspect: &Suspect, seqs: &[u64], costs: &HashSet<String>) -> Fate {
+        let mut results = Vec::new();
+        for seq in seqs {
             match stored::result_at(&self.client, *seq).await {
-                Ok(Some(result)) if is_of(&result, suspect) => {
-                    self.repair(suspect, &result, costs).await;
-                    return Fate::Done;
-                }
-                Ok(Some(result)) => other = Some(result),
-                // It is too old to be there; then so is what it would tell.
-                Ok(None) => {}
+                Ok(result) => results.extend(result),
                 Err(error) => {
                     warn!(job = %suspect.head.id, %error, "stored result not read; the job comes again");
                     return Fate::Unknown;
                 }
             }
         }
-        other.map_or(Fate::Done, |result| Fate::IdTaken(id_taken(&result)))
-    }
-
-    /// Stores the useful cost event of a result, if the worker died before it could.
-    async fn repair(&self, suspect: &Suspect, result: &JobResult, costs: &HashSet<String>) {
-        let Some(event) = stored::useful_event(result, &suspect.head.subject.tenant) else { return };
-        let Some(id) = event.message_id().filter(|id| !costs.contains(id)) else { return };
-        info!(job = %suspect.head.id, "its result is stored and its cost was not; booked now");
-        let (subject, headers, body) = Address::of(&suspect.head).cost(&event, id);
-        if let Err(error) = self.publisher.publish(subject, headers, body).await {
-            error!(job = %suspect.head.id, %error, "cost event not stored");
+        for event in results.iter().filter_map(|result| missing_event(suspect, result, costs)) {
+            info!(job = %suspect.head.id, "its result is stored and its cost was not; booked now");
+            let Some(id) = event.message_id() else { continue };
+            let (subject, headers, body) = Address::of(&suspect.head).cost(&event, id);
+            if let Err(error) = self.publisher.publish(subject, headers, body).await {
+                error!(job = %suspect.head.id, %error, "cost event not stored");
+            }
         }
+        fate(suspect, &results)
     }
 
     async fn journal(&self, suspect: &Suspect) -> Fate {
@@ -162,6 +154,23 @@ impl LookUp {
 
 fn finding(suspect: &Suspect, fate: Fate, leased: Option<Micros>) -> Finding {
     Finding { job: suspect.job, delivery: suspect.lease.consumer_seq, fate, leased }
+}
+
+/// What became of a job, by the stored results that have its id. A result that is too old to be there tells nothing any more, and
+/// neither does the job: it has ended.
+pub fn fate(suspect: &Suspect, results: &[JobResult]) -> Fate {
+    if results.iter().any(|result| is_of(result, suspect)) {
+        return Fate::Done;
+    }
+    results.first().map_or(Fate::Done, |result| Fate::IdTaken(id_taken(result)))
+}
+
+/// The useful cost event that follows from a job's result, if it is not among the message ids of `costs`: the worker died between
+/// the two.
+pub fn missing_event(suspect: &Suspect, result: &JobResult, costs: &HashSet<String>) -> Option<CostEvent> {
+    let event =
+        stored::useful_event(result, &suspect.head.subject.tenant).filter(|_| is_of(result, suspect))?;
+    (!costs.contains(&event.message_id()?)).then_some(event)
 }
 
 /// Whether a result is of the very job that a lease is about. Results of older versions do not say.

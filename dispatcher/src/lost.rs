@@ -6,61 +6,72 @@
 
 use async_nats::Client;
 use schemas::{
-    UsdNanos,
+    Micros, UsdNanos,
     cost::{Bill, CostEvent, CostLine, Purpose},
     journal::Journal,
     prices::Unit,
+    reply::JobResult,
     time::Clock as _,
 };
 use tracing::{debug, error, warn};
-use transport::{Publisher, SystemClock, bucket::Bucket, replies::Address, stored};
+use transport::{Publisher, SystemClock, api::ApiError, bucket::Bucket, replies::Address, stored};
 
 use crate::{jobs::Lost, metrics};
 
 /// Price book of a cost event that follows from what a worker's heartbeat said an attempt would cost.
 const AS_EXPECTED: &str = "expected";
 
-/// What became of an attempt whose worker has vanished.
-enum Known {
-    /// It gave the job's result.
-    Useful(Box<CostEvent>),
-    /// The next holder of the job reads of it in the journal.
-    InJournal,
-    /// Nothing.
-    Nothing,
+impl Lost {
+    /// The cost event to be stored for the attempt, by the stored results that have the job's id and by its journal; none if somebody
+    /// else books the attempt.
+    pub fn event(&self, results: &[JobResult], journal: &Journal, now: Micros) -> Option<CostEvent> {
+        let (head, tenant) = (&self.head, &self.head.subject.tenant);
+        if let Some(own) = results.iter().find(|result| result.attempt_key == Some(self.key)) {
+            return stored::useful_event(own, tenant);
+        }
+        // Once the job is over, no holder will look into its journal.
+        let in_journal = journal.entries.iter().any(|entry| entry.key == Some(self.key));
+        if (results.is_empty() && in_journal) || self.expected == UsdNanos::ZERO {
+            return None;
+        }
+        let line = CostLine {
+            sku: self.sku.clone(),
+            unit: Unit::Inference,
+            quantity: 1,
+            item: "expected".into(),
+            unit_price_usd: self.expected,
+            amount_usd: self.expected,
+        };
+        let (amount_usd, price_book) = (self.expected, AS_EXPECTED.into());
+        let bill = Bill { lines: vec![line], amount_usd, estimated: true, price_book };
+        let attempt = (self.attempt, Some(self.key));
+        Some(CostEvent::of_attempt(head, attempt, &self.pool, Purpose::WastedFailure, bill, now))
+    }
 }
 
-/// Books an attempt, unless somebody else does.
+/// Books an attempt, unless somebody else does. Where the server does not say what is stored, the attempt is booked: its message id
+/// makes that harmless if its worker has booked it.
 pub async fn book(client: Client, publisher: Publisher, journals: Bucket, lost: Box<Lost>) {
     let (head, pool) = (&lost.head, &lost.pool);
-    let event = match known(&client, &journals, &lost).await {
-        Known::InJournal => {
-            debug!(job = %head.id, attempt = lost.attempt, "the journal leads to the attempt; left to the next holder");
-            return;
-        }
-        Known::Useful(event) => *event,
-        Known::Nothing if lost.expected == UsdNanos::ZERO => return,
-        Known::Nothing => {
-            warn!(job = %head.id, attempt = lost.attempt, %pool, "its worker vanished; booked as possibly wasted");
-            metrics::booked_lost();
-            let line = CostLine {
-                sku: lost.sku.clone(),
-                unit: Unit::Inference,
-                quantity: 1,
-                item: "expected".into(),
-                unit_price_usd: lost.expected,
-                amount_usd: lost.expected,
-            };
-            let bill = Bill {
-                lines: vec![line],
-                amount_usd: lost.expected,
-                estimated: true,
-                price_book: AS_EXPECTED.into(),
-            };
-            let attempt = (lost.attempt, Some(lost.key));
-            CostEvent::of_attempt(head, attempt, pool, Purpose::WastedFailure, bill, SystemClock.now())
+    let results = match results(&client, &lost).await {
+        Ok(results) => results,
+        Err(error) => {
+            warn!(job = %head.id, %error, "stored results not read");
+            Vec::new()
         }
     };
+    let journal = match journals.get(&head.id.journal_key(&head.subject.tenant)).await {
+        Ok(Some(bytes)) => serde_json::from_slice::<Journal>(&bytes).unwrap_or_default(),
+        Ok(None) | Err(_) => Journal::default(),
+    };
+    let Some(event) = lost.event(&results, &journal, SystemClock.now()) else {
+        debug!(job = %head.id, attempt = lost.attempt, "the attempt of a vanished worker is left to the next holder");
+        return;
+    };
+    if event.estimated {
+        warn!(job = %head.id, attempt = lost.attempt, %pool, "its worker vanished; booked as possibly wasted");
+        metrics::booked_lost();
+    }
     let Some(id) = event.message_id() else { return };
     let (subject, headers, body) = Address::of(head).cost(&event, id);
     if let Err(error) = publisher.publish(subject, headers, body).await {
@@ -68,32 +79,13 @@ pub async fn book(client: Client, publisher: Publisher, journals: Bucket, lost: 
     }
 }
 
-/// What is stored of an attempt. Where the server does not say, the attempt is booked: the message id makes that harmless if its
-/// worker has booked it.
-async fn known(client: &Client, journals: &Bucket, lost: &Lost) -> Known {
-    let (head, tenant) = (&lost.head, &lost.head.subject.tenant);
-    let results = stored::results_since(client, tenant, &head.mailbox, lost.lease.stored_at).await;
-    let results = results.unwrap_or_else(|error| {
-        warn!(job = %head.id, %error, "stored results not read");
-        std::collections::HashMap::new()
-    });
-    let seqs = results.get(&head.id).map_or(&[][..], Vec::as_slice);
-    for seq in seqs {
-        if let Ok(Some(result)) = stored::result_at(client, *seq).await
-            && result.attempt_key == Some(lost.key)
-        {
-            return stored::useful_event(&result, tenant)
-                .map_or(Known::InJournal, |event| Known::Useful(Box::new(event)));
-        }
+/// The stored results that have the job's id.
+async fn results(client: &Client, lost: &Lost) -> Result<Vec<JobResult>, ApiError> {
+    let (head, since) = (&lost.head, lost.lease.stored_at);
+    let seqs = stored::results_since(client, &head.subject.tenant, &head.mailbox, since).await?;
+    let mut results = Vec::new();
+    for seq in seqs.get(&head.id).into_iter().flatten() {
+        results.extend(stored::result_at(client, *seq).await?);
     }
-    if !seqs.is_empty() {
-        // The job is over, so no holder will look into its journal.
-        return Known::Nothing;
-    }
-    let journal = match journals.get(&head.id.journal_key(tenant)).await {
-        Ok(Some(bytes)) => serde_json::from_slice::<Journal>(&bytes).unwrap_or_default(),
-        Ok(None) | Err(_) => Journal::default(),
-    };
-    let named = journal.entries.iter().any(|entry| entry.key == Some(lost.key));
-    if named { Known::InJournal } else { Known::Nothing }
+    Ok(results)
 }

@@ -1,5 +1,7 @@
 //! The dispatcher's messages: pulls, deliveries, handovers, returns. Reads and writes them, decides nothing.
 
+use std::time::Duration;
+
 use async_nats::{Client, HeaderMap, HeaderValue, Message, StatusCode};
 use bytes::Bytes;
 use schemas::{
@@ -202,4 +204,22 @@ pub fn own_headers(map: Option<HeaderMap>) -> HeaderMap {
         })
         .filter_map(|(name, values)| values.first().map(|v| (name.clone(), v.clone())))
         .collect()
+}
+
+/// Gives a lease back at once, for another dispatcher. Only while it is surely ours.
+pub async fn give_back(client: &Client, lease: &Lease) {
+    let sent = client.publish(lease.subject().to_owned(), Bytes::from_static(b"-NAK")).await;
+    if let Err(error) = sent {
+        tracing::warn!(%error, "lease not given back, it comes back by itself");
+    }
+}
+
+/// How long an extension may take to be answered.
+const EXTEND_WITHIN: Duration = Duration::from_secs(2);
+
+/// Extends a lease and makes sure of it. True when the server answered.
+pub async fn extend(client: &Client, lease: &Lease) -> bool {
+    let request =
+        async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(EXTEND_WITHIN));
+    client.send_request(lease.subject().to_owned(), request).await.is_ok()
 }

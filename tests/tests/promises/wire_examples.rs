@@ -12,7 +12,7 @@ use tests::{
     scripted::{Script, Scripted},
 };
 
-const README: &str = include_str!("../../schemas/README.md");
+const README: &str = include_str!("../../../schemas/README.md");
 const ACK_WAIT: Duration = Duration::from_secs(4);
 
 /// The blocks that begin with "```json <kind>": the rest of that line, and the text.
@@ -40,7 +40,7 @@ fn documented_results_and_costs_are_what_we_write() {
     for (_, text) in blocks("cost") {
         let cost: CostEvent = Codec::Json.decode(text.as_bytes()).unwrap();
         assert_eq!(serde_json::to_value(&cost).unwrap(), serde_json::from_str::<Value>(&text).unwrap());
-        let book = schemas::prices::PriceBook::from_toml(include_str!("../../prices.toml")).unwrap();
+        let book = schemas::prices::PriceBook::from_toml(include_str!("../../../prices.toml")).unwrap();
         let line = &cost.lines[0];
         let used = schemas::prices::Used::Time(Duration::from_micros(line.quantity));
         assert_eq!(book.bill(&cost.provider, &line.sku, &line.item, used, cost.at_us).unwrap()[0], *line);
