@@ -16,6 +16,7 @@ use routing::{
 use schemas::{
     ModelToken, PoolId, Region, UsdNanos,
     catalog::Catalog,
+    prices::PriceBook,
     topology::{Settings, Topology},
 };
 use transport::LinkConfig;
@@ -33,6 +34,10 @@ use crate::{
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a job is expected to take, until enough have run.
 pub(crate) const EXPECTED: Duration = Duration::from_secs(2);
+/// What every pool runs on.
+pub(crate) const SKU: &str = "T4";
+/// What a second of it costs, in nano-dollars, by the place of the pool in [`POOLS`].
+const SECOND: [u64; 2] = [40_000, 160_000];
 /// The rank of what every pool runs on.
 pub(crate) const SIZE: u16 = 16;
 /// How long a process that was asked to end may go on.
@@ -101,12 +106,23 @@ pub(crate) fn providers(plan: &Plan, mut chance: Chance) -> Vec<Provider> {
             finds: *detached && plan.finds,
             takes: (Duration::from_millis(300), Duration::from_secs(4)),
             timeout: CALL_TIMEOUT,
-            second: UsdNanos::new([40_000, 160_000][index]),
+            second: UsdNanos::new(SECOND[index]),
         };
         let own = chance.fork();
         Provider::new(config, own)
     };
     POOLS.iter().enumerate().map(provider).collect()
+}
+
+/// What everything costs.
+pub(crate) fn prices() -> PriceBook {
+    let price = |(pool, nanos): (&(&str, bool), u64)| {
+        let (provider, usd) = (pool.0.split('@').next().unwrap_or_default(), UsdNanos::new(nanos));
+        format!("[[price]]\nprovider = \"{provider}\"\nsku = \"{SKU}\"\nunit = \"second\"\nusd = \"{usd}\"\n")
+    };
+    let prices: String = POOLS.iter().zip(SECOND).map(price).collect();
+    let text = format!("version = \"sim\"\nas_of = \"2027-01-01\"\nsource = \"made up\"\n{prices}");
+    PriceBook::from_toml(&text).expect("a price book")
 }
 
 /// The settings of the dispatcher called `name`.

@@ -2,7 +2,6 @@
 
 mod attempt;
 mod call;
-mod shift;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -10,19 +9,19 @@ use schemas::{
     Micros, PoolId, WorkerId,
     handover::{Acceptances, Handover, OfferKey, Return},
     headers,
-    heartbeat::ServedModel,
     journal::Journal,
     subjects,
-    time::micros,
     topology::{JOURNAL_BUCKET, LEDGER, REPLIES, bucket_stream},
 };
 use transport::Stored;
 use workers::{
     attempt::course::{Effect, Event, Found, News, Refusal, ResultName, Site, Terms},
-    shift::{Decision, Message as Due, Now},
+    clock::Now,
+    config::PoolModel,
+    shift::{Decision, Meaning, Message as Due, Post, Shift},
 };
 
-use self::{attempt::Attempt, shift::Shift};
+use self::attempt::Attempt;
 use super::{Process, producer::MAILBOX};
 use crate::{
     client::{Client, FIRST_FREE, Said},
@@ -35,10 +34,12 @@ use crate::{
     world::CallNews,
 };
 
-/// How long acceptances are collected.
-const FLUSH_AFTER: Duration = Duration::from_millis(2);
+/// What the steady clock shows when a world begins: more than any lease lasts.
+const ORIGIN: Duration = Duration::from_secs(86_400);
 /// What remains after the grace period for attempts to hear of its end.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long one request to extend a lease may take.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a question to the server may take.
 const GET_WITHIN: Duration = Duration::from_secs(5);
 /// Clocks differ: scans begin a little earlier.
@@ -58,7 +59,6 @@ pub(super) struct Worker {
     attempts: BTreeMap<u64, Attempt>,
     client: Client<Token>,
     next_call: u64,
-    flush_at: Option<Micros>,
     keep_at: Micros,
     /// Since it was asked to end: when the grace period is over.
     grace_until: Option<Micros>,
@@ -83,7 +83,7 @@ enum What {
     Stored,
     ReadJournal,
     WriteJournal,
-    Extend(Micros),
+    Extend(Duration),
 }
 
 impl Worker {
@@ -99,33 +99,34 @@ impl Worker {
         );
         let filter = subjects::orders(&id, &worker).into();
         desk.subscribe(Line::Control, Subscription { number: ORDERS, filter, group: None });
-        let provider = desk.provider(pool);
-        let served = ServedModel {
-            model: setup::model(),
-            sku: "T4".into(),
-            size: setup::SIZE,
-            expected_cost_usd: provider.price(setup::EXPECTED),
-            p50_us: micros(setup::EXPECTED),
-            p95_us: micros(setup::EXPECTED * 2),
-            running: 0,
-            overdue: 0,
-            second_usd: provider.config.second,
-            idle_us: 0,
+        let post = Post {
+            pool: id.clone(),
+            worker,
+            started: desk.wall(),
+            slots: plan.slots,
+            models: vec![PoolModel {
+                model: setup::model(),
+                served_as: "phi".into(),
+                sku: setup::SKU.into(),
+                size: setup::SIZE,
+                expected: setup::EXPECTED,
+            }],
+            prices: Arc::new(setup::prices()),
+            price_name: id.provider.clone(),
+            idle: Duration::ZERO,
             rented: false,
-            detached: provider.config.detached,
-            warmable: false,
+            detached: desk.provider(pool).config.detached,
         };
         let site = Site { pool: id.clone(), journal: plan.journal, price_book: "sim".into() };
         Self {
             pool,
-            shift: Shift::new(id.clone(), worker, desk.wall(), plan.slots, served),
+            shift: Shift::new(post, Self::now(desk)),
             id,
             site: Arc::new(site),
             ack_wait: plan.ack_wait,
             attempts: BTreeMap::new(),
             client,
             next_call: 0,
-            flush_at: None,
             keep_at: desk.now(),
             grace_until: None,
             told_to_stop: false,
@@ -134,11 +135,11 @@ impl Worker {
     }
 
     fn now(desk: &Desk<'_>) -> Now {
-        Now { wall: desk.wall(), steady: desk.now().since(BEGIN) }
+        Now { wall: desk.wall(), steady: steady(desk.now()) }
     }
 
     fn offered(&mut self, handover: &Handover, parcel: Option<wire::Job>, accept: &str, desk: &mut Desk<'_>) {
-        let decision = self.shift.offer(Self::now(desk), accept, handover);
+        let decision = self.shift.offer(handover, accept, Self::now(desk));
         desk.note(Some(handover.lease.stream_seq), || {
             format!("hears offer {}: {decision:?}", handover.offer)
         });
@@ -156,11 +157,6 @@ impl Worker {
             self.attempts.insert(number, attempt);
             self.apply(number, Event::Accepted, desk);
         }
-        self.flush_soon(desk);
-    }
-
-    fn flush_soon(&mut self, desk: &Desk<'_>) {
-        self.flush_at.get_or_insert(desk.now() + FLUSH_AFTER);
     }
 
     /// Gives an attempt an event and does what it wants done.
@@ -172,8 +168,7 @@ impl Worker {
         }
         if let Some(settled) = self.attempts.get(&number).and_then(|attempt| attempt.settled) {
             self.attempts.remove(&number);
-            self.shift.ended(number, settled);
-            self.flush_soon(desk);
+            self.shift.ended(number, Some(settled), Self::now(desk));
         }
     }
 
@@ -349,7 +344,7 @@ impl Worker {
             }
             (What::WriteJournal, Some(Told::Stored { .. })) => self.journal_written(number, desk),
             (What::WriteJournal | What::ReadJournal, _) => self.read_journal(number, desk),
-            (What::Extend(asked), told) => attempt.extended(asked, told.is_some()),
+            (What::Extend(asked), told) => attempt.hold.answered(asked, told.is_some()),
             // Nobody answered: the question is asked again.
             (What::Job, _) => self.carry_out(number, Effect::ReadJob, desk),
             (What::Results | What::Costs(_), _) => self.carry_out(number, Effect::LookForResult, desk),
@@ -371,26 +366,28 @@ impl Worker {
 
     /// Extends leases that are due and tells attempts whose leases may be lost.
     fn keep_leases(&mut self, desk: &mut Desk<'_>) {
-        let now = desk.now();
-        self.keep_at = now + (self.ack_wait / 12).clamp(Duration::from_millis(50), Duration::from_secs(1));
+        let now = steady(desk.now());
+        self.keep_at =
+            desk.now() + (self.ack_wait / 12).clamp(Duration::from_millis(50), Duration::from_secs(1));
         let numbers: Vec<u64> = self.attempts.keys().copied().collect();
         for number in numbers {
             let Some(attempt) = self.attempts.get_mut(&number) else { continue };
-            if attempt.loses_lease(now) {
+            if !attempt.lost && !attempt.hold.is_sure(now) {
+                attempt.lost = true;
                 self.apply(number, Event::News(News::LeaseLost), desk);
                 continue;
             }
-            if attempt.wants_extension(now) {
+            if attempt.hold.due(now) {
+                let patience = attempt.hold.lost_at().saturating_sub(now).min(PATIENCE);
                 let message = Message::new(attempt.lease().subject(), Body::Ack(Ack::Progress));
                 let token = Token { attempt: number, what: What::Extend(now) };
-                self.client.request(token, Line::Control, message, attempt::PATIENCE, desk);
+                self.client.request(token, Line::Control, message, patience, desk);
             }
         }
     }
 
-    fn flush(&mut self, desk: &mut Desk<'_>) {
-        self.flush_at = None;
-        for due in self.shift.tick(Self::now(desk)) {
+    fn speak(&mut self, due: Vec<Due>, desk: &mut Desk<'_>) {
+        for due in due {
             let message = match due {
                 Due::Acceptances(accept, news) => {
                     desk.note(Some(MANY), || told(&accept, &news));
@@ -415,8 +412,12 @@ impl Worker {
                 self.apply(number, Event::News(News::WorkerStops), desk);
             }
         }
-        let idle = self.attempts.is_empty() && self.flush_at.is_none() && self.client.is_settled();
-        self.ended = idle || now >= until + LAST_WORDS;
+        let idle = self.attempts.is_empty() && self.client.is_settled();
+        if !self.ended && (idle || now >= until + LAST_WORDS) {
+            let words = self.shift.close(Self::now(desk));
+            self.speak(words, desk);
+            self.ended = true;
+        }
     }
 }
 
@@ -427,7 +428,8 @@ impl Process for Worker {
                 self.offered(handover, parcel.clone(), accept, desk);
             }
             (ORDERS, Body::Order(order), _) => {
-                if let (Some(number), Some(news)) = (self.shift.order(order), attempt::news(order)) {
+                let meaning = self.shift.order(order.as_ref().clone(), Self::now(desk));
+                if let Meaning::Attempt(number, news) = meaning {
                     self.apply(number, Event::News(news), desk);
                 }
             }
@@ -464,17 +466,17 @@ impl Process for Worker {
                 self.apply(number, Event::Waited, desk);
             }
         }
-        if self.flush_at.is_some_and(|at| at <= now) || self.shift.wake_at() <= now.since(BEGIN) {
-            self.flush(desk);
+        if self.shift.wake_at() <= steady(now) {
+            let due = self.shift.tick(Self::now(desk));
+            self.speak(due, desk);
         }
         self.wind_down(desk);
     }
 
     fn end(&mut self, desk: &mut Desk<'_>) {
         if self.grace_until.is_none() {
-            self.shift.draining = true;
+            self.shift.drain(Self::now(desk));
             self.grace_until = Some(desk.now() + setup::GRACE);
-            self.flush_soon(desk);
         }
     }
 
@@ -487,14 +489,8 @@ impl Process for Worker {
         let keeps = (!self.attempts.is_empty()).then_some(self.keep_at);
         let last = self.grace_until.map(|until| until + LAST_WORDS);
         let first = self.grace_until.filter(|_| !self.told_to_stop);
-        let due = [BEGIN + self.shift.wake_at()].into_iter();
-        due.chain(self.client.wake_at())
-            .chain(waits)
-            .chain(keeps)
-            .chain(self.flush_at)
-            .chain(first)
-            .chain(last)
-            .min()
+        let due = [BEGIN + self.shift.wake_at().saturating_sub(ORIGIN)].into_iter();
+        due.chain(self.client.wake_at()).chain(waits).chain(keeps).chain(first).chain(last).min()
     }
 
     fn busy(&self) -> Option<String> {
@@ -502,6 +498,11 @@ impl Process for Worker {
             self.attempts.values().next().map(|attempt| format!("an attempt: {:?}", attempt.course));
         running.or_else(|| (!self.client.is_settled()).then(|| "messages on their way".to_owned()))
     }
+}
+
+/// The steady clock at true time `now`.
+fn steady(now: Micros) -> Duration {
+    ORIGIN + now.since(BEGIN)
 }
 
 /// What a worker tells a dispatcher, in a few words.

@@ -9,7 +9,7 @@ use schemas::{
     failure::{Failure, FailureClass},
     job::Job,
     journal::{Entry, Journal, Trace},
-    lease::{Lease, margin},
+    lease::Lease,
     prices::Unit,
     reply::{Output, Usage},
     time::micros,
@@ -17,19 +17,18 @@ use schemas::{
 use workers::{
     attempt::{
         Settled,
-        course::{Answer, Course, Event, Moment, News, Terms},
+        course::{Answer, Course, Event, Moment, Terms},
     },
+    keeper::Hold,
     provider::Success,
 };
 
+use super::Worker;
 use crate::{
     desk::Desk,
     provider::{CallOf, Provider, RunId},
-    wire,
+    setup, wire,
 };
-
-/// How long one request to extend a lease may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An attempt.
 pub(super) struct Attempt {
@@ -42,11 +41,10 @@ pub(super) struct Attempt {
     /// What is to be merged into the stored journal.
     pub(super) writing: Option<Box<Journal>>,
     pub(super) settled: Option<Settled>,
-    ack_wait: Duration,
-    /// When the lease was last surely extended, by the steady clock.
-    extended: Micros,
-    asking: bool,
-    lost: bool,
+    /// How long the lease is surely its own.
+    pub(super) hold: Hold,
+    /// Whether the lease may be somebody else's.
+    pub(super) lost: bool,
 }
 
 /// A call to the provider.
@@ -78,7 +76,7 @@ pub(super) enum Phase {
 
 impl Attempt {
     pub(super) fn new(terms: Terms, parcel: Option<wire::Job>, ack_wait: Duration, desk: &Desk<'_>) -> Self {
-        let age = terms.received.since(terms.handover.leased_us);
+        let leased = Worker::now(desk).steady_at(terms.handover.leased_us);
         Self {
             course: Course::new(terms),
             parcel,
@@ -87,9 +85,7 @@ impl Attempt {
             waits: None,
             writing: None,
             settled: None,
-            ack_wait,
-            extended: desk.now() - age,
-            asking: false,
+            hold: Hold::new(ack_wait, leased),
             lost: false,
         }
     }
@@ -100,35 +96,9 @@ impl Attempt {
 
     /// The circumstances of an event now.
     pub(super) fn moment(&self, desk: &Desk<'_>) -> Moment {
-        let (now, wall) = (desk.now(), desk.wall());
-        let sure = !self.lost && now < self.lost_at();
-        Moment { at: wall, leased: wall - now.since(self.extended), sure }
-    }
-
-    fn lost_at(&self) -> Micros {
-        self.extended + self.ack_wait.saturating_sub(margin(self.ack_wait))
-    }
-
-    /// Whether the lease is to be extended now; true once, until it is or is not.
-    pub(super) fn wants_extension(&mut self, now: Micros) -> bool {
-        let due = now.since(self.extended) >= self.ack_wait / 3 && !self.asking && now < self.lost_at();
-        self.asking |= due;
-        due
-    }
-
-    /// An extension was answered, or not. It was asked for at `asked`.
-    pub(super) fn extended(&mut self, asked: Micros, answered: bool) {
-        self.asking = false;
-        if answered {
-            self.extended = self.extended.max(asked);
-        }
-    }
-
-    /// Whether the lease's time is up; true once.
-    pub(super) fn loses_lease(&mut self, now: Micros) -> bool {
-        let over = now >= self.lost_at() && !self.lost;
-        self.lost |= over;
-        over
+        let now = Worker::now(desk);
+        let sure = !self.lost && self.hold.is_sure(now.steady);
+        Moment { at: now.wall, leased: now.wall_at(self.hold.extended_at()), sure }
     }
 
     /// What the job of the offer reads as.
@@ -169,7 +139,7 @@ pub(super) fn run_of(entry: &Entry) -> Option<RunId> {
 pub(super) fn bill(provider: &Provider, ran: Duration, estimated: bool) -> Bill {
     let amount = provider.price(ran);
     let line = CostLine {
-        sku: "T4".into(),
+        sku: setup::SKU.into(),
         unit: Unit::Second,
         quantity: micros(ran),
         item: "execution".into(),
@@ -204,22 +174,11 @@ pub(super) fn answer(provider: &Provider, id: RunId, call: &Call, now: Micros) -
 /// An attempt of which nobody can tell what it came to.
 pub(super) fn possibly_wasted(provider: &Provider, why: &str, took: Duration) -> Answer {
     let failure = Failure::new(FailureClass::WorkerLost, format!("the worker was lost: {why}"));
-    let bill = bill(provider, crate::setup::EXPECTED, true);
+    let bill = bill(provider, setup::EXPECTED, true);
     Answer { outcome: Err(failure), bill, took, cold_start: Duration::ZERO, first_token: Duration::ZERO }
 }
 
 fn success() -> Success {
     let output = Output { text: "done".into(), finish_reason: "stop".into() };
     Success { output, usage: Usage { prompt_tokens: 1, completion_tokens: 1, estimated: false } }
-}
-
-/// What an order means for an attempt.
-pub(super) fn news(order: &schemas::handover::Order) -> Option<News> {
-    use schemas::handover::Order;
-    match order {
-        Order::Hedged(_) => Some(News::Hedged),
-        Order::Alone(_, entry) => Some(News::Alone(entry.clone())),
-        Order::Stop(_) => Some(News::Stop),
-        Order::Warm { .. } => None,
-    }
 }
