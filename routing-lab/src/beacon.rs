@@ -1,5 +1,4 @@
-//! Beacon's own routing as a policy: the rooms of this crate and nothing else. What stands here is what the dispatch task does
-//! with them, without messages.
+//! Beacon's own routing as a policy. This is what the dispatcher does with the `routing` crate, without messages.
 
 use std::{cell::Cell, time::Duration};
 
@@ -28,7 +27,7 @@ use super::{
     slab::{Key, Slab},
 };
 
-/// Beyond the retry budget a job waits.
+/// How long a job waits if the retry budget is used up.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// The dispatcher of a region.
@@ -38,14 +37,14 @@ pub(super) struct Beacon {
     models: Vec<ModelToken>,
     names: Vec<PoolId>,
     pools: Pools,
-    /// Pools were heard of in this order.
+    /// The scenario's indices of the pools, in the order in which they were first heard.
     heard_of: Vec<usize>,
     picker: Picker,
     hedges: Hedges,
     warmth: Warmth,
     retries: RetryBudget,
     budgets: Budgets,
-    /// What is set aside for attempts.
+    /// The money that is set aside for attempts.
     reservations: Slab<Reservation>,
     rng: StdRng,
 }
@@ -75,7 +74,7 @@ impl Beacon {
         }
     }
 
-    /// Offers an attempt: the same steps as in `dispatch`.
+    /// Counts an attempt that is offered, with the same steps as the dispatcher.
     fn send(&mut self, choice: Choice, want: &Want<'_>, hedge: bool, now: Micros) -> Sending {
         let model = &want.job.subject.model;
         let track = self.pools.as_slice()[choice.index].track(model);
@@ -100,7 +99,7 @@ impl Beacon {
         }
     }
 
-    /// The money of an attempt is free again but for what it cost; a guess where nobody can tell.
+    /// Settles the money of an attempt. Without a known cost, what was set aside counts as spent.
     fn settle(&mut self, sent: &Sending, cost: Option<UsdNanos>, now: Micros) {
         if let Some(reservation) = sent.reservation.and_then(|key| self.reservations.take(key)) {
             let actual = cost.unwrap_or(reservation.amount());

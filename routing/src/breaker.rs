@@ -1,4 +1,4 @@
-//! When a model at a pool is left alone, and how it is taken back. Pure: time comes in.
+//! When a model at a pool is left alone because it fails, and how it is taken back. Pure: time comes in.
 //!
 //! ```text
 //!  Closed ──failures in a row, or "open at once"──▶ Open(until) ──time──▶ HalfOpen(1, 2, 4 … probes)
@@ -13,15 +13,15 @@ use schemas::{Lane, Micros};
 
 use crate::config::BreakerConfig;
 
-/// A probe without an outcome for so long counts as lost, and another may go: as long as the lease of a job outlives whoever held it.
-/// A provider that takes longer gets one more job a minute, which does no harm.
+/// A probe without an outcome counts as lost after this, and another may go: a job whose holder died is delivered again by then. A
+/// provider that takes longer gets one more job a minute, which does no harm.
 pub const PROBE_LOST_AFTER: Duration = Duration::from_secs(60);
 
-/// A breaker.
+/// The breaker of one model at one pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breaker {
     state: State,
-    /// Times it opened without closing in between; doubles the wait.
+    /// How often it opened without closing in between. Each time doubles the wait.
     trips: u32,
 }
 
@@ -45,7 +45,7 @@ enum State {
     },
 }
 
-/// What news did to a breaker.
+/// What an outcome did to a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Nothing.
@@ -62,7 +62,7 @@ impl Default for Breaker {
     }
 }
 
-/// How much longer than a low job each lane holds back from a first probe: backfills find out first, where there are any.
+/// How much longer than a low job a job of each lane waits before it may be the first probe: a backfill finds out first.
 pub const fn patience(lane: Lane) -> Duration {
     match lane {
         Lane::Low => Duration::ZERO,
@@ -88,12 +88,12 @@ impl Breaker {
         }
     }
 
-    /// Whether it is anything but closed.
+    /// Whether it is open, or waits for its probes.
     pub fn is_tripped(&self) -> bool {
         !matches!(self.state, State::Closed { .. })
     }
 
-    /// When the first probe may go, while it is open.
+    /// When the first probe may go; `None` unless it is open.
     pub const fn open_until(&self) -> Option<Micros> {
         match self.state {
             State::Open { until } => Some(until),
@@ -118,7 +118,7 @@ impl Breaker {
         }
     }
 
-    /// A job sent there was not taken: it says nothing about the provider.
+    /// A job that was sent there says nothing about the provider: it was not taken, or ended for a reason of its own.
     pub fn unsent(&mut self) {
         if let State::HalfOpen { open, .. } = &mut self.state {
             *open = open.saturating_sub(1);
@@ -129,7 +129,7 @@ impl Breaker {
     pub fn succeeded(&mut self, config: &BreakerConfig) -> Turn {
         match &mut self.state {
             State::Closed { failures } => *failures = 0,
-            // Late news of jobs sent before it opened.
+            // Late news of a job sent before it opened.
             State::Open { .. } => {}
             State::HalfOpen { round, open, succeeded, .. } => {
                 *open = open.saturating_sub(1);
@@ -169,7 +169,7 @@ impl Breaker {
     /// Opens at once: a wrong key does not get better by trying.
     pub fn open(&mut self, config: &BreakerConfig, now: Micros, rng: &mut impl Rng) {
         let span = config.open_for.saturating_mul(1 << self.trips.min(16)).min(config.open_max);
-        // Up to a quarter more, so that N dispatchers do not probe together.
+        // Up to a quarter longer, so that several dispatchers do not probe at the same time.
         let jitter = rng.random_range(0..=schemas::time::micros(span) / 4);
         self.trips = self.trips.saturating_add(1);
         self.state = State::Open { until: now + span + Duration::from_micros(jitter) };
@@ -271,7 +271,7 @@ mod tests {
                 };
                 match turn {
                     Turn::Opened => prop_assert!(breaker.open_until().is_some()),
-                    // Only a last round of probes closes it, and only news opens it.
+                    // Only a last round of probes closes it, and only an outcome opens it.
                     Turn::Closed => prop_assert!(was && before.open_until().is_none() && !breaker.is_tripped()),
                     Turn::Stayed => prop_assert_eq!(was, breaker.is_tripped()),
                 }

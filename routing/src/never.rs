@@ -1,8 +1,8 @@
-//! Job + all pools there could be → whether none of them could ever take it. Pure.
+//! Job and all pools there could be → whether none of them could ever take it. Pure.
 //!
 //! Most gates open by themselves: a full pool gets a free slot, a breaker closes, a worker is heard of again. Some never do: the
-//! lists of the job, the models and sizes that exist, the price of the cheapest pool. A job that only such gates keep from every pool
-//! would wait for ever, so it is to end at once, and its end names the gate.
+//! lists of the job, the models and sizes that exist, the price of the cheapest pool. A job that only such gates keep from every
+//! pool would wait for ever, so it is to end at once, and its end names the gate.
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ impl Hopeless {
         }
     }
 
-    /// What to tell whoever sent the job: the field, and what would fit.
+    /// The message for the sender of the job: the field, and what would fit.
     pub fn message(&self) -> String {
         match self {
             Self::Model(model) => format!("no pool serves the model `{model}`"),
@@ -105,7 +105,7 @@ impl Hopeless {
     }
 }
 
-/// A pool that could take the job some day, as far as is looked at.
+/// A pool that may take the job some day.
 struct Candidate<'a> {
     id: &'a PoolId,
     size: u16,
@@ -116,8 +116,8 @@ struct Candidate<'a> {
 ///
 /// Pools are those that the configuration lists and those that were heard of. Without any listed pool nothing is hopeless: others
 /// may come. A pool costs the least of what is listed, what its workers expect and what was measured. Once the job has waited for
-/// [`DEAR_FOR`], a pool costs what an attempt there has to set aside now, which is what [`crate::pick`] holds against `max_cost_usd`.
-/// So no job is hopeless that a pool could take now.
+/// [`DEAR_FOR`], a pool costs what an attempt there has to set aside now, which is what [`crate::pick`] holds against
+/// `max_cost_usd`. So no job is hopeless that a pool could take now.
 pub fn hopeless(known: &[KnownPool], heard: &[Pool], ask: Ask<'_>, now: Micros) -> Option<Hopeless> {
     if known.is_empty() {
         return None;

@@ -1,4 +1,4 @@
-//! Job + failure → verdict: whether another attempt follows, how long the job rests before it goes back to a pool that failed it,
+//! Job and failure → verdict: whether another attempt follows, how long the job rests before it goes back to a pool that failed it,
 //! and how the job ends when no attempt follows. Pure.
 //!
 //! Nothing is repeated without growing pauses and an end. An attempt at a pool that is new to the job starts at once.
@@ -22,8 +22,8 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// The longest such pause after a failure that does not count. Providers limit rates by the minute, so a longer pause is of no use.
 pub const BACKOFF_UNCOUNTED_MAX: Duration = Duration::from_secs(60);
 /// Failures that do not count as attempts (rate limits, machines taken away) after which a job ends all the same. With the pauses
-/// above they last five to ten minutes where there is one pool: longer than any limit by the minute, and soon enough for somebody
-/// to be told. With many pools each of them has turned the job away before the first pause.
+/// above they last five to ten minutes where there is one pool: longer than any limit by the minute, and soon enough for
+/// whoever sent the job to be told. With many pools each of them has turned the job away before the first pause.
 pub const UNCOUNTED_MAX: u16 = 16;
 
 /// What becomes of a job after a failed attempt.
@@ -81,7 +81,7 @@ pub fn rest(journal: &Journal, rng: &mut impl Rng) -> Option<Duration> {
     Some(pause(failures, if counts { BACKOFF_MAX } else { BACKOFF_UNCOUNTED_MAX }, rng))
 }
 
-/// The pause before going back to a pool that failed the job, after so many attempts that count.
+/// The pause before a job goes back to a pool that failed it, by the number of attempts that count.
 pub fn backoff(attempts: u16, rng: &mut impl Rng) -> Duration {
     pause(attempts, BACKOFF_MAX, rng)
 }

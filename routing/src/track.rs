@@ -1,4 +1,6 @@
-//! What is known of one model at one pool: how fast, how cold, how reliable, at what price. Pure.
+//! What is known of one model at one pool: how fast, how cold, how reliable, at what price. Pure: time comes in.
+//!
+//! Three sources meet here: what workers say ([`crate::reports`]), how our own attempts ended, and how many of those are open.
 
 use std::time::Duration;
 
@@ -10,42 +12,38 @@ use schemas::{
 };
 
 use crate::{
-    breaker::{Breaker, Turn, patience},
+    breaker::{Breaker, Turn},
     cold::{Bin, Cold},
     config::BreakerConfig,
     limit::Limit,
     quantiles::Quantiles,
     rate::Rate,
     reports::{Report, Reports},
+    suspicion::Standing,
 };
 
-/// So many times slower than it was, and than the others, is suspicious (Huang et al., "Gray Failure", HotOS 2017).
-pub const SLOW: f64 = 3.0;
-/// Probes at once with which a suspect is trusted again; they double from one.
-const PROBES_MAX: u32 = 4;
-/// Probes that are so many times slower than usual, in the geometric mean, speak for the provider.
-const WELL: f64 = 2.0;
-/// How long a suspect rests after a slow probe.
-const REST: Duration = Duration::from_secs(2);
-/// Jobs at once that a provider begins with when it is taken back.
+/// How many jobs at once a provider begins with when it is taken back.
 const RESTART: u32 = 8;
-/// Outcomes of our own before they count for more than what the workers say.
+/// How many outcomes of our own it takes until they count, and not what the workers say.
 const OWN_ENOUGH: u64 = 20;
-/// Jobs overdue at once before a provider counts as hanging: a few long prompts are no sign.
+/// How many jobs must be overdue at once before a provider counts as hanging: a few long prompts are no sign.
 const OVERDUE_MIN: u32 = 3;
-/// The part of successes below which a provider is left, and the outcomes of ten seconds needed to say so (Envoy).
+/// A provider is left if the part of successes in ten seconds is below this (Envoy's outlier detection).
 const RATE_MIN: f64 = 0.5;
+/// The outcomes of ten seconds that it takes to say so.
 const RATE_COUNT: u32 = 10;
+/// No money is set aside for a cold start that is less likely than this.
+const COLD_RARE: f64 = 0.05;
 
 /// One model at one pool.
 #[derive(Clone, Debug)]
 pub struct Track {
-    /// What its workers say, put together.
+    /// What the workers say, put together.
     pub served: ServedModel,
+    /// Keeps jobs away while the model fails there.
+    pub breaker: Breaker,
     reports: Reports,
     ours: Ours,
-    /// Whether it is left alone.
-    pub breaker: Breaker,
     standing: Standing,
     service: Quantiles,
     cold: Cold,
@@ -56,8 +54,8 @@ pub struct Track {
     fixed: UsdNanos,
 }
 
-/// Attempts of our own that are open at a pool. Whoever owns the jobs knows them and sets them ([`crate::pool::Pools::set_ours`]);
-/// between two settings they are adjusted by what happens.
+/// Counts of our own open attempts. The owner of the jobs knows them and sets them ([`crate::pool::Pools::set_ours`]); between two
+/// settings they are adjusted as things happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ours {
     /// Offered and not answered.
@@ -85,48 +83,32 @@ impl std::ops::AddAssign for Ours {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Standing {
-    Good,
-    /// Probes of this round: how many, how many have ended, and the sum of the logarithms of how much slower than usual they
-    /// were. One slow job is no proof: prompts differ.
-    Suspect {
-        probes: u32,
-        ended: u32,
-        slower: f64,
-        not_before: Micros,
-    },
-}
-
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// What went wrong; nothing when it succeeded.
+    /// What went wrong; `None` if it succeeded.
     pub failed: Option<FailureClass>,
-    /// How long the provider took, its cold start left out.
+    /// How long the provider took, without its cold start.
     pub service: Duration,
-    /// How long its cold start took; zero when it was warm.
+    /// How long the cold start took; zero if there was none.
     pub cold: Duration,
     /// How long the provider asked us to stay away.
     pub retry_after: Option<Duration>,
 }
 
-/// Expectations of an attempt that would start now.
+/// What an attempt that starts now is expected to cost and to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Its cost on average; nothing on capacity that is paid for anyway.
+    /// The mean cost; zero on capacity that is paid for anyway.
     pub cost: UsdNanos,
-    /// What it may cost: the 95th percentile, with a cold start unless that is unlikely.
+    /// What to set aside: the 95th percentile of the cost, with a cold start unless that is unlikely.
     pub reserve: UsdNanos,
-    /// Its time until the provider answers: 95th percentile, with its likely share of a cold start.
+    /// The time until the provider answers: the 95th percentile, with the likely share of a cold start.
     pub time: Duration,
 }
 
-/// Cold starts rarer than this are not reserved for.
-const COLD_RARE: f64 = 0.05;
-
 impl Track {
-    /// A model of which only one worker's word is known.
+    /// A model of which one worker has spoken.
     pub fn new(report: Report, slots: u32) -> Self {
         let served = report.served.clone();
         let mut reports = Reports::default();
@@ -138,7 +120,7 @@ impl Track {
             reports,
             ours: Ours::default(),
             breaker: Breaker::default(),
-            standing: Standing::Good,
+            standing: Standing::default(),
             service: Quantiles::default(),
             cold: Cold::default(),
             rate: Rate::default(),
@@ -163,7 +145,7 @@ impl Track {
         }
     }
 
-    /// Whether a worker that is known serves the model.
+    /// Whether a worker serves the model.
     pub fn is_served(&self) -> bool {
         !self.reports.is_empty()
     }
@@ -176,53 +158,51 @@ impl Track {
         }
     }
 
-    /// Jobs of the model there, as far as we know.
+    /// How many jobs of the model run there, as far as we know: what workers say and our open offers, or our own attempts if those
+    /// are more.
     pub fn running(&self) -> u32 {
         self.ours.all().max(self.served.running.saturating_add(self.ours.offered))
     }
 
-    /// Attempts of our own that are open there.
+    /// Our own open attempts there.
     pub const fn ours(&self) -> Ours {
         self.ours
     }
 
-    /// Sets them.
+    /// Sets the counts of our own open attempts.
     pub const fn set_ours(&mut self, ours: Ours) {
         self.ours = ours;
     }
 
-    /// Jobs of the model that may run there at once.
+    /// How many jobs of the model may run there at once: half of the limit while the pool is suspected.
     pub fn limit(&self) -> u32 {
-        match self.standing {
-            Standing::Good => self.limit.get(),
-            Standing::Suspect { .. } => (self.limit.get() / 2).max(1),
-        }
+        if self.is_suspect() { (self.limit.get() / 2).max(1) } else { self.limit.get() }
     }
 
-    /// Whether it is much slower than it should be.
+    /// Whether it is much slower than it should be, and only tried.
     pub const fn is_suspect(&self) -> bool {
-        matches!(self.standing, Standing::Suspect { .. })
+        self.standing.is_suspect()
     }
 
-    /// Whether it waits to be tried, by a job of that lane.
+    /// Suspects it. True if it was in good standing before.
+    pub fn suspect(&mut self, now: Micros) -> bool {
+        self.standing.suspect(now)
+    }
+
+    /// Whether a job of that lane would be a probe, and is wanted as one.
     pub fn wants_probe(&self, config: &BreakerConfig, lane: Lane, now: Micros) -> bool {
         if self.breaker.is_tripped() {
             return self.breaker.admits(config, lane, now);
         }
-        match self.standing {
-            Standing::Good => false,
-            Standing::Suspect { probes, not_before, .. } => {
-                self.ours.all() < probes && now >= not_before + patience(lane)
-            }
-        }
+        self.standing.wants_probe(self.ours.all(), lane, now)
     }
 
-    /// The part of its jobs that goes well, 0 to 1.
+    /// The part of its jobs that succeeds, 0 to 1.
     pub fn ok(&self, now: Micros) -> f64 {
         self.rate.ok(now)
     }
 
-    /// How likely a job should be kept from it.
+    /// The probability with which a job should be kept from it.
     pub fn reject(&self, now: Micros) -> f64 {
         self.rate.reject(now)
     }
@@ -232,7 +212,7 @@ impl Track {
         self.heard
     }
 
-    /// Median and 95th percentile of the service time: our own figures once there are enough, else the workers'.
+    /// Median and 95th percentile of the service time: our own figures once there are enough, before that the workers'.
     pub fn service(&self) -> (Duration, Duration) {
         if self.service.count() >= OWN_ENOUGH {
             (self.service.p50(), self.service.p95())
@@ -241,27 +221,27 @@ impl Track {
         }
     }
 
-    /// The 95th percentile of a job with its likely share of a cold start, if that is known from jobs of our own.
+    /// The 95th percentile of the service time by our own figures; `None` until there are enough.
     pub fn usual(&self) -> Option<Duration> {
         (self.service.count() >= OWN_ENOUGH).then(|| self.service.p95())
     }
 
-    /// How likely one more job would meet a cold start, 0 to 1.
+    /// The probability that one more job would meet a cold start, 0 to 1.
     pub fn likely_cold(&self, now: Micros) -> f64 {
         self.cold.likely(self.cold.bin(self.running() + 1, now))
     }
 
-    /// Containers that are probably warm, and the part of the last jobs that met a cold start.
+    /// How many containers are probably warm, and the part of the last jobs that met a cold start.
     pub fn warmth(&self) -> (u32, f64) {
         (self.cold.peak(), self.cold.fraction())
     }
 
-    /// How long a cold start takes; zero where none was seen.
+    /// How long a cold start takes, 95th percentile; zero if none was seen.
     pub const fn cold_p95(&self) -> Duration {
         self.cold.p95()
     }
 
-    /// Usual and present service time, for judging.
+    /// The usual and the present service time, for comparison.
     pub fn averages(&self) -> (Duration, Duration) {
         self.limit.averages()
     }
@@ -271,9 +251,9 @@ impl Track {
         self.limit.slowness()
     }
 
-    /// What an attempt that starts now is expected to take and to cost:
-    /// `fixed + price · (E[service] + P(cold) · (p95(cold) + idle))`, where `fixed` is what is not billed by time, and `idle` how
-    /// long a container that is started for it is billed after it.
+    /// What an attempt that starts now is expected to cost and to take:
+    /// `fixed + price · (E[service] + P(cold) · (p95(cold) + idle))`. `fixed` is what is not billed by time; `idle` is how long a
+    /// container that is started for the job is billed after it.
     pub fn expect(&self, now: Micros) -> Expected {
         let served = &self.served;
         let (_, p95) = self.service();
@@ -296,7 +276,7 @@ impl Track {
         Expected { cost, reserve, time }
     }
 
-    /// An attempt of ours was offered. Gives the bin it starts in.
+    /// An attempt of ours was offered. Gives the bin of cold starts it belongs to.
     pub fn sent(&mut self, config: &BreakerConfig, now: Micros) -> Bin {
         let running = self.running() + 1;
         let bin = self.cold.bin(running, now);
@@ -306,7 +286,7 @@ impl Track {
         bin
     }
 
-    /// An offer was answered, or lapsed; `taken` if its attempt runs now.
+    /// An offer was answered, or lapsed. `taken` if its attempt runs now.
     pub fn answered(&mut self, taken: bool) {
         self.ours.offered = self.ours.offered.saturating_sub(1);
         if taken {
@@ -316,13 +296,13 @@ impl Track {
         }
     }
 
-    /// An attempt that was taken will not be heard of again, or never called the provider.
+    /// An accepted attempt will not be heard of again, or never called the provider.
     pub fn vanished(&mut self) {
         self.breaker.unsent();
         self.ours.running = self.ours.running.saturating_sub(1);
     }
 
-    /// An attempt of ours ended.
+    /// An accepted attempt ended.
     pub fn ended(
         &mut self,
         outcome: &Outcome,
@@ -345,7 +325,7 @@ impl Track {
         };
         match class {
             FailureClass::RateLimited | FailureClass::Capacity => self.limit.refused(slots),
-            FailureClass::Timeout => self.slow_probe(now),
+            FailureClass::Timeout => self.standing.timed_out(now),
             _ => {}
         }
         match class.remedy().breaker {
@@ -375,40 +355,12 @@ impl Track {
     fn succeeded(&mut self, outcome: &Outcome, bin: Bin, running: u32, slots: u32, now: Micros) {
         self.rate.record(true, now);
         self.cold.ended(bin, outcome.cold, now);
+        // What is usual is not learnt from a pool that is slow.
         self.limit.ended(outcome.service, running, slots, !self.is_suspect());
-        let usual = self.limit.averages().0.max(Duration::from_millis(1));
-        let Standing::Suspect { probes, ended, slower, .. } = &mut self.standing else {
+        if !self.is_suspect() {
             self.service.record(outcome.service, now);
-            return;
-        };
-        *slower += (outcome.service.as_secs_f64().max(1e-4) / usual.as_secs_f64()).ln();
-        *ended += 1;
-        if *ended < *probes {
-            return;
-        }
-        if *slower > f64::from(*ended) * WELL.ln() {
-            self.slow_probe(now);
-            return;
-        }
-        (*probes, *ended, *slower) = (*probes * 2, 0, 0.0);
-        if *probes > PROBES_MAX {
-            self.standing = Standing::Good;
+        } else if self.standing.succeeded(outcome.service, self.limit.averages().0, now) {
             self.limit.restart(RESTART, slots);
         }
-    }
-
-    fn slow_probe(&mut self, now: Micros) {
-        if let Standing::Suspect { probes, ended, slower, not_before } = &mut self.standing {
-            (*probes, *ended, *slower, *not_before) = (1, 0, 0.0, now + REST);
-        }
-    }
-
-    /// Only tried from now on. True when it was in good standing before.
-    pub fn suspect(&mut self, now: Micros) -> bool {
-        if self.is_suspect() {
-            return false;
-        }
-        self.standing = Standing::Suspect { probes: 1, ended: 0, slower: 0.0, not_before: now + REST };
-        true
     }
 }

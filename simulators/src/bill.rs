@@ -1,4 +1,4 @@
-//! The simulator's own bill: what this provider would charge, exactly, line by line.
+//! The simulator's own bill: the exact charges of this provider, line by line.
 //!
 //! | kind | one line for | amount in nano-dollars |
 //! |---|---|---|
@@ -26,8 +26,8 @@
 //!
 //! A line of kind `golem` stands from admission, with `billed_micros` 0 until the request ends; the other lines stand
 //! from the end of what they bill. An idle span closes when its container takes the next input or scales down;
-//! until then nobody is billed for it; only one that a floor of `PUT /v1/warm` holds open is billed as far as it got. `completed` tells a run that ended well from one that broke. A caller on
-//! Modal learns what a broken run cost only from a job's result; after a cut connection it cannot.
+//! until then it is not billed, except that a span which a floor of `PUT /v1/warm` holds open is billed up to now. `completed` tells a run that ended well from a run that broke. A caller on
+//! Modal learns the cost of a broken run only from a job's result, and after a cut connection not at all.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 /// All that has been charged so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bill {
-    /// In order of entry; what no run of Modal caused, starts ahead and idle time, comes last.
+    /// In order of entry. Starts ahead and idle time, which no run caused, come last.
     pub lines: Vec<BillLine>,
     /// The sum of all lines, in nano-dollars.
     pub total_nanos: u64,
@@ -48,22 +48,22 @@ pub struct Bill {
 /// One charge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BillLine {
-    /// What the caller called the run: its `X-Request-Id`, or the `id` of a Modal job; for Replicate the id of the
+    /// The caller's name for the run: its `X-Request-Id`, or the `id` of a Modal job; for Replicate the id of the
     /// prediction. Absent for idle time and starts ahead.
     pub run: Option<String>,
     /// The SKU.
     pub sku: String,
-    /// What was used.
+    /// The use that is charged.
     pub kind: BillKind,
     /// For how long, in microseconds.
     pub billed_micros: u64,
     /// The charge, in nano-dollars.
     pub amount_nanos: u64,
-    /// Whether what was billed ended well.
+    /// True if the run ended well.
     pub completed: bool,
 }
 
-/// What a line charges for.
+/// The use that a line charges for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BillKind {
@@ -86,7 +86,7 @@ pub enum Price {
     PerSecond(u64),
 }
 
-/// What the containers of one GPU have used, as `GET /billing` reports it: what is billed, in microseconds.
+/// The billed use of the containers of one GPU in microseconds, as `GET /billing` reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuUsage {
     /// The SKU.
@@ -99,7 +99,7 @@ pub struct GpuUsage {
     pub execution_us: u64,
     /// Waiting for inputs.
     pub idle_us: u64,
-    /// How many waits that was; one that is billed in parts counts as so many.
+    /// The number of waits. A wait that is billed in parts counts once for each part.
     pub idle_spans: u64,
 }
 
@@ -149,7 +149,7 @@ impl Book {
         LineId(pages.lines.len() - 1)
     }
 
-    /// Adds what is known only at the end of an admitted inference.
+    /// Completes the line of an admitted inference with its time and its outcome.
     pub(crate) fn complete(&self, line: LineId, micros: u64, completed: bool) {
         let mut pages = self.pages();
         let line = &mut pages.lines[line.0];
@@ -219,7 +219,7 @@ impl Book {
         Bill { lines, total_nanos }
     }
 
-    /// What the containers have used so far, by GPU.
+    /// The use of the containers so far, by GPU.
     pub(crate) fn usage(&self) -> Vec<GpuUsage> {
         let pages = self.pages();
         let usage = pages.gpus.iter().map(|(gpu, used)| GpuUsage {

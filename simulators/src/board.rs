@@ -1,4 +1,4 @@
-//! Who is waiting, who is running, and how it ended. Gauges are balanced by guards, so they cannot leak.
+//! Counts of the requests that wait, run and have ended. Guards balance the gauges, so gauges cannot leak.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 pub(crate) struct Connection(CancellationToken);
 
 impl Connection {
-    /// Closes the connection; what has not been written yet never will be.
+    /// Closes the connection. Bytes that are not written yet are lost.
     pub(crate) fn cut(&self) {
         self.0.cancel();
     }

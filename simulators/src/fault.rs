@@ -1,12 +1,13 @@
-//! What goes wrong, how often, and for how many requests. Whether a request is hit is decided here; what being hit
-//! means on the wire is decided where the answer is made.
+//! Faults: what goes wrong, how often, and for how many requests.
+//!
+//! This module decides whether a request is hit. The code that makes the answer decides what the fault does on the wire.
 
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// A fault, who it hits and when it ends. JSON: `{"kind":"status","code":503,"rate":0.5,"count":10}`.
+/// A fault: its kind, its rate and its end. JSON: `{"kind":"status","code":503,"rate":0.5,"count":10}`.
 ///
 /// It hits inference calls: completions, `POST /v1/run`, `POST /v1/jobs`, creating predictions. `status`, `refuse` and
 /// `hang` also hit Modal's result and cancel calls, and Replicate's get, list and cancel. A `refuse` with neither `rate` nor `count` closes every route but the control
@@ -45,7 +46,7 @@ pub enum FaultKind {
     Hang,
     /// The run takes this many times as long.
     Slow {
-        /// What the service time is multiplied by, 0 to 1,000,000.
+        /// The factor on the service time, 0 to 1,000,000.
         factor: f64,
     },
     /// The connection breaks in the middle of the answer.
@@ -89,7 +90,7 @@ pub enum FaultError {
     Range {
         /// The key at fault.
         key: &'static str,
-        /// What it must be.
+        /// The rule for its value.
         rule: &'static str,
     },
 }
@@ -177,6 +178,25 @@ pub(crate) enum Breakdown {
     Death,
 }
 
+/// How a run goes under the fault that its request drew.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Course {
+    /// The factor on the service time.
+    pub(crate) slowdown: f64,
+    /// How the run fails, if it does.
+    pub(crate) breakdown: Option<Breakdown>,
+}
+
+impl Course {
+    /// The course under a fault; undisturbed without one.
+    pub(crate) fn under(fault: Option<&FaultKind>) -> Self {
+        Self {
+            slowdown: fault.map_or(1.0, FaultKind::slowdown),
+            breakdown: fault.and_then(FaultKind::breakdown),
+        }
+    }
+}
+
 impl FaultKind {
     /// Where it strikes.
     pub(crate) fn strike(&self) -> Strike {
@@ -201,7 +221,7 @@ impl FaultKind {
         self.strike() == Strike::Edge
     }
 
-    /// What the service time is multiplied by.
+    /// The factor on the service time.
     pub(crate) fn slowdown(&self) -> f64 {
         match self.strike() {
             Strike::Slower(factor) => factor,
@@ -218,7 +238,7 @@ impl FaultKind {
     }
 
     /// How it makes a call fail.
-    pub(crate) fn breakdown(&self) -> Option<Breakdown> {
+    fn breakdown(&self) -> Option<Breakdown> {
         match self.strike() {
             Strike::Run(breakdown) => Some(breakdown),
             Strike::Edge | Strike::Slower(_) | Strike::Answer(_) => None,
@@ -253,7 +273,7 @@ impl FaultBox {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
-    /// The fault in force, with what is left of its count.
+    /// The fault in force, with the rest of its count.
     pub(crate) fn get(&self) -> Option<Fault> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

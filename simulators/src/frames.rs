@@ -8,7 +8,7 @@ use crate::{
     text::{Answer, Finish},
 };
 
-/// `usage`: always what was really streamed.
+/// `usage`: the tokens that were really streamed.
 #[expect(clippy::struct_field_names, reason = "the names on the wire")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Usage {
@@ -24,7 +24,7 @@ impl Usage {
     }
 }
 
-/// What all parts of one answer share.
+/// The fields that all parts of one answer share.
 #[derive(Clone, Debug)]
 pub(crate) struct Frames {
     pub(crate) api: Api,
@@ -156,7 +156,7 @@ pub(crate) fn event(data: &[u8]) -> Bytes {
     Bytes::from([b"data: ", data, b"\n\n"].concat())
 }
 
-/// What vLLM says when the engine fails, in an error object.
+/// vLLM's error object for a failed engine.
 pub(crate) fn engine_error() -> Bytes {
     error_body(
         500,
@@ -165,7 +165,7 @@ pub(crate) fn engine_error() -> Bytes {
     )
 }
 
-/// What vLLM says when the accelerator's memory is full.
+/// vLLM's message for a full accelerator memory.
 pub(crate) const OUT_OF_MEMORY: &str = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity \
      of 14.58 GiB of which 1.02 GiB is free.";
 

@@ -1,45 +1,58 @@
 //! Local HTTP servers that speak each provider's own API, fail when told to, and keep their own bill.
 //!
 //! A simulator stands in a provider's place: the same routes, the same authentication, the same error bodies, with
-//! a service time, cold starts, a capacity and faults that the caller chooses. It writes down what it would have
-//! charged, to the nano-dollar, so that a test can hold Beacon's ledger against it. It shares no code with what it
-//! checks, money arithmetic included. All text it generates begins with `[simulated]`.
+//! a service time, cold starts, a capacity and faults that the caller chooses. It keeps the bill of its provider, to the
+//! nano-dollar, so that a test can compare Beacon's ledger with it. It shares no code with the crates that it checks,
+//! money arithmetic included. All text that it generates begins with `[simulated]`.
 //!
 //! ```text
-//!  client ─▶ server ─▶ openai, modal, … ─▶ service (queue, seat) ─▶ script (what is sent when) ─▶ playback
-//!                │                            │                                                    │
-//!             control ◀────────────────────  bill, board  ◀────────────────────────────────────────┘
+//!  client ─▶ server ─▶ edge ─▶ openai, modal, … ─▶ model (queue, run) ─▶ script (what is sent when) ─▶ playback
+//!                                                    │                                                   │
+//!             control ◀──────────────────────────  bill, board  ◀────────────────────────────────────────┘
 //! ```
 
+// The configuration.
 mod config;
-mod fault;
+mod signature;
 
+// Time, faults, money, counts.
 mod bill;
 mod board;
+mod clock;
+mod fault;
+mod limit;
+mod tape;
 
-mod container;
-mod room;
-mod service;
-mod slots;
-
+// Requests, and the text and timing of their answers.
 mod frames;
-mod playback;
 mod request;
 mod script;
 mod text;
 
-mod calls;
-mod control;
+// Capacity, and the models on it.
+mod containers;
+mod fleet;
+mod model;
+mod slots;
+
+mod service;
+
+// The wire.
+mod connection;
+mod edge;
+mod errors;
+mod outgoing;
+mod playback;
+mod reply;
+
+// The providers, each on its own; none imports another.
 mod modal;
 mod openai;
 mod replicate;
 mod runpod;
 
-mod connection;
-mod edge;
-mod outgoing;
+mod control;
 mod server;
-mod tape;
 
 pub use bill::{Bill, BillKind, BillLine, GpuUsage, Price};
 pub use board::Stats;

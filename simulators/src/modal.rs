@@ -4,12 +4,16 @@
 //! the answer to the POST and leaves the run alone; one that concerns the run (`slow`, `stall_mid_stream`,
 //! `error_frame`, `oom`, `container_dies`) shows in its result.
 
+mod calls;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
+    Router,
     extract::{ConnectInfo, Path, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
+    routing::{get, post, put},
 };
 use bytes::Bytes;
 use serde::Deserialize;
@@ -17,52 +21,71 @@ use serde_json::json;
 use tokio::time;
 use tokio_util::sync::DropGuard;
 
+use self::calls::{Call, Calls, End, Plan, Submitted};
 use crate::{
-    calls::{self, Call, End, Plan, Submitted},
     config::Kind,
     connection::Connection,
-    edge::{self, answer, broken_off},
-    fault::{FaultKind, Spoil},
+    edge, errors,
+    fault::{Course, FaultKind, Spoil},
     frames::{self, GARBAGE_BODY},
-    openai,
+    reply::{self, answer, broken_off},
     request::{BadRequest, Job},
     service::Service,
 };
+
+/// One simulated app on Modal.
+#[derive(Debug)]
+struct App {
+    service: Arc<Service>,
+    calls: Calls,
+}
+
+/// The routes beside the OpenAI ones.
+pub(crate) fn routes(service: &Arc<Service>) -> Router {
+    let app = App { service: Arc::clone(service), calls: Calls::default() };
+    Router::new()
+        .route("/v1/run", post(run).get(result))
+        .route("/v1/jobs", post(spawn))
+        .route("/v1/jobs/{call_id}", get(poll).delete(cancel))
+        .route("/v1/warm", put(warm))
+        .route("/health", get(health))
+        .route("/billing", get(billing))
+        .with_state(Arc::new(app))
+}
 
 /// The query parameter that makes a result URL.
 const CALL_ID: &str = "__modal_function_call_id";
 
 /// `POST /v1/run`: answers when the run is done, or with a redirect to its result URL when the time is up.
-pub(crate) async fn run(
-    State(service): State<Arc<Service>>,
+async fn run(
+    State(app): State<Arc<App>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let fault = service.strike();
-    if let Some(fault) = &fault
-        && let Some(response) = edge::struck(&service, fault, &connection).await
-    {
-        return response;
-    }
-    let plan = match plan(&service, &body, fault.as_ref()) {
-        Ok(plan) => plan,
-        Err(response) => return refused(&service, *response),
+    let service = &app.service;
+    let fault = match edge::strike(service, &connection).await {
+        Ok(fault) => fault,
+        Err(response) => return *response,
     };
-    let call = match calls::submit(&service, plan, None) {
+    let plan = match plan(service, &body, fault.as_ref()) {
+        Ok(plan) => plan,
+        Err(response) => return refused(service, *response),
+    };
+    let call = match app.calls.submit(service, plan, None) {
         Submitted::Created(call) | Submitted::Known(call) => call,
-        Submitted::Full => return refused(&service, too_many()),
+        Submitted::Full => return refused(service, too_many()),
     };
     let on_leave = service.config.modal.cancel_on_disconnect.then(|| call.cancel.clone().drop_guard());
     let spoil = fault.as_ref().and_then(FaultKind::spoil);
     if spoil == Some(Spoil::Cut) {
         return edge::refuse(&connection).await;
     }
-    let held = hold(&service, &call, &headers).await;
+    let held = hold(service, &call, &headers).await;
     on_leave.map(DropGuard::disarm);
     match (spoil, call.end()) {
-        (Some(Spoil::Garbage), _) => edge::json(StatusCode::OK, GARBAGE_BODY),
-        (Some(Spoil::Empty), _) => edge::json(StatusCode::OK, Bytes::new()),
+        (Some(Spoil::Garbage), _) => reply::json(StatusCode::OK, GARBAGE_BODY),
+        (Some(Spoil::Empty), _) => reply::json(StatusCode::OK, Bytes::new()),
         (Some(Spoil::BreakOff), Some(end)) => {
             broken_off(StatusCode::OK, &frames::json(&end.outcome), connection)
         }
@@ -72,20 +95,19 @@ pub(crate) async fn run(
 }
 
 /// `GET /v1/run?__modal_function_call_id=…`: the result URL. Can be fetched as often as one likes.
-pub(crate) async fn result(
-    State(service): State<Arc<Service>>,
+async fn result(
+    State(app): State<Arc<App>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Query(query): Query<HashMap<String, String>>,
     headers: HeaderMap,
 ) -> Response {
-    if let Some(fault) = service.strike_at_the_edge()
-        && let Some(response) = edge::struck(&service, &fault, &connection).await
-    {
+    let service = &app.service;
+    if let Some(response) = edge::stopped(service, &connection).await {
         return response;
     }
-    match query.get(CALL_ID).and_then(|id| service.calls.get(id)) {
-        Some(call) if !expired(&service, call.end().as_deref()) => hold(&service, &call, &headers).await,
-        Some(_) | None => edge::status_answer(Kind::Modal, StatusCode::NOT_FOUND),
+    match query.get(CALL_ID).and_then(|id| app.calls.get(id)) {
+        Some(call) if !expired(service, call.end().as_deref()) => hold(service, &call, &headers).await,
+        Some(_) | None => errors::usual(Kind::Modal, StatusCode::NOT_FOUND),
     }
 }
 
@@ -94,7 +116,7 @@ async fn hold(service: &Service, call: &Call, headers: &HeaderMap) -> Response {
     let limit = Duration::from_millis(service.config.modal.hold_limit_ms);
     if let Ok(end) = time::timeout(limit, call.ended()).await {
         return if end.died {
-            edge::status_answer(Kind::Modal, StatusCode::BAD_GATEWAY)
+            errors::usual(Kind::Modal, StatusCode::BAD_GATEWAY)
         } else {
             answer(StatusCode::OK, &end.outcome)
         };
@@ -105,54 +127,47 @@ async fn hold(service: &Service, call: &Call, headers: &HeaderMap) -> Response {
 }
 
 /// `POST /v1/jobs`: begins a call and answers at once.
-pub(crate) async fn spawn(
-    State(service): State<Arc<Service>>,
+async fn spawn(
+    State(app): State<Arc<App>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     body: Bytes,
 ) -> Response {
-    let fault = service.strike();
-    if let Some(fault) = &fault
-        && let Some(response) = edge::struck(&service, fault, &connection).await
-    {
-        return response;
-    }
-    let plan = match plan(&service, &body, fault.as_ref()) {
+    let service = &app.service;
+    let fault = match edge::strike(service, &connection).await {
+        Ok(fault) => fault,
+        Err(response) => return *response,
+    };
+    let plan = match plan(service, &body, fault.as_ref()) {
         Ok(plan) => plan,
-        Err(response) => return refused(&service, *response),
+        Err(response) => return refused(service, *response),
     };
     let id_ttl = Duration::from_millis(service.config.modal.id_ttl_ms);
-    let (status, call, created) = match calls::submit(&service, plan, Some(id_ttl)) {
+    let (status, call, created) = match app.calls.submit(service, plan, Some(id_ttl)) {
         Submitted::Created(call) => (StatusCode::ACCEPTED, call, true),
         Submitted::Known(call) => (StatusCode::OK, call, false),
-        Submitted::Full => return refused(&service, too_many()),
+        Submitted::Full => return refused(service, too_many()),
     };
     let body = frames::json(&json!({ "call_id": call.id, "created": created }));
-    match fault.as_ref().and_then(FaultKind::spoil) {
-        Some(Spoil::Cut) => edge::refuse(&connection).await,
-        Some(Spoil::BreakOff) => broken_off(status, &body, connection),
-        Some(Spoil::Garbage) => edge::json(status, GARBAGE_BODY),
-        Some(Spoil::Empty) => edge::json(status, Bytes::new()),
-        None => edge::json(status, body),
-    }
+    let spoil = fault.as_ref().and_then(FaultKind::spoil);
+    edge::send(spoil, status, body, GARBAGE_BODY, connection).await
 }
 
 /// `GET /v1/jobs/{call_id}`
-pub(crate) async fn poll(
-    State(service): State<Arc<Service>>,
+async fn poll(
+    State(app): State<Arc<App>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Path(call_id): Path<String>,
 ) -> Response {
-    if let Some(fault) = service.strike_at_the_edge()
-        && let Some(response) = edge::struck(&service, &fault, &connection).await
-    {
+    let service = &app.service;
+    if let Some(response) = edge::stopped(service, &connection).await {
         return response;
     }
-    let Some(call) = service.calls.get(&call_id) else {
+    let Some(call) = app.calls.get(&call_id) else {
         return unknown_call();
     };
     match call.end() {
         None => answer(StatusCode::ACCEPTED, &json!({ "status": "pending" })),
-        Some(end) if expired(&service, Some(&end)) => {
+        Some(end) if expired(service, Some(&end)) => {
             answer(StatusCode::GONE, &json!({ "detail": "the result has expired" }))
         }
         Some(end) => answer(StatusCode::OK, &end.outcome),
@@ -160,51 +175,49 @@ pub(crate) async fn poll(
 }
 
 /// `DELETE /v1/jobs/{call_id}`: a call that has ended stays as it ended.
-pub(crate) async fn cancel(
-    State(service): State<Arc<Service>>,
+async fn cancel(
+    State(app): State<Arc<App>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Path(call_id): Path<String>,
 ) -> Response {
-    if let Some(fault) = service.strike_at_the_edge()
-        && let Some(response) = edge::struck(&service, &fault, &connection).await
-    {
+    let service = &app.service;
+    if let Some(response) = edge::stopped(service, &connection).await {
         return response;
     }
-    let Some(call) = service.calls.get(&call_id) else {
+    let Some(call) = app.calls.get(&call_id) else {
         return unknown_call();
     };
     call.cancel.cancel();
     answer(StatusCode::ACCEPTED, &json!({ "call_id": call.id }))
 }
 
-/// What `PUT /v1/warm` is asked.
+/// The body of `PUT /v1/warm`.
 #[derive(Deserialize)]
 struct Order {
     model: String,
     containers: u64,
 }
 
-/// `PUT /v1/warm`: keeps so many containers of a model up, those that are up already included, for `warm_lease_ms`. In the
-/// app it is `Function.update_autoscaler(min_containers=n)`. What it starts is on no run's bill but in `GET /billing`.
-pub(crate) async fn warm(
-    State(service): State<Arc<Service>>,
+/// `PUT /v1/warm`: keeps so many containers of a model up for `warm_lease_ms`; containers that are up already count. In the
+/// app it is `Function.update_autoscaler(min_containers=n)`. Its starts are in `GET /billing` and on no run's bill.
+async fn warm(
+    State(app): State<Arc<App>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     body: Bytes,
 ) -> Response {
-    if let Some(fault) = service.strike_at_the_edge()
-        && let Some(response) = edge::struck(&service, &fault, &connection).await
-    {
+    let service = &app.service;
+    if let Some(response) = edge::stopped(service, &connection).await {
         return response;
     }
     let Order { model, containers } = match serde_json::from_slice(&body) {
         Ok(order) => order,
-        Err(error) => return refused(&service, unprocessable(BadRequest(error.to_string()))),
+        Err(error) => return refused(service, unprocessable(BadRequest(error.to_string()))),
     };
-    let Some(up) = service.room(&model).and_then(|room| room.containers()) else {
+    let Some(up) = service.model(&model).and_then(|model| model.containers()) else {
         let detail = format!("model {model} does not exist");
         // With the model, so that a caller can tell it from an app that has no such route.
         let body = json!({ "detail": detail, "model": model });
-        return refused(&service, answer(StatusCode::NOT_FOUND, &body));
+        return refused(service, answer(StatusCode::NOT_FOUND, &body));
     };
     match usize::try_from(containers) {
         Ok(count) if count <= up.most() => {
@@ -213,45 +226,44 @@ pub(crate) async fn warm(
         }
         Ok(_) | Err(_) => {
             let message = format!("containers must be at most {}", up.most());
-            refused(&service, unprocessable(BadRequest(message)))
+            refused(service, unprocessable(BadRequest(message)))
         }
     }
 }
 
 /// `GET /health`: served without a GPU, so it starts and keeps no container.
-pub(crate) async fn health(State(service): State<Arc<Service>>) -> Response {
-    let up = service.rooms().iter().filter_map(|room| room.containers());
+async fn health(State(app): State<Arc<App>>) -> Response {
+    let service = &app.service;
+    let up = service.models.iter().filter_map(|model| model.containers());
     let containers: usize = up.map(|containers| containers.count()).sum();
-    let model = service.rooms().first().map(|room| room.model.name.as_str());
+    let model = service.models.first().map(|model| model.settings.name.as_str());
     let region = &service.config.region;
     let body = json!({ "status": "ok", "model": model, "region": region, "containers": containers });
     answer(StatusCode::OK, &body)
 }
 
-/// `GET /billing`: what the app's containers have used, by GPU; of idle spans only what is billed (see [`crate::bill`]).
-pub(crate) async fn billing(State(service): State<Arc<Service>>) -> Response {
-    for containers in service.rooms().iter().filter_map(|room| room.containers()) {
+/// `GET /billing`: the use of the app's containers, by GPU, with the idle time that is billed (see [`crate::bill`]).
+async fn billing(State(app): State<Arc<App>>) -> Response {
+    for containers in app.service.models.iter().filter_map(|model| model.containers()) {
         containers.reap_due();
     }
-    answer(StatusCode::OK, &json!({ "items": service.book.usage() }))
+    answer(StatusCode::OK, &json!({ "items": app.service.book.usage() }))
 }
 
-/// What a job is to do, or the app's answer to a job it cannot do. Boxed because a response is large.
+/// The call that a job asks for, or the app's answer to a job that it cannot run. Boxed because a response is large.
 fn plan(service: &Service, body: &[u8], fault: Option<&FaultKind>) -> Result<Plan, Box<Response>> {
     let job = Job::decode(body).map_err(|bad| Box::new(unprocessable(bad)))?;
-    let Some(room) = service.room(&job.inference.model) else {
+    let Some(model) = service.model(&job.inference.model) else {
         let detail = format!("model {} does not exist", job.inference.model);
         return Err(Box::new(answer(StatusCode::NOT_FOUND, &json!({ "detail": detail }))));
     };
-    let text =
-        openai::answer_to(service, room, &job.inference).map_err(|bad| Box::new(unprocessable(bad)))?;
+    let text = service.answer(model, &job.inference).map_err(|bad| Box::new(unprocessable(bad)))?;
     Ok(Plan {
         job: job.id,
-        room: Arc::clone(room),
+        model: Arc::clone(model),
         answer: text,
         timeout: job.timeout_s.map(Duration::from_secs_f64),
-        slowdown: fault.map_or(1.0, FaultKind::slowdown),
-        breakdown: fault.and_then(FaultKind::breakdown),
+        course: Course::under(fault),
     })
 }
 
@@ -267,7 +279,7 @@ fn refused(service: &Service, response: Response) -> Response {
 }
 
 fn too_many() -> Response {
-    edge::status_answer(Kind::Modal, StatusCode::TOO_MANY_REQUESTS)
+    errors::usual(Kind::Modal, StatusCode::TOO_MANY_REQUESTS)
 }
 
 fn unknown_call() -> Response {

@@ -6,10 +6,12 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use axum::{
+    Router,
     body::Body,
     extract::{ConnectInfo, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
+    routing::{get, post},
 };
 use bytes::Bytes;
 use serde_json::json;
@@ -19,19 +21,37 @@ use crate::{
     board::Stats,
     config::Kind,
     connection::Connection,
-    edge::{self, vllm_error},
-    fault::FaultKind,
+    edge, errors,
+    fault::{Course, FaultKind},
     frames::{Frames, OUT_OF_MEMORY},
+    model::Model,
     playback::Playback,
+    reply,
     request::{Api, BadRequest, Inference},
-    room::Room,
     script,
     service::Service,
-    text::{self, Answer},
+    text::Answer,
 };
 
+/// The routes of an inference server.
+pub(crate) fn routes(service: &Arc<Service>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(completions))
+        .route("/v1/models", get(models))
+        .with_state(Arc::clone(service))
+}
+
+/// The routes by which a rented server is watched.
+pub(crate) fn probes(service: &Arc<Service>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .with_state(Arc::clone(service))
+}
+
 /// `POST /v1/chat/completions`
-pub(crate) async fn chat(
+async fn chat(
     State(service): State<Arc<Service>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     headers: HeaderMap,
@@ -41,7 +61,7 @@ pub(crate) async fn chat(
 }
 
 /// `POST /v1/completions`
-pub(crate) async fn completions(
+async fn completions(
     State(service): State<Arc<Service>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     headers: HeaderMap,
@@ -57,111 +77,107 @@ async fn infer(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Response {
-    let fault = service.strike();
-    if let Some(fault) = &fault
-        && let Some(response) = edge::struck(service, fault, &connection).await
-    {
-        return response;
-    }
-    let (request, room, answer) = match understand(service, api, body) {
+    let fault = match edge::strike(service, &connection).await {
+        Ok(fault) => fault,
+        Err(response) => return *response,
+    };
+    let (request, model, answer) = match understand(service, api, body) {
         Ok(understood) => understood,
         Err((status, reason)) => {
             service.board.refused();
-            return vllm_error(status, &reason.0);
+            return errors::vllm(status, &reason.0);
         }
     };
     if fault == Some(FaultKind::Oom) {
         service.board.refused();
-        return vllm_error(StatusCode::INTERNAL_SERVER_ERROR, OUT_OF_MEMORY);
+        return errors::vllm(StatusCode::INTERNAL_SERVER_ERROR, OUT_OF_MEMORY);
     }
-    let run = headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let id = run.clone().unwrap_or_else(|| format!("sim-{}", service.next_number()));
-    let mut visit = room.visit(run).await;
-    visit.admit(answer.prompt_tokens).await;
+    let name = headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let id = name.clone().unwrap_or_else(|| format!("sim-{}", service.next_number()));
+    let mut run = model.queue(name).await;
+    run.admit(answer.prompt_tokens).await;
 
-    let slowdown = fault.as_ref().map_or(1.0, FaultKind::slowdown);
-    let time = service.service_time(&room.model, slowdown);
+    let slowdown = Course::under(fault.as_ref()).slowdown;
+    let time = service.service_time(&model.settings, slowdown);
     let tokens = answer.token_count();
     if service.config.kind == Kind::Modal && fault == Some(FaultKind::ContainerDies) {
         time::sleep_until(Instant::now() + time / 2).await;
-        visit.die();
-        return edge::status_answer(Kind::Modal, StatusCode::BAD_GATEWAY);
+        run.die();
+        return errors::usual(Kind::Modal, StatusCode::BAD_GATEWAY);
     }
     let prefix = match api {
         Api::Chat => "chatcmpl",
         Api::Completion => "cmpl",
     };
-    let frames =
-        Frames { api, id: format!("{prefix}-{id}"), created: service.unix_s(), model: request.model.clone() };
+    let frames = Frames {
+        api,
+        id: format!("{prefix}-{id}"),
+        created: service.clock.unix_s(),
+        model: request.model.clone(),
+    };
     let (content_type, cues) = if request.stream {
-        let per_chunk = room.model.tokens_per_chunk;
+        let per_chunk = model.settings.tokens_per_chunk;
         let cues = script::stream(&frames, &answer, per_chunk, request.include_usage, time, fault.as_ref());
         ("text/event-stream; charset=utf-8", cues)
     } else {
         ("application/json", script::whole(&frames, &answer, time, fault.as_ref()))
     };
-    let playback = Playback::new(cues, visit, tokens, connection);
+    let playback = Playback::new(cues, run, tokens, connection);
     ([(header::CONTENT_TYPE, content_type)], Body::from_stream(playback.into_stream())).into_response()
 }
 
-/// The request, the room it goes to, and what the answer will be; or the status and the reason of a refusal.
+/// The request, its model, and the answer that the model will give; or the status and the reason of a refusal.
 fn understand<'a>(
     service: &'a Service,
     api: Api,
     body: &[u8],
-) -> Result<(Inference, &'a Arc<Room>, Answer), (StatusCode, BadRequest)> {
+) -> Result<(Inference, &'a Arc<Model>, Answer), (StatusCode, BadRequest)> {
     let bad = |reason| (StatusCode::BAD_REQUEST, reason);
     let request = Inference::decode(api, body).map_err(bad)?;
-    let room = service.room(&request.model).ok_or_else(|| {
+    let model = service.model(&request.model).ok_or_else(|| {
         let reason = format!("The model `{}` does not exist.", request.model);
         (StatusCode::NOT_FOUND, BadRequest(reason))
     })?;
-    let answer = answer_to(service, room, &request).map_err(bad)?;
-    Ok((request, room, answer))
-}
-
-/// What this model will say, if prompt and answer fit its context.
-pub(crate) fn answer_to(service: &Service, room: &Room, request: &Inference) -> Result<Answer, BadRequest> {
-    let limit = request.fit(room.model.context_tokens)?;
-    Ok(text::compose(service.config.seed, &room.model, &request.prompt, limit, &request.stop))
+    let answer = service.answer(model, &request).map_err(bad)?;
+    Ok((request, model, answer))
 }
 
 /// `GET /v1/models`
-pub(crate) async fn models(State(service): State<Arc<Service>>) -> Response {
-    let created = service.unix_s();
-    let models = service.rooms().iter().map(|room| {
+async fn models(State(service): State<Arc<Service>>) -> Response {
+    let created = service.clock.unix_s();
+    let models = service.models.iter().map(|model| {
         json!({
-            "id": room.model.name,
+            "id": model.settings.name,
             "object": "model",
             "created": created,
             "owned_by": "vllm",
-            "root": room.model.name,
+            "root": model.settings.name,
             "parent": null,
-            "max_model_len": room.model.context_tokens,
+            "max_model_len": model.settings.context_tokens,
             "permission": [],
         })
     });
-    edge::answer(StatusCode::OK, &json!({ "object": "list", "data": models.collect::<Vec<_>>() }))
+    reply::answer(StatusCode::OK, &json!({ "object": "list", "data": models.collect::<Vec<_>>() }))
 }
 
 /// `GET /health` of vLLM: an empty 200.
-pub(crate) async fn health() -> StatusCode {
+async fn health() -> StatusCode {
     StatusCode::OK
 }
 
 /// `GET /metrics` under vLLM's names.
-pub(crate) async fn metrics(State(service): State<Arc<Service>>) -> Response {
+async fn metrics(State(service): State<Arc<Service>>) -> Response {
     let mut page = String::new();
     for (name, kind, value) in METRICS {
         writeln!(page, "# TYPE {name} {kind}").expect("a string takes all that is written");
-        for room in service.rooms() {
-            let (labels, value) = (labels(room), value(service.board.model(room.index())));
+        for model in &service.models {
+            let (labels, value) = (labels(model), value(service.board.model(model.index())));
             writeln!(page, "{name}{{{labels}}} {value}").expect("a string takes all that is written");
         }
     }
     page.push_str("# TYPE vllm:request_success_total counter\n");
-    for room in service.rooms() {
-        let (labels, stats) = (labels(room), service.board.model(room.index()));
+    for model in &service.models {
+        let (labels, stats) = (labels(model), service.board.model(model.index()));
         for (reason, count) in [("stop", stats.finished), ("abort", stats.aborted)] {
             writeln!(page, "vllm:request_success_total{{{labels},finished_reason=\"{reason}\"}} {count}")
                 .expect("a string takes all that is written");
@@ -179,6 +195,6 @@ const METRICS: [Metric; 4] = [
     ("vllm:generation_tokens_total", "counter", |stats| stats.generated_tokens),
 ];
 
-fn labels(room: &Room) -> String {
-    format!("engine=\"0\",model_name=\"{}\"", room.model.name)
+fn labels(model: &Model) -> String {
+    format!("engine=\"0\",model_name=\"{}\"", model.settings.name)
 }

@@ -1,4 +1,4 @@
-//! Plays a script as a response body. Dropping the body, which is what a lost connection does, aborts the run.
+//! Plays a script as a response body. A lost connection drops the body, which aborts the run.
 
 use std::{collections::VecDeque, future, io};
 
@@ -7,20 +7,20 @@ use futures_util::{Stream, stream};
 use tokio::{task, time::Instant};
 
 use crate::{
+    clock::sleep_until,
     connection::Connection,
     frames,
-    room::{Billing, Visit},
+    model::{Billing, Run},
     script::{Act, Cue},
-    service::sleep_until,
 };
 
-/// A run that has been admitted, and what it still has to do.
+/// A run that has been admitted, and the rest of its script.
 #[derive(Debug)]
 pub(crate) struct Playback {
     cues: VecDeque<Cue>,
     began: Instant,
     /// `None` once the run has ended.
-    visit: Option<Visit>,
+    run: Option<Run>,
     billing: Option<Billing>,
     tokens: u32,
     connection: Connection,
@@ -28,9 +28,9 @@ pub(crate) struct Playback {
 
 impl Playback {
     /// Times count from now.
-    pub(crate) fn new(cues: Vec<Cue>, visit: Visit, tokens: u32, connection: Connection) -> Self {
+    pub(crate) fn new(cues: Vec<Cue>, run: Run, tokens: u32, connection: Connection) -> Self {
         let (cues, began) = (cues.into(), Instant::now());
-        Self { cues, began, visit: Some(visit), billing: None, tokens, connection }
+        Self { cues, began, run: Some(run), billing: None, tokens, connection }
     }
 
     /// The body of the answer. It never fails by itself: a cut goes through the connection.
@@ -43,8 +43,8 @@ impl Playback {
             sleep_until(self.began + cue.at).await;
             match cue.act {
                 Act::Send(bytes) => return Some((Ok(bytes), self)),
-                Act::Finish => self.billing = self.visit.take().and_then(|visit| visit.finish(self.tokens)),
-                Act::Abort => self.billing = self.visit.take().and_then(Visit::abort),
+                Act::Finish => self.billing = self.run.take().and_then(|run| run.finish(self.tokens)),
+                Act::Abort => self.billing = self.run.take().and_then(Run::abort),
                 Act::TellBilling => {
                     if let Some(billing) = &self.billing {
                         let comment = [b": beacon-billing ", &frames::json(billing)[..], b"\n\n"].concat();

@@ -13,14 +13,13 @@
 mod archive;
 mod catalog;
 mod create;
-mod fleet;
 mod headers;
+mod hook;
 mod input;
-pub(crate) mod limits;
+mod limits;
+mod platform;
 mod prediction;
-mod problem;
 mod run;
-mod settings;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -32,58 +31,14 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    http::StatusCode,
-    response::{IntoResponse, Response},
     routing::{get, post},
 };
 
-pub use settings::{MaxTokensKey, OutputShape, ReplicateBilling, ReplicateSettings};
-
-use crate::{
-    config::SimulatorConfig,
-    replicate::{archive::Archive, fleet::Fleet, limits::Limits, problem::Problem, webhook::Secret},
-    service::Service,
-};
-
-/// What one simulator of Replicate knows.
-#[derive(Debug)]
-pub(crate) struct State {
-    archive: Archive,
-    /// In the order of the models.
-    fleets: Vec<Arc<Fleet>>,
-    /// `None` when they are lifted.
-    limits: Option<Limits>,
-    secret: Secret,
-}
-
-impl State {
-    /// Expects a configuration that has been checked.
-    pub(crate) fn new(config: &SimulatorConfig) -> Self {
-        Self {
-            archive: Archive::new(config.seed),
-            fleets: config.models.iter().map(|model| Fleet::new(model, config)).collect(),
-            limits: Limits::new(&config.replicate),
-            secret: Secret::parse(&config.replicate.webhook_secret).expect("checked with the configuration"),
-        }
-    }
-}
-
-/// Begins what goes on without any request.
-pub(crate) fn start(service: &Arc<Service>) {
-    for fleet in &service.replicate.fleets {
-        service.tasks.spawn(Arc::clone(fleet).run_reaper(Arc::clone(service)));
-    }
-}
-
-/// Bills what is due, so that nobody sees a reaper's delay.
-pub(crate) fn close_due(service: &Service) {
-    for fleet in &service.replicate.fleets {
-        fleet.reap_due(service);
-    }
-}
+use self::platform::Platform;
+use crate::service::Service;
 
 /// All routes.
-pub(crate) fn routes() -> Router<Arc<Service>> {
+pub(crate) fn routes(service: &Arc<Service>) -> Router {
     Router::new()
         .route("/v1/models/{owner}/{name}/predictions", post(create::official))
         .route("/v1/deployments/{owner}/{name}/predictions", post(create::deployed))
@@ -97,9 +52,5 @@ pub(crate) fn routes() -> Router<Arc<Service>> {
         .route("/v1/models/{owner}/{name}/versions", get(catalog::versions))
         .route("/v1/models/{owner}/{name}/versions/{id}", get(catalog::version))
         .route("/v1/webhooks/default/secret", get(catalog::secret))
-}
-
-/// What the provider itself says with this status.
-pub(crate) fn error_answer(status: StatusCode) -> Response {
-    Problem::usual(status).into_response()
+        .with_state(Arc::new(Platform::new(service)))
 }

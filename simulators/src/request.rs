@@ -1,8 +1,8 @@
-//! What a caller may ask, checked the way vLLM checks it. Nothing here awaits.
+//! Requests for an inference, checked the way vLLM checks them. Nothing here awaits.
 
 use serde::Deserialize;
 
-use crate::text::Prompt;
+use crate::text::{self, Prompt};
 
 /// Which of the two OpenAI routes a request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ struct StreamOptions {
 impl Inference {
     /// Decodes a body of one of the OpenAI routes.
     pub(crate) fn decode(api: Api, body: &[u8]) -> Result<Self, BadRequest> {
-        let body: Body = serde_json::from_slice(body).map_err(|error| BadRequest(error.to_string()))?;
+        let body: Body = read(body)?;
         let stream = body.stream.unwrap_or(false);
         if body.stream_options.is_some() && !stream {
             return Err(BadRequest("Stream options can only be defined when `stream=True`.".to_owned()));
@@ -154,24 +154,21 @@ impl Inference {
             Api::Chat => None,
             Api::Completion => Some(16),
         });
-        let room = context.checked_sub(read).filter(|&room| room > 0);
-        match (room, asked) {
-            (Some(room), None) => Ok(room),
-            (Some(room), Some(asked)) if asked <= room => Ok(asked),
-            (_, asked) => Err(BadRequest(format!(
+        text::limit(context, read, asked).ok_or_else(|| {
+            BadRequest(format!(
                 "This model's maximum context length is {context} tokens. However, you requested {} tokens ({read} in \
                  the messages, {} in the completion). Please reduce the length of the messages or completion.",
                 u64::from(read) + u64::from(asked.unwrap_or(0)),
                 asked.unwrap_or(0),
-            ))),
-        }
+            ))
+        })
     }
 }
 
 impl Job {
     /// Decodes a body of `POST /v1/jobs` or `POST /v1/run`.
     pub(crate) fn decode(body: &[u8]) -> Result<Self, BadRequest> {
-        let body: JobBody = serde_json::from_slice(body).map_err(|error| BadRequest(error.to_string()))?;
+        let body: JobBody = read(body)?;
         if body.messages.is_some() == body.prompt.is_some() {
             return Err(BadRequest("exactly one of messages and prompt is needed".to_owned()));
         }
@@ -221,6 +218,10 @@ impl OneOrMany {
             Self::Many(many) => many,
         }
     }
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BadRequest> {
+    serde_json::from_slice(body).map_err(|error| BadRequest(error.to_string()))
 }
 
 fn missing(field: &str) -> BadRequest {

@@ -14,13 +14,12 @@
 
 mod job;
 mod run;
-mod settings;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Router,
-    extract::{ConnectInfo, Path, Query, State as Shared},
+    extract::{ConnectInfo, Path, Query, State},
     http::{HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -29,19 +28,14 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::time::{self, Instant};
 
-pub use settings::{RunPodSettings, WorkerAge};
-
-use self::{
-    job::{Job, Jobs, Policy, Status},
-    run::Plan,
-};
+use self::job::{Job, Jobs, Policy, Status};
 use crate::{
-    config::SimulatorConfig,
     connection::Connection,
-    edge::{self, answer, broken_off},
-    fault::{FaultKind, Spoil},
+    edge,
+    fault::{Course, FaultKind},
     frames::{self, GARBAGE_BODY},
-    replicate::limits::Limit,
+    limit::Limit,
+    reply::answer,
     service::Service,
 };
 
@@ -54,9 +48,10 @@ const TTL_DEFAULT: u64 = 86_400_000;
 const WAIT_RANGE: std::ops::RangeInclusive<u64> = 1_000..=300_000;
 const WAIT_DEFAULT: u64 = 90_000;
 
-/// What one simulator of RunPod knows.
+/// One simulated endpoint on RunPod.
 #[derive(Debug)]
-pub(crate) struct State {
+struct Endpoint {
+    service: Arc<Service>,
     jobs: Jobs,
     limits: Option<Limits>,
 }
@@ -68,22 +63,53 @@ struct Limits {
     cancel: Limit,
 }
 
-impl State {
-    /// Expects a configuration that has been checked.
-    pub(crate) fn new(config: &SimulatorConfig) -> Self {
-        let settings = &config.runpod;
+impl Endpoint {
+    fn new(service: &Arc<Service>) -> Self {
+        let settings = &service.config.runpod;
         let limit = |most| Limit::new(most, settings.scaled(WINDOW_MS));
         let limits = settings.limits.then(|| Limits {
             run: limit(settings.run_limit),
             status: limit(settings.status_limit),
             cancel: limit(settings.cancel_limit),
         });
-        Self { jobs: Jobs::default(), limits }
+        Self { service: Arc::clone(service), jobs: Jobs::default(), limits }
+    }
+
+    /// Refuses a request to another endpoint, and one beyond the limit of its operation.
+    fn allow(&self, endpoint: &str, limit: impl FnOnce(&Limits) -> &Limit) -> Result<(), Box<Response>> {
+        let service = &self.service;
+        if endpoint != service.config.runpod.endpoint_id {
+            return Err(Box::new(refused(service, StatusCode::NOT_FOUND, "endpoint not found")));
+        }
+        let Some(limits) = &self.limits else { return Ok(()) };
+        limit(limits).take(Instant::now()).map_err(|seconds| {
+            let mut response = refused(service, StatusCode::TOO_MANY_REQUESTS, "too many requests");
+            if service.config.runpod.retry_after {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Box::new(response)
+        })
+    }
+
+    /// The job that a request asks about, unless a fault or a limit stops the request.
+    async fn find(
+        &self,
+        connection: &Connection,
+        endpoint: &str,
+        id: &str,
+        limit: impl FnOnce(&Limits) -> &Limit,
+    ) -> Result<Arc<Job>, Box<Response>> {
+        if let Some(response) = edge::stopped(&self.service, connection).await {
+            return Err(Box::new(response));
+        }
+        self.allow(endpoint, limit)?;
+        let missing = || Box::new(error_text(&self.service, StatusCode::NOT_FOUND, "job not found"));
+        self.jobs.get(id).ok_or_else(missing)
     }
 }
 
 /// All routes.
-pub(crate) fn routes() -> Router<Arc<Service>> {
+pub(crate) fn routes(service: &Arc<Service>) -> Router {
     Router::new()
         .route("/v2/{endpoint}/run", post(run))
         .route("/v2/{endpoint}/runsync", post(run_sync))
@@ -91,59 +117,57 @@ pub(crate) fn routes() -> Router<Arc<Service>> {
         .route("/v2/{endpoint}/cancel/{id}", post(cancel))
         .route("/v2/{endpoint}/requests", get(requests))
         .route("/v2/{endpoint}/health", get(health))
+        .with_state(Arc::new(Endpoint::new(service)))
 }
 
 /// `POST /run`: answers with an id.
 async fn run(
-    Shared(service): Shared<Arc<Service>>,
+    State(here): State<Arc<Endpoint>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Path(endpoint): Path<String>,
     body: Bytes,
 ) -> Response {
-    let (job, fault) = match take(&service, &endpoint, &connection, &body, false).await {
+    let (job, fault) = match take(&here, &endpoint, &connection, &body, false).await {
         Ok(taken) => taken,
         Err(response) => return *response,
     };
-    spoilt(fault.as_ref(), &json!({ "id": job.id, "status": "IN_QUEUE" }), connection).await
+    send(fault.as_ref(), &json!({ "id": job.id, "status": "IN_QUEUE" }), connection).await
 }
 
 /// `POST /runsync`: answers when the job is over, or the wait.
 async fn run_sync(
-    Shared(service): Shared<Arc<Service>>,
+    State(here): State<Arc<Endpoint>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Path(endpoint): Path<String>,
     Query(query): Query<HashMap<String, String>>,
     body: Bytes,
 ) -> Response {
+    let service = &here.service;
     let wait = query.get("wait").map_or(Ok(WAIT_DEFAULT), |text| text.parse());
     let Some(wait) = wait.ok().filter(|wait| WAIT_RANGE.contains(wait)) else {
-        return refused(&service, StatusCode::BAD_REQUEST, "wait must be 1000 to 300000");
+        return refused(service, StatusCode::BAD_REQUEST, "wait must be 1000 to 300000");
     };
-    let (job, fault) = match take(&service, &endpoint, &connection, &body, true).await {
+    let (job, fault) = match take(&here, &endpoint, &connection, &body, true).await {
         Ok(taken) => taken,
         Err(response) => return *response,
     };
     // Over or not, the answer is the job as it is.
     let _ = time::timeout(service.config.runpod.scaled(wait), job.ended()).await;
-    spoilt(fault.as_ref(), &job.wire(&service), connection).await
+    send(fault.as_ref(), &job.wire(service), connection).await
 }
 
 /// Takes a job on, or gives the answer of a refusal. Boxed because a response is large.
 async fn take(
-    service: &Arc<Service>,
+    here: &Endpoint,
     endpoint: &str,
     connection: &Connection,
     body: &Bytes,
     sync: bool,
 ) -> Result<(Arc<Job>, Option<FaultKind>), Box<Response>> {
-    let fault = service.strike();
-    if let Some(fault) = &fault
-        && let Some(response) = edge::struck(service, fault, connection).await
-    {
-        return Err(Box::new(response));
-    }
+    let service = &here.service;
+    let fault = edge::strike(service, connection).await?;
     let refuse = |status, text: &str| Box::new(refused(service, status, text));
-    allowed(service, endpoint, |limits| &limits.run)?;
+    here.allow(endpoint, |limits| &limits.run)?;
     if body.len() > if sync { SYNC_BODY_MAX } else { RUN_BODY_MAX } {
         return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"));
     }
@@ -176,79 +200,60 @@ async fn take(
         }
     };
     let job = Arc::new(Job::new(service, sync, input, webhook, policy));
-    service.runpod.jobs.add(Arc::clone(&job));
-    let plan = Plan {
-        slowdown: fault.as_ref().map_or(1.0, FaultKind::slowdown),
-        breakdown: fault.as_ref().and_then(FaultKind::breakdown),
-    };
-    service.tasks.spawn(run::carry(Arc::clone(service), Arc::clone(&job), plan));
+    here.jobs.add(Arc::clone(&job));
+    let course = Course::under(fault.as_ref());
+    service.tasks.spawn(run::carry(Arc::clone(service), Arc::clone(&job), course));
     Ok((job, fault))
 }
 
-/// The answer of a POST, unless a fault loses it.
-async fn spoilt(fault: Option<&FaultKind>, value: &Value, connection: Connection) -> Response {
-    let ok = StatusCode::OK;
-    match fault.and_then(FaultKind::spoil) {
-        None => answer(ok, value),
-        Some(Spoil::Cut) => edge::refuse(&connection).await,
-        Some(Spoil::BreakOff) => broken_off(ok, &frames::json(value), connection),
-        Some(Spoil::Garbage) => edge::json(ok, GARBAGE_BODY),
-        Some(Spoil::Empty) => edge::json(ok, Bytes::new()),
-    }
+/// Sends the answer of a POST, unless a fault loses it.
+async fn send(fault: Option<&FaultKind>, value: &Value, connection: Connection) -> Response {
+    let spoil = fault.and_then(FaultKind::spoil);
+    edge::send(spoil, StatusCode::OK, frames::json(value), GARBAGE_BODY, connection).await
 }
 
 /// `GET /status/{id}`
 async fn status(
-    Shared(service): Shared<Arc<Service>>,
+    State(here): State<Arc<Endpoint>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Path((endpoint, id)): Path<(String, String)>,
 ) -> Response {
-    if let Some(response) = struck(&service, &connection).await {
-        return response;
-    }
-    if let Err(response) = allowed(&service, &endpoint, |limits| &limits.status) {
-        return *response;
-    }
-    match service.runpod.jobs.get(&id) {
-        Some(job) => answer(StatusCode::OK, &job.wire(&service)),
-        None => error_text(&service, StatusCode::NOT_FOUND, "job not found"),
+    match here.find(&connection, &endpoint, &id, |limits| &limits.status).await {
+        Ok(job) => answer(StatusCode::OK, &job.wire(&here.service)),
+        Err(response) => *response,
     }
 }
 
-/// `POST /cancel/{id}`: one that is over stays as it is.
+/// `POST /cancel/{id}`: a job that has ended stays as it ended.
 async fn cancel(
-    Shared(service): Shared<Arc<Service>>,
+    State(here): State<Arc<Endpoint>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Path((endpoint, id)): Path<(String, String)>,
 ) -> Response {
-    if let Some(response) = struck(&service, &connection).await {
-        return response;
-    }
-    if let Err(response) = allowed(&service, &endpoint, |limits| &limits.cancel) {
-        return *response;
-    }
-    let Some(job) = service.runpod.jobs.get(&id) else {
-        return error_text(&service, StatusCode::NOT_FOUND, "job not found");
+    let job = match here.find(&connection, &endpoint, &id, |limits| &limits.cancel).await {
+        Ok(job) => job,
+        Err(response) => return *response,
     };
     job.cancel.cancel();
     job.ended().await;
-    answer(StatusCode::OK, &json!({ "id": job.id, "status": job.wire(&service)["status"] }))
+    answer(StatusCode::OK, &json!({ "id": job.id, "status": job.wire(&here.service)["status"] }))
 }
 
 /// `GET /requests`
 async fn requests(
-    Shared(service): Shared<Arc<Service>>,
+    State(here): State<Arc<Endpoint>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Path(endpoint): Path<String>,
 ) -> Response {
-    if let Some(response) = struck(&service, &connection).await {
+    let service = &here.service;
+    if let Some(response) = edge::stopped(service, &connection).await {
         return response;
     }
     if !service.config.runpod.list_requests || endpoint != service.config.runpod.endpoint_id {
-        return error_text(&service, StatusCode::NOT_FOUND, "not found");
+        return error_text(service, StatusCode::NOT_FOUND, "not found");
     }
-    let list = service.runpod.jobs.list().into_iter().map(|job| {
-        let mut wire = job.wire(&service);
+    let list = here.jobs.list().into_iter().map(|job| {
+        let mut wire = job.wire(service);
         wire["input"] = Value::Object(job.input.clone());
         wire
     });
@@ -256,13 +261,14 @@ async fn requests(
 }
 
 /// `GET /health`
-async fn health(Shared(service): Shared<Arc<Service>>, Path(endpoint): Path<String>) -> Response {
+async fn health(State(here): State<Arc<Endpoint>>, Path(endpoint): Path<String>) -> Response {
+    let service = &here.service;
     let settings = &service.config.runpod;
     if endpoint != settings.endpoint_id {
-        return error_text(&service, StatusCode::NOT_FOUND, "endpoint not found");
+        return error_text(service, StatusCode::NOT_FOUND, "endpoint not found");
     }
     let (mut busy, mut idle) = (0, 0);
-    for containers in service.rooms().iter().filter_map(|room| room.containers()) {
+    for containers in service.models.iter().filter_map(|model| model.containers()) {
         let (more_busy, more_idle) = containers.counts();
         (busy, idle) = (busy + more_busy, idle + more_idle);
     }
@@ -280,7 +286,7 @@ async fn health(Shared(service): Shared<Arc<Service>>, Path(endpoint): Path<Stri
             "unhealthy": u32::from(settings.unhealthy),
         })
     };
-    let jobs = service.runpod.jobs.list();
+    let jobs = here.jobs.list();
     let count = |status: &[Status]| jobs.iter().filter(|job| status.contains(&job.state().status)).count();
     let jobs = json!({
         "completed": count(&[Status::Completed]),
@@ -292,36 +298,12 @@ async fn health(Shared(service): Shared<Arc<Service>>, Path(endpoint): Path<Stri
     answer(StatusCode::OK, &json!({ "jobs": jobs, "workers": workers }))
 }
 
-async fn struck(service: &Arc<Service>, connection: &Connection) -> Option<Response> {
-    let fault = service.strike_at_the_edge()?;
-    edge::struck(service, &fault, connection).await
-}
-
-/// Whether the endpoint is ours and the limit of an operation leaves room.
-fn allowed(
-    service: &Service,
-    endpoint: &str,
-    limit: impl FnOnce(&Limits) -> &Limit,
-) -> Result<(), Box<Response>> {
-    if endpoint != service.config.runpod.endpoint_id {
-        return Err(Box::new(refused(service, StatusCode::NOT_FOUND, "endpoint not found")));
-    }
-    let Some(limits) = &service.runpod.limits else { return Ok(()) };
-    limit(limits).take(Instant::now()).map_err(|seconds| {
-        let mut response = refused(service, StatusCode::TOO_MANY_REQUESTS, "too many requests");
-        if service.config.runpod.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        Box::new(response)
-    })
-}
-
 fn refused(service: &Service, status: StatusCode, text: &str) -> Response {
     service.board.refused();
     error_text(service, status, text)
 }
 
-/// Nobody documents error bodies; clients have met all of these.
+/// RunPod documents no error bodies; clients have met all of these.
 fn error_text(service: &Service, status: StatusCode, text: &str) -> Response {
     match service.next_number() % 4 {
         0 => answer(status, &json!({ "error": text })),
@@ -329,19 +311,4 @@ fn error_text(service: &Service, status: StatusCode, text: &str) -> Response {
         2 => answer(status, &json!({ "detail": text })),
         _ => (status, text.to_owned()).into_response(),
     }
-}
-
-/// What the provider itself says with this status.
-pub(crate) fn error_answer(status: StatusCode) -> Response {
-    let text = status.canonical_reason().unwrap_or("error");
-    // An edge's page for what the edge itself answers.
-    if status.as_u16() > 500 {
-        return (status, format!("<html><head><title>{text}</title></head></html>")).into_response();
-    }
-    answer(status, &json!({ "error": text }))
-}
-
-/// How long an idle worker stays.
-pub(crate) fn idle_timeout(settings: &RunPodSettings) -> Duration {
-    Duration::from_millis(settings.idle_timeout_ms)
 }

@@ -13,14 +13,14 @@ use crate::{
     text::Answer,
 };
 
-/// One act, and when it is due.
+/// One act and its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cue {
     pub(crate) at: Duration,
     pub(crate) act: Act,
 }
 
-/// What can happen in an answer.
+/// One act of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     /// Bytes go out.
@@ -29,7 +29,7 @@ pub(crate) enum Act {
     Finish,
     /// The run ends otherwise.
     Abort,
-    /// What was measured goes out as a comment line, where the provider does that.
+    /// The measurements go out as a comment line, for providers that send one.
     TellBilling,
     /// The connection breaks.
     Cut,

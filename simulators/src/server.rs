@@ -7,12 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    middleware,
-    routing::{get, post, put},
-};
+use axum::{Router, extract::DefaultBodyLimit, middleware};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -20,12 +15,13 @@ use tracing::{info, warn};
 use crate::{
     bill::Bill,
     board::Stats,
+    clock::micros,
     config::{ConfigError, Kind, SimulatorConfig},
     connection::{Connection, Door},
-    control, edge,
+    control, edge, errors,
     fault::Fault,
     modal, openai, replicate, runpod,
-    service::{Service, micros},
+    service::Service,
     tape::{self, Exchange},
 };
 
@@ -52,7 +48,7 @@ pub enum StartError {
         simulator: String,
         /// The address asked for.
         listen: SocketAddr,
-        /// What the system said.
+        /// The system's own error.
         #[source]
         source: io::Error,
     },
@@ -68,13 +64,7 @@ pub async fn start(config: SimulatorConfig, shutdown: CancellationToken) -> Resu
     let service = Service::new(config, now, shutdown.clone());
     info!(simulator = %service.config.name, %address, "simulator listening");
 
-    for containers in service.rooms().iter().filter_map(|room| room.containers()) {
-        service.tasks.spawn(Arc::clone(containers).run_reaper(shutdown.clone()));
-    }
-    match service.config.kind {
-        Kind::OpenAi | Kind::Golem | Kind::Modal | Kind::RunPod => {}
-        Kind::Replicate => replicate::start(&service),
-    }
+    service.start_reapers();
     let door = Door { listener, shutdown: shutdown.clone() };
     let app = routes(&service).into_make_service_with_connect_info::<Connection>();
     let server = axum::serve(door, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
@@ -91,36 +81,19 @@ pub async fn start(config: SimulatorConfig, shutdown: CancellationToken) -> Resu
 }
 
 fn routes(service: &Arc<Service>) -> Router {
-    let openai = || {
-        Router::new()
-            .route("/v1/chat/completions", post(openai::chat))
-            .route("/v1/completions", post(openai::completions))
-            .route("/v1/models", get(openai::models))
-    };
     let api = match service.config.kind {
-        Kind::OpenAi | Kind::Golem => {
-            openai().route("/health", get(openai::health)).route("/metrics", get(openai::metrics))
-        }
-        Kind::RunPod => runpod::routes(),
-        Kind::Replicate => replicate::routes(),
-        Kind::Modal => openai()
-            .route("/v1/run", post(modal::run).get(modal::result))
-            .route("/v1/jobs", post(modal::spawn))
-            .route("/v1/jobs/{call_id}", get(modal::poll).delete(modal::cancel))
-            .route("/v1/warm", put(modal::warm))
-            .route("/health", get(modal::health))
-            .route("/billing", get(modal::billing)),
+        Kind::OpenAi | Kind::Golem => openai::routes(service).merge(openai::probes(service)),
+        Kind::Modal => openai::routes(service).merge(modal::routes(service)),
+        Kind::RunPod => runpod::routes(service),
+        Kind::Replicate => replicate::routes(service),
     };
-    api.fallback(edge::not_found)
-        .method_not_allowed_fallback(edge::method_not_allowed)
+    api.fallback(errors::not_found)
+        .method_not_allowed_fallback(errors::method_not_allowed)
         .layer(middleware::from_fn_with_state(Arc::clone(service), edge::guard))
-        .layer(middleware::from_fn_with_state(Arc::clone(service), tape::record))
+        .layer(middleware::from_fn_with_state(Arc::clone(&service.tape), tape::record))
         // Added after the guard, so that it does not stand before them.
-        .route("/_sim/bill", get(control::bill))
-        .route("/_sim/stats", get(control::stats))
-        .route("/_sim/fault", get(control::fault).post(control::set_fault))
+        .merge(control::routes(service))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(Arc::clone(service))
 }
 
 impl Simulator {
@@ -144,7 +117,7 @@ impl Simulator {
         &self.service.config
     }
 
-    /// What has been charged so far.
+    /// The bill so far.
     pub fn bill(&self) -> Bill {
         self.service.bill()
     }
@@ -154,12 +127,12 @@ impl Simulator {
         self.service.faults.set(fault);
     }
 
-    /// The fault in force, with what is left of its count.
+    /// The fault in force, with the rest of its count.
     pub fn fault(&self) -> Option<Fault> {
         self.service.faults.get()
     }
 
-    /// Who waits, who runs, and how it ended so far.
+    /// How many requests wait and run, and how the others ended.
     pub fn stats(&self) -> Stats {
         self.service.board.total()
     }

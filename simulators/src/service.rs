@@ -1,4 +1,6 @@
-//! One simulator behind its wire: what it serves, its books, its chances and its clock.
+//! The state that every part of one simulator shares: its models, its books, its faults, its chances and its clock.
+//!
+//! The providers stand above it: each keeps its own calls, jobs or predictions.
 
 use std::{
     sync::{
@@ -9,19 +11,19 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::time::{self, Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     bill::{Bill, Book},
     board::Board,
-    calls::Calls,
+    clock::Clock,
     config::{Kind, SimulatedModel, SimulatorConfig},
     fault::{FaultBox, FaultKind},
-    replicate,
-    room::Room,
-    runpod,
+    fleet::Fleet,
+    model::Model,
+    request::{BadRequest, Inference},
     tape::Tape,
+    text::{self, Answer},
 };
 
 /// One simulator, as its handlers see it.
@@ -31,17 +33,14 @@ pub(crate) struct Service {
     pub(crate) book: Arc<Book>,
     pub(crate) board: Arc<Board>,
     pub(crate) faults: FaultBox,
-    pub(crate) calls: Calls,
-    pub(crate) runpod: runpod::State,
-    pub(crate) replicate: replicate::State,
-    pub(crate) tape: Tape,
+    pub(crate) tape: Arc<Tape>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
-    rooms: Vec<Arc<Room>>,
+    pub(crate) clock: Clock,
+    pub(crate) models: Vec<Arc<Model>>,
+    /// The instances of each model, in the order of the models. Empty unless the simulator is a Replicate.
+    pub(crate) fleets: Vec<Arc<Fleet>>,
     chance: Mutex<StdRng>,
-    started: Instant,
-    /// The wall clock at the start, in microseconds, for the times on the wire.
-    started_unix_us: u64,
     requests: AtomicU64,
 }
 
@@ -53,45 +52,58 @@ impl Service {
     ) -> Arc<Self> {
         let book = Arc::new(Book::default());
         let board = Board::new(config.models.len());
-        let rooms = config.models.iter().enumerate();
-        let rooms = rooms.map(|(index, model)| Room::new(index, model, &config, &book, &board)).collect();
+        let tasks = TaskTracker::new();
+        let models = config.models.iter().enumerate();
+        let models = models.map(|(index, model)| Model::new(index, model, &config, &book, &board)).collect();
+        let fleet = |model| Fleet::new(model, &config.replicate, &book, (&tasks, &shutdown));
+        let fleets = match config.kind {
+            Kind::OpenAi | Kind::Golem | Kind::Modal | Kind::RunPod => Vec::new(),
+            Kind::Replicate => config.models.iter().map(fleet).collect(),
+        };
         Arc::new(Self {
-            rooms,
+            models,
+            fleets,
             book,
             board,
             faults: FaultBox::default(),
-            calls: Calls::default(),
-            runpod: runpod::State::new(&config),
-            replicate: replicate::State::new(&config),
-            tape: Tape::new(config.record),
-            tasks: TaskTracker::new(),
+            tape: Arc::new(Tape::new(config.record)),
+            tasks,
             shutdown,
+            clock: Clock::new(started_unix_us),
             chance: Mutex::new(StdRng::seed_from_u64(config.seed)),
-            started: Instant::now(),
-            started_unix_us,
             requests: AtomicU64::new(0),
             config,
         })
     }
 
-    pub(crate) fn rooms(&self) -> &[Arc<Room>] {
-        &self.rooms
+    /// A model by its wire name.
+    pub(crate) fn model(&self, name: &str) -> Option<&Arc<Model>> {
+        self.models.iter().find(|model| model.settings.name == name)
     }
 
-    /// The room of a model, by its wire name.
-    pub(crate) fn room(&self, model: &str) -> Option<&Arc<Room>> {
-        self.rooms.iter().find(|room| room.model.name == model)
+    /// The text that a model answers, if prompt and answer fit its context.
+    pub(crate) fn answer(&self, model: &Model, request: &Inference) -> Result<Answer, BadRequest> {
+        let limit = request.fit(model.settings.context_tokens)?;
+        Ok(text::compose(self.config.seed, &model.settings, &request.prompt, limit, &request.stop))
+    }
+
+    /// Runs the tasks that scale containers and instances down, until the simulator stops.
+    pub(crate) fn start_reapers(&self) {
+        for containers in self.models.iter().filter_map(|model| model.containers()) {
+            self.tasks.spawn(Arc::clone(containers).run_reaper(self.shutdown.clone()));
+        }
+        for fleet in &self.fleets {
+            self.tasks.spawn(Arc::clone(fleet).run_reaper());
+        }
     }
 
     /// The bill, with every idle span closed that is due.
     pub(crate) fn bill(&self) -> Bill {
-        for containers in self.rooms.iter().filter_map(|room| room.containers()) {
-            containers.reap_due();
-        }
-        match self.config.kind {
-            Kind::OpenAi | Kind::Golem | Kind::Modal | Kind::RunPod => {}
-            Kind::Replicate => replicate::close_due(self),
-        }
+        self.models
+            .iter()
+            .filter_map(|model| model.containers())
+            .for_each(|containers| containers.reap_due());
+        self.fleets.iter().for_each(|fleet| fleet.reap_due());
         self.book.bill()
     }
 
@@ -100,7 +112,7 @@ impl Service {
         self.faults.draw(|_| true, || self.roll())
     }
 
-    /// The same for a request that runs nothing: only what strikes at the edge can hit it.
+    /// The same for a request that runs nothing: only a fault that strikes at the edge can hit it.
     pub(crate) fn strike_at_the_edge(&self) -> Option<FaultKind> {
         self.faults.draw(FaultKind::is_at_the_edge, || self.roll())
     }
@@ -114,16 +126,6 @@ impl Service {
             lognormal(model.service_ms_p50, model.service_sigma, &mut *chance)
         };
         usual.mul_f64(slowdown).min(SERVICE_TIME_MAX)
-    }
-
-    /// Unix seconds, from a clock that pauses when tokio's does.
-    pub(crate) fn unix_s(&self) -> u64 {
-        self.unix_us(Instant::now()) / 1_000_000
-    }
-
-    /// The same clock in microseconds, at a moment since the start.
-    pub(crate) fn unix_us(&self, at: Instant) -> u64 {
-        self.started_unix_us + micros(at.saturating_duration_since(self.started))
     }
 
     /// A number no other request of this simulator has.
@@ -145,18 +147,6 @@ fn lognormal(p50_ms: u64, sigma: f64, rng: &mut impl RngExt) -> Duration {
     let normal = (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * turn).cos();
     let seconds = p50_ms as f64 / 1000.0 * (sigma * normal).exp();
     Duration::try_from_secs_f64(seconds).unwrap_or(SERVICE_TIME_MAX).min(SERVICE_TIME_MAX)
-}
-
-/// Whole microseconds, rounded down.
-pub(crate) fn micros(span: Duration) -> u64 {
-    u64::try_from(span.as_micros()).expect("half a million years fit")
-}
-
-/// Returns at once, without asking the timer, when the time has come.
-pub(crate) async fn sleep_until(at: Instant) {
-    if at > Instant::now() {
-        time::sleep_until(at).await;
-    }
 }
 
 #[cfg(test)]

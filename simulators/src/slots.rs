@@ -1,5 +1,5 @@
-//! The slots of a rented server: a queue without a bound, as vLLM and llama.cpp have, and a model that is loaded by
-//! the first request and may be unloaded after idle time.
+//! The slots of a rented server, with an unbounded queue as in vLLM and llama.cpp. The first request loads the model, and
+//! the server may unload it after idle time.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::config::SimulatedModel;
 
-/// The slots of a rented server, and whether it has the model loaded.
+/// The slots of a rented server, and the state of its model.
 #[derive(Debug)]
 pub(crate) struct Slots {
     permits: Arc<Semaphore>,
@@ -27,7 +27,7 @@ pub(crate) struct Slots {
 struct Load {
     /// When the model is, or will be, loaded. `None` before the first request.
     ready_at: Option<Instant>,
-    seated: usize,
+    taken: usize,
     idle_since: Option<Instant>,
 }
 
@@ -42,9 +42,9 @@ impl Slots {
         })
     }
 
-    /// Waits for a slot, first come first served. Cancel-safe: whoever gives up leaves the queue, and a load that
-    /// has begun goes on.
-    pub(crate) async fn sit(self: &Arc<Self>) -> Slot {
+    /// Waits for a slot, first come first served. Cancel-safe: a caller that gives up leaves the queue, and a load
+    /// that has begun goes on.
+    pub(crate) async fn take(self: &Arc<Self>) -> Slot {
         let permits = Arc::clone(&self.permits);
         let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
         let now = Instant::now();
@@ -54,7 +54,7 @@ impl Slots {
         if unloaded || load.ready_at.is_none() {
             load.ready_at = Some(now + self.load_time);
         }
-        load.seated += 1;
+        load.taken += 1;
         load.idle_since = None;
         let ready_at = load.ready_at.unwrap_or(now);
         drop(load);
@@ -78,8 +78,8 @@ pub(crate) struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut load = self.slots.load();
-        load.seated -= 1;
-        if load.seated == 0 {
+        load.taken -= 1;
+        if load.taken == 0 {
             load.idle_since = Some(Instant::now());
         }
     }
@@ -99,7 +99,7 @@ mod tests {
         let mut waits = Vec::new();
         for pause in [1, 1, 20, 0] {
             let asked = Instant::now();
-            let slot = slots.sit().await;
+            let slot = slots.take().await;
             time::sleep_until(slot.ready_at).await;
             waits.push(asked.elapsed().as_secs());
             drop(slot);
@@ -112,8 +112,8 @@ mod tests {
     async fn a_load_goes_on_when_the_one_who_caused_it_leaves() {
         let model = SimulatedModel { cold_start_ms: 2_000, ..SimulatedModel::new("m") };
         let slots = Slots::new(&model);
-        let ready_at = slots.sit().await.ready_at;
+        let ready_at = slots.take().await.ready_at;
         time::advance(Duration::from_secs(1)).await;
-        assert_eq!(slots.sit().await.ready_at, ready_at);
+        assert_eq!(slots.take().await.ready_at, ready_at);
     }
 }

@@ -1,4 +1,5 @@
-//! What was said over the wire, word for word, for tests that hold it against a provider's own API description.
+//! Records requests and answers as they went over the wire, for tests that check them against a provider's own API
+//! description.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,8 +12,6 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-
-use crate::service::Service;
 
 /// One request and its answer, as they went over the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +64,8 @@ impl Tape {
 }
 
 /// Writes down each exchange while it goes through; does nothing unless the tape is on.
-pub(crate) async fn record(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
-    if !service.tape.on {
+pub(crate) async fn record(State(tape): State<Arc<Tape>>, request: Request, next: Next) -> Response {
+    if !tape.on {
         return next.run(request).await;
     }
     let (head, body) = request.into_parts();
@@ -84,10 +83,10 @@ pub(crate) async fn record(State(service): State<Arc<Service>>, request: Request
     exchange.status = head.status.as_u16();
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     content_type.unwrap_or_default().clone_into(&mut exchange.content_type);
-    let place = service.tape.begin(exchange);
+    let place = tape.begin(exchange);
     let parts = body.into_data_stream().inspect(move |part| {
         if let Ok(part) = part {
-            service.tape.extend(place, part);
+            tape.extend(place, part);
         }
     });
     Response::from_parts(head, Body::from_stream(parts))

@@ -1,4 +1,4 @@
-//! What a simulated model says: the same for the same seed and prompt, and plainly not a real answer.
+//! The text of a simulated model: the same for the same seed and prompt, and plainly not a real answer.
 //!
 //! A token is one piece of the stream: `[simulated]`, then words. A prompt's tokens are its words, plus four for
 //! each message as a chat template would add.
@@ -48,7 +48,13 @@ impl Answer {
     }
 }
 
-/// What the model answers. `max_tokens` is the caller's limit; `stop` ends the text right before the first match.
+/// The limit on an answer to a prompt of `read` tokens, if both fit into `context`. `asked` is the caller's own limit.
+pub(crate) fn limit(context: u32, read: u32, asked: Option<u32>) -> Option<u32> {
+    let left = context.saturating_sub(read);
+    Some(asked.unwrap_or(left)).filter(|&limit| limit <= left && left > 0)
+}
+
+/// The model's answer. `max_tokens` is the caller's limit; `stop` ends the text right before the first match.
 pub(crate) fn compose(
     seed: u64,
     model: &SimulatedModel,
@@ -72,7 +78,7 @@ pub(crate) fn compose(
     answer
 }
 
-/// Ends the answer before the first stop string. The token that contains its start keeps what lies before it.
+/// Ends the answer before the first stop string. The token in which the stop string starts keeps the text before it.
 fn cut_at_stop(answer: &mut Answer, stop: &[String]) {
     let text = answer.text();
     let Some(end) = stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop)).min()
@@ -89,7 +95,7 @@ fn cut_at_stop(answer: &mut Answer, stop: &[String]) {
     answer.finish = Finish::Stop;
 }
 
-/// What the caller asks, flattened.
+/// The caller's messages as one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prompt {
     pub(crate) text: String,

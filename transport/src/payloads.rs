@@ -84,8 +84,7 @@ pub async fn put_bytes(client: &Client, name: &str, bytes: &[u8]) -> Result<Inpu
 
 /// Fetches an input.
 pub async fn get(client: &Client, stored: &InputRef) -> Result<Input, PayloadError> {
-    let bytes = get_bytes(client, stored).await?;
-    serde_json::from_slice(&bytes).map_err(|source| PayloadError::Unreadable(stored.object.clone(), source))
+    decode(&get_bytes(client, stored).await?, &stored.object)
 }
 
 /// Fetches bytes.
@@ -93,7 +92,7 @@ pub async fn get_bytes(client: &Client, stored: &InputRef) -> Result<Vec<u8>, Pa
     if stored.bytes > INPUT_MAX {
         return Err(PayloadError::TooLarge(stored.bytes));
     }
-    read_bytes(client, &stored.object, INPUT_MAX).await
+    read(client, &stored.object, INPUT_MAX).await
 }
 
 /// Stores the output of an attempt; when it returns, the output is stored. The name has the attempt's key, so that two attempts
@@ -112,12 +111,16 @@ pub async fn put_output(
 
 /// Fetches the output that a result refers to.
 pub async fn get_output(client: &Client, stored: &OutputRef) -> Result<Output, PayloadError> {
-    read(client, &stored.object, u64::MAX).await
+    decode(&read(client, &stored.object, u64::MAX).await?, &stored.object)
 }
 
 /// Removes an output whose result was not the first; one that is gone already is no error.
 pub async fn remove_output(client: &Client, stored: &OutputRef) -> Result<(), PayloadError> {
     delete(client, &stored.object).await
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8], name: &str) -> Result<T, PayloadError> {
+    serde_json::from_slice(bytes).map_err(|source| PayloadError::Unreadable(name.to_owned(), source))
 }
 
 async fn write(client: &Client, name: &str, bytes: &[u8]) -> Result<(), PayloadError> {
@@ -129,12 +132,7 @@ async fn write(client: &Client, name: &str, bytes: &[u8]) -> Result<(), PayloadE
     Ok(())
 }
 
-async fn read<T: DeserializeOwned>(client: &Client, name: &str, most: u64) -> Result<T, PayloadError> {
-    let bytes = read_bytes(client, name, most).await?;
-    serde_json::from_slice(&bytes).map_err(|source| PayloadError::Unreadable(name.to_owned(), source))
-}
-
-async fn read_bytes(client: &Client, name: &str, most: u64) -> Result<Vec<u8>, PayloadError> {
+async fn read(client: &Client, name: &str, most: u64) -> Result<Vec<u8>, PayloadError> {
     let reading = async {
         let mut object = match store(client).await?.get(name).await {
             Ok(object) => object,

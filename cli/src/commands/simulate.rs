@@ -1,6 +1,6 @@
 //! `beacon simulate`: plays scenarios under every policy, on as many threads as there are cores, and tells what came of it.
 //!
-//! Reads files and prints; what is played and how it is judged is `routing_lab`'s.
+//! Reads files and prints; `routing_lab` plays and compares.
 
 mod plot;
 mod tell;
@@ -118,7 +118,7 @@ async fn play(
                 let next = work.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some((index, policy)) = next else { return };
                 let case = &cases[index];
-                let outcome = routing_lab::run(&case.scenario, case.trace.as_ref(), policy, seed);
+                let outcome = routing_lab::play(&case.scenario, case.trace.as_ref(), policy, seed);
                 if done.blocking_send((index, outcome)).is_err() {
                     return;
                 }

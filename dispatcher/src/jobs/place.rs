@@ -139,18 +139,18 @@ impl Jobs {
             feeds.iter().filter(|f| f.region == *region && f.model == *model).map(|f| f.backlog).sum();
         let ahead = u32::try_from(group.line.len() as u64 - 1 + behind).unwrap_or(u32::MAX);
         let retry = retries.get(region).is_none_or(|budget| budget.left(now) > 0);
-        let full = pools.room(region, model, config.policy.silent_after, &config.breaker, now) == 0;
+        let full = pools.free_slots(region, model, config.policy.silent_after, &config.breaker, now) == 0;
         let mut next = None;
         let entry = group.line.scan(|seat, key| {
             let record = records.get(key).filter(|r| r.stage == Stage::Waiting { ticket: seat.ticket() });
             let Some(record) = record else {
                 next = Some(Next::Leftover);
-                return fair::Verdict::Take;
+                return fair::Look::Take;
             };
             let head = &record.head;
             if let Some(Verdict::End(status, failure)) = retry::expired(head, now) {
                 next = Some(Next::End(status, failure));
-                return fair::Verdict::Take;
+                return fair::Look::Take;
             }
             let found = reattach(pools, record, config, now);
             // Where its run goes on at a provider, the worker that finds it stops it there.
@@ -158,18 +158,18 @@ impl Jobs {
                 && let Some(failure) = taken_back(head, record.lease.stored_at)
             {
                 next = Some(Next::End(Status::Cancelled, failure));
-                return fair::Verdict::Take;
+                return fair::Look::Take;
             }
             if !outlasts_offer(record.age(now), config) {
-                return fair::Verdict::Skip;
+                return fair::Look::Skip;
             }
             if let Some((pool, attempt, decision)) = found {
                 next = Some(Next::Reattach(pool, attempt, decision));
-                return fair::Verdict::Take;
+                return fair::Look::Take;
             }
             // A failure must not multiply load: beyond the retry budget a job waits.
             if full || (!record.journal.entries.is_empty() && !retry) {
-                return fair::Verdict::Skip;
+                return fair::Look::Skip;
             }
             let tenant = &head.subject.tenant;
             let affordable = |provider: &ProviderId, amount: UsdNanos| {
@@ -186,10 +186,10 @@ impl Jobs {
             };
             next = match picker.pick(pools.as_slice(), ask, now, rng) {
                 Some(choice) => Some(Next::Place(choice)),
-                None if record.avoid.is_empty() => return fair::Verdict::Skip,
+                None if record.avoid.is_empty() => return fair::Look::Skip,
                 None => Some(Next::Forgive),
             };
-            fair::Verdict::Take
+            fair::Look::Take
         })?;
         Some((entry, next?))
     }

@@ -77,7 +77,7 @@ impl Jobs {
     fn may_bring(&mut self, start: usize, now: Micros) -> u32 {
         let (policy, breaker) = (&self.config.policy, &self.config.breaker);
         let (region, model) = (&self.feeds[start].region, &self.feeds[start].model);
-        let free = self.pools.room(region, model, policy.silent_after, breaker, now);
+        let free = self.pools.free_slots(region, model, policy.silent_after, breaker, now);
         let group = self.lines.group(region, model);
         // Jobs that are looked up come on top of those in the line: a crash brings back many at once.
         let in_hand = group.line.len() + self.suspects.len();

@@ -3,10 +3,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rand::{SeedableRng, rngs::StdRng};
 use schemas::{
-    ModelToken,
+    Lane, ModelToken,
     failure::{Failure, FailureClass},
-    job::Job,
-    job::JobHeaders,
+    job::{Job, JobHeaders},
     journal::{Entry, Trace},
 };
 

@@ -8,9 +8,9 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tokio::time::Instant;
 
-use crate::replicate::prediction::{Draft, Prediction};
+use super::prediction::{Draft, Prediction};
 
-/// Nobody asks a simulator for more; creates beyond that are refused. They are kept for ever, as Replicate does.
+/// More than a test creates; creates beyond that are refused. Predictions are kept for ever, as Replicate does.
 const PREDICTIONS_MAX: usize = 1_000_000;
 
 /// Replicate's.
@@ -111,7 +111,7 @@ impl Cursor {
         })
     }
 
-    /// `None` for what no page has given out.
+    /// `None` for a text that is no cursor.
     pub(crate) fn decode(text: &str) -> Option<Self> {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         if let Some(number) = text.strip_prefix("r=1&p=") {

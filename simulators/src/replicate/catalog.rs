@@ -1,47 +1,47 @@
-//! What there is: the account, hardware, models and their versions, and the secret of the webhooks.
+//! The account, the hardware, the models and their versions, and the secret of the webhooks.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::{Path, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use crate::{
-    edge,
-    replicate::{OutputShape, problem::Problem, watch::throttled, wire::rfc3339},
-    room::Room,
-    service::Service,
+use super::{
+    platform::Platform,
+    wire::{rfc3339, version_id},
 };
+use crate::{config::OutputShape, errors::problem::Problem, model::Model, reply, service::Service};
 
 /// `GET /v1/account`
-pub(crate) async fn account(State(service): State<Arc<Service>>) -> Response {
+pub(crate) async fn account(State(platform): State<Arc<Platform>>) -> Response {
     let account = json!({ "type": "organization", "username": "simulated", "name": "Simulated" });
-    answer(&service, StatusCode::OK, &account)
+    answer(&platform, StatusCode::OK, &account)
 }
 
 /// `GET /v1/hardware`
-pub(crate) async fn hardware(State(service): State<Arc<Service>>) -> Response {
-    let mut skus: Vec<_> = service.rooms().iter().map(|room| room.model.sku.as_str()).collect();
+pub(crate) async fn hardware(State(platform): State<Arc<Platform>>) -> Response {
+    let models = platform.service.models.iter();
+    let mut skus: Vec<_> = models.map(|model| model.settings.sku.as_str()).collect();
     skus.sort_unstable();
     skus.dedup();
     let hardware: Vec<_> = skus.iter().map(|sku| json!({ "name": sku, "sku": sku })).collect();
-    answer(&service, StatusCode::OK, &Value::from(hardware))
+    answer(&platform, StatusCode::OK, &Value::from(hardware))
 }
 
 /// `GET /v1/models/{owner}/{name}`
 pub(crate) async fn model(
-    State(service): State<Arc<Service>>,
+    State(platform): State<Arc<Platform>>,
     Path((owner, name)): Path<(String, String)>,
 ) -> Response {
     let full_name = format!("{owner}/{name}");
-    let Some(room) = service.room(&full_name) else {
-        return missing(&service);
+    let service = &platform.service;
+    let Some(model) = service.model(&full_name) else {
+        return missing(&platform);
     };
-    let model = json!({
+    let body = json!({
         "url": format!("https://replicate.com/{full_name}"),
         "owner": owner,
         "name": name,
@@ -51,53 +51,46 @@ pub(crate) async fn model(
         "github_url": null,
         "paper_url": null,
         "license_url": null,
-        "run_count": service.board.model(room.index()).started,
+        "run_count": service.board.model(model.index()).started,
         "cover_image_url": null,
         "default_example": null,
-        "latest_version": version_of(&service, room),
+        "latest_version": version_of(service, model),
     });
-    answer(&service, StatusCode::OK, &model)
+    answer(&platform, StatusCode::OK, &body)
 }
 
 /// `GET /v1/models/{owner}/{name}/versions`: each model has one.
 pub(crate) async fn versions(
-    State(service): State<Arc<Service>>,
+    State(platform): State<Arc<Platform>>,
     Path((owner, name)): Path<(String, String)>,
 ) -> Response {
-    let Some(room) = service.room(&format!("{owner}/{name}")) else {
-        return missing(&service);
+    let service = &platform.service;
+    let Some(model) = service.model(&format!("{owner}/{name}")) else {
+        return missing(&platform);
     };
-    let versions = json!({ "next": null, "previous": null, "results": [version_of(&service, room)] });
-    answer(&service, StatusCode::OK, &versions)
+    let versions = json!({ "next": null, "previous": null, "results": [version_of(service, model)] });
+    answer(&platform, StatusCode::OK, &versions)
 }
 
 /// `GET /v1/models/{owner}/{name}/versions/{id}`
 pub(crate) async fn version(
-    State(service): State<Arc<Service>>,
+    State(platform): State<Arc<Platform>>,
     Path((owner, name, id)): Path<(String, String, String)>,
 ) -> Response {
-    match service.room(&format!("{owner}/{name}")) {
-        Some(room) if version_id(&room.model.name) == id => {
-            answer(&service, StatusCode::OK, &version_of(&service, room))
+    match platform.service.model(&format!("{owner}/{name}")) {
+        Some(model) if version_id(&model.settings.name) == id => {
+            answer(&platform, StatusCode::OK, &version_of(&platform.service, model))
         }
-        Some(_) | None => missing(&service),
+        Some(_) | None => missing(&platform),
     }
 }
 
 /// `GET /v1/webhooks/default/secret`
-pub(crate) async fn secret(State(service): State<Arc<Service>>) -> Response {
-    answer(&service, StatusCode::OK, &json!({ "key": service.config.replicate.webhook_secret }))
+pub(crate) async fn secret(State(platform): State<Arc<Platform>>) -> Response {
+    answer(&platform, StatusCode::OK, &json!({ "key": platform.service.config.replicate.webhook_secret }))
 }
 
-/// The id of a model's only version: 64 hexadecimal digits, the SHA-256 of its name.
-pub(crate) fn version_id(model: &str) -> String {
-    digest(&SHA256, model.as_bytes()).as_ref().iter().fold(String::new(), |mut id, byte| {
-        write!(id, "{byte:02x}").expect("a string takes all that is written");
-        id
-    })
-}
-
-fn version_of(service: &Service, room: &Room) -> Value {
+fn version_of(service: &Service, model: &Model) -> Value {
     let settings = &service.config.replicate;
     let text = json!({ "type": "string" });
     let mut properties = json!({
@@ -120,7 +113,7 @@ fn version_of(service: &Service, room: &Room) -> Value {
         "additionalProperties": settings.lenient_input,
     });
     json!({
-        "id": version_id(&room.model.name),
+        "id": version_id(&model.settings.name),
         "created_at": rfc3339(0),
         "cog_version": "0.9.0",
         "openapi_schema": {
@@ -132,10 +125,10 @@ fn version_of(service: &Service, room: &Room) -> Value {
     })
 }
 
-fn answer(service: &Service, status: StatusCode, body: &Value) -> Response {
-    throttled(service).unwrap_or_else(|| edge::answer(status, body))
+fn answer(platform: &Platform, status: StatusCode, body: &Value) -> Response {
+    platform.throttled().unwrap_or_else(|| reply::answer(status, body))
 }
 
-fn missing(service: &Service) -> Response {
-    throttled(service).unwrap_or_else(|| Problem::not_found().into_response())
+fn missing(platform: &Platform) -> Response {
+    platform.throttled().unwrap_or_else(|| Problem::not_found().into_response())
 }

@@ -4,66 +4,65 @@ use std::sync::Arc;
 
 use axum::{
     extract::{ConnectInfo, Path, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use tokio::time::{self, Instant};
 
+use super::{
+    headers::Wishes,
+    input::Ask,
+    platform::Platform,
+    prediction::{Draft, Origin, Prediction},
+    run, webhook,
+    wire::{Wire, base, version_id},
+};
 use crate::{
     connection::Connection,
-    edge::{self, broken_off},
-    fault::{FaultKind, Spoil},
+    edge,
+    errors::problem::Problem,
+    fault::{Course, FaultKind, Spoil},
     frames,
-    replicate::{
-        catalog::version_id,
-        headers::Wishes,
-        input::Ask,
-        prediction::{Draft, Origin, Prediction},
-        problem::Problem,
-        run::{self, Plan},
-        webhook,
-        wire::Wire,
-    },
-    room::Room,
+    model::Model,
     service::Service,
 };
 
 /// `POST /v1/models/{owner}/{name}/predictions`
 pub(crate) async fn official(
-    State(service): State<Arc<Service>>,
+    State(platform): State<Arc<Platform>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Path((owner, name)): Path<(String, String)>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let target = Target::Model(format!("{owner}/{name}"), Origin::Official);
-    create(&service, connection, &headers, target, &body).await
+    create(&platform, connection, &headers, target, &body).await
 }
 
 /// `POST /v1/deployments/{owner}/{name}/predictions`
 pub(crate) async fn deployed(
-    State(service): State<Arc<Service>>,
+    State(platform): State<Arc<Platform>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Path((owner, name)): Path<(String, String)>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let target = Target::Model(format!("{owner}/{name}"), Origin::Deployment);
-    create(&service, connection, &headers, target, &body).await
+    create(&platform, connection, &headers, target, &body).await
 }
 
 /// `POST /v1/predictions`
 pub(crate) async fn versioned(
-    State(service): State<Arc<Service>>,
+    State(platform): State<Arc<Platform>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    create(&service, connection, &headers, Target::InBody, &body).await
+    create(&platform, connection, &headers, Target::InBody, &body).await
 }
 
-/// What names the model.
+/// Where a create names its model.
 enum Target {
     /// The path.
     Model(String, Origin),
@@ -72,51 +71,42 @@ enum Target {
 }
 
 async fn create(
-    service: &Arc<Service>,
+    platform: &Platform,
     connection: Connection,
     headers: &HeaderMap,
     target: Target,
     body: &[u8],
 ) -> Response {
-    let fault = service.strike();
-    if let Some(fault) = &fault
-        && let Some(response) = edge::struck(service, fault, &connection).await
-    {
-        return response;
-    }
-    let (prediction, wishes) = match enter(service, headers, target, body) {
+    let service = &platform.service;
+    let fault = match edge::strike(service, &connection).await {
+        Ok(fault) => fault,
+        Err(response) => return *response,
+    };
+    let (prediction, wishes) = match enter(platform, headers, target, body) {
         Ok(entered) => entered,
         Err(problem) => {
             service.board.refused();
             return problem.into_response();
         }
     };
-    // Written before the run begins: what is answered at once is always `starting`.
+    // Written before the run begins, so that an immediate answer is always `starting`.
     let created = frames::json(&Wire::now(service, &prediction));
-    let plan = Plan {
-        slowdown: fault.as_ref().map_or(1.0, FaultKind::slowdown),
-        breakdown: fault.as_ref().and_then(FaultKind::breakdown),
-    };
     if let Some(hook) = prediction.hook.clone() {
-        service.tasks.spawn(webhook::tell(Arc::clone(service), Arc::clone(&prediction), hook));
+        let (secret, prediction) = (Arc::clone(&platform.secret), Arc::clone(&prediction));
+        service.tasks.spawn(webhook::tell(Arc::clone(service), secret, prediction, hook));
     }
-    service.tasks.spawn(run::carry(Arc::clone(service), Arc::clone(&prediction), plan));
+    let course = Course::under(fault.as_ref());
+    service.tasks.spawn(run::carry(Arc::clone(service), Arc::clone(&prediction), course));
 
     let spoil = fault.as_ref().and_then(FaultKind::spoil);
-    if spoil == Some(Spoil::Cut) {
-        return edge::refuse(&connection).await;
-    }
     let (status, body) = match wishes.wait {
-        None => (StatusCode::CREATED, created),
-        Some(wait) => hold(service, &prediction, service.config.replicate.scaled(wait)).await,
+        // A connection that is cut does not wait.
+        Some(wait) if spoil != Some(Spoil::Cut) => {
+            hold(service, &prediction, service.config.replicate.scaled(wait)).await
+        }
+        Some(_) | None => (StatusCode::CREATED, created),
     };
-    match spoil {
-        Some(Spoil::BreakOff) => broken_off(status, &body, connection),
-        Some(Spoil::Garbage) => edge::json(status, GARBAGE),
-        Some(Spoil::Empty) => edge::json(status, Bytes::new()),
-        // A cut has returned already.
-        Some(Spoil::Cut) | None => edge::json(status, body),
-    }
+    edge::send(spoil, status, body, GARBAGE, connection).await
 }
 
 /// A prediction that is cut off in the middle of its JSON.
@@ -133,13 +123,14 @@ async fn hold(service: &Service, prediction: &Prediction, wait: time::Duration) 
 
 /// A new prediction that has not begun, or why there is none.
 fn enter(
-    service: &Service,
+    platform: &Platform,
     headers: &HeaderMap,
     target: Target,
     body: &[u8],
 ) -> Result<(Arc<Prediction>, Wishes), Problem> {
+    let service = &platform.service;
     let settings = &service.config.replicate;
-    if let Some(limits) = &service.replicate.limits {
+    if let Some(limits) = &platform.limits {
         let throttled = |seconds| Problem::throttled(seconds, settings.retry_after);
         limits.create.take(Instant::now()).map_err(throttled)?;
     }
@@ -149,14 +140,14 @@ fn enter(
     let wishes = Wishes::read(headers).map_err(Problem::unprocessable)?;
     let ask = Ask::decode(body, matches!(target, Target::InBody))?;
     let found = match (target, &ask.version) {
-        (Target::Model(name, origin), _) => service.room(&name).map(|room| (room, origin)),
+        (Target::Model(name, origin), _) => service.model(&name).map(|model| (model, origin)),
         (Target::InBody, Some(version)) => of_version(service, version),
         (Target::InBody, None) => unreachable!("a body is decoded only with a version where one is needed"),
     };
-    let (room, origin) = found.ok_or_else(Problem::not_found)?;
-    let answer = ask.answer(service.config.seed, &room.model, settings)?;
+    let (model, origin) = found.ok_or_else(Problem::not_found)?;
+    let answer = ask.answer(service.config.seed, &model.settings, settings)?;
     let draft = Draft {
-        room: Arc::clone(room),
+        model: Arc::clone(model),
         origin,
         base: base(headers),
         input: ask.input,
@@ -165,24 +156,18 @@ fn enter(
         cancel_after: wishes.cancel_after.map(|after| settings.scaled(after)),
     };
     let full = || Problem::usual(StatusCode::SERVICE_UNAVAILABLE);
-    Ok((service.replicate.archive.enter(draft).ok_or_else(full)?, wishes))
+    Ok((platform.archive.enter(draft).ok_or_else(full)?, wishes))
 }
 
 /// The model of `owner/name`, `owner/name:version` or `version`.
-fn of_version<'a>(service: &'a Service, text: &str) -> Option<(&'a Arc<Room>, Origin)> {
+fn of_version<'a>(service: &'a Service, text: &str) -> Option<(&'a Arc<Model>, Origin)> {
     if let Some((name, version)) = text.split_once(':') {
-        let room = service.room(name).filter(|room| version_id(&room.model.name) == version);
-        return room.map(|room| (room, Origin::Version));
+        let model = service.model(name).filter(|model| version_id(&model.settings.name) == version);
+        return model.map(|model| (model, Origin::Version));
     }
     if text.contains('/') {
-        return service.room(text).map(|room| (room, Origin::Official));
+        return service.model(text).map(|model| (model, Origin::Official));
     }
-    let room = service.rooms().iter().find(|room| version_id(&room.model.name) == text);
-    room.map(|room| (room, Origin::Version))
-}
-
-/// How the caller reaches this simulator.
-pub(crate) fn base(headers: &HeaderMap) -> String {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    format!("http://{host}")
+    let model = service.models.iter().find(|model| version_id(&model.settings.name) == text);
+    model.map(|model| (model, Origin::Version))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 
-/// What the headers ask, before scaling.
+/// The wishes of the headers, before scaling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wishes {
     /// `Prefer: wait`: how long the answer is held.
@@ -14,7 +14,7 @@ pub(crate) struct Wishes {
 }
 
 impl Wishes {
-    /// Reads the headers, or says what is wrong with them.
+    /// Reads the headers, or gives the rule that they break.
     pub(crate) fn read(headers: &HeaderMap) -> Result<Self, String> {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
         let wait = match text("prefer") {
@@ -36,7 +36,7 @@ impl Wishes {
 }
 
 const SHORTEST: Duration = Duration::from_secs(5);
-/// Beyond any run, and within what the timer can hold.
+/// Longer than any run, and short enough for the timer.
 const LONGEST_S: u64 = 365 * 86_400;
 
 fn wait(prefer: &str) -> Option<Duration> {

@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value};
 
+use super::hook::Hook;
 use crate::{
-    config::SimulatedModel,
-    replicate::{ReplicateSettings, problem::Problem, webhook::Hook},
+    config::{ReplicateSettings, SimulatedModel},
+    errors::problem::Problem,
     text::{self, Answer, Prompt},
 };
 
@@ -48,7 +49,7 @@ impl Ask {
         }
     }
 
-    /// What the model answers to this input, or why it does not.
+    /// The model's answer to this input, or the reason why there is none.
     pub(crate) fn answer(
         &self,
         seed: u64,
@@ -90,14 +91,11 @@ impl Ask {
                 None => return Err(wrong(&format!("input.{key}"), "an integer")),
             },
         };
-        let room = context.saturating_sub(read);
-        match asked {
-            None if room > 0 => Ok(room),
-            Some(asked) if asked <= room => Ok(asked),
-            None | Some(_) => Err(Problem::unprocessable(format!(
+        text::limit(context, read, asked).ok_or_else(|| {
+            Problem::unprocessable(format!(
                 "- input: {read} tokens of prompt and {key} together exceed the context length of {context}"
-            ))),
-        }
+            ))
+        })
     }
 
     fn text(&self, key: &str) -> Result<Option<&str>, Problem> {

@@ -1,4 +1,4 @@
-//! One prediction: what it is, how far it is, and how it ended.
+//! One prediction: its input, its stage and its end.
 //!
 //! ```text
 //! starting ─▶ processing ─▶ succeeded │ failed │ canceled (by its creator, or at its deadline)
@@ -20,26 +20,22 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    replicate::webhook::Hook,
-    room::Room,
-    service::{Service, micros},
-    text::Answer,
-};
+use super::hook::Hook;
+use crate::{clock::micros, model::Model, service::Service, text::Answer};
 
-/// One prediction. It is told apart by its number as well as by its id.
+/// One prediction. Its number is as unique as its id.
 #[derive(Debug)]
 pub(crate) struct Prediction {
     pub(crate) number: usize,
     pub(crate) id: String,
-    pub(crate) room: Arc<Room>,
+    pub(crate) model: Arc<Model>,
     pub(crate) origin: Origin,
     /// Where the caller reaches this simulator, for the URLs.
     pub(crate) base: String,
     pub(crate) input: Map<String, Value>,
     pub(crate) hook: Option<Hook>,
     pub(crate) answer: Answer,
-    /// The answer as it is put out, some tokens at a time.
+    /// The answer in the pieces of its output, some tokens each.
     pub(crate) pieces: Vec<String>,
     pub(crate) created: Instant,
     pub(crate) deadline: Option<Instant>,
@@ -59,10 +55,10 @@ pub(crate) enum Origin {
     Deployment,
 }
 
-/// What a prediction is made of; the rest follows.
+/// The parts of a prediction that its creator decides.
 #[derive(Debug)]
 pub(crate) struct Draft {
-    pub(crate) room: Arc<Room>,
+    pub(crate) model: Arc<Model>,
     pub(crate) origin: Origin,
     pub(crate) base: String,
     pub(crate) input: Map<String, Value>,
@@ -71,7 +67,7 @@ pub(crate) struct Draft {
     pub(crate) cancel_after: Option<Duration>,
 }
 
-/// How far it is.
+/// The stage of a prediction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// In the queue, or waiting for a boot.
@@ -82,7 +78,7 @@ pub(crate) enum Stage {
     Over(End),
 }
 
-/// A run, and what it has put out so far.
+/// A run and its output so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Work {
     pub(crate) since: Instant,
@@ -122,12 +118,12 @@ pub(crate) enum Failure {
 
 impl Prediction {
     pub(crate) fn new(number: usize, id: String, draft: Draft, now: Instant) -> Self {
-        let chunk = usize::try_from(draft.room.model.tokens_per_chunk).unwrap_or(usize::MAX);
+        let chunk = usize::try_from(draft.model.settings.tokens_per_chunk).unwrap_or(usize::MAX);
         let pieces = draft.answer.tokens.chunks(chunk).map(<[String]>::concat).collect();
         Self {
             number,
             id,
-            room: draft.room,
+            model: draft.model,
             origin: draft.origin,
             base: draft.base,
             input: draft.input,
@@ -142,7 +138,7 @@ impl Prediction {
         }
     }
 
-    /// How far it is.
+    /// The stage now.
     pub(crate) fn stage(&self) -> Stage {
         self.stage.borrow().clone()
     }
@@ -192,7 +188,7 @@ impl Prediction {
     /// How many tokens the first `pieces` pieces are.
     pub(crate) fn tokens_in(&self, pieces: usize) -> u32 {
         let tokens = u32::try_from(pieces).unwrap_or(u32::MAX);
-        tokens.saturating_mul(self.room.model.tokens_per_chunk).min(self.answer.token_count())
+        tokens.saturating_mul(self.model.settings.tokens_per_chunk).min(self.answer.token_count())
     }
 
     /// Whether its input and output have been removed by `now`.
@@ -228,7 +224,7 @@ impl Stage {
 }
 
 impl End {
-    /// `predict_time` in microseconds: the time in `predict()`, and what is billed.
+    /// `predict_time` in microseconds: the time in `predict()`, which is billed.
     pub(crate) fn predict_micros(&self) -> u64 {
         self.work.map_or(0, |work| micros(self.at.duration_since(work.since)))
     }

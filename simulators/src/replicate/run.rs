@@ -1,46 +1,36 @@
-//! Carries a prediction from its creation to its end, and writes the bill before anybody can see the end.
+//! Carries a prediction from its creation to its end. The bill is written before the end can be seen.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{self, Instant};
 
+use super::prediction::{End, Failure, Outcome, Prediction, Stage, Work};
 use crate::{
     bill::{BillKind, BillLine, amount_for},
-    fault::Breakdown,
-    replicate::{
-        ReplicateBilling,
-        prediction::{End, Failure, Outcome, Prediction, Stage, Work},
-    },
+    clock::sleep_until,
+    config::ReplicateBilling,
+    fault::{Breakdown, Course},
     script,
-    service::{Service, sleep_until},
+    service::Service,
 };
-
-/// How the run goes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    /// How fast, as a factor on its time.
-    pub(crate) slowdown: f64,
-    /// How it fails, if it does.
-    pub(crate) breakdown: Option<Breakdown>,
-}
 
 /// Replicate lets a prediction run for half an hour; the limit is scaled with the other times.
 const RUN_MAX: Duration = Duration::from_secs(1_800);
 
 /// Runs until the prediction is over or the simulator stops.
-pub(crate) async fn carry(service: Arc<Service>, prediction: Arc<Prediction>, plan: Plan) {
+pub(crate) async fn carry(service: Arc<Service>, prediction: Arc<Prediction>, course: Course) {
     let shutdown = service.shutdown.clone();
     tokio::select! {
         biased;
         () = shutdown.cancelled() => {}
-        () = live(&service, &prediction, plan) => {}
+        () = live(&service, &prediction, course) => {}
     }
 }
 
-async fn live(service: &Arc<Service>, prediction: &Arc<Prediction>, plan: Plan) {
-    let queued = service.board.queue(prediction.room.index());
-    let fleet = &service.replicate.fleets[prediction.room.index()];
-    let lease = tokio::select! {
+async fn live(service: &Arc<Service>, prediction: &Arc<Prediction>, course: Course) {
+    let queued = service.board.queue(prediction.model.index());
+    let fleet = &service.fleets[prediction.model.index()];
+    let instance = tokio::select! {
         biased;
         stop = stopped(prediction, prediction.deadline) => {
             let outcome = match stop {
@@ -51,7 +41,7 @@ async fn live(service: &Arc<Service>, prediction: &Arc<Prediction>, plan: Plan) 
             prediction.move_to(Stage::Over(End { at: Instant::now(), work: None, outcome }));
             return;
         }
-        lease = fleet.lease(service, &prediction.id) => lease,
+        instance = fleet.take(&prediction.id) => instance,
     };
     let running = queued.admit(prediction.answer.prompt_tokens);
     let since = Instant::now();
@@ -62,7 +52,7 @@ async fn live(service: &Arc<Service>, prediction: &Arc<Prediction>, plan: Plan) 
     let outcome = tokio::select! {
         biased;
         Stop::Canceled | Stop::DeadlinePassed = stopped(prediction, Some(until)) => Outcome::Canceled,
-        outcome = predict(service, prediction, since, plan) => outcome,
+        outcome = predict(service, prediction, since, course) => outcome,
     };
     let end = End { at: Instant::now(), work: prediction.stage().work(), outcome };
     charge(service, prediction, &end);
@@ -71,11 +61,11 @@ async fn live(service: &Arc<Service>, prediction: &Arc<Prediction>, plan: Plan) 
         Outcome::Failed(_) | Outcome::Canceled | Outcome::Aborted => drop(running),
     }
     match outcome {
-        Outcome::Failed(Failure::Interrupted) => lease.die(service, &prediction.id),
+        Outcome::Failed(Failure::Interrupted) => instance.die(&prediction.id),
         Outcome::Failed(Failure::Engine | Failure::Memory)
         | Outcome::Succeeded
         | Outcome::Canceled
-        | Outcome::Aborted => drop(lease),
+        | Outcome::Aborted => drop(instance),
     }
     prediction.move_to(Stage::Over(end));
 }
@@ -101,11 +91,11 @@ async fn stopped(prediction: &Prediction, until: Option<Instant>) -> Stop {
 }
 
 /// The model's `predict()`: puts out piece after piece, spread evenly over the service time.
-async fn predict(service: &Service, prediction: &Prediction, since: Instant, plan: Plan) -> Outcome {
-    let whole = service.service_time(&prediction.room.model, plan.slowdown);
+async fn predict(service: &Service, prediction: &Prediction, since: Instant, course: Course) -> Outcome {
+    let whole = service.service_time(&prediction.model.settings, course.slowdown);
     let count = prediction.answer.token_count();
     let due = |tokens| since + script::share(whole, tokens, count);
-    let (tokens, end, outcome) = match plan.breakdown {
+    let (tokens, end, outcome) = match course.breakdown {
         None => (count, since + whole, Outcome::Succeeded),
         Some(Breakdown::Engine { after_tokens }) => {
             let tokens = after_tokens.min(count);
@@ -134,7 +124,7 @@ fn charge(service: &Service, prediction: &Prediction, end: &End) {
         Outcome::Succeeded => true,
         Outcome::Failed(_) | Outcome::Canceled => false,
     };
-    let (run, model) = (Some(prediction.id.clone()), &prediction.room.model);
+    let (run, model) = (Some(prediction.id.clone()), &prediction.model.settings);
     match service.config.replicate.billing {
         ReplicateBilling::PredictTime | ReplicateBilling::Standing => {
             let price = model.price_per_second_nanos;

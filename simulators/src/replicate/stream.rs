@@ -14,34 +14,32 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{
-    replicate::{
-        prediction::{Outcome, Prediction, Stage},
-        problem::Problem,
-    },
-    service::Service,
+use super::{
+    platform::Platform,
+    prediction::{Outcome, Prediction, Stage},
 };
+use crate::errors::problem::Problem;
 
 /// Cog keeps so many events; of more, a late reader gets the newest.
 const BUFFER: usize = 1_024;
 
 /// `GET /v1/streams/{id}`, where `urls.stream` points to.
 pub(crate) async fn stream(
-    State(service): State<Arc<Service>>,
+    State(platform): State<Arc<Platform>>,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    let Some(prediction) = service.replicate.archive.get(&id) else {
+    let Some(prediction) = platform.archive.get(&id) else {
         return Problem::not_found().into_response();
     };
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<usize>().ok());
     let listener = Listener {
         stage: prediction.watch(),
-        removed: prediction.data_removed(&service, Instant::now()),
+        removed: prediction.data_removed(&platform.service, Instant::now()),
         prediction,
         next: last.map_or(0, |last| last.saturating_add(1)),
         told: Told::Output,
-        left: service.config.replicate.stream_cut_after,
+        left: platform.service.config.replicate.stream_cut_after,
     };
     let body = Body::from_stream(stream::unfold(listener, Listener::next));
     ([(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")], body).into_response()
@@ -59,7 +57,7 @@ struct Listener {
     left: Option<u32>,
 }
 
-/// What a reader has been told.
+/// The last event that a reader has received.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Told {
     Output,

@@ -1,4 +1,4 @@
-//! What can be done with predictions that exist: get, list, cancel.
+//! The routes of predictions that exist: get, list, cancel.
 
 use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 
@@ -9,70 +9,71 @@ use axum::{
 };
 use chrono::DateTime;
 use serde::Serialize;
-use tokio::time::Instant;
 
-use crate::{
-    connection::Connection,
-    edge,
-    replicate::{archive::Cursor, create::base, prediction::Prediction, problem::Problem, wire::Wire},
-    service::Service,
+use super::{
+    archive::Cursor,
+    platform::Platform,
+    prediction::Prediction,
+    wire::{Wire, base},
 };
+use crate::{connection::Connection, errors::problem::Problem, reply};
 
 /// `GET /v1/predictions/{id}`
 pub(crate) async fn get(
-    State(service): State<Arc<Service>>,
+    State(platform): State<Arc<Platform>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Path(id): Path<String>,
 ) -> Response {
-    if let Some(response) = stopped_at_the_edge(&service, &connection).await {
+    if let Some(response) = platform.stopped(&connection).await {
         return response;
     }
-    match service.replicate.archive.get(&id) {
-        Some(prediction) => edge::answer(StatusCode::OK, &Wire::now(&service, &prediction)),
+    match platform.archive.get(&id) {
+        Some(prediction) => reply::answer(StatusCode::OK, &Wire::now(&platform.service, &prediction)),
         None => Problem::not_found().into_response(),
     }
 }
 
 /// `POST /v1/predictions/{id}/cancel`: takes effect later; a prediction that has ended stays as it ended.
 pub(crate) async fn cancel(
-    State(service): State<Arc<Service>>,
+    State(platform): State<Arc<Platform>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Path(id): Path<String>,
 ) -> Response {
-    if let Some(response) = stopped_at_the_edge(&service, &connection).await {
+    if let Some(response) = platform.stopped(&connection).await {
         return response;
     }
-    let Some(prediction) = service.replicate.archive.get(&id) else {
+    let Some(prediction) = platform.archive.get(&id) else {
         return Problem::not_found().into_response();
     };
-    let response = edge::answer(StatusCode::OK, &Wire::now(&service, &prediction));
-    prediction.cancel(&service);
+    let response = reply::answer(StatusCode::OK, &Wire::now(&platform.service, &prediction));
+    prediction.cancel(&platform.service);
     response
 }
 
 /// `GET /v1/predictions`
 pub(crate) async fn list(
-    State(service): State<Arc<Service>>,
+    State(platform): State<Arc<Platform>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     Query(query): Query<HashMap<String, String>>,
     headers: HeaderMap,
 ) -> Response {
-    if let Some(response) = stopped_at_the_edge(&service, &connection).await {
+    if let Some(response) = platform.stopped(&connection).await {
         return response;
     }
     let filter = match Filter::read(query) {
         Ok(filter) => filter,
         Err(problem) => return problem.into_response(),
     };
-    let wanted = |prediction: &Prediction| filter.wants(i64_us(service.unix_us(prediction.created)));
-    let page = service.replicate.archive.page(filter.cursor, wanted);
+    let wanted =
+        |prediction: &Prediction| filter.wants(i64_us(platform.service.clock.unix_us(prediction.created)));
+    let page = platform.archive.page(filter.cursor, wanted);
     let url = |cursor: Cursor| format!("{}/v1/predictions?{}", base(&headers), filter.query(cursor));
     let listed = Listed {
         next: page.next.map(url),
         previous: page.previous.map(url),
-        results: page.rows.iter().map(|prediction| Wire::now(&service, prediction)).collect(),
+        results: page.rows.iter().map(|prediction| Wire::now(&platform.service, prediction)).collect(),
     };
-    edge::answer(StatusCode::OK, &listed)
+    reply::answer(StatusCode::OK, &listed)
 }
 
 #[derive(Serialize)]
@@ -82,11 +83,11 @@ struct Listed<'a> {
     results: Vec<Wire<'a>>,
 }
 
-/// What a list is asked for.
+/// The filters of a list.
 #[derive(Debug, Default)]
 struct Filter {
     cursor: Option<Cursor>,
-    /// Everything here comes from the API, so what comes from the website is nothing.
+    /// Only predictions from the website are asked for. There are none: every prediction here comes from the API.
     web_only: bool,
     /// Unix microseconds.
     after: Option<i64>,
@@ -142,21 +143,4 @@ impl Filter {
 
 fn i64_us(micros: u64) -> i64 {
     i64::try_from(micros).unwrap_or(i64::MAX)
-}
-
-/// The answer to a request that a fault at the edge or the rate limit has stopped.
-pub(crate) async fn stopped_at_the_edge(service: &Service, connection: &Connection) -> Option<Response> {
-    if let Some(fault) = service.strike_at_the_edge()
-        && let Some(response) = edge::struck(service, &fault, connection).await
-    {
-        return Some(response);
-    }
-    throttled(service)
-}
-
-/// The answer to a request beyond the limit for everything but creates.
-pub(crate) fn throttled(service: &Service) -> Option<Response> {
-    let seconds = service.replicate.limits.as_ref()?.other.take(Instant::now()).err()?;
-    service.board.refused();
-    Some(Problem::throttled(seconds, service.config.replicate.retry_after).into_response())
 }

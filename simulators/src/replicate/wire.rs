@@ -1,21 +1,22 @@
 //! The prediction object as it goes over the wire, valid against Replicate's API description.
 //!
-//! What has no value yet is left out where the description does not allow `null`: `started_at`, `completed_at`,
+//! A field without a value is left out where the description does not allow `null`: `started_at`, `completed_at`,
 //! `deadline`, and `logs` once they are removed.
 
+use std::fmt::Write as _;
+
+use axum::http::{HeaderMap, header};
 use chrono::{DateTime, SecondsFormat};
+use ring::digest::{SHA256, digest};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use super::prediction::{End, Origin, Outcome, Prediction, Stage};
 use crate::{
-    replicate::{
-        OutputShape,
-        catalog::version_id,
-        prediction::{End, Origin, Outcome, Prediction, Stage},
-    },
-    room::Seconds,
-    service::{Service, micros},
+    clock::{Seconds, micros},
+    config::OutputShape,
+    service::Service,
 };
 
 /// One prediction at one moment.
@@ -92,9 +93,9 @@ impl<'a> Wire<'a> {
     /// The prediction as it was at that stage.
     pub(crate) fn at(service: &Service, prediction: &'a Prediction, stage: &Stage) -> Self {
         let Prediction { id, base, .. } = prediction;
-        let model = prediction.room.model.name.as_str();
+        let model = prediction.model.settings.name.as_str();
         let removed = prediction.data_removed(service, Instant::now());
-        let time = |at| rfc3339(service.unix_us(at));
+        let time = |at| rfc3339(service.clock.unix_us(at));
         let end = match stage {
             Stage::Starting | Stage::Processing(_) => None,
             Stage::Over(end) => Some(end),
@@ -132,7 +133,7 @@ impl<'a> Wire<'a> {
     }
 }
 
-/// What has been put out: growing pieces, or the text of a model that returns it whole.
+/// The output so far: growing pieces, or the text of a model that returns its output whole.
 fn output<'a>(service: &Service, prediction: &'a Prediction, stage: &Stage) -> Option<Output<'a>> {
     let succeeded = matches!(stage, Stage::Over(end) if end.outcome == Outcome::Succeeded);
     match service.config.replicate.output {
@@ -166,4 +167,18 @@ impl Metrics {
 pub(crate) fn rfc3339(unix_us: u64) -> String {
     let time = i64::try_from(unix_us).ok().and_then(DateTime::from_timestamp_micros).unwrap_or_default();
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// The id of a model's only version: 64 hexadecimal digits, the SHA-256 of its name.
+pub(crate) fn version_id(model: &str) -> String {
+    digest(&SHA256, model.as_bytes()).as_ref().iter().fold(String::new(), |mut id, byte| {
+        write!(id, "{byte:02x}").expect("a string takes all that is written");
+        id
+    })
+}
+
+/// The URL at which the caller reaches this simulator.
+pub(crate) fn base(headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    format!("http://{host}")
 }

@@ -1,4 +1,4 @@
-//! One job: what was asked, how far it is, and how it ended.
+//! One job: its input, its state and its end.
 //!
 //! ```text
 //! IN_QUEUE ─▶ IN_PROGRESS ─▶ COMPLETED │ FAILED │ CANCELLED │ TIMED_OUT
@@ -27,11 +27,11 @@ pub(crate) struct Job {
     pub(crate) id: String,
     pub(crate) number: u64,
     pub(crate) input: Map<String, Value>,
-    /// What the bill calls it: the caller's own mark, or else its id.
+    /// The run's name on the bill: the caller's own mark, or else the job's id.
     pub(crate) mark: String,
     pub(crate) webhook: Option<Uri>,
     pub(crate) created: Instant,
-    /// When it is deleted, wherever it is.
+    /// When the job is deleted, in whatever state.
     pub(crate) dies: Instant,
     pub(crate) limit: Duration,
     pub(crate) kept: Duration,
@@ -39,7 +39,7 @@ pub(crate) struct Job {
     state: watch::Sender<State>,
 }
 
-/// How far it is, as it is told.
+/// The state of a job, as callers see it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     pub(crate) status: Status,
@@ -68,7 +68,7 @@ pub(crate) enum Status {
 #[derive(Debug, Default)]
 pub(crate) struct Jobs(Mutex<HashMap<String, Arc<Job>>>);
 
-/// What `policy` says, in milliseconds.
+/// The job's `policy`, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
     pub(crate) execution_timeout: u64,

@@ -5,27 +5,19 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tokio::time::{self, Instant};
 
+use super::job::{Job, Status};
 use crate::{
-    fault::Breakdown,
+    clock::micros,
+    config::WorkerAge,
+    fault::{Breakdown, Course},
     frames::{self, Frames},
-    openai, outgoing,
+    model::Billing,
+    outgoing,
     request::{Api, Inference},
-    room::Billing,
-    runpod::{
-        WorkerAge,
-        job::{Job, Status},
-    },
     script,
-    service::{Service, micros},
+    service::Service,
     text::Answer,
 };
-
-/// How the run goes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub(crate) slowdown: f64,
-    pub(crate) breakdown: Option<Breakdown>,
-}
 
 /// After so many dead workers RunPod gives a job up. The true number is not published.
 const DEATHS_MAX: u32 = 3;
@@ -41,20 +33,20 @@ struct End {
 }
 
 /// Runs until the job is over or the simulator stops.
-pub(crate) async fn carry(service: Arc<Service>, job: Arc<Job>, plan: Plan) {
+pub(crate) async fn carry(service: Arc<Service>, job: Arc<Job>, course: Course) {
     let shutdown = service.shutdown.clone();
     tokio::select! {
         biased;
         () = shutdown.cancelled() => {}
-        () = live(&service, &job, plan) => {}
+        () = live(&service, &job, course) => {}
     }
 }
 
-async fn live(service: &Service, job: &Job, plan: Plan) {
+async fn live(service: &Service, job: &Job, course: Course) {
     let end = tokio::select! {
         biased;
         () = time::sleep_until(job.dies) => return,
-        end = process(service, job, plan) => end,
+        end = process(service, job, course) => end,
     };
     job.change(|state| {
         (state.status, state.output, state.error) = (end.status, end.output, end.error);
@@ -65,50 +57,50 @@ async fn live(service: &Service, job: &Job, plan: Plan) {
     }
 }
 
-async fn process(service: &Service, job: &Job, plan: Plan) -> End {
+async fn process(service: &Service, job: &Job, course: Course) -> End {
     let inference = match job.inference() {
         Ok(inference) => inference,
         Err((status, message)) => return refused(status, &message),
     };
-    let Some(room) = service.room(&inference.model) else {
+    let Some(model) = service.model(&inference.model) else {
         return refused(404, &format!("The model `{}` does not exist.", inference.model));
     };
-    let answer = match openai::answer_to(service, room, &inference) {
+    let answer = match service.answer(model, &inference) {
         Ok(answer) => answer,
         Err(reason) => return refused(400, &reason.to_string()),
     };
     let settings = &service.config.runpod;
     let mut spent = 0;
     loop {
-        let seat = async {
+        let queued = async {
             if settings.throttled || settings.unhealthy {
                 std::future::pending::<()>().await;
             }
-            let mut visit = room.visit(Some(job.mark.clone())).await;
-            visit.admit(answer.prompt_tokens).await;
-            visit
+            let mut run = model.queue(Some(job.mark.clone())).await;
+            run.admit(answer.prompt_tokens).await;
+            run
         };
-        let visit = tokio::select! {
+        let run = tokio::select! {
             biased;
             () = job.cancel.cancelled() => return cancelled(),
-            visit = seat => visit,
+            run = queued => run,
         };
         let began = Instant::now();
         job.change(|state| {
             state.status = Status::InProgress;
-            state.worker = visit.container().map(str::to_owned);
+            state.worker = run.container().map(str::to_owned);
             state.delay_ms.get_or_insert(micros(job.created.elapsed()) / 1_000);
         });
-        let whole = service.service_time(&room.model, plan.slowdown);
+        let whole = service.service_time(&model.settings, course.slowdown);
         let count = answer.token_count();
         let deaths = job.state().retries;
-        let (time, outcome) = match plan.breakdown {
-            None | Some(Breakdown::Memory) => (whole, plan.breakdown),
+        let (time, outcome) = match course.breakdown {
+            None | Some(Breakdown::Memory) => (whole, course.breakdown),
             Some(Breakdown::Engine { after_tokens }) => {
-                (script::share(whole, after_tokens.min(count), count), plan.breakdown)
+                (script::share(whole, after_tokens.min(count), count), course.breakdown)
             }
-            Some(Breakdown::Death) => (whole / 2, plan.breakdown),
-            Some(Breakdown::Stall) => (FOR_EVER, plan.breakdown),
+            Some(Breakdown::Death) => (whole / 2, course.breakdown),
+            Some(Breakdown::Stall) => (FOR_EVER, course.breakdown),
         };
         let over = tokio::select! {
             biased;
@@ -118,10 +110,10 @@ async fn process(service: &Service, job: &Job, plan: Plan) -> End {
             }
         };
         let billing = match (&over, outcome) {
-            (Ok(()), None) => visit.finish(count),
+            (Ok(()), None) => run.finish(count),
             // RunPod stops the worker of a job that ran out of time.
-            (Err(Status::TimedOut), _) | (Ok(()), Some(Breakdown::Death)) => visit.die(),
-            (Ok(()) | Err(_), _) => visit.abort(),
+            (Err(Status::TimedOut), _) | (Ok(()), Some(Breakdown::Death)) => run.die(),
+            (Ok(()) | Err(_), _) => run.abort(),
         };
         spent += billing.as_ref().map_or(0, Billing::execution_millis);
         job.change(|state| state.execution_ms = Some(spent));
@@ -150,7 +142,7 @@ async fn process(service: &Service, job: &Job, plan: Plan) -> End {
     }
 }
 
-/// A year: beyond any test, within what the timer can hold.
+/// A year: longer than any test, and short enough for the timer.
 const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
 
 /// The Python SDK's own form for an exception in a handler.
@@ -164,7 +156,7 @@ fn cancelled() -> End {
     ended(Status::Cancelled, None)
 }
 
-/// What worker-vllm yields when vLLM answers with an error: Python's text of a dictionary, which is no JSON.
+/// The output of worker-vllm when vLLM answers with an error: Python's text of a dictionary, which is no JSON.
 fn refused(status: u16, message: &str) -> End {
     let message = message.replace('\'', "\\'");
     let text = format!(
@@ -188,7 +180,7 @@ fn completed(service: &Service, inference: &Inference, answer: &Answer, id: &str
             let frames = Frames {
                 api: inference.api,
                 id: format!("{prefix}-{id}"),
-                created: service.unix_s(),
+                created: service.clock.unix_s(),
                 model: inference.model.clone(),
             };
             let whole: Value = serde_json::from_slice(&frames.whole(answer)).expect("our own JSON reads");

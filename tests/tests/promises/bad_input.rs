@@ -48,14 +48,38 @@ fn cases() -> Vec<Case> {
     };
     let bytes = Case { body: vec![0xff, 0xfe, 0x00], told: false, ..case(fine(), &["field"]) };
     let newer = Case { schema: "job.v2", ..case(fine(), &["Beacon-Schema", "job.v2", "job.v1"]) };
-    let odd =
-        Case { content_type: "text/html", told: false, ..case(fine(), &["text/html", "application/json"]) };
-    let packed = Case { content_type: "application/msgpack", told: false, ..case(fine(), &["field"]) };
+    let odd = Case { content_type: "text/html", ..case(fine(), &["text/html", "application/json"]) };
+    let packed = Case { content_type: "application/msgpack", ..case(fine(), &["field"]) };
+    // Bodies that do not read as a whole: id and mailbox are found all the same.
+    let broken = |change: fn(String) -> Vec<u8>| {
+        let whole = case(with("prompt", json!("PROMPT")), &["field"]);
+        Case { body: change(String::from_utf8(whole.body).unwrap()), ..whole }
+    };
+    let surrogate = broken(|text| text.replace("PROMPT", r"half a pair: \ud83d").into_bytes());
+    let truncated = broken(|text| text[..text.len() - 3].into());
+    let extension = Case {
+        content_type: "application/msgpack",
+        ..broken(|text| {
+            let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+            let mut packed = vec![0x84, 0xa4, b'w', b'h', b'e', b'n', 0xd6, 0xff, 0x69, 0, 0, 0];
+            for (key, value) in fields {
+                packed.extend(schemas::Codec::MsgPack.encode(&key).unwrap());
+                packed.extend(schemas::Codec::MsgPack.encode(&value).unwrap());
+            }
+            // A time where a text belongs.
+            packed.truncate(packed.len() - 7);
+            packed.extend([0xd6, 0xff, 0x69, 0, 0, 0]);
+            packed
+        })
+    };
     vec![
         bytes,
         newer,
         odd,
         packed,
+        surrogate,
+        truncated,
+        extension,
         case(with("prompt", json!(7)), &["prompt", "string"]),
         case(with("params", json!({ "max_tokens": "many" })), &["params.max_tokens"]),
         case(with("params", json!({ "temperature": 9 })), &["params.temperature", "0 to 2"]),
@@ -134,7 +158,10 @@ async fn stored_result(client: &async_nats::Client, id: &str) -> JobResult {
             if answer.status.is_some() {
                 return None;
             }
-            let result: JobResult = serde_json::from_slice(&answer.payload).ok()?;
+            let codec = answer.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE));
+            let codec =
+                schemas::Codec::from_content_type(codec.map(async_nats::HeaderValue::as_str)).unwrap();
+            let result: JobResult = codec.decode(&answer.payload).unwrap();
             if result.job.to_string() == id {
                 return Some(result);
             }

@@ -10,6 +10,7 @@ use schemas::{
     cost::Purpose,
     failure::{Failure, FailureClass},
     reply::{JobResult, Status},
+    time::Clock as _,
 };
 use tests::{
     audit::Audit,
@@ -18,6 +19,7 @@ use tests::{
     scripted::{Script, Scripted},
     wait,
 };
+use transport::SystemClock;
 
 const ACK_WAIT: Duration = Duration::from_secs(4);
 
@@ -143,6 +145,26 @@ async fn a_filter_takes_back_what_it_names_and_nothing_that_comes_later() {
     let audit = scene.results(&jobs).await;
     let statuses: Vec<_> = jobs.iter().map(|job| only(&audit, *job).status).collect();
     assert_eq!(statuses, [Status::Cancelled, Status::Succeeded, Status::Succeeded, Status::Succeeded]);
+    worker.stop().await;
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_whose_time_lies_ahead_takes_back_nothing_that_comes_later() {
+    let mut scene = Scene::new(Script::Succeed).await;
+    let mut jobs = roles::submit_many(&scene.producer, 1).await;
+    // Nanoseconds where microseconds belong.
+    let at = u128::from(SystemClock.now().get()) * 1_000;
+    let order = format!(r#"{{"target":{{"matching":{{"tenant":"acme"}}}},"at_us":{at}}}"#);
+    let stored =
+        scene.producer.client().request("$KV.beacon-cancel.matching.all", order.into()).await.unwrap();
+    assert!(!String::from_utf8_lossy(&stored.payload).contains("error"));
+    jobs.extend(roles::submit_many(&scene.producer, 1).await);
+    let (dispatcher, worker) = (scene.dispatcher().await, scene.worker(4).await);
+    jobs.extend(roles::submit_many(&scene.producer, 1).await);
+    let audit = scene.results(&jobs).await;
+    let statuses: Vec<_> = jobs.iter().map(|job| only(&audit, *job).status).collect();
+    assert_eq!(statuses, [Status::Cancelled, Status::Succeeded, Status::Succeeded]);
     worker.stop().await;
     dispatcher.stop().await;
 }

@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use producer::{
+    log,
+    replay::{Selection, Source},
+};
 use schemas::{
     dead::Obituary,
     failure::{Failure, FailureClass},
     headers,
     reply::{JobResult, Status},
+    topology,
 };
 use serde_json::json;
 use tests::{
@@ -76,6 +81,15 @@ async fn a_body_just_under_the_limit_runs_fails_elsewhere_and_is_buried_with_all
     let body = payloads::get_bytes(&client, &obituary.body_ref.unwrap()).await.unwrap();
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(body["prompt"].as_str().unwrap().len(), text);
+    // A replay of it has all its bytes, too.
+    let (mut sizes, all) = (Vec::new(), Selection::default());
+    log::read(&client, Source::Dead, (topology::DEAD, None), &all, |entry| {
+        sizes.push(entry.body().unwrap().prompt.unwrap().len());
+        true
+    })
+    .await
+    .unwrap();
+    assert_eq!(sizes, [text]);
     worker.stop().await;
     dispatcher.stop().await;
     producer.close().await;

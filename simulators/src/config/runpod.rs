@@ -1,8 +1,10 @@
-//! What a person may say about the simulated RunPod platform.
+//! The settings of the simulated RunPod platform.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use super::rules::{Broken, first_broken};
 
 /// How the simulated RunPod platform behaves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,13 +22,13 @@ pub struct RunPodSettings {
     pub result_ttl_ms: u64,
     /// How long the result of `runsync` is kept, before scaling. RunPod: a minute.
     pub sync_result_ttl_ms: u64,
-    /// How long a job may run that says nothing of it, before scaling.
+    /// How long a job may run if its policy does not say, before scaling.
     pub execution_timeout_ms: u64,
-    /// What worker-vllm gives: its generation.
+    /// The generation of worker-vllm, which decides the shape of its output.
     pub output: WorkerAge,
-    /// Whether `/requests` answers; nobody promises that it does.
+    /// Whether `/requests` answers. RunPod does not promise that it does.
     pub list_requests: bool,
-    /// Whether hosts have no room: no worker ever starts.
+    /// Whether all hosts are full: no worker ever starts.
     pub throttled: bool,
     /// Whether every worker crashes at its start.
     pub unhealthy: bool,
@@ -70,16 +72,19 @@ impl RunPodSettings {
         Duration::from_millis(millis).mul_f64(self.time_scale)
     }
 
-    /// The first key that cannot work, and the rule.
-    pub(crate) fn out_of_range(&self) -> Option<(&'static str, &'static str)> {
+    /// How long an idle worker stays.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_timeout_ms)
+    }
+
+    /// The first value that cannot work.
+    pub(super) fn out_of_range(&self) -> Option<Broken> {
         let limits = [self.run_limit, self.status_limit, self.cancel_limit];
-        [
+        first_broken([
             (!self.endpoint_id.is_empty(), "endpoint_id", "given"),
             (self.time_scale > 0.0 && self.time_scale <= 10.0, "time_scale", "above 0 and at most 10"),
             (limits.iter().all(|&limit| limit > 0), "run_limit, status_limit or cancel_limit", "at least 1"),
-        ]
-        .into_iter()
-        .find_map(|(fine, key, rule)| (!fine).then_some((key, rule)))
+        ])
     }
 }
 

@@ -1,44 +1,48 @@
-//! Whether a run is good: against the targets, and against what others made of the same world.
+//! Compares a play with the targets of its scenario, and with what another policy made of the same world.
 
 use schemas::UsdNanos;
 use serde::Serialize;
 
-use super::{Outcome, Policy, Scenario, ledger::Group};
+use crate::{
+    outcome::{Group, Outcome},
+    policy::Policy,
+    scenario::Scenario,
+};
 
-/// A part in a hundred is as cheap.
+/// A cost that is at most one hundredth higher counts as equally cheap.
 const AS_CHEAP_PPM: u128 = 10_000;
 
-/// Targets against what was.
+/// Which targets were met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Judgement {
+pub struct TargetsMet {
     /// 95 of 100 jobs were fast enough.
     pub p95: bool,
-    /// Enough succeeded in time.
+    /// Enough jobs succeeded in time.
     pub availability: bool,
-    /// They cost little enough.
+    /// The mean cost of a job was low enough.
     pub cost: bool,
-    /// The baseline had its share of steady minutes; missing where there was no such minute.
+    /// The baseline had its share in steady minutes; missing if there was no such minute.
     pub share: Option<bool>,
 }
 
-impl Judgement {
-    /// Whether all of it holds.
+impl TargetsMet {
+    /// Whether all targets were met.
     pub fn all(&self) -> bool {
         self.missed().is_empty() && self.share != Some(false)
     }
 
-    /// What is missed of what anybody's jobs need; the share is a wish of ours.
+    /// The targets that were missed, without the share: other policies do not aim at it.
     pub fn missed(&self) -> Vec<&'static str> {
         let all = [("p95", self.p95), ("availability", self.availability), ("cost", self.cost)];
         all.into_iter().filter(|(_, met)| !met).map(|(name, _)| name).collect()
     }
 }
 
-/// Holds a run against the scenario's targets; of tenants that keep to their share.
-pub fn judge(scenario: &Scenario, outcome: &Outcome) -> Judgement {
+/// Compares a play with the targets. Only tenants that keep to their share count.
+pub fn targets_met(scenario: &Scenario, outcome: &Outcome) -> TargetsMet {
     let targets = &scenario.targets;
     let share = |ppm: u64| (ppm as f64 / 1e6 - scenario.baseline_share).abs() <= targets.share_within + 1e-9;
-    Judgement {
+    TargetsMet {
         p95: outcome.keeping.succeeded > 0 && outcome.keeping.p95() < targets.p95,
         availability: outcome.keeping.in_time_ppm as f64 / 1e6 > targets.availability,
         cost: outcome.blended_usd < targets.cost,
@@ -46,32 +50,32 @@ pub fn judge(scenario: &Scenario, outcome: &Outcome) -> Judgement {
     }
 }
 
-/// How ours stands against another.
+/// How our policy compares with another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Against {
-    /// The other.
+    /// The other policy.
     pub policy: Policy,
-    /// Who is better.
+    /// Which of them is better.
     pub standing: Standing,
-    /// Targets that the other misses. Its share is its own affair.
+    /// Targets that the other missed, without the share.
     pub misses: Vec<&'static str>,
-    /// What the other is better in, even one that misses a target: its figure, and ours.
+    /// Figures in which the other is better, even if it missed a target: its figure, and ours.
     pub beaten_in: Vec<String>,
 }
 
-/// Who is better.
+/// Which of two policies is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
-    /// Ours: cheaper, or as cheap within a hundredth and as fast, and no less available.
+    /// Ours is: cheaper, or equally cheap and as fast, and no less available.
     Better,
-    /// The other.
+    /// The other is.
     Beaten,
-    /// The other misses a target: nobody could use it here, so whatever it saves it beats nobody.
+    /// The other missed a target, so it could not be used here, whatever it saves.
     Unfit,
 }
 
-/// Holds `ours` against `other`.
+/// Compares `ours` with `other`.
 pub fn versus(scenario: &Scenario, ours: &Outcome, other: &Outcome) -> Against {
     let (cost, others) = (ours.blended_usd.get(), other.blended_usd.get());
     let scaled = |usd: u64, ppm: u128| u128::from(usd) * ppm;
@@ -91,7 +95,7 @@ pub fn versus(scenario: &Scenario, ours: &Outcome, other: &Outcome) -> Against {
     let cheaper = scaled(cost, 1_000_000 + AS_CHEAP_PPM) < scaled(others, 1_000_000);
     // An availability a hundredth of a percent lower is the same.
     let better = served + 100 >= other_served && (cheaper || (as_cheap && fast <= other_fast));
-    let misses = judge(scenario, other).missed();
+    let misses = targets_met(scenario, other).missed();
     let standing = match () {
         () if !misses.is_empty() => Standing::Unfit,
         () if better => Standing::Better,
@@ -101,7 +105,7 @@ pub fn versus(scenario: &Scenario, ours: &Outcome, other: &Outcome) -> Against {
 }
 
 fn dollars(usd: UsdNanos) -> String {
-    // To tenths of a millionth.
+    // To tenths of a millionth of a dollar.
     UsdNanos::new(usd.get() / 100 * 100).to_string()
 }
 
@@ -117,7 +121,7 @@ fn percent(ppm: u64) -> String {
 mod tests {
     use super::*;
 
-    fn run(policy: Policy, usd: u64, p95_ms: u64) -> Outcome {
+    fn outcome(policy: Policy, usd: u64, p95_ms: u64) -> Outcome {
         let group = Group {
             jobs: 100,
             succeeded: 100,
@@ -147,11 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn who_misses_a_target_beats_nobody_and_what_it_saves_is_told() {
+    fn a_policy_that_misses_a_target_beats_no_other_and_what_it_saves_is_told() {
         let scenario = Scenario::parse(r#"name = "x""#).unwrap();
         let check = |usd, p95_ms, standing, misses: &[&str], told: &str| {
-            let against =
-                versus(&scenario, &run(Policy::Beacon, 200_000, 1_500), &run(Policy::Static, usd, p95_ms));
+            let against = versus(
+                &scenario,
+                &outcome(Policy::Beacon, 200_000, 1_500),
+                &outcome(Policy::Static, usd, p95_ms),
+            );
             assert_eq!((against.standing, &*against.misses), (standing, misses));
             assert_eq!(against.beaten_in.concat(), told);
         };

@@ -1,4 +1,4 @@
-//! Modal's function calls: runs that outlive the request that made them, found again by their id.
+//! Modal's function calls: runs that outlive the request that made them and are found again by their id.
 //!
 //! A call runs in a task of its own and ends in exactly one outcome, which can be fetched until it expires.
 //!
@@ -21,9 +21,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    fault::Breakdown,
+    clock::Seconds,
+    fault::{Breakdown, Course},
     frames::{OUT_OF_MEMORY, Usage},
-    room::{Billing, Room, Seconds},
+    model::{Billing, Model},
     script,
     service::Service,
     text::Answer,
@@ -90,21 +91,18 @@ pub(crate) struct Failure {
     message: String,
 }
 
-/// What a call is to do.
+/// The work of a call.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// The caller's id of the job, which is the run on the bill.
     pub(crate) job: String,
-    pub(crate) room: Arc<Room>,
+    pub(crate) model: Arc<Model>,
     pub(crate) answer: Answer,
     pub(crate) timeout: Option<Duration>,
-    /// How fast it runs, as a factor on its time.
-    pub(crate) slowdown: f64,
-    /// How it fails, if it does.
-    pub(crate) breakdown: Option<Breakdown>,
+    pub(crate) course: Course,
 }
 
-/// What became of a submission.
+/// The outcome of a submission.
 #[derive(Debug)]
 pub(crate) enum Submitted {
     /// A new call has begun.
@@ -121,35 +119,35 @@ impl Calls {
         self.table().calls.get(id).cloned()
     }
 
+    /// Begins a call. With `id_ttl` the same job within that time finds the same call; without, each is a new one.
+    pub(crate) fn submit(&self, service: &Arc<Service>, plan: Plan, id_ttl: Option<Duration>) -> Submitted {
+        let mut table = self.table();
+        if let Some(ttl) = id_ttl
+            && let Some((call, since)) = table.jobs.get(&plan.job)
+            && since.elapsed() <= ttl
+        {
+            return Submitted::Known(Arc::clone(call));
+        }
+        if table.calls.len() >= CALLS_MAX {
+            return Submitted::Full;
+        }
+        let call = Arc::new(Call {
+            id: format!("fc-{:08}", service.next_number()),
+            cancel: CancellationToken::new(),
+            end: watch::Sender::new(None),
+        });
+        table.calls.insert(call.id.clone(), Arc::clone(&call));
+        if id_ttl.is_some() {
+            table.jobs.insert(plan.job.clone(), (Arc::clone(&call), Instant::now()));
+        }
+        drop(table);
+        service.tasks.spawn(run(Arc::clone(service), Arc::clone(&call), plan));
+        Submitted::Created(call)
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Begins a call. With `id_ttl` the same job within that time finds the same call; without, each is a new one.
-pub(crate) fn submit(service: &Arc<Service>, plan: Plan, id_ttl: Option<Duration>) -> Submitted {
-    let mut table = service.calls.table();
-    if let Some(ttl) = id_ttl
-        && let Some((call, since)) = table.jobs.get(&plan.job)
-        && since.elapsed() <= ttl
-    {
-        return Submitted::Known(Arc::clone(call));
-    }
-    if table.calls.len() >= CALLS_MAX {
-        return Submitted::Full;
-    }
-    let call = Arc::new(Call {
-        id: format!("fc-{:08}", service.next_number()),
-        cancel: CancellationToken::new(),
-        end: watch::Sender::new(None),
-    });
-    table.calls.insert(call.id.clone(), Arc::clone(&call));
-    if id_ttl.is_some() {
-        table.jobs.insert(plan.job.clone(), (Arc::clone(&call), Instant::now()));
-    }
-    drop(table);
-    service.tasks.spawn(run(Arc::clone(service), Arc::clone(&call), plan));
-    Submitted::Created(call)
 }
 
 impl Call {
@@ -167,7 +165,7 @@ impl Call {
 }
 
 async fn run(service: Arc<Service>, call: Arc<Call>, plan: Plan) {
-    let deadly = plan.breakdown == Some(Breakdown::Death);
+    let deadly = plan.course.breakdown == Some(Breakdown::Death);
     let outcome = tokio::select! {
         biased;
         () = service.shutdown.cancelled() => return,
@@ -179,19 +177,19 @@ async fn run(service: Arc<Service>, call: Arc<Call>, plan: Plan) {
 }
 
 async fn execute(service: &Service, cancel: &CancellationToken, plan: Plan) -> Outcome {
-    let Plan { job, room, answer, timeout, slowdown, breakdown } = plan;
-    let mut visit = tokio::select! {
+    let Plan { job, model, answer, timeout, course: Course { slowdown, breakdown } } = plan;
+    let mut run = tokio::select! {
         biased;
-        () = cancel.cancelled() => return Outcome::Cancelled { billing: Some(nothing_used(&room, service)) },
-        visit = room.visit(Some(job)) => visit,
+        () = cancel.cancelled() => return Outcome::Cancelled { billing: Some(nothing_used(&model, service)) },
+        run = model.queue(Some(job)) => run,
     };
     tokio::select! {
         biased;
-        () = cancel.cancelled() => return Outcome::Cancelled { billing: visit.abort() },
-        () = visit.admit(answer.prompt_tokens) => {}
+        () = cancel.cancelled() => return Outcome::Cancelled { billing: run.abort() },
+        () = run.admit(answer.prompt_tokens) => {}
     }
     let began = Instant::now();
-    let whole = service.service_time(&room.model, slowdown);
+    let whole = service.service_time(&model.settings, slowdown);
     let count = answer.token_count();
     let time = match breakdown {
         None | Some(Breakdown::Memory) => whole,
@@ -202,26 +200,26 @@ async fn execute(service: &Service, cancel: &CancellationToken, plan: Plan) -> O
     let limit = timeout.filter(|limit| *limit < time);
     tokio::select! {
         biased;
-        () = cancel.cancelled() => return Outcome::Cancelled { billing: visit.abort() },
+        () = cancel.cancelled() => return Outcome::Cancelled { billing: run.abort() },
         () = time::sleep_until(began + limit.unwrap_or(time)) => {}
     }
     if limit.is_some() {
-        return failed("timeout", "the run passed its timeout_s", visit.abort());
+        return failed("timeout", "the run passed its timeout_s", run.abort());
     }
     match breakdown {
-        Some(Breakdown::Memory) => failed("out_of_memory", OUT_OF_MEMORY, visit.abort()),
+        Some(Breakdown::Memory) => failed("out_of_memory", OUT_OF_MEMORY, run.abort()),
         Some(Breakdown::Engine { .. }) => {
-            failed("provider_down", "EngineCore encountered an issue.", visit.abort())
+            failed("provider_down", "EngineCore encountered an issue.", run.abort())
         }
         Some(Breakdown::Death) => {
-            visit.die();
+            run.die();
             failed("provider_down", "the container died", None)
         }
         None | Some(Breakdown::Stall) => Outcome::Succeeded {
             output: answer.text(),
             finish_reason: answer.finish.as_str(),
             usage: Usage::of(&answer),
-            billing: visit.finish(count),
+            billing: run.finish(count),
         },
     }
 }
@@ -230,13 +228,13 @@ fn failed(class: &'static str, message: &str, billing: Option<Billing>) -> Outco
     Outcome::Failed { error: Failure { class, message: message.to_owned() }, billing }
 }
 
-/// A year: beyond any test, within what the timer can hold.
+/// A year: longer than any test, and short enough for the timer.
 const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
 
 /// A call that was cancelled in the queue never had a container.
-fn nothing_used(room: &Room, service: &Service) -> Billing {
+fn nothing_used(model: &Model, service: &Service) -> Billing {
     Billing {
-        gpu: room.model.sku.clone(),
+        gpu: model.settings.sku.clone(),
         execution_s: Seconds(0),
         cold_start_s: None,
         container_id: String::new(),

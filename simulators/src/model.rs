@@ -1,83 +1,84 @@
-//! One model and the way through it: queue, seat, start, admission, end, and a line on the bill.
+//! One model as the simulator serves it: its settings, its capacity (slots or containers), its queue and its price.
 //!
-//! A [`Visit`] is one request's way: it waits for a seat, waits until what it sits in is warm, is admitted, and
-//! ends. Dropping it at any point leaves the queue or aborts the run, and bills what has been used.
+//! A [`Run`] is one request at the model. It waits for a slot or a container, waits until that is warm, is admitted, and
+//! ends with a line on the bill. Dropping a run leaves the queue or aborts the run, and bills what it has used.
 
 use std::{sync::Arc, time::Duration};
 
-use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
     bill::{BillKind, Book, LineId, Price},
     board::{Board, Queued, Running},
+    clock::{Seconds, micros, sleep_until},
     config::{Kind, SimulatedModel, SimulatorConfig},
-    container::{Containers, Lease, Sort},
-    runpod,
-    service::{micros, sleep_until},
+    containers::{Container, Containers, Sort},
     slots::{Slot, Slots},
 };
 
-/// One model: its settings and its seats.
+/// One model as the simulator serves it.
 #[derive(Debug)]
-pub(crate) struct Room {
-    pub(crate) model: SimulatedModel,
+pub(crate) struct Model {
+    pub(crate) settings: SimulatedModel,
     index: usize,
     region: String,
     price: Price,
-    /// What a run is rounded up to: RunPod tells, and bills, whole milliseconds.
+    /// A run's time is rounded up to this: RunPod tells and bills whole milliseconds.
     tick_micros: u64,
-    seats: Seats,
+    capacity: Capacity,
     book: Arc<Book>,
     board: Arc<Board>,
 }
 
+/// The capacity of a model: how many requests run at a time, and on which kind of place.
 #[derive(Debug)]
-enum Seats {
+enum Capacity {
+    /// A rented server.
     Slots(Arc<Slots>),
+    /// Serverless.
     Containers(Arc<Containers>),
 }
 
-impl Room {
+impl Model {
     pub(crate) fn new(
         index: usize,
-        model: &SimulatedModel,
+        settings: &SimulatedModel,
         config: &SimulatorConfig,
         book: &Arc<Book>,
         board: &Arc<Board>,
     ) -> Arc<Self> {
-        let seats = match config.kind {
-            // Replicate keeps a fleet of its own.
-            Kind::OpenAi | Kind::Golem | Kind::Replicate => Seats::Slots(Slots::new(model)),
+        let capacity = match config.kind {
+            // Predictions run on a fleet of instances and leave these slots empty.
+            Kind::OpenAi | Kind::Golem | Kind::Replicate => Capacity::Slots(Slots::new(settings)),
             Kind::Modal | Kind::RunPod => {
                 let window = match config.kind {
-                    Kind::RunPod => runpod::idle_timeout(&config.runpod),
+                    Kind::RunPod => config.runpod.idle_timeout(),
                     _ => Duration::from_millis(config.modal.scaledown_window_ms),
                 };
                 let sort = Sort {
-                    most: usize::try_from(model.slots).expect("checked to be at most 100000"),
+                    most: usize::try_from(settings.slots).expect("checked to be at most 100000"),
                     window,
-                    cold_start: Duration::from_millis(model.cold_start_ms),
-                    sku: model.sku.clone(),
-                    price_per_second_nanos: model.price_per_second_nanos,
+                    cold_start: Duration::from_millis(settings.cold_start_ms),
+                    sku: settings.sku.clone(),
+                    price_per_second_nanos: settings.price_per_second_nanos,
                 };
-                Seats::Containers(Containers::new(sort, Arc::clone(book)))
+                Capacity::Containers(Containers::new(sort, Arc::clone(book)))
             }
         };
         let price = match config.kind {
-            Kind::Golem => Price::PerInference(model.price_per_inference_nanos),
+            Kind::Golem => Price::PerInference(settings.price_per_inference_nanos),
             Kind::OpenAi | Kind::Modal | Kind::RunPod | Kind::Replicate => {
-                Price::PerSecond(model.price_per_second_nanos)
+                Price::PerSecond(settings.price_per_second_nanos)
             }
         };
         Arc::new(Self {
-            model: model.clone(),
+            settings: settings.clone(),
             index,
             region: config.region.clone(),
             price,
             tick_micros: if config.kind == Kind::RunPod { 1_000 } else { 1 },
-            seats,
+            capacity,
             book: Arc::clone(book),
             board: Arc::clone(board),
         })
@@ -87,52 +88,54 @@ impl Room {
         self.index
     }
 
-    /// The containers of a model on Modal; `None` for a rented server.
+    /// The containers of a serverless model; `None` for a rented server.
     pub(crate) fn containers(&self) -> Option<&Arc<Containers>> {
-        match &self.seats {
-            Seats::Containers(containers) => Some(containers),
-            Seats::Slots(_) => None,
+        match &self.capacity {
+            Capacity::Containers(containers) => Some(containers),
+            Capacity::Slots(_) => None,
         }
     }
 
-    /// Waits in the queue for a seat. Cancel-safe: whoever gives up leaves the queue.
-    pub(crate) async fn visit(self: &Arc<Self>, run: Option<String>) -> Visit {
+    /// Waits in the queue for a slot or a container. `name` is the run's name on the bill. Cancel-safe: a caller that gives
+    /// up leaves the queue.
+    pub(crate) async fn queue(self: &Arc<Self>, name: Option<String>) -> Run {
         let queued = self.board.queue(self.index);
-        let seat = match &self.seats {
-            Seats::Slots(slots) => Seat::Slot(slots.sit().await),
-            Seats::Containers(containers) => Seat::Container(containers.lease().await),
+        let place = match &self.capacity {
+            Capacity::Slots(slots) => Place::Slot(slots.take().await),
+            Capacity::Containers(containers) => Place::Container(containers.take().await),
         };
-        Visit {
-            room: Arc::clone(self),
-            run,
+        Run {
+            model: Arc::clone(self),
+            name,
             cold_micros: None,
             stage: Stage::Waiting { queued, starting: None },
-            seat,
+            place,
         }
     }
 }
 
+/// The place of a run.
 #[derive(Debug)]
-enum Seat {
+enum Place {
     Slot(Slot),
-    Container(Lease),
+    Container(Container),
 }
 
-/// One request's way through a room. Dropping it aborts it.
+/// One request at a model. Dropping it aborts it.
 #[derive(Debug)]
-pub(crate) struct Visit {
-    room: Arc<Room>,
-    run: Option<String>,
+pub(crate) struct Run {
+    model: Arc<Model>,
+    name: Option<String>,
     /// Set on the first input of a container that was started for it.
     cold_micros: Option<u64>,
     stage: Stage,
-    /// The last field, so that the seat is free only after the bill is written.
-    seat: Seat,
+    /// The last field, so that the place is free only after the bill is written.
+    place: Place,
 }
 
 #[derive(Debug)]
 enum Stage {
-    /// Seated, and perhaps waiting for the container to start since then.
+    /// In the queue, or waiting for the container to start since then.
     Waiting { queued: Queued, starting: Option<Instant> },
     /// Admitted. The line exists already when the price is per inference.
     Admitted { running: Running, since: Instant, line: Option<LineId> },
@@ -140,27 +143,27 @@ enum Stage {
     Over,
 }
 
-impl Visit {
+impl Run {
     /// Waits for a cold start, then is admitted: from here on the run is billed. Nothing is awaited after that.
     pub(crate) async fn admit(&mut self, prompt_tokens: u32) {
-        match &mut self.seat {
-            Seat::Slot(slot) => sleep_until(slot.ready_at).await,
-            Seat::Container(lease) if lease.cold => {
+        match &mut self.place {
+            Place::Slot(slot) => sleep_until(slot.ready_at).await,
+            Place::Container(container) if container.cold => {
                 let now = Instant::now();
                 if let Stage::Waiting { starting, .. } = &mut self.stage {
                     *starting = Some(now);
                 }
-                sleep_until(now + Duration::from_millis(self.room.model.cold_start_ms)).await;
+                sleep_until(now + Duration::from_millis(self.model.settings.cold_start_ms)).await;
                 self.charge_startup(micros(now.elapsed()), true);
             }
-            Seat::Container(lease) => lease.up().await,
+            Place::Container(container) => container.up().await,
         }
         let Stage::Waiting { queued, .. } = std::mem::replace(&mut self.stage, Stage::Over) else {
-            unreachable!("a visit is admitted once, by the one who made it");
+            unreachable!("a run is admitted once, by the task that queued it");
         };
-        let line = match self.room.price {
+        let line = match self.model.price {
             Price::PerInference(nanos) => {
-                Some(self.room.book.admit(self.run.clone(), &self.room.model.sku, nanos))
+                Some(self.model.book.admit(self.name.clone(), &self.model.settings.sku, nanos))
             }
             Price::PerSecond(_) => None,
         };
@@ -168,7 +171,7 @@ impl Visit {
         self.stage = Stage::Admitted { running, since: Instant::now(), line };
     }
 
-    /// The run ended well after generating so many tokens. What was measured is for Modal's callers.
+    /// The run ended well and generated so many tokens. Gives the measurements that Modal tells its callers.
     pub(crate) fn finish(mut self, generated_tokens: u32) -> Option<Billing> {
         self.settle(Some(generated_tokens))
     }
@@ -180,17 +183,17 @@ impl Visit {
 
     /// The run ended because its container died.
     pub(crate) fn die(mut self) -> Option<Billing> {
-        if let Seat::Container(lease) = &mut self.seat {
-            lease.kill();
+        if let Place::Container(container) = &mut self.place {
+            container.kill();
         }
         self.settle(None)
     }
 
     /// The id of the container it sits in.
     pub(crate) fn container(&self) -> Option<&str> {
-        match &self.seat {
-            Seat::Container(lease) => Some(&lease.id),
-            Seat::Slot(_) => None,
+        match &self.place {
+            Place::Container(container) => Some(&container.id),
+            Place::Slot(_) => None,
         }
     }
 
@@ -200,10 +203,10 @@ impl Visit {
             Stage::Over => return None,
             Stage::Waiting { starting, .. } => {
                 // Nobody wants it any more: a container that is not up stops where it is in its start.
-                if let Seat::Container(lease) = &mut self.seat
-                    && lease.cold
+                if let Place::Container(container) = &mut self.place
+                    && container.cold
                 {
-                    lease.kill();
+                    container.kill();
                 }
                 if let Some(since) = starting {
                     self.charge_startup(micros(since.elapsed()), false);
@@ -211,7 +214,7 @@ impl Visit {
                 0
             }
             Stage::Admitted { running, since, line } => {
-                let spent = micros(since.elapsed()).next_multiple_of(self.room.tick_micros);
+                let spent = micros(since.elapsed()).next_multiple_of(self.model.tick_micros);
                 self.charge_run(line, spent, generated.is_some());
                 if let Some(tokens) = generated {
                     running.finish(tokens);
@@ -219,45 +222,45 @@ impl Visit {
                 spent
             }
         };
-        match &self.seat {
-            Seat::Slot(_) => None,
-            Seat::Container(lease) => Some(Billing {
-                gpu: self.room.model.sku.clone(),
+        match &self.place {
+            Place::Slot(_) => None,
+            Place::Container(container) => Some(Billing {
+                gpu: self.model.settings.sku.clone(),
                 execution_s: Seconds(execution_micros),
                 cold_start_s: self.cold_micros.map(Seconds),
-                container_id: lease.id.clone(),
-                region: self.room.region.clone(),
+                container_id: container.id.clone(),
+                region: self.model.region.clone(),
             }),
         }
     }
 
     fn charge_startup(&mut self, spent: u64, completed: bool) {
-        if let Price::PerSecond(price) = self.room.price {
-            let (run, sku) = (self.run.clone(), &self.room.model.sku);
-            self.room.book.charge(run, sku, BillKind::Startup, price, spent, completed);
+        if let Price::PerSecond(price) = self.model.price {
+            let (name, sku) = (self.name.clone(), &self.model.settings.sku);
+            self.model.book.charge(name, sku, BillKind::Startup, price, spent, completed);
             self.cold_micros = Some(spent);
         }
     }
 
     fn charge_run(&self, line: Option<LineId>, spent: u64, completed: bool) {
-        match (line, self.room.price) {
-            (Some(line), Price::PerInference(_)) => self.room.book.complete(line, spent, completed),
+        match (line, self.model.price) {
+            (Some(line), Price::PerInference(_)) => self.model.book.complete(line, spent, completed),
             (_, Price::PerSecond(price)) => {
-                let (run, sku) = (self.run.clone(), &self.room.model.sku);
-                self.room.book.charge(run, sku, BillKind::Run, price, spent, completed);
+                let (name, sku) = (self.name.clone(), &self.model.settings.sku);
+                self.model.book.charge(name, sku, BillKind::Run, price, spent, completed);
             }
             (None, Price::PerInference(_)) => unreachable!("admission enters the line"),
         }
     }
 }
 
-impl Drop for Visit {
+impl Drop for Run {
     fn drop(&mut self) {
         self.settle(None);
     }
 }
 
-/// What Beacon's app on Modal measures of one run, as it goes over the wire.
+/// The measurements of one run, as Beacon's app on Modal sends them.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Billing {
     pub(crate) gpu: String,
@@ -275,18 +278,6 @@ impl Billing {
     }
 }
 
-/// Microseconds that are written as seconds with exactly six decimals, so that `round(seconds × 10⁶)` is exact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seconds(pub(crate) u64);
-
-impl Serialize for Seconds {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = format!("{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000);
-        let number = RawValue::from_string(text).expect("digits, a point and digits are a JSON number");
-        number.serialize(serializer)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::time;
@@ -299,24 +290,17 @@ mod tests {
         Service::new(SimulatorConfig::new("s", kind, vec![model]), 0, CancellationToken::new())
     }
 
-    #[test]
-    fn seconds_have_six_decimals_whatever_they_are() {
-        for (micros, text) in [(0, "0.000000"), (834_510, "0.834510"), (12_000_001, "12.000001")] {
-            assert_eq!(serde_json::to_string(&Seconds(micros)).unwrap(), text);
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn golem_bills_at_admission_and_not_before() {
         let model =
             SimulatedModel { slots: 1, price_per_inference_nanos: 100_000, ..SimulatedModel::new("m") };
         let service = service(Kind::Golem, model);
-        let room = service.room("m").unwrap();
-        let mut first = room.visit(Some("a".to_owned())).await;
+        let model = service.model("m").unwrap();
+        let mut first = model.queue(Some("a".to_owned())).await;
         assert_eq!(service.book.bill().total_nanos, 0);
         first.admit(1).await;
         assert_eq!(service.book.bill().total_nanos, 100_000);
-        let left = time::timeout(Duration::from_secs(1), room.visit(None)).await;
+        let left = time::timeout(Duration::from_secs(1), model.queue(None)).await;
         assert!(left.is_err(), "the only slot is taken");
         drop(first);
         let (bill, stats) = (service.book.bill(), service.board.total());
@@ -328,12 +312,12 @@ mod tests {
     async fn modal_bills_the_start_to_the_run_that_caused_it() {
         let model = SimulatedModel { cold_start_ms: 4_200, ..modal_model() };
         let service = service(Kind::Modal, model);
-        let room = service.room("m").unwrap();
-        for (run, cold) in [("a", Some(Seconds(4_200_000))), ("b", None)] {
-            let mut visit = room.visit(Some(run.to_owned())).await;
-            visit.admit(1).await;
+        let model = service.model("m").unwrap();
+        for (name, cold) in [("a", Some(Seconds(4_200_000))), ("b", None)] {
+            let mut run = model.queue(Some(name.to_owned())).await;
+            run.admit(1).await;
             time::advance(Duration::from_micros(834_512)).await;
-            let billing = visit.finish(8).unwrap();
+            let billing = run.finish(8).unwrap();
             assert_eq!((billing.execution_s, billing.cold_start_s), (Seconds(834_512), cold));
         }
         let bill = service.book.bill();
@@ -351,16 +335,16 @@ mod tests {
     async fn a_start_that_nobody_waits_for_is_billed_as_far_as_it_came() {
         let model = SimulatedModel { cold_start_ms: 4_000, ..modal_model() };
         let service = service(Kind::Modal, model);
-        let room = service.room("m").unwrap();
-        drop(room.visit(None).await);
+        let model = service.model("m").unwrap();
+        drop(model.queue(None).await);
         assert!(service.bill().lines.is_empty(), "nothing had begun");
-        let mut visit = room.visit(Some("a".to_owned())).await;
-        assert!(time::timeout(Duration::from_secs(1), visit.admit(1)).await.is_err());
-        let billing = visit.abort().unwrap();
+        let mut run = model.queue(Some("a".to_owned())).await;
+        assert!(time::timeout(Duration::from_secs(1), run.admit(1)).await.is_err());
+        let billing = run.abort().unwrap();
         assert_eq!((billing.execution_s, billing.cold_start_s), (Seconds(0), Some(Seconds(1_000_000))));
         let bill = service.bill();
         assert_eq!((bill.lines.len(), bill.lines[0].kind, bill.total_nanos), (1, BillKind::Startup, 164_000));
-        assert_eq!(room.containers().unwrap().count(), 0);
+        assert_eq!(model.containers().unwrap().count(), 0);
     }
 
     fn modal_model() -> SimulatedModel {

@@ -1,4 +1,4 @@
-//! What Replicate says when it refuses: a sentence as `detail`, mostly with the status and sometimes with a title.
+//! Replicate's error body: a sentence as `detail`, mostly with the status and sometimes with a title.
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -6,7 +6,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::edge;
+use crate::reply;
 
 /// A refusal, in words for its caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -26,7 +26,7 @@ impl Problem {
         Self { title, detail: detail.into(), status, retry_after: None }
     }
 
-    /// What is usually said with this status.
+    /// The usual body of this status.
     pub(crate) fn usual(status: StatusCode) -> Self {
         match status {
             StatusCode::UNAUTHORIZED => {
@@ -42,7 +42,7 @@ impl Problem {
             }
             StatusCode::NOT_FOUND => Self::new(status, None, "The requested resource could not be found."),
             StatusCode::UNPROCESSABLE_ENTITY => Self::unprocessable("The request could not be understood."),
-            // The seconds are told only by a limit that knows them.
+            // Only a limit knows the seconds until it resets.
             StatusCode::TOO_MANY_REQUESTS => Self::new(status, None, "Request was throttled."),
             _ => {
                 let detail = status.canonical_reason().unwrap_or("Something went wrong");
@@ -61,7 +61,7 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, Some("Input validation failed"), detail)
     }
 
-    /// There have been too many requests; `header` tells it in a header as well.
+    /// Too many requests. With `header`, the seconds also go into a `Retry-After` header.
     pub(crate) fn throttled(seconds: u64, header: bool) -> Self {
         let detail = format!("Request was throttled. Your rate limit resets in ~{seconds}s.");
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, None, detail);
@@ -71,7 +71,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = edge::answer(self.status, &self);
+        let mut response = reply::answer(self.status, &self);
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

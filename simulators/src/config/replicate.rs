@@ -1,10 +1,11 @@
-//! What a person may say about the simulated Replicate platform.
+//! The settings of the simulated Replicate platform.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::replicate::webhook::Secret;
+use super::rules::{AT_MOST_A_YEAR, Broken, YEAR_MS, first_broken};
+use crate::signature::Secret;
 
 /// How the simulated Replicate platform behaves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,7 +18,7 @@ pub struct ReplicateSettings {
     pub time_scale: f64,
     /// Whether input keys that the model does not know are let through. Most models refuse them.
     pub lenient_input: bool,
-    /// What the model calls the limit on its answer.
+    /// The model's name for the limit on its answer.
     pub max_tokens_key: MaxTokensKey,
     /// The shape of `output`.
     pub output: OutputShape,
@@ -25,7 +26,7 @@ pub struct ReplicateSettings {
     pub data_ttl_ms: u64,
     /// How long an idle instance is kept warm.
     pub idle_timeout_ms: u64,
-    /// What is charged for.
+    /// How the platform bills.
     pub billing: ReplicateBilling,
     /// Whether the rate limits hold.
     pub limits: bool,
@@ -41,13 +42,13 @@ pub struct ReplicateSettings {
     pub cancel_delay_ms: u64,
     /// After how many events every stream closes without `done`, if at all.
     pub stream_cut_after: Option<u32>,
-    /// What signs the webhooks: `whsec_` and base64.
+    /// The key that signs the webhooks: `whsec_` and base64.
     pub webhook_secret: String,
     /// Whether every webhook is sent twice.
     pub webhook_duplicates: bool,
 }
 
-/// What a model calls the limit on its answer.
+/// A model's name for the limit on its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MaxTokensKey {
@@ -67,7 +68,7 @@ pub enum OutputShape {
     String,
 }
 
-/// What Replicate charges for.
+/// How Replicate bills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplicateBilling {
@@ -89,9 +90,6 @@ impl MaxTokensKey {
     }
 }
 
-/// A year. Longer times are most likely a mistake of unit.
-const MILLIS_MAX: u64 = 365 * 86_400_000;
-
 impl ReplicateSettings {
     /// A time of the platform, as long as it takes here.
     pub(crate) fn scaled(&self, time: Duration) -> Duration {
@@ -103,22 +101,20 @@ impl ReplicateSettings {
         self.scaled(Duration::from_millis(self.data_ttl_ms))
     }
 
-    /// The first key that cannot work, and the rule.
-    pub(crate) fn out_of_range(&self) -> Option<(&'static str, &'static str)> {
+    /// The first value that cannot work.
+    pub(super) fn out_of_range(&self) -> Option<Broken> {
         let times = [self.data_ttl_ms, self.idle_timeout_ms, self.cancel_delay_ms];
-        [
+        first_broken([
             (self.time_scale > 0.0 && self.time_scale <= 10.0, "time_scale", "above 0 and at most 10"),
             (self.create_limit > 0, "create_limit", "at least 1"),
             (self.other_limit > 0, "other_limit", "at least 1"),
             (Secret::parse(&self.webhook_secret).is_some(), "webhook_secret", "whsec_ and base64"),
             (
-                times.iter().all(|&time| time <= MILLIS_MAX),
+                times.iter().all(|&time| time <= YEAR_MS),
                 "data_ttl_ms, idle_timeout_ms or cancel_delay_ms",
-                "at most 31536000000 (a year)",
+                AT_MOST_A_YEAR,
             ),
-        ]
-        .into_iter()
-        .find_map(|(fine, key, rule)| (!fine).then_some((key, rule)))
+        ])
     }
 }
 
@@ -157,7 +153,7 @@ mod tests {
         };
         match config.check() {
             Ok(()) => None,
-            Err(ConfigError::ReplicateRange { key, .. } | ConfigError::Range { key, .. }) => Some(key),
+            Err(ConfigError::TableRange { key, .. } | ConfigError::Range { key, .. }) => Some(key),
             Err(other) => panic!("{other}"),
         }
     }
