@@ -1,6 +1,10 @@
 //! The auditor: knows what really happened and says which rule was broken.
 
-use std::{collections::BTreeMap, rc::Rc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
 
 use dispatcher::jobs::Count;
 use schemas::{
@@ -39,9 +43,14 @@ pub(crate) struct Audit {
     pub(crate) tally: Tally,
     /// When each process started and died.
     lives: Vec<(Host, Micros, Option<Micros>)>,
-    stops: Vec<(Host, Micros, Micros)>,
-    jumps: Vec<(Host, Micros)>,
-    kills: Vec<Micros>,
+    /// Hosts whose clocks jumped.
+    jumps: BTreeSet<Host>,
+    /// Whether the server was killed, and forgot.
+    forgetful: bool,
+    /// Whether nobody dies, is stopped or is cut off in this world.
+    gentle: bool,
+    /// Jobs that were given back and not delivered since.
+    given_back: BTreeSet<u64>,
     /// Who offered each attempt, and whether it heard of the attempt since.
     offered: BTreeMap<AttemptKey, Offered>,
 }
@@ -123,8 +132,8 @@ impl Tally {
 
 impl Audit {
     /// Saw nothing yet.
-    pub(crate) fn new(_plan: &Plan) -> Self {
-        Self::default()
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self { gentle: plan.is_gentle(), ..Self::default() }
     }
 
     /// The first rule that was broken.
@@ -142,7 +151,7 @@ impl Audit {
             Seen::Stored { stream, seq, duplicate, message } => {
                 self.stored(stream, *seq, *duplicate, message, now, history);
             }
-            Seen::Delivered { .. } => {}
+            Seen::Delivered { lease } => self.delivered(lease),
             Seen::Acked { lease, ack, newest } => self.acked(lease, *ack, *newest, now, history),
         }
     }
@@ -208,6 +217,17 @@ impl Audit {
         }
     }
 
+    /// Where nobody dies, is stopped or is cut off, no lease runs out: a job that comes again was given back.
+    fn delivered(&mut self, lease: &str) {
+        let Ok(lease) = lease.parse::<Lease>() else { return };
+        let given_back = self.given_back.remove(&lease.stream_seq);
+        if self.gentle && lease.delivered > 1 && !given_back {
+            let what = format!("delivery {} came because a lease ran out", lease.delivered);
+            let rule = "where nobody dies or is cut off, no lease runs out";
+            self.broken(Violation::new(rule, what).about(lease.stream_seq));
+        }
+    }
+
     /// The place in the log of a cost event's job: the last with its id.
     fn place(&self, event: &CostEvent) -> Option<u64> {
         let of = |job: &Accepted| Some(job.id) == event.job && job.tenant == event.tenant;
@@ -262,6 +282,7 @@ impl Audit {
             Ack::Nak(_) => {
                 let stale = newest.is_some_and(|newest| newest != lease.consumer_seq);
                 self.tally.stale_naks += u64::from(stale);
+                self.given_back.insert(seq);
                 history.note(now, "server", Some(seq), || {
                     let stale = if stale { ", which is not the newest" } else { "" };
                     format!("takes back delivery {}{stale}", lease.delivered)
@@ -271,8 +292,20 @@ impl Audit {
         }
     }
 
-    /// A process sends a message.
-    pub(crate) fn sent(&mut self, _host: Host, _message: &Message, _now: Micros, _server: &Server) {}
+    /// A process sends a message: what it gives back must be its own. Hosts whose clocks jump, and a server that forgets its
+    /// deliveries, are left out.
+    pub(crate) fn sent(&mut self, host: Host, message: &Message, server: &Server) {
+        let Body::Ack(Ack::Nak(_)) = message.body else { return };
+        let Ok(lease) = message.subject.parse::<Lease>() else { return };
+        let consumer = server.consumers().find(|consumer| &**consumer.name() == lease.consumer());
+        let newest = consumer.and_then(|consumer| consumer.newest_delivery(lease.stream_seq));
+        let stale = newest.is_some_and(|newest| newest != lease.consumer_seq);
+        if stale && !self.forgetful && !self.jumps.contains(&host) {
+            let what = format!("delivery {} is given back, {newest:?} is the newest", lease.consumer_seq);
+            let rule = "a lease is given back only by who holds it";
+            self.broken(Violation::new(rule, what).about(lease.stream_seq));
+        }
+    }
 
     /// A dispatcher holds so many jobs.
     pub(crate) fn holds(&mut self, count: &Count) {
@@ -296,19 +329,14 @@ impl Audit {
         }
     }
 
-    /// A process is stopped for a while.
-    pub(crate) fn stopped(&mut self, host: Host, from: Micros, until: Micros) {
-        self.stops.push((host, from, until));
-    }
-
     /// A clock jumps.
-    pub(crate) fn jumped(&mut self, host: Host, now: Micros) {
-        self.jumps.push((host, now));
+    pub(crate) fn jumped(&mut self, host: Host) {
+        self.jumps.insert(host);
     }
 
     /// The server is killed.
-    pub(crate) fn server_killed(&mut self, now: Micros) {
-        self.kills.push(now);
+    pub(crate) fn server_killed(&mut self) {
+        self.forgetful = true;
     }
 
     /// What has not ended; nothing once everything has.

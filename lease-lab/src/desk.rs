@@ -6,6 +6,7 @@ use schemas::Micros;
 
 use crate::{
     audit::Audit,
+    mutation::Mutation,
     net::{Host, Line, Subscription},
     plan::{POOLS, Plan},
     provider::{CallOf, Provider, RunId},
@@ -34,6 +35,11 @@ impl Desk<'_> {
     /// What the world is like.
     pub(crate) fn plan(&self) -> Rc<Plan> {
         self.core.plan.clone()
+    }
+
+    /// Whether a bug was put back.
+    pub(crate) fn has(&self, mutation: Mutation) -> bool {
+        self.core.mutation == Some(mutation)
     }
 
     /// The host's name.
@@ -66,7 +72,7 @@ impl Desk<'_> {
     /// Sends a message.
     pub(crate) fn send(&mut self, line: Line, message: Message) {
         if self.step() {
-            self.core.audit.sent(self.host, &message, self.core.agenda.now(), &self.core.server);
+            self.core.audit.sent(self.host, &message, &self.core.server);
             self.core.send(self.host, line, message);
         }
     }

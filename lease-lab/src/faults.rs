@@ -28,10 +28,7 @@ impl World {
                 self.core.note(&name, None, || "is asked to end".to_owned());
                 self.end(host);
             }
-            Fault::Stop { host, span } => {
-                self.core.audit.stopped(host, now, now + span);
-                self.stop(host, now + span);
-            }
+            Fault::Stop { host, span } => self.stop(host, now + span),
             Fault::Hold { host, span } => self.core.net.hold(host, now + span),
             Fault::CutOff { host, span } => {
                 for session in self.core.net.cut_off(host, now + span, now) {
@@ -49,7 +46,7 @@ impl World {
             }
             Fault::Jump { host, by, back } => {
                 self.core.hosts[host].clock.jump(by, back);
-                self.core.audit.jumped(host, now);
+                self.core.audit.jumped(host);
                 // What the jump set wrong is put right by then, as by a time server: hosts whose clocks differ for good by more than
                 // the second within which an offer must be accepted do not work together.
                 let calm_at = self.core.plan.calm_at;
@@ -60,7 +57,7 @@ impl World {
                     return;
                 }
                 self.core.server.stop(None, now);
-                self.core.audit.server_killed(now);
+                self.core.audit.server_killed();
                 for host in 0..self.core.hosts.len() {
                     for line in LINES {
                         self.core.net.break_line(host, line, now);

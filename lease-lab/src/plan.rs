@@ -199,6 +199,14 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Whether nobody dies, is stopped or is cut off, and no job has two attempts at once.
+    pub(crate) fn is_gentle(&self) -> bool {
+        let gentle = |fault: &Fault| matches!(fault, Fault::Restart { .. } | Fault::Mood { .. });
+        self.hedges == 0 && self.faults.iter().all(|(_, fault)| gentle(fault))
+    }
+}
+
 fn jobs(seed: u64, calm_at: Micros) -> Vec<PlannedJob> {
     let mut chance = Chance::of(seed, Purpose::Jobs);
     let count = chance.between(10, 40);
@@ -228,10 +236,17 @@ fn faults(seed: u64, hosts: &[Kind], cluster: bool, calm_at: Micros) -> Vec<(Mic
     let mut chance = Chance::of(seed, Purpose::Faults);
     // Some worlds are quiet, so that nothing is asserted only where something broke.
     let count = if chance.one_in(1, 12) { 0 } else { chance.between(1, 14) };
+    // Others only restart processes, one dispatcher at a time.
+    let gentle = chance.one_in(1, 6);
     let mut faults: Vec<(Micros, Fault)> = Vec::new();
     for _ in 0..count {
         let at = chance.time(BEGIN + Duration::from_secs(2), calm_at - Duration::from_secs(5));
         let left = calm_at.since(at);
+        if gentle {
+            let host = chance.between(1, hosts.len() as u64 - 1);
+            faults.push((at, Fault::Restart { host: usize::try_from(host).expect("a small number") }));
+            continue;
+        }
         faults.push((at, fault(&mut chance, hosts, cluster, left)));
         if chance.one_in(1, 4) {
             // Two at nearly the same time find what one alone does not.

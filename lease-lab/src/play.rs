@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::{
     audit::Tally,
+    mutation::Mutation,
     plan::Plan,
     world::{Violation, World},
 };
@@ -24,9 +25,18 @@ pub struct Failure {
 
 /// Plays a seed. A seed that fails is played again, with its history.
 pub fn play(seed: u64) -> Result<Tally, Box<Failure>> {
-    let mut world = World::new(Plan::of(seed), false);
+    play_with(seed, None)
+}
+
+/// Plays a seed with a bug put back.
+pub fn play_mutated(seed: u64, mutation: Mutation) -> Result<Tally, Box<Failure>> {
+    play_with(seed, Some(mutation))
+}
+
+fn play_with(seed: u64, mutation: Option<Mutation>) -> Result<Tally, Box<Failure>> {
+    let mut world = World::new(Plan::of(seed), mutation, false);
     let Err(violation) = world.play() else { return Ok(world.core.audit.tally) };
-    let mut again = World::new(Plan::of(seed), true);
+    let mut again = World::new(Plan::of(seed), mutation, true);
     let same = again.play();
     let mut history = again.core.history.text(violation.job, LINES);
     if same.as_ref() != Err(&violation) {
@@ -53,6 +63,6 @@ impl fmt::Display for Failure {
             if plan.finds { "found" } else { "not found" }
         )?;
         f.write_str(history)?;
-        writeln!(f, "play it again: cargo run -p lease-lab -- {seed}")
+        writeln!(f, "play it again: cargo run -p lease-lab --example play -- {seed}")
     }
 }

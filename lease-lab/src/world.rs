@@ -24,6 +24,7 @@ use crate::{
     clock::Clock,
     desk::Desk,
     history::History,
+    mutation::Mutation,
     net::{Host, LINES, Line, Net, Subscription},
     plan::{BEGIN, Kind, POOLS, Plan},
     process::{Process, boot},
@@ -101,6 +102,8 @@ pub(crate) struct Core {
     /// Jobs that are surely published, by their place in the plan: on the producer's disk.
     pub(crate) published: BTreeSet<usize>,
     pub(crate) plan: Rc<Plan>,
+    /// A bug that was put back.
+    pub(crate) mutation: Option<Mutation>,
 }
 
 /// A host, and the process on it.
@@ -144,7 +147,7 @@ pub(crate) struct World {
 
 impl World {
     /// The world that a plan means. `written` says whether its history will be read.
-    pub(crate) fn new(plan: Plan, written: bool) -> Self {
+    pub(crate) fn new(plan: Plan, mutation: Option<Mutation>, written: bool) -> Self {
         let seed = plan.seed;
         let of = |purpose| Chance::of(seed, purpose);
         let mut agenda = Agenda::new(BEGIN);
@@ -165,6 +168,7 @@ impl World {
             published: BTreeSet::new(),
             agenda,
             plan: Rc::new(plan),
+            mutation,
         };
         let processes = core.hosts.iter().map(|_| None).collect();
         Self { core, processes, chance: of(Purpose::Machines) }

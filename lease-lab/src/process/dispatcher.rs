@@ -25,6 +25,7 @@ use super::Process;
 use crate::{
     client::{Client, FIRST_FREE, Said},
     desk::Desk,
+    mutation::Mutation,
     net::{Line, Subscription},
     setup,
     wire::{self, API, Ack, Ask, Body, MAX_PAYLOAD, Message, Told},
@@ -256,8 +257,11 @@ impl Process for Dispatcher {
                 for offer in news.accepted.iter().copied().chain(news.ended.iter().map(|ended| ended.offer)) {
                     desk.audit().hears_of(AttemptKey::of(&self.accept, offer));
                 }
-                self.apply(Event::Answered(news.as_ref().clone()), desk);
+                let mut news = news.as_ref().clone();
+                news.open = news.open.filter(|_| !desk.has(Mutation::DeafToRollCalls));
+                self.apply(Event::Answered(news), desk);
             }
+            (RETURNS, _) if self.ends_by.is_some() && desk.has(Mutation::SwallowsReturns) => {}
             (BEATS, Body::Beat(beat)) => self.apply(Event::Heard(beat.as_ref().clone()), desk),
             (RETURNS, Body::Return(back, parcel)) => {
                 desk.note(Some(back.lease.stream_seq), || {

@@ -6,14 +6,15 @@ mod call;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use schemas::{
-    Micros, PoolId, WorkerId,
+    JobId, Micros, PoolId, WorkerId,
     handover::{Acceptances, Handover, OfferKey, Return},
     headers,
     journal::Journal,
+    reply::JobResult,
     subjects,
     topology::{JOURNAL_BUCKET, LEDGER, REPLIES, bucket_stream},
 };
-use transport::Stored;
+use transport::{Stored, stored};
 use workers::{
     attempt::course::{Effect, Event, Found, News, Refusal, ResultName, Site, Terms},
     clock::Now,
@@ -27,6 +28,7 @@ use crate::{
     client::{Client, FIRST_FREE, Said},
     desk::Desk,
     history::MANY,
+    mutation::Mutation,
     net::{Line, Subscription},
     plan::BEGIN,
     setup,
@@ -79,7 +81,7 @@ enum What {
     Cost,
     Result,
     Results,
-    Costs(Option<u64>),
+    Costs(Vec<JobResult>),
     Stored,
     ReadJournal,
     WriteJournal,
@@ -202,12 +204,28 @@ impl Worker {
                     ResultName::IdTaken(seq) => result.job.taken_message(tenant, seq),
                 };
                 let subject = subjects::result(tenant, &job.mailbox);
+                if desk.has(Mutation::UsefulTooSoon)
+                    && let Some(event) = stored::useful_event(&result, tenant)
+                {
+                    let subject = subjects::cost(tenant, &job.mailbox);
+                    let id = event.message_id().unwrap_or_default();
+                    let message = Message::new(subject, Body::Cost(event.into())).with_id(id);
+                    self.client.publish(Token { attempt: 0, what: What::Cost }, Line::Bulk, message, desk);
+                }
                 let message = Message::new(subject, Body::Result(result.as_ref().clone().into())).with_id(id);
+                if desk.has(Mutation::AcksTooSoon) {
+                    self.client.ack(attempt.lease(), desk);
+                }
                 self.store(number, What::Result, message, desk);
             }
             Effect::WriteJournal(journal) => {
                 attempt.writing = Some(journal);
-                self.read_journal(number, desk);
+                // Where nobody is known to have written anything, the first write needs no read.
+                if std::mem::take(&mut attempt.fresh) {
+                    self.merge_journal(number, None, desk);
+                } else {
+                    self.read_journal(number, desk);
+                }
             }
             Effect::Check => self.apply(number, Event::Checked(None), desk),
             Effect::FetchInput => self.apply(number, Event::InputFetched, desk),
@@ -321,12 +339,12 @@ impl Worker {
             }
             (What::Result, _) => self.apply(number, Event::ResultRefused(full()), desk),
             (What::Results, Some(Told::Found(found))) => self.look_for_cost(number, &found, desk),
-            (What::Costs(result), Some(Told::Found(found))) => {
+            (What::Costs(results), Some(Told::Found(found))) => {
                 let (handover, key) = (&attempt.course.terms().handover, attempt.course.key());
                 let Some(job) = &attempt.job else { return };
                 let own = job.id.cost_message(&job.subject.tenant, handover.attempt, key);
                 let booked = found.iter().any(|stored| stored.message.id.as_deref() == Some(own.as_str()));
-                self.apply(number, Event::Looked(Found { result, booked }), desk);
+                self.apply(number, Event::Looked(Box::new(Found { results, booked })), desk);
             }
             (What::Stored, Some(Told::Got(found))) => {
                 let body = found.map(|stored| stored.message.body);
@@ -343,12 +361,18 @@ impl Worker {
                 self.merge_journal(number, found.map(|found| *found), desk);
             }
             (What::WriteJournal, Some(Told::Stored { .. })) => self.journal_written(number, desk),
-            (What::WriteJournal | What::ReadJournal, _) => self.read_journal(number, desk),
+            // Somebody else wrote in between: it is read again.
+            (What::WriteJournal, Some(Told::Refused(wire::Refusal::WrongSequence))) => {
+                self.read_journal(number, desk);
+            }
+            // What could not be read or stored is left: the attempt goes on without.
+            (What::WriteJournal | What::ReadJournal, _) => self.journal_written(number, desk),
             (What::Extend(asked), told) => attempt.hold.answered(asked, told.is_some()),
             // Nobody answered: the question is asked again.
             (What::Job, _) => self.carry_out(number, Effect::ReadJob, desk),
-            (What::Results | What::Costs(_), _) => self.carry_out(number, Effect::LookForResult, desk),
-            (What::Stored, _) => self.apply(number, Event::StoredRead(None), desk),
+            (What::Results | What::Costs(_) | What::Stored, _) => {
+                self.apply(number, Event::Unanswered("no answer".into()), desk);
+            }
         }
     }
 
@@ -356,12 +380,16 @@ impl Worker {
     fn look_for_cost(&mut self, number: u64, found: &[wire::Stored], desk: &mut Desk<'_>) {
         let Some(attempt) = self.attempts.get(&number) else { return };
         let Some(job) = &attempt.job else { return };
-        let own = job.id.result_message(&job.subject.tenant);
-        let of = |stored: &&wire::Stored| stored.message.id.as_deref() == Some(own.as_str());
-        let result = found.iter().find(of).map(|stored| stored.seq);
+        let results = found.iter().filter_map(|stored| match (&stored.message.id, &stored.message.body) {
+            (Some(id), Body::Result(result)) if JobId::from_result_message(id) == Some(job.id) => {
+                Some(result.as_ref().clone())
+            }
+            _ => None,
+        });
+        let results = results.collect();
         let subject = subjects::cost(&job.subject.tenant, &job.mailbox).into();
         let since = attempt.lease().stored_at - MARGIN;
-        self.ask(number, What::Costs(result), Ask::Since { stream: LEDGER.into(), subject, since }, desk);
+        self.ask(number, What::Costs(results), Ask::Since { stream: LEDGER.into(), subject, since }, desk);
     }
 
     /// Extends leases that are due and tells attempts whose leases may be lost.
@@ -374,6 +402,10 @@ impl Worker {
             let Some(attempt) = self.attempts.get_mut(&number) else { continue };
             if !attempt.lost && !attempt.hold.is_sure(now) {
                 attempt.lost = true;
+                if desk.has(Mutation::NaksLostLease) {
+                    let nak = Body::Ack(Ack::Nak(Duration::ZERO));
+                    desk.send(Line::Control, Message::new(attempt.lease().subject(), nak));
+                }
                 self.apply(number, Event::News(News::LeaseLost), desk);
                 continue;
             }

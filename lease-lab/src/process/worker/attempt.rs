@@ -40,6 +40,8 @@ pub(super) struct Attempt {
     pub(super) waits: Option<Micros>,
     /// What is to be merged into the stored journal.
     pub(super) writing: Option<Box<Journal>>,
+    /// Whether nobody is known to have written a journal.
+    pub(super) fresh: bool,
     pub(super) settled: Option<Settled>,
     /// How long the lease is surely its own.
     pub(super) hold: Hold,
@@ -77,6 +79,7 @@ pub(super) enum Phase {
 impl Attempt {
     pub(super) fn new(terms: Terms, parcel: Option<wire::Job>, ack_wait: Duration, desk: &Desk<'_>) -> Self {
         let leased = Worker::now(desk).steady_at(terms.handover.leased_us);
+        let fresh = terms.handover.journal.entries.is_empty();
         Self {
             course: Course::new(terms),
             parcel,
@@ -84,6 +87,7 @@ impl Attempt {
             call: None,
             waits: None,
             writing: None,
+            fresh,
             settled: None,
             hold: Hold::new(ack_wait, leased),
             lost: false,
