@@ -199,7 +199,11 @@ impl Dispatcher {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
         info!(dispatcher = %self.config.id, regions = self.config.regions.len(), "dispatching");
         let outcome = self.dispatch(Some(&shutdown)).await;
-        self.wind_down().await;
+        let deadline = Instant::now() + self.config.grace;
+        self.wind_down(deadline).await;
+        // Results that are stored last are acknowledged last: acks and publisher end after everything else.
+        self.role.close(deadline.saturating_duration_since(Instant::now())).await;
+        info!(dispatcher = %self.config.id, "dispatcher stopped");
         outcome
     }
 
@@ -472,9 +476,8 @@ impl Dispatcher {
         }
     }
 
-    /// Takes no more, gives back what is in hand, waits for open offers and terminal results within the grace period.
-    async fn wind_down(&mut self) {
-        let deadline = Instant::now() + self.config.grace;
+    /// Takes no more, gives back what is in hand, waits for open offers and terminal results until `deadline`.
+    async fn wind_down(&mut self, deadline: Instant) {
         if let Err(error) = self.deliveries.drain().await {
             debug!(%error, "deliveries not drained");
         }

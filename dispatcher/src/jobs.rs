@@ -102,6 +102,9 @@ pub struct Jobs {
     /// When leases were last looked at, and when what is rarely looked at was.
     kept: Micros,
     swept: Micros,
+    /// When time was last looked at, and from when on the silence of workers means something.
+    ticked: Micros,
+    silence_counts_from: Micros,
 }
 
 /// How many jobs are where, counted from the records.
@@ -166,6 +169,8 @@ impl Jobs {
             stopping: false,
             kept: Micros::default(),
             swept: Micros::default(),
+            ticked: Micros::default(),
+            silence_counts_from: Micros::default(),
             config,
         }
     }

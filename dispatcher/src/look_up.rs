@@ -127,7 +127,8 @@ impl LookUp {
             let Some(id) = event.message_id() else { continue };
             let (subject, headers, body) = Address::of(&suspect.head).cost(&event, id);
             if let Err(error) = self.publisher.publish(subject, headers, body).await {
-                error!(job = %suspect.head.id, %error, "cost event not stored");
+                error!(job = %suspect.head.id, %error, "cost event not stored; the job comes again");
+                return Fate::Unknown;
             }
         }
         fate(suspect, &results)

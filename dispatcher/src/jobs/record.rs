@@ -123,6 +123,8 @@ pub enum Course {
         life: Micros,
         /// Since when, by our clock.
         since: Micros,
+        /// When the worker last named it in a roll call, or took it.
+        named: Micros,
     },
 }
 

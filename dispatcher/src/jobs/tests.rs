@@ -370,13 +370,42 @@ fn attempts_of_a_worker_that_began_a_new_life_are_booked_once_and_take_no_slot()
 }
 
 #[test]
-fn a_silent_worker_has_vanished_with_its_attempts() {
+fn a_worker_that_is_silent_for_longer_than_a_lease_has_vanished_with_its_attempts() {
     let mut scene = Scene::new();
     let handover = scene.offered(1);
     scene.accept("w1", handover.offer);
-    assert!(scene.pass(Duration::from_secs(11)).is_empty());
-    let effects = scene.pass(Duration::from_secs(3));
+    for _ in 0..59 {
+        assert!(scene.pass(Duration::from_secs(1)).is_empty());
+    }
+    let effects: Vec<Effect> = (0..3).flat_map(|_| scene.pass(Duration::from_secs(1))).collect();
     assert!(matches!(effects[..], [Effect::BookLost(_)]), "{effects:?}");
+    assert_eq!(scene.left(), Count::default());
+}
+
+#[test]
+fn after_a_freeze_or_a_jump_of_the_clock_nobodys_silence_means_anything_for_a_while() {
+    let mut scene = Scene::new();
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    assert!(scene.pass(Duration::from_secs(600)).is_empty());
+    scene.beat("golem@us-east", "w1", 1);
+    scene.apply(Event::Answered(Acceptances { open: Some(vec![handover.offer]), ..scene.news("w1") }));
+    for _ in 0..9 {
+        assert!(scene.pass(Duration::from_secs(1)).is_empty());
+    }
+    assert_eq!(scene.left().running, 1);
+}
+
+#[test]
+fn an_attempt_that_a_worker_which_speaks_does_not_name_any_more_has_ended() {
+    let mut scene = Scene::new();
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    for _ in 0..12 {
+        scene.beat("golem@us-east", "w1", 1);
+        let effects = scene.pass(Duration::from_secs(1));
+        assert!(effects.is_empty(), "its worker has booked it: {effects:?}");
+    }
     assert_eq!(scene.left(), Count::default());
 }
 
@@ -496,4 +525,24 @@ fn a_lease_in_hand_is_extended_and_let_go_when_the_server_does_not_answer() {
     assert!(scene.pass(Duration::from_secs(1)).is_empty(), "one request at a time");
     scene.pass(Duration::from_secs(34));
     assert_eq!(scene.left(), Count::default(), "it may be another dispatcher's by now");
+}
+
+#[test]
+fn a_job_left_to_an_older_attempt_that_gives_it_back_goes_on() {
+    let mut scene = Scene::new();
+    let first = scene.offered(1);
+    scene.accept("w1", first.offer);
+    scene.deliver(1, 2);
+    let effects = scene.pass(Duration::from_millis(20));
+    let effects = scene.found(&effects, || Fate::Again(Journal::default()));
+    let second = offer(&effects).unwrap();
+    let news = Acceptances { refused: vec![(second.offer, RefusedBecause::Running)], ..scene.news("w1") };
+    scene.apply(Event::Answered(news));
+    assert!(
+        scene.give_back(1, &first, FailureClass::ProviderDown).is_empty(),
+        "its lease is made sure of first"
+    );
+    let effects = scene.pass(Duration::from_millis(20));
+    let effects = scene.found(&effects, || Fate::Again(Journal::default()));
+    assert!(offer(&effects).is_some(), "{effects:?}");
 }
