@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dispatcher::{
     DispatcherConfig,
+    ending::Ending,
     feed::{Feed, PULL_EXPIRES},
     jobs::{Delivered, Effect, Event, JobKey, Jobs, PullEnd, Suspect},
     nats::{self, Parcel},
@@ -13,9 +14,10 @@ use dispatcher::{
 use rand::{SeedableRng, rngs::StdRng};
 use schemas::{
     AttemptKey, Lane, Micros,
+    failure::{Failure, FailureClass},
     handover::Handover,
     headers,
-    job::{Head, salvage},
+    job::Head,
     lease::Lease,
     subjects::{self, JobSubject},
 };
@@ -55,6 +57,8 @@ pub(super) struct Dispatcher {
     effects: Vec<Effect>,
     chains: BTreeMap<ChainId, Chain>,
     next_chain: ChainId,
+    /// Chains that wait before they try again.
+    paused: Vec<(Micros, ChainId)>,
     look_ups: Vec<Vec<Suspect>>,
     looking_up: usize,
     tick_at: Micros,
@@ -98,6 +102,7 @@ impl Dispatcher {
             effects: Vec::new(),
             chains: BTreeMap::new(),
             next_chain: 0,
+            paused: Vec::new(),
             look_ups: Vec::new(),
             looking_up: 0,
             tick_at: desk.now(),
@@ -178,7 +183,7 @@ impl Dispatcher {
                 desk.note(Some(ending.lease().stream_seq), || {
                     format!("ends it {}: {}", ending.status().as_str(), ending.failure().class)
                 });
-                self.begin(Chain::end(&ending, desk.wall()), desk);
+                self.begin(Chain::end(ending, desk.wall()), desk);
             }
             Effect::BookLost(lost) => {
                 desk.note(Some(lost.lease.stream_seq), || format!("books attempt {} as lost", lost.key));
@@ -215,20 +220,26 @@ impl Dispatcher {
                 let parcel = parcel.as_ref().clone();
                 self.apply(Event::Delivered(Box::new(Delivered { head, parcel, lease })), desk);
             }
-            Err(error) => self.broken(message, parcel, lease, &error.to_string(), desk),
+            Err(error) => self.broken(message, parcel, lease, &error.to_string()),
         }
     }
 
     /// A delivery is no job: it ends, and whoever sent it is told if id and mailbox can be found.
-    fn broken(&mut self, message: &Message, parcel: &Parcel, lease: Lease, error: &str, desk: &mut Desk<'_>) {
-        if self.jobs.counted(&lease).is_none() {
-            return;
-        }
-        desk.note(Some(lease.stream_seq), || format!("ends it, which is no job: {error}"));
-        let subject: Option<JobSubject> = message.subject.parse().ok();
-        let headers = nats::job_headers(Some(&parcel.headers));
-        let left = salvage(subject.as_ref(), headers, &parcel.body);
-        self.begin(Chain::broken(left, subject, lease, error, desk.wall()), desk);
+    fn broken(&mut self, message: &Message, parcel: &Parcel, lease: Lease, error: &str) {
+        let Some(feed) = self.jobs.counted(&lease) else { return };
+        let (region, model) = (feed.region.clone(), feed.model.clone());
+        let failure = Failure::new(FailureClass::Undecodable, error);
+        let message = async_nats::Message {
+            subject: message.subject.to_string().into(),
+            reply: None,
+            payload: parcel.body.clone(),
+            headers: Some(parcel.headers.clone()),
+            status: None,
+            description: None,
+            length: parcel.bytes(),
+        };
+        let ending = Ending::broken(message, lease, failure, region, model);
+        self.effects.push(Effect::End(Box::new(ending)));
     }
 
     fn said(&mut self, said: Said<Token>, desk: &mut Desk<'_>) {
@@ -296,6 +307,7 @@ impl Process for Dispatcher {
         for said in self.client.woken(desk) {
             self.said(said, desk);
         }
+        self.resume(desk);
         if self.tick_at <= desk.now() {
             self.apply(Event::Tick, desk);
             let holds = self.jobs.records().next().is_some();
@@ -318,7 +330,8 @@ impl Process for Dispatcher {
     }
 
     fn wake_at(&self) -> Option<Micros> {
-        self.client.wake_at().into_iter().chain([self.tick_at]).min()
+        let paused = self.paused.iter().map(|(at, _)| *at);
+        self.client.wake_at().into_iter().chain([self.tick_at]).chain(paused).min()
     }
 
     fn busy(&self) -> Option<String> {

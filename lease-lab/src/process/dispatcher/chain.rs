@@ -1,33 +1,28 @@
 //! What a dispatcher does in several steps beside its machine, each step a question to the server: looking jobs up, ending jobs,
-//! booking attempts whose workers vanished. Mirrors `look_up`, `ending` and `lost` of the real dispatcher, which are async.
+//! booking attempts whose workers vanished. The decisions are those of `look_up`, `ending` and `lost`; the order of questions mirrors
+//! the async code there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    rc::Rc,
+    collections::{HashSet, VecDeque},
     time::Duration,
 };
 
 use dispatcher::{
     ending::Ending,
-    jobs::{Event, Fate, Finding, JobKey, Lost, Suspect},
-    look_up::id_taken,
-    nats,
+    jobs::{Event, Fate, Finding, Lost, Suspect},
+    look_up, nats,
 };
 use schemas::{
-    JobId, Micros, UsdNanos,
-    cost::{Bill, CostEvent, CostLine, Purpose},
-    dead::Obituary,
-    failure::{Failure, FailureClass},
+    JobId, Micros,
+    cost::CostEvent,
+    failure::FailureClass,
     handover::Return,
-    job::{Head, Salvage},
+    job::Head,
     journal::Journal,
-    lease::Lease,
-    prices::Unit,
-    reply::{JobResult, LogPlace, Status, Timings},
-    subjects::{self, JobSubject},
+    reply::{JobResult, Status},
+    subjects,
     topology::{JOURNAL_BUCKET, LEDGER, REPLIES, bucket_stream},
 };
-use transport::stored;
 
 use super::{Dispatcher, Token};
 use crate::{
@@ -45,33 +40,35 @@ const SCAN_WITHIN: Duration = Duration::from_secs(30);
 const GET_WITHIN: Duration = Duration::from_secs(5);
 /// How long an extension may take.
 const EXTEND_WITHIN: Duration = Duration::from_secs(2);
+/// Before what was refused, or not answered, is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Clocks differ: scans begin a little earlier.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// Steps that follow each other.
 #[derive(Debug)]
 pub(super) enum Chain {
-    /// Jobs of one mailbox are looked up.
+    /// Jobs of one mailbox are looked up, one after the other.
     LookUp(Box<LookUp>),
-    /// A job is ended: its messages are stored, then its lease is finished.
-    End(Lease, Option<JobKey>, VecDeque<Message>),
+    /// A job is ended.
+    End(Box<End>),
     /// An attempt of a vanished worker is booked.
     Lost(Box<BookLost>),
     /// A returned job is read from the log.
     Read(Box<Return>),
 }
 
-/// Jobs of one mailbox, looked up one after the other.
 #[derive(Debug)]
 pub(super) struct LookUp {
     suspects: VecDeque<Suspect>,
     findings: Vec<Finding>,
     results: Vec<(JobId, u64)>,
-    costs: Option<BTreeSet<Rc<str>>>,
+    costs: HashSet<String>,
     step: Step,
-    /// Of the first suspect: its results that are still to be read, another job's result, when its lease was extended.
+    /// Of the first suspect: results to be read, results read, costs to be stored, when its lease was extended.
     seqs: VecDeque<u64>,
-    other: Option<Rc<JobResult>>,
+    read: Vec<JobResult>,
+    missing: Vec<CostEvent>,
     leased: Option<Micros>,
 }
 
@@ -85,17 +82,33 @@ enum Step {
     Journal,
 }
 
-/// An attempt of a vanished worker.
+#[derive(Debug)]
+pub(super) struct End {
+    ending: Box<Ending>,
+    step: EndStep,
+    costs: Vec<CostEvent>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndStep {
+    Begin,
+    Letter,
+    Cost,
+    Result,
+    First,
+    Taken,
+}
+
 #[derive(Debug)]
 pub(super) struct BookLost {
     lost: Lost,
-    /// Results with the job's id that are still to be read.
-    seqs: VecDeque<u64>,
-    any: bool,
     step: LostStep,
+    seqs: VecDeque<u64>,
+    read: Vec<JobResult>,
+    event: Option<CostEvent>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LostStep {
     Results,
     Result,
@@ -110,46 +123,25 @@ impl Chain {
             suspects: suspects.into(),
             findings: Vec::new(),
             results: Vec::new(),
-            costs: None,
+            costs: HashSet::new(),
             step: Step::Results,
             seqs: VecDeque::new(),
-            other: None,
+            read: Vec::new(),
+            missing: Vec::new(),
             leased: None,
         }))
     }
 
     /// Ends a job.
-    pub(super) fn end(ending: &Ending, now: Micros) -> Self {
-        Self::End(ending.lease().clone(), ending.key(), end_messages(ending, now))
-    }
-
-    /// Ends what is no job.
-    pub(super) fn broken(
-        left: Salvage,
-        subject: Option<JobSubject>,
-        lease: Lease,
-        error: &str,
-        now: Micros,
-    ) -> Self {
-        let failure = Failure::new(FailureClass::Undecodable, error);
-        let mut messages = VecDeque::new();
-        if let (Some(id), Some(subject), Some(mailbox)) = (left.id, subject, left.mailbox) {
-            let result = result(id, Status::Failed, failure, 0, &lease, now);
-            let message =
-                Message::new(subjects::result(&subject.tenant, &mailbox), Body::Result(result.into()));
-            messages.push_back(message.with_id(id.result_message(&subject.tenant)));
-        }
-        Self::End(lease, None, messages)
+    pub(super) fn end(ending: Box<Ending>, now: Micros) -> Self {
+        let costs = ending.unfinished(now);
+        Self::End(Box::new(End { ending, step: EndStep::Begin, costs }))
     }
 
     /// Books an attempt.
     pub(super) fn lost(lost: Box<Lost>) -> Self {
-        Self::Lost(Box::new(BookLost {
-            lost: *lost,
-            seqs: VecDeque::new(),
-            any: false,
-            step: LostStep::Results,
-        }))
+        let (step, seqs, read) = (LostStep::Results, VecDeque::new(), Vec::new());
+        Self::Lost(Box::new(BookLost { lost: *lost, step, seqs, read, event: None }))
     }
 
     /// Reads a returned job.
@@ -160,19 +152,22 @@ impl Chain {
 
 impl Dispatcher {
     /// Begins a chain.
-    pub(super) fn begin(&mut self, mut chain: Chain, desk: &mut Desk<'_>) {
+    pub(super) fn begin(&mut self, chain: Chain, desk: &mut Desk<'_>) {
         self.next_chain += 1;
-        let id = self.next_chain;
-        match &mut chain {
+        self.first(self.next_chain, chain, desk);
+    }
+
+    /// Takes the first step of a chain, again perhaps.
+    fn first(&mut self, id: ChainId, chain: Chain, desk: &mut Desk<'_>) {
+        match &chain {
             Chain::LookUp(look_up) => {
                 let Some(first) = look_up.suspects.front() else { return };
-                let since = look_up.suspects.iter().map(|s| s.lease.stored_at).min().unwrap_or_default();
                 let subject = subjects::result(&first.head.subject.tenant, &first.head.mailbox);
-                self.ask(id, scan(REPLIES, subject, since), SCAN_WITHIN, desk);
+                self.ask(id, scan(REPLIES, subject, look_up.since()), SCAN_WITHIN, desk);
             }
-            Chain::End(..) => {
+            Chain::End(_) => {
                 self.chains.insert(id, chain);
-                self.go_on_ending(id, desk);
+                self.advance(id, None, desk);
                 return;
             }
             Chain::Lost(book) => {
@@ -197,22 +192,40 @@ impl Dispatcher {
         self.client.publish(Token::Chain(id), Line::Control, message, desk);
     }
 
+    /// What was put off is due.
+    pub(super) fn resume(&mut self, desk: &mut Desk<'_>) {
+        let now = desk.now();
+        let (due, later) = std::mem::take(&mut self.paused).into_iter().partition(|(at, _)| *at <= now);
+        self.paused = later;
+        let due: Vec<(Micros, ChainId)> = due;
+        for (_, id) in due {
+            match self.chains.remove(&id) {
+                Some(Chain::Lost(book)) if book.event.is_none() => {
+                    let again = Chain::lost(Box::new(book.lost));
+                    self.first(id, again, desk);
+                }
+                Some(Chain::Lost(book)) => {
+                    let message = book.event.clone().map(|event| cost(&book.lost.head, event));
+                    self.chains.insert(id, Chain::Lost(book));
+                    message.into_iter().for_each(|message| self.store(id, message, desk));
+                }
+                Some(Chain::End(end)) => {
+                    let event = end.costs.first().cloned();
+                    let message = event.zip(end.ending.head()).map(|(event, head)| cost(head, event));
+                    self.chains.insert(id, Chain::End(end));
+                    message.into_iter().for_each(|message| self.store(id, message, desk));
+                }
+                Some(chain @ (Chain::LookUp(_) | Chain::Read(_))) => drop(self.chains.insert(id, chain)),
+                None => {}
+            }
+        }
+    }
+
     /// The server has answered a step, or not.
     pub(super) fn advance(&mut self, id: ChainId, told: Option<Told>, desk: &mut Desk<'_>) {
         match self.chains.remove(&id) {
             Some(Chain::LookUp(look_up)) => self.look_on(id, look_up, told, desk),
-            // Without its result the job is not finished: its lease runs out and it comes again.
-            Some(Chain::End(_, key, messages))
-                if messages.is_empty() && matches!(told, Some(Told::Refused(_))) =>
-            {
-                if let Some(key) = key {
-                    self.apply(Event::Concluded(key), desk);
-                }
-            }
-            Some(chain @ Chain::End(..)) => {
-                self.chains.insert(id, chain);
-                self.go_on_ending(id, desk);
-            }
+            Some(Chain::End(end)) => self.end_on(id, end, told.as_ref(), desk),
             Some(Chain::Lost(book)) => self.book_on(id, book, told, desk),
             Some(Chain::Read(back)) => {
                 if let Some(Told::Got(Some(stored))) = told
@@ -238,19 +251,18 @@ impl Dispatcher {
             (Step::Results, Some(Told::Found(found))) => {
                 look_up.results = results(&found);
                 let known = |s: &Suspect| look_up.results.iter().any(|(job, _)| *job == s.head.id);
-                let first = look_up.suspects.front().filter(|_| look_up.suspects.iter().any(known));
-                if let Some(first) = first {
-                    let since = look_up.suspects.iter().map(|s| s.lease.stored_at).min().unwrap_or_default();
+                if let Some(first) = look_up.suspects.front().filter(|_| look_up.suspects.iter().any(known)) {
                     let subject = subjects::cost(&first.head.subject.tenant, &first.head.mailbox);
+                    self.ask(id, scan(LEDGER, subject, look_up.since()), SCAN_WITHIN, desk);
                     look_up.step = Step::Costs;
-                    self.ask(id, scan(LEDGER, subject, since), SCAN_WITHIN, desk);
                     self.chains.insert(id, Chain::LookUp(look_up));
                     return;
                 }
                 self.look_at_first(id, look_up, desk);
             }
             (Step::Costs, Some(Told::Found(found))) => {
-                look_up.costs = Some(found.into_iter().filter_map(|stored| stored.message.id).collect());
+                let ids = found.into_iter().filter_map(|stored| stored.message.id);
+                look_up.costs = ids.map(|id| id.to_string()).collect();
                 self.look_at_first(id, look_up, desk);
             }
             (Step::Results | Step::Costs, _) => {
@@ -258,23 +270,20 @@ impl Dispatcher {
                 look_up.findings.extend(unknown);
                 self.found(look_up.findings, desk);
             }
-            (Step::Extend(asked), told) => {
-                if told.is_none() {
-                    self.fate(id, look_up, Fate::Unknown, desk);
-                    return;
-                }
+            (Step::Extend(_), None) => self.fate(id, look_up, Fate::Unknown, desk),
+            (Step::Extend(asked), Some(_)) => {
                 look_up.leased = Some(asked);
                 self.look_for_result(id, look_up, desk);
             }
-            (Step::Result, Some(Told::Got(found))) => self.read(id, look_up, found.map(|s| s.message), desk),
-            (Step::Repair, _) => self.fate(id, look_up, Fate::Done, desk),
-            (Step::Journal, Some(Told::Got(found))) => {
-                let journal = found.map(|stored| stored.message.body);
-                let journal =
-                    if let Some(Body::Journal(journal)) = journal { journal } else { Rc::default() };
-                self.fate(id, look_up, Fate::Again(journal.as_ref().clone()), desk);
+            (Step::Result, Some(Told::Got(found))) => {
+                look_up.read.extend(result_in(found.map(|found| found.message)));
+                self.look_for_result(id, look_up, desk);
             }
-            (Step::Result | Step::Journal, _) => self.fate(id, look_up, Fate::Unknown, desk),
+            (Step::Repair, Some(Told::Stored { .. })) => self.repair(id, look_up, desk),
+            (Step::Journal, Some(Told::Got(found))) => {
+                self.fate(id, look_up, Fate::Again(journal_in(found)), desk);
+            }
+            (Step::Repair | Step::Result | Step::Journal, _) => self.fate(id, look_up, Fate::Unknown, desk),
         }
     }
 
@@ -284,12 +293,12 @@ impl Dispatcher {
             return;
         };
         let job = first.head.id;
-        (look_up.other, look_up.leased) = (None, None);
         look_up.seqs = look_up.results.iter().filter(|(of, _)| *of == job).map(|(_, seq)| *seq).collect();
+        (look_up.read, look_up.missing, look_up.leased) = Default::default();
         if first.confirm {
-            look_up.step = Step::Extend(desk.wall());
             let message = Message::new(first.lease.subject(), Body::Ack(Ack::Progress));
             self.client.request(Token::Chain(id), Line::Control, message, EXTEND_WITHIN, desk);
+            look_up.step = Step::Extend(desk.wall());
             self.chains.insert(id, Chain::LookUp(look_up));
             return;
         }
@@ -298,62 +307,56 @@ impl Dispatcher {
 
     fn look_for_result(&mut self, id: ChainId, mut look_up: Box<LookUp>, desk: &mut Desk<'_>) {
         let Some(first) = look_up.suspects.front() else { return };
-        let (head, known) = (first.head.clone(), look_up.results.iter().any(|(of, _)| *of == first.head.id));
+        let known = look_up.results.iter().any(|(of, _)| *of == first.head.id);
         let ask = match look_up.seqs.pop_front() {
             Some(seq) => {
                 look_up.step = Step::Result;
                 Ask::At { stream: REPLIES.into(), seq }
             }
             None if known => {
-                let taken = look_up.other.take();
-                let fate = taken.map_or(Fate::Done, |result| Fate::IdTaken(id_taken(&result)));
-                self.fate(id, look_up, fate, desk);
+                let missing = |result| look_up::missing_event(first, result, &look_up.costs);
+                look_up.missing = look_up.read.iter().filter_map(missing).collect();
+                self.repair(id, look_up, desk);
                 return;
             }
             None => {
                 look_up.step = Step::Journal;
-                journal(&head)
+                journal(&first.head)
             }
         };
         self.ask(id, ask, GET_WITHIN, desk);
         self.chains.insert(id, Chain::LookUp(look_up));
     }
 
-    /// A result with the first suspect's id was read.
-    fn read(&mut self, id: ChainId, mut look_up: Box<LookUp>, message: Option<Message>, desk: &mut Desk<'_>) {
+    /// Stores the next cost that follows from a result and is missing.
+    fn repair(&mut self, id: ChainId, mut look_up: Box<LookUp>, desk: &mut Desk<'_>) {
         let Some(first) = look_up.suspects.front() else { return };
-        let Some(Body::Result(result)) = message.map(|message| message.body) else {
-            self.look_for_result(id, look_up, desk);
-            return;
-        };
-        let own = result.log.as_ref().is_none_or(|LogPlace { stream, seq }| {
-            stream == first.lease.stream() && *seq == first.lease.stream_seq
-        });
-        if !own {
-            look_up.other = Some(result);
-            self.look_for_result(id, look_up, desk);
-            return;
-        }
-        let event = stored::useful_event(&result, &first.head.subject.tenant);
-        let missing = event.filter(|event| {
-            let known = |id: String| look_up.costs.as_ref().is_some_and(|costs| costs.contains(id.as_str()));
-            !event.message_id().is_some_and(known)
-        });
-        match missing {
+        match look_up.missing.pop() {
             Some(event) => {
-                look_up.step = Step::Repair;
                 let message = cost(&first.head, event);
                 self.store(id, message, desk);
+                look_up.step = Step::Repair;
                 self.chains.insert(id, Chain::LookUp(look_up));
             }
-            None => self.fate(id, look_up, Fate::Done, desk),
+            None => {
+                let fate = look_up::fate(first, &look_up.read);
+                self.fate(id, look_up, fate, desk);
+            }
         }
     }
 
     /// What became of the first suspect; the next one follows.
     fn fate(&mut self, id: ChainId, mut look_up: Box<LookUp>, fate: Fate, desk: &mut Desk<'_>) {
         if let Some(first) = look_up.suspects.pop_front() {
-            desk.note(Some(first.job.seq), || format!("looked up: {fate:?}"));
+            desk.note(Some(first.job.seq), || {
+                let what = match &fate {
+                    Fate::Again(journal) => {
+                        format!("goes on, {} attempts in the journal", journal.entries.len())
+                    }
+                    fate => format!("{fate:?}"),
+                };
+                format!("looked up: {what}")
+            });
             let leased = look_up.leased.filter(|_| !matches!(fate, Fate::Unknown));
             look_up.findings.push(finding(&first, fate, leased));
         }
@@ -365,105 +368,151 @@ impl Dispatcher {
         self.apply(Event::Found(findings), desk);
     }
 
-    /// Stores the next message of an ending, then finishes the lease.
-    fn go_on_ending(&mut self, id: ChainId, desk: &mut Desk<'_>) {
-        let Some(Chain::End(_, _, messages)) = self.chains.get_mut(&id) else { return };
-        if let Some(message) = messages.pop_front() {
-            self.store(id, message, desk);
-            return;
+    /// Ends a job: the dead letter, the costs that nobody else books, the result, the lease.
+    fn end_on(&mut self, id: ChainId, mut end: Box<End>, told: Option<&Told>, desk: &mut Desk<'_>) {
+        let refused = matches!(told, Some(Told::Refused(_)) | None);
+        let now = desk.wall();
+        match end.step {
+            EndStep::Begin => {
+                end.step = EndStep::Letter;
+                if let Some((message, letter)) = end.letter(now) {
+                    let message =
+                        Message::new(message, Body::Dead(letter.into())).with_id(end.ending.letter_id());
+                    self.store(id, message, desk);
+                } else {
+                    self.end_on(id, end, Some(&Told::Heard), desk);
+                    return;
+                }
+            }
+            EndStep::Cost if refused => self.paused.push((desk.now() + PAUSE, id)),
+            EndStep::Letter | EndStep::Cost => {
+                if end.step == EndStep::Cost {
+                    end.costs.remove(0);
+                }
+                let next = end.costs.first().cloned().zip(end.ending.head());
+                if let Some(message) = next.map(|(event, head)| cost(head, event)) {
+                    end.step = EndStep::Cost;
+                    self.store(id, message, desk);
+                } else if let Some(message) = end.result(now, None) {
+                    let taken = end.ending.failure().class == FailureClass::IdTaken;
+                    end.step = if taken { EndStep::Taken } else { EndStep::Result };
+                    self.store(id, message, desk);
+                } else {
+                    self.conclude(&end, true, desk);
+                    return;
+                }
+            }
+            EndStep::Result | EndStep::Taken if refused => {
+                self.conclude(&end, false, desk);
+                return;
+            }
+            EndStep::Result => {
+                let Some(Told::Stored { seq, duplicate: true }) = told else {
+                    self.conclude(&end, true, desk);
+                    return;
+                };
+                end.step = EndStep::First;
+                self.ask(id, Ask::At { stream: REPLIES.into(), seq: *seq }, GET_WITHIN, desk);
+            }
+            EndStep::First => {
+                let found = if let Some(Told::Got(found)) = told { found.clone() } else { None };
+                let first = result_in(found.map(|found| found.message));
+                let place = end.ending.result(now).and_then(|(result, ..)| result.log);
+                let other = first.filter(|first| first.log.is_some() && first.log != place);
+                let Some(message) = other.and_then(|first| end.result(now, Some(&first))) else {
+                    self.conclude(&end, true, desk);
+                    return;
+                };
+                end.step = EndStep::Taken;
+                self.store(id, message, desk);
+            }
+            EndStep::Taken => {
+                self.conclude(&end, true, desk);
+                return;
+            }
         }
-        let Some(Chain::End(lease, key, _)) = self.chains.remove(&id) else { return };
-        desk.note(Some(lease.stream_seq), || "acks what it has ended".to_owned());
-        self.client.ack(&lease, desk);
-        if let Some(key) = key {
+        self.chains.insert(id, Chain::End(end));
+    }
+
+    /// A job's result is stored and its lease finished; or it was given up, and comes again.
+    fn conclude(&mut self, end: &End, stored: bool, desk: &mut Desk<'_>) {
+        let lease = end.ending.lease();
+        if stored {
+            desk.note(Some(lease.stream_seq), || "acks what it has ended".to_owned());
+            self.client.ack(lease, desk);
+        }
+        if let Some(key) = end.ending.key() {
             self.apply(Event::Concluded(key), desk);
         }
     }
 
     fn book_on(&mut self, id: ChainId, mut book: Box<BookLost>, told: Option<Told>, desk: &mut Desk<'_>) {
         let head = book.lost.head.clone();
-        match (&book.step, told) {
-            (LostStep::Results, told) => {
-                let found = if let Some(Told::Found(found)) = told { found } else { Vec::new() };
-                book.seqs = results(&found)
-                    .into_iter()
-                    .filter(|(job, _)| *job == head.id)
-                    .map(|(_, seq)| seq)
-                    .collect();
-                book.any = !book.seqs.is_empty();
+        match (book.step, told) {
+            (LostStep::Results, Some(Told::Found(found))) => {
+                let of = |(job, seq): (JobId, u64)| (job == head.id).then_some(seq);
+                book.seqs = results(&found).into_iter().filter_map(of).collect();
             }
-            (LostStep::Result, Some(Told::Got(Some(stored)))) => {
-                if let Body::Result(result) = &stored.message.body
-                    && result.attempt_key == Some(book.lost.key)
-                {
-                    if let Some(event) = stored::useful_event(result, &head.subject.tenant) {
-                        self.book(id, book, event, desk);
-                    }
-                    return;
-                }
+            (LostStep::Result, Some(Told::Got(found))) => {
+                book.read.extend(result_in(found.map(|found| found.message)));
             }
-            (LostStep::Result, _) => {}
-            (LostStep::Journal, told) => {
-                let found = if let Some(Told::Got(found)) = told { found } else { None };
-                let journal = found.map(|stored| stored.message.body);
-                let journal =
-                    if let Some(Body::Journal(journal)) = journal { journal } else { Rc::default() };
-                self.book_unless_named(id, book, &journal, desk);
+            (LostStep::Journal, Some(Told::Got(found))) => {
+                book.event = book.lost.event(&book.read, &journal_in(found), desk.wall());
+                let Some(event) = book.event.clone() else { return };
+                book.step = LostStep::Book;
+                self.store(id, cost(&head, event), desk);
+                self.chains.insert(id, Chain::Lost(book));
                 return;
             }
-            (LostStep::Book, _) => return,
+            (LostStep::Book, Some(Told::Stored { .. })) => return,
+            // The server does not say, or refuses: again after a pause.
+            (LostStep::Results | LostStep::Result | LostStep::Journal | LostStep::Book, _) => {
+                self.paused.push((desk.now() + PAUSE, id));
+                self.chains.insert(id, Chain::Lost(book));
+                return;
+            }
         }
-        match book.seqs.pop_front() {
+        let ask = match book.seqs.pop_front() {
             Some(seq) => {
                 book.step = LostStep::Result;
-                self.ask(id, Ask::At { stream: REPLIES.into(), seq }, GET_WITHIN, desk);
-            }
-            // The job is over, so no holder will look into its journal.
-            None if book.any => {
-                self.book_unless_named(id, book, &Journal::default(), desk);
-                return;
+                Ask::At { stream: REPLIES.into(), seq }
             }
             None => {
                 book.step = LostStep::Journal;
-                self.ask(id, journal(&head), GET_WITHIN, desk);
+                journal(&head)
             }
-        }
-        self.chains.insert(id, Chain::Lost(book));
-    }
-
-    fn book_unless_named(
-        &mut self,
-        id: ChainId,
-        book: Box<BookLost>,
-        journal: &Journal,
-        desk: &mut Desk<'_>,
-    ) {
-        let lost = &book.lost;
-        let named = journal.entries.iter().any(|entry| entry.key == Some(lost.key));
-        if named || lost.expected == UsdNanos::ZERO {
-            return;
-        }
-        let line = CostLine {
-            sku: lost.sku.clone(),
-            unit: Unit::Inference,
-            quantity: 1,
-            item: "expected".into(),
-            unit_price_usd: lost.expected,
-            amount_usd: lost.expected,
         };
-        let price_book = "expected".to_owned();
-        let bill = Bill { lines: vec![line], amount_usd: lost.expected, estimated: true, price_book };
-        let attempt = (lost.attempt, Some(lost.key));
-        let purpose = Purpose::WastedFailure;
-        let event = CostEvent::of_attempt(&lost.head, attempt, &lost.pool, purpose, bill, desk.wall());
-        self.book(id, book, event, desk);
+        self.ask(id, ask, GET_WITHIN, desk);
+        self.chains.insert(id, Chain::Lost(book));
+    }
+}
+
+impl LookUp {
+    fn since(&self) -> Micros {
+        self.suspects.iter().map(|suspect| suspect.lease.stored_at).min().unwrap_or_default()
+    }
+}
+
+impl End {
+    fn letter(&self, now: Micros) -> Option<(String, schemas::dead::Obituary)> {
+        let letter = self.ending.letter(now)?;
+        let (region, model) = (crate::setup::region(), crate::setup::model());
+        Some((subjects::dead(&region, &model, self.ending.failure().class), letter))
     }
 
-    fn book(&mut self, id: ChainId, mut book: Box<BookLost>, event: CostEvent, desk: &mut Desk<'_>) {
-        book.step = LostStep::Book;
-        let message = cost(&book.lost.head, event);
-        self.store(id, message, desk);
-        self.chains.insert(id, Chain::Lost(book));
+    /// The terminal result; with `first`, the one that tells that the id belongs to another job.
+    fn result(&self, now: Micros, first: Option<&JobResult>) -> Option<Message> {
+        let (mut result, tenant, mailbox, _) = self.ending.result(now)?;
+        let taken = first.is_some() || self.ending.failure().class == FailureClass::IdTaken;
+        if let Some(first) = first {
+            (result.status, result.error) = (Status::Failed, Some(look_up::id_taken(first)));
+        }
+        let id = if taken {
+            result.job.taken_message(tenant, self.ending.lease().stream_seq)
+        } else {
+            result.job.result_message(tenant)
+        };
+        Some(Message::new(subjects::result(tenant, mailbox), Body::Result(result.into())).with_id(id))
     }
 }
 
@@ -474,6 +523,20 @@ fn scan(stream: &str, subject: String, since: Micros) -> Ask {
 fn journal(head: &Head) -> Ask {
     let subject = format!("$KV.{JOURNAL_BUCKET}.{}", head.id.journal_key(&head.subject.tenant));
     Ask::Last { stream: bucket_stream(JOURNAL_BUCKET).into(), subject: subject.into() }
+}
+
+fn journal_in(found: Option<Box<Stored>>) -> Journal {
+    match found.map(|found| found.message.body) {
+        Some(Body::Journal(journal)) => journal.as_ref().clone(),
+        Some(_) | None => Journal::default(),
+    }
+}
+
+fn result_in(message: Option<Message>) -> Option<JobResult> {
+    match message?.body {
+        Body::Result(result) => Some(result.as_ref().clone()),
+        _ => None,
+    }
 }
 
 /// The jobs that stored results are of, and where they lie.
@@ -490,76 +553,4 @@ fn cost(head: &Head, event: CostEvent) -> Message {
     let id = event.message_id().unwrap_or_default();
     let subject = subjects::cost(&head.subject.tenant, &head.mailbox);
     Message::new(subject, Body::Cost(event.into())).with_id(id)
-}
-
-/// What is stored when a dispatcher ends a job: the dead letter, the costs of attempts that nobody will hear of, the result.
-fn end_messages(ending: &Ending, now: Micros) -> VecDeque<Message> {
-    let mut messages = VecDeque::new();
-    let lease = ending.lease();
-    let Some(head) = ending.head() else { return messages };
-    let tenant = &head.subject.tenant;
-    if ending.status() == Status::Failed {
-        let obituary = Obituary {
-            job: Some(head.id),
-            subject: head.subject.to_string(),
-            stream: lease.stream().to_owned(),
-            stream_seq: lease.stream_seq,
-            delivered: lease.delivered,
-            failure: ending.failure().clone(),
-            journal: ending.journal().clone(),
-            body_ref: None,
-            at_us: now,
-        };
-        let subject = subjects::dead(&head.subject.region, &head.subject.model, ending.failure().class);
-        let letter = Message::new(subject, Body::Dead(obituary.into()));
-        messages.push_back(letter.with_id(head.id.dead_message(tenant)));
-    }
-    let open = |entry: &&schemas::journal::Entry| entry.expected().is_some_and(|lines| !lines.is_empty());
-    for entry in ending.journal().entries.iter().filter(open) {
-        let event = CostEvent::abandoned(head, entry, "journal".to_owned(), now);
-        messages.push_back(cost(head, event));
-    }
-    let (failure, attempts) = (ending.failure().clone(), ending.journal().last_attempt());
-    let result = result(head.id, ending.status(), failure, attempts, lease, now);
-    let id = if ending.failure().class == FailureClass::IdTaken {
-        head.id.taken_message(tenant, lease.stream_seq)
-    } else {
-        head.id.result_message(tenant)
-    };
-    let message = Message::new(subjects::result(tenant, &head.mailbox), Body::Result(result.into()));
-    messages.push_back(message.with_id(id));
-    messages
-}
-
-/// A result that no attempt gave.
-fn result(
-    job: JobId,
-    status: Status,
-    failure: Failure,
-    attempts: u16,
-    lease: &Lease,
-    now: Micros,
-) -> JobResult {
-    JobResult {
-        job,
-        status,
-        output: None,
-        output_ref: None,
-        usage: None,
-        error: Some(failure),
-        model: None,
-        lane: None,
-        provider: None,
-        region: None,
-        attempts,
-        attempt_key: None,
-        bill: None,
-        log: Some(LogPlace { stream: lease.stream().to_owned(), seq: lease.stream_seq }),
-        timings: Timings::default(),
-        cost_usd: UsdNanos::ZERO,
-        labels: BTreeMap::new(),
-        replay_of: None,
-        decision: None,
-        finished_us: now,
-    }
 }
