@@ -28,6 +28,7 @@ mod no_pool;
 mod payloads;
 mod permissions;
 mod processes;
+mod rate_limited;
 mod real_inference;
 mod recurring;
 mod replay;
