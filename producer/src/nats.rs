@@ -1,7 +1,10 @@
 //! Reading a mailbox: live from core NATS, and from the streams for what came while nobody listened: results from
 //! `REPLIES`, costs from `LEDGER`.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use async_nats::{
     Client, HeaderValue, Message,
@@ -12,14 +15,21 @@ use async_nats::{
 };
 use futures_util::StreamExt;
 use schemas::{
-    Codec, JobId, Mailbox, Micros, Region, Tenant, codec::CodecError, cost::CostEvent, headers,
-    heartbeat::Heartbeat, reply::JobResult, subjects, topology,
+    Codec, JobId, Mailbox, Micros, Region, Tenant, UsdNanos,
+    codec::CodecError,
+    cost::CostEvent,
+    headers,
+    heartbeat::Heartbeat,
+    reply::JobResult,
+    subjects::{self, JobSubject},
+    topology,
 };
 use serde_json::Value;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
 };
+use tracing::warn;
 use transport::{
     api,
     payloads::{self, PayloadError},
@@ -165,6 +175,16 @@ pub enum Kind {
     Costs,
 }
 
+impl Kind {
+    /// The stream and the subject of a mailbox's replies of this kind.
+    fn place(self, tenant: &Tenant, mailbox: &Mailbox) -> (&'static str, String) {
+        match self {
+            Self::Results => (topology::REPLIES, subjects::result(tenant, mailbox)),
+            Self::Costs => (topology::LEDGER, subjects::cost(tenant, mailbox)),
+        }
+    }
+}
+
 /// Sends every stored reply of a kind since `since` into `out`, oldest first; with `follow`, goes on with new ones until the
 /// receiver is dropped. Survives reconnects and server restarts without gaps or repeats.
 pub async fn stored_replies(
@@ -177,10 +197,7 @@ pub async fn stored_replies(
     out: mpsc::Sender<Message>,
 ) -> Result<(), MailboxError> {
     let context = jetstream::new(client.clone());
-    let (stream, filter_subject) = match kind {
-        Kind::Results => (topology::REPLIES, subjects::result(tenant, mailbox)),
-        Kind::Costs => (topology::LEDGER, subjects::cost(tenant, mailbox)),
-    };
+    let (stream, filter_subject) = kind.place(tenant, mailbox);
     let stream = context.get_stream(stream).await.map_err(stream_error)?;
     let deliver_policy = start(since)?;
     let config = pull::OrderedConfig { filter_subject, deliver_policy, ..pull::OrderedConfig::default() };
@@ -199,32 +216,36 @@ pub async fn stored_replies(
     Ok(())
 }
 
-/// A stored result, or the news that all that was stored before the reading began has come.
+/// Something stored, or the news that all that was stored before the reading began has come.
 #[derive(Debug)]
 pub enum Arrived {
-    /// A result with its place in the stream.
-    Reply {
+    /// A result with its place in the stream, its output fetched where that is still there; nothing when it does not read.
+    Result {
         /// Its sequence.
         seq: u64,
         /// Itself.
-        message: Message,
+        result: Option<Box<JobResult>>,
     },
+    /// A cost event.
+    Cost(Box<CostEvent>),
     /// Everything stored before has come.
     CaughtUp,
 }
 
-/// Sends every stored result of a mailbox behind sequence `after`, oldest first, then new ones as they come, until the
-/// receiver is dropped.
-pub async fn results_after(
+/// How often an output is fetched that the object store does not give at once, a second apart.
+const OUTPUT_TRIES: u32 = 5;
+
+/// Sends everything stored of a mailbox behind sequence `after`, oldest first, then what comes, until the receiver is dropped.
+pub async fn stored_after(
     client: &Client,
-    tenant: &Tenant,
-    mailbox: &Mailbox,
+    (kind, tenant, mailbox): (Kind, &Tenant, &Mailbox),
     after: u64,
     out: mpsc::Sender<Arrived>,
 ) -> Result<(), MailboxError> {
-    let stream = jetstream::new(client.clone()).get_stream(topology::REPLIES).await.map_err(stream_error)?;
+    let (stream, filter_subject) = kind.place(tenant, mailbox);
+    let stream = jetstream::new(client.clone()).get_stream(stream).await.map_err(stream_error)?;
     let config = pull::OrderedConfig {
-        filter_subject: subjects::result(tenant, mailbox),
+        filter_subject,
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
         ..pull::OrderedConfig::default()
     };
@@ -237,7 +258,19 @@ pub async fn results_after(
     while let Some(message) = messages.next().await {
         let message = message.map_err(stream_error)?;
         let (seq, pending) = message.info().map_or((0, 0), |info| (info.stream_sequence, info.pending));
-        if out.send(Arrived::Reply { seq, message: message.message }).await.is_err() {
+        let arrived = match read_reply(&message) {
+            Ok(Reply::Result(result)) => {
+                Some(Arrived::Result { seq, result: Some(Box::new(fetched(client, *result).await)) })
+            }
+            Ok(Reply::Cost(cost)) => Some(Arrived::Cost(cost)),
+            Err(error) => {
+                warn!(seq, %error, "left alone");
+                (kind == Kind::Results).then_some(Arrived::Result { seq, result: None })
+            }
+        };
+        if let Some(arrived) = arrived
+            && out.send(arrived).await.is_err()
+        {
             break;
         }
         if !caught_up && pending == 0 {
@@ -248,6 +281,22 @@ pub async fn results_after(
         }
     }
     Ok(())
+}
+
+/// A result with its output; without it when that is gone, or cannot be had.
+async fn fetched(client: &Client, mut result: JobResult) -> JobResult {
+    for attempt in 1.. {
+        match with_output(client, result).await {
+            Ok(whole) => return whole,
+            Err(lost) if attempt == OUTPUT_TRIES || matches!(lost.source, PayloadError::Gone(_)) => {
+                warn!(job = %lost.result.job, error = %lost.source, "the output cannot be fetched");
+                return lost.result;
+            }
+            Err(lost) => result = lost.result,
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    unreachable!("the last try returns")
 }
 
 /// The ids of jobs, one tenant's or all, that lie in a region's stream since `since`: headers only, at the rate the server
@@ -271,6 +320,76 @@ pub async fn jobs_since(
     })
     .await?;
     Ok(found)
+}
+
+/// Hands `each` the job, subject and sequence of every job of a tenant that lies in a region's stream: headers only.
+pub(crate) async fn each_job(
+    client: &Client,
+    region: &Region,
+    tenant: &Tenant,
+    mut each: impl FnMut(JobId, &JobSubject, u64),
+) -> Result<(), MailboxError> {
+    let config = pull::OrderedConfig {
+        filter_subject: format!("beacon.jobs.{region}.*.*.{tenant}"),
+        headers_only: true,
+        ..pull::OrderedConfig::default()
+    };
+    read_stored(client, &topology::jobs_stream(region), config, |message| {
+        let seq = message.info().map_or(0, |info| info.stream_sequence);
+        if let (Some(job), Ok(subject)) = (job_of(message), message.subject.as_str().parse()) {
+            each(job, &subject, seq);
+        }
+        true
+    })
+    .await
+}
+
+/// The jobs that have a stored result in a mailbox: headers only.
+pub(crate) async fn results_in(
+    client: &Client,
+    tenant: &Tenant,
+    mailbox: &Mailbox,
+) -> Result<HashSet<JobId>, MailboxError> {
+    let config = pull::OrderedConfig {
+        filter_subject: subjects::result(tenant, mailbox),
+        headers_only: true,
+        ..pull::OrderedConfig::default()
+    };
+    let mut found = HashSet::new();
+    read_stored(client, topology::REPLIES, config, |message| {
+        found.extend(result_of(message).map(|(job, _)| job));
+        true
+    })
+    .await?;
+    Ok(found)
+}
+
+/// What the attempts of some jobs of a mailbox cost together, as `LEDGER` says.
+pub(crate) async fn costs_of(
+    client: &Client,
+    tenant: &Tenant,
+    mailbox: &Mailbox,
+    jobs: &HashSet<JobId>,
+) -> Result<HashMap<JobId, UsdNanos>, MailboxError> {
+    let mut sums: HashMap<JobId, UsdNanos> = HashMap::new();
+    if jobs.is_empty() {
+        return Ok(sums);
+    }
+    let config = pull::OrderedConfig {
+        filter_subject: subjects::cost(tenant, mailbox),
+        ..pull::OrderedConfig::default()
+    };
+    read_stored(client, topology::LEDGER, config, |message| {
+        if let Ok(Reply::Cost(cost)) = read_reply(message)
+            && let Some(job) = cost.job.filter(|job| jobs.contains(job))
+        {
+            let sum = sums.entry(job).or_default();
+            *sum = sum.checked_add(cost.amount_usd).unwrap_or(UsdNanos::new(u64::MAX));
+        }
+        true
+    })
+    .await?;
+    Ok(sums)
 }
 
 /// Hands `each` what a stream holds now of what `config` asks for, until that says no. What comes meanwhile is not read.
