@@ -4,7 +4,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use async_nats::{
-    Client, Message,
+    Client, HeaderValue, Message,
     jetstream::{
         self,
         consumer::{DeliverPolicy, pull},
@@ -12,13 +12,20 @@ use async_nats::{
 };
 use futures_util::StreamExt;
 use schemas::{
-    Codec, JobId, Mailbox, Micros, Region, Tenant, cost::CostEvent, headers, heartbeat::Heartbeat,
-    reply::JobResult, subjects, topology,
+    Codec, JobId, Mailbox, Micros, Region, Tenant, codec::CodecError, cost::CostEvent, headers,
+    heartbeat::Heartbeat, reply::JobResult, subjects, topology,
 };
+use serde_json::Value;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
 };
+use transport::{
+    api,
+    payloads::{self, PayloadError},
+};
+
+use crate::waiters::StoredAs;
 
 /// One message of a mailbox.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +42,15 @@ pub enum MailboxError {
     /// The stream did not answer.
     #[error("cannot read the mailbox's stored replies")]
     Stream(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It took too long.
+    #[error("reading the mailbox's stored replies takes too long")]
+    Slow,
+    /// The replica that answered has not stored a result yet that another has.
+    #[error("the result at {seq} of stream REPLIES is not there yet, or not any more")]
+    Behind {
+        /// The result's sequence.
+        seq: u64,
+    },
     /// A message of the mailbox does not read.
     #[error("a reply on `{subject}` does not read")]
     Reply {
@@ -42,11 +58,11 @@ pub enum MailboxError {
         subject: String,
         /// Why.
         #[source]
-        source: schemas::codec::CodecError,
+        source: CodecError,
     },
 }
 
-fn stream_error(error: impl std::error::Error + Send + Sync + 'static) -> MailboxError {
+pub(crate) fn stream_error(error: impl std::error::Error + Send + Sync + 'static) -> MailboxError {
     MailboxError::Stream(Box::new(error))
 }
 
@@ -56,21 +72,88 @@ pub(crate) fn job_of(message: &Message) -> Option<JobId> {
     id.as_str().split(':').next()?.parse().ok()
 }
 
-pub(crate) fn is_result(message: &Message) -> bool {
-    message.subject.as_str().ends_with(".result")
+/// Whose result a message is and how it is stored, without reading the body; `None` for any other message.
+pub(crate) fn result_of(message: &Message) -> Option<(JobId, StoredAs)> {
+    let id = message.headers.as_ref()?.get(headers::MESSAGE_ID)?.as_str();
+    let job = JobId::from_result_message(id)?;
+    Some((job, JobId::taken_seq(id).map_or(StoredAs::First, StoredAs::Taken)))
+}
+
+/// Reads a result, wherever the message came from.
+pub(crate) fn read_result(message: &Message) -> Result<JobResult, CodecError> {
+    let header = message.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE));
+    Codec::from_content_type(header.map(HeaderValue::as_str))?.decode(&message.payload)
 }
 
 /// Reads a message of a reply subject.
 pub fn read_reply(message: &Message) -> Result<Reply, MailboxError> {
-    let header = message.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE));
     let subject = message.subject.as_str();
-    let refuse = |source| MailboxError::Reply { subject: subject.to_owned(), source };
-    let codec = Codec::from_content_type(header.map(async_nats::HeaderValue::as_str)).map_err(refuse)?;
-    if is_result(message) {
-        codec.decode(&message.payload).map(|r| Reply::Result(Box::new(r))).map_err(refuse)
+    let reply = if subject.ends_with(".result") {
+        read_result(message).map(|result| Reply::Result(Box::new(result)))
     } else {
-        codec.decode(&message.payload).map(|c| Reply::Cost(Box::new(c))).map_err(refuse)
+        let header = message.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE));
+        Codec::from_content_type(header.map(HeaderValue::as_str))
+            .and_then(|codec| codec.decode(&message.payload))
+            .map(|cost| Reply::Cost(Box::new(cost)))
+    };
+    reply.map_err(|source| MailboxError::Reply { subject: subject.to_owned(), source })
+}
+
+/// What a stream holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// When the stream was made: a stream of the same name that was made at another time is another one.
+    pub created: Micros,
+    /// The first sequence that it still holds, or the next when it holds none.
+    pub first_seq: u64,
+    /// The last sequence that it gave.
+    pub last_seq: u64,
+}
+
+impl Extent {
+    /// Whether this is a later look at the same stream.
+    pub fn goes_on(&self, earlier: &Self) -> bool {
+        self.created == earlier.created && self.last_seq >= earlier.last_seq
     }
+}
+
+/// What `REPLIES` holds now; `None` when there is no such stream.
+pub async fn extent(client: &Client) -> Result<Option<Extent>, MailboxError> {
+    let info = match api::ask(client, &format!("STREAM.INFO.{}", topology::REPLIES), &Value::Null).await {
+        Ok(info) => info,
+        Err(error) if error.code() == Some(api::STREAM_NOT_FOUND) => return Ok(None),
+        Err(error) => return Err(stream_error(error)),
+    };
+    let created = info.get("created").and_then(Value::as_str);
+    let created = created.and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
+    let number = |path| api::number(&info, path).unwrap_or(0);
+    Ok(Some(Extent {
+        created: created.map_or(Micros::default(), |at| at.to_utc().into()),
+        first_seq: number("state/first_seq"),
+        last_seq: number("state/last_seq"),
+    }))
+}
+
+/// The same result with its output in it, wherever that lies.
+pub async fn with_output(client: &Client, mut result: JobResult) -> Result<JobResult, Box<OutputError>> {
+    if let (None, Some(stored)) = (&result.output, &result.output_ref) {
+        match payloads::get_output(client, stored).await {
+            Ok(output) => result.output = Some(output),
+            Err(source) => return Err(Box::new(OutputError { result, source })),
+        }
+    }
+    Ok(result)
+}
+
+/// A job succeeded, and its output cannot be fetched.
+#[derive(Debug, thiserror::Error)]
+#[error("job {} succeeded, but its output cannot be fetched", result.job)]
+pub struct OutputError {
+    /// The result, without its output.
+    pub result: JobResult,
+    /// Why.
+    #[source]
+    pub source: PayloadError,
 }
 
 /// The two kinds of replies, which lie in two streams.

@@ -133,25 +133,7 @@ impl Provider for Scripted {
         })
     }
 
-    fn reattach<'a>(
-        &'a self,
-        _call: &'a Call,
-        _run: &'a str,
-        _age: Duration,
-        _progress: &'a dyn Progress,
-    ) -> BoxFuture<'a, Option<Ended>> {
-        Box::pin(async { None })
-    }
-
-    fn cancel<'a>(&'a self, _run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
-    }
-
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(async { Health::Up })
-    }
-
-    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
-        Box::pin(async { None })
     }
 }

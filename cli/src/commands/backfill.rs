@@ -16,9 +16,8 @@ use serde_json::json;
 
 use crate::{
     args::{Backfill, BackfillOf, BackfillRun},
-    commands::{model_of, region_of},
     exit::{Unsuccessful, Usage},
-    output,
+    named, output,
     session::Session,
 };
 
@@ -82,8 +81,12 @@ fn options(args: &BackfillRun, session: &Session) -> anyhow::Result<Options> {
         file: args.file.clone(),
         name,
         tenant: args.tenant.clone(),
-        region: region_of(args.region.as_ref(), session)?,
-        model: args.model.as_deref().map(|name| model_of(Some(name), session)).transpose()?,
+        region: named::region(args.region.as_ref(), &session.config.topology)?,
+        model: args
+            .model
+            .as_deref()
+            .map(|name| named::model(Some(name), &session.config.topology))
+            .transpose()?,
         lane: args.lane,
         catalog: topology.catalog.clone(),
         regions: topology.regions.clone(),
