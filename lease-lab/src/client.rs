@@ -210,7 +210,7 @@ impl<T> Client<T> {
                     desk.send(*line, message.clone());
                 }
                 Open::Request { until, .. } | Open::Confirm { until, .. } if *until <= now => {
-                    late.push(*number)
+                    late.push(*number);
                 }
                 Open::Publish { .. } | Open::Request { .. } | Open::Confirm { .. } => {}
             }

@@ -253,8 +253,8 @@ mod tests {
         net
     }
 
-    fn message(n: u64) -> Message {
-        Message::new("a", Body::Plain(n))
+    fn message() -> Message {
+        Message::new("a", Body::Plain)
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
         let (mut last, mut overtaken) = ([Micros::new(0); 2], 0);
         for n in 0..2_000u64 {
             let line = LINES[usize::from(n % 2 == 1)];
-            let (at, ..) = net.send(0, line, message(n), Micros::new(n * 500)).expect("connected");
+            let (at, ..) = net.send(0, line, message(), Micros::new(n * 500)).expect("connected");
             assert!(at >= last[line as usize]);
             overtaken += u64::from(at < last[1 - line as usize]);
             last[line as usize] = at;
@@ -275,11 +275,11 @@ mod tests {
     fn a_broken_connection_loses_what_comes_after_some_moment_and_keeps_what_is_sent_later() {
         let mut net = net();
         let now = Micros::new(1_000);
-        let (_, session, _) = net.send(0, Line::Bulk, message(1), now).expect("connected");
+        let (_, session, _) = net.send(0, Line::Bulk, message(), now).expect("connected");
         let (broken, noticed) = net.break_line(0, Line::Bulk, now).expect("it was connected");
         assert_eq!(broken, session);
         assert!(!net.reaches_server(session, noticed) && net.reaches_host(session, noticed).is_none());
-        assert!(net.send(0, Line::Bulk, message(2), now).is_none());
+        assert!(net.send(0, Line::Bulk, message(), now).is_none());
         let (next, _, waiting) = net.connect(0, Line::Bulk, now + Duration::from_secs(1));
         assert!(next != session && waiting.len() == 1);
     }
@@ -290,7 +290,7 @@ mod tests {
         let (now, heal) = (Micros::new(1_000), Micros::new(9_000_000));
         let cut = net.cut_off(0, heal, now);
         assert_eq!(cut.len(), 2);
-        let sent = net.send(0, Line::Bulk, message(1), now);
+        let sent = net.send(0, Line::Bulk, message(), now);
         let (at, session, _) = sent.expect("the client believes that it is connected");
         assert!(!net.reaches_server(session, at));
         assert!(net.notice(session) && !net.notice(session));
@@ -303,7 +303,7 @@ mod tests {
         let mut net = net();
         let until = Micros::new(5_000_000);
         net.hold(0, until);
-        let (at, session, _) = net.send(0, Line::Bulk, message(1), Micros::new(10)).expect("connected");
+        let (at, session, _) = net.send(0, Line::Bulk, message(), Micros::new(10)).expect("connected");
         assert!(at >= until && net.reaches_server(session, at));
         assert!(net.deliver(session, Micros::new(10)).0 >= until);
     }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use schemas::{
-    AttemptKey, JobId, Micros, PoolId, Tenant, UsdNanos,
+    AttemptKey, JobId, Micros, Tenant, UsdNanos,
     failure::{Failure, FailureClass},
     time::micros,
 };
@@ -17,8 +17,6 @@ use crate::chance::Chance;
 /// What a provider is like.
 #[derive(Clone, Debug)]
 pub(crate) struct ProviderConfig {
-    /// The pool that it serves.
-    pub(crate) pool: PoolId,
     /// Whether a run goes on without its caller.
     pub(crate) detached: bool,
     /// Whether runs are found by the caller's own name for them.
@@ -218,7 +216,6 @@ mod tests {
 
     fn provider(detached: bool) -> Provider {
         let config = ProviderConfig {
-            pool: "golem@us-east".parse().expect("a pool"),
             detached,
             finds: detached,
             takes: (Duration::from_secs(1), Duration::from_secs(2)),

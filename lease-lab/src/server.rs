@@ -18,7 +18,7 @@ use crate::{
     chance::Chance,
     consumer::{Consumer, Pull, Sent},
     stream::Stream,
-    wire::{API, Ack, Ask, Body, Message, PullEnd, Stored, Told, matches},
+    wire::{API, Ack, Ask, Body, Message, PullEnd, Refusal, Stored, Told, matches},
 };
 
 /// A connection as the server sees it. A client that connects again has another.
@@ -155,6 +155,7 @@ impl Server {
     }
 
     /// A stream by name.
+    #[cfg(test)]
     pub(crate) fn stream(&self, name: &str) -> Option<&Stream> {
         self.streams.iter().map(|led| &led.it).find(|stream| &**stream.name() == name)
     }
@@ -284,6 +285,8 @@ impl Server {
         }
         let (reply, name) = (message.reply.clone(), led.it.name().clone());
         let told = match led.it.store(message.clone(), self.cluster, now) {
+            // Three servers that still agree on the first message of this id.
+            Ok((_, true)) if self.cluster && self.chance.one_in(1, 20) => Told::Refused(Refusal::InProcess),
             Ok((seq, duplicate)) => {
                 self.seen.push(Seen::Stored { stream: name.clone(), seq, duplicate, message });
                 Told::Stored { seq, duplicate }
@@ -412,7 +415,9 @@ impl Server {
         self.busy.clear();
         for led in &mut self.streams {
             led.leader = true;
-            power_lost.into_iter().for_each(|since| led.it.roll_back(since));
+            if let Some(since) = power_lost {
+                led.it.roll_back(since);
+            }
         }
         for led in &mut self.consumers {
             led.leader = true;
@@ -453,7 +458,7 @@ impl Server {
                     return;
                 }
                 let subject = format!("{ELECTED}.{}.{}", consumer.stream(), consumer.name());
-                self.route(&Message::new(subject, Body::Plain(0)));
+                self.route(&Message::new(subject, Body::Plain));
                 self.serve(index, now);
             }
         }

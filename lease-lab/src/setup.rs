@@ -101,7 +101,6 @@ pub(crate) fn server(plan: &Plan, chance: Chance) -> Server {
 pub(crate) fn providers(plan: &Plan, mut chance: Chance) -> Vec<Provider> {
     let provider = |(index, (_, detached)): (usize, &(&str, bool))| {
         let config = ProviderConfig {
-            pool: pool(index),
             detached: *detached,
             finds: *detached && plan.finds,
             takes: (Duration::from_millis(300), Duration::from_secs(4)),

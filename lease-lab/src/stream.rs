@@ -102,6 +102,7 @@ impl Stream {
     }
 
     /// The newest message on a subject.
+    #[cfg(test)]
     pub(crate) fn newest(&self, subject: &str) -> Option<&Stored> {
         self.at(*self.newest.get(subject)?)
     }
@@ -138,7 +139,7 @@ mod tests {
     }
 
     fn message(subject: &str, id: &str) -> Message {
-        Message::new(subject, Body::Plain(0)).with_id(id)
+        Message::new(subject, Body::Plain).with_id(id)
     }
 
     fn at(seconds: u64) -> Micros {

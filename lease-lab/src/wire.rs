@@ -55,8 +55,8 @@ impl Message {
 /// What a message says.
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
-    /// Bytes that nobody here looks into.
-    Plain(u64),
+    /// Something that nobody here looks into.
+    Plain,
     /// A job as its producer published it.
     Job(Job),
     /// A job and its lease for a worker; the job stays away where it does not fit.
@@ -74,7 +74,7 @@ pub(crate) enum Body {
     /// What an attempt cost.
     Cost(Rc<CostEvent>),
     /// A job that will not be tried again.
-    Dead(Rc<Obituary>),
+    Dead(#[expect(dead_code, reason = "stored, and read by nobody here")] Rc<Obituary>),
     /// What earlier attempts left behind.
     Journal(Rc<Journal>),
     /// A word on a lease.

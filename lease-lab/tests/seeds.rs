@@ -74,6 +74,7 @@ fn no_rule_is_broken_in_thousands_of_worlds() {
 
 #[test]
 #[ignore = "runs for as long as `SEEDS` says; see `make sim`"]
+#[expect(clippy::disallowed_methods, reason = "a test may read how much it is to do")]
 fn no_rule_is_broken_in_as_many_worlds_as_are_asked_for() {
     let read = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (from, count) = (read("FROM").unwrap_or(EACH_RUN), read("SEEDS").unwrap_or(100_000));

@@ -187,7 +187,7 @@ impl Dispatcher {
             }
             Effect::BookLost(lost) => {
                 desk.note(Some(lost.lease.stream_seq), || format!("books attempt {} as lost", lost.key));
-                self.begin(Chain::lost(lost), desk);
+                self.begin(Chain::lost(*lost), desk);
             }
             Effect::Tell { pool, change, class, .. } => {
                 desk.note(None, || format!("{pool}: {change:?} {class:?}"));

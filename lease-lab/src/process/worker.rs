@@ -174,21 +174,19 @@ impl Worker {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm per effect")]
     fn carry_out(&mut self, number: u64, effect: Effect, desk: &mut Desk<'_>) {
         let Some(attempt) = self.attempts.get_mut(&number) else { return };
         let seq = attempt.lease().stream_seq;
         match effect {
-            Effect::ReadJob => match attempt.parcel.clone() {
-                Some(parcel) => {
+            Effect::ReadJob => {
+                if let Some(parcel) = attempt.parcel.clone() {
                     let event = attempt.read(&parcel, desk.wall());
                     self.apply(number, event, desk);
-                }
-                None => {
+                } else {
                     let stream = attempt.lease().stream().into();
                     self.ask(number, What::Job, Ask::At { stream, seq }, desk);
                 }
-            },
+            }
             Effect::StoreCost(event) => {
                 let tenant = event.tenant.clone();
                 let subject = subjects::cost(&tenant, &MAILBOX.parse().expect("a mailbox"));
@@ -229,7 +227,7 @@ impl Worker {
             }
             Effect::Check => self.apply(number, Event::Checked(None), desk),
             Effect::FetchInput => self.apply(number, Event::InputFetched, desk),
-            Effect::Call(entry) => self.begin_call(number, entry, desk),
+            Effect::Call(entry) => self.begin_call(number, entry.as_deref(), desk),
             Effect::DropCall => self.drop_call(number, desk),
             Effect::StopRun(why) => self.stop_run(number, why, desk),
             Effect::LookForResult => {
@@ -360,12 +358,11 @@ impl Worker {
             (What::ReadJournal, Some(Told::Got(found))) => {
                 self.merge_journal(number, found.map(|found| *found), desk);
             }
-            (What::WriteJournal, Some(Told::Stored { .. })) => self.journal_written(number, desk),
             // Somebody else wrote in between: it is read again.
             (What::WriteJournal, Some(Told::Refused(wire::Refusal::WrongSequence))) => {
                 self.read_journal(number, desk);
             }
-            // What could not be read or stored is left: the attempt goes on without.
+            // Stored; or what could not be read or stored is left, and the attempt goes on without.
             (What::WriteJournal | What::ReadJournal, _) => self.journal_written(number, desk),
             (What::Extend(asked), told) => attempt.hold.answered(asked, told.is_some()),
             // Nobody answered: the question is asked again.

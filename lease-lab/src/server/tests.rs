@@ -89,7 +89,7 @@ impl Bed {
 }
 
 fn job(n: u64) -> Message {
-    Message::new("jobs.a", Body::Plain(n)).with_id(n.to_string()).with_reply("in.1.stored")
+    Message::new("jobs.a", Body::Plain).with_id(n.to_string()).with_reply("in.1.stored")
 }
 
 fn ack(lease: &Lease, ack: Ack) -> Message {
@@ -109,9 +109,9 @@ fn a_publish_is_answered_with_its_place_and_a_repeat_with_the_first() {
 #[test]
 fn a_publish_that_nobody_takes_hears_so_and_a_core_message_to_nobody_is_lost() {
     let mut bed = Bed::new(false);
-    bed.publish(Message::new("nobody.here", Body::Plain(0)).with_reply("in.1.x"));
+    bed.publish(Message::new("nobody.here", Body::Plain).with_reply("in.1.x"));
     assert!(matches!(bed.told(1)[..], [Told::NoResponders]));
-    bed.publish(Message::new("nobody.here", Body::Plain(0)));
+    bed.publish(Message::new("nobody.here", Body::Plain));
     assert!(bed.got.is_empty());
 }
 
@@ -124,12 +124,12 @@ fn one_of_a_queue_group_gets_a_message_and_every_plain_subscriber() {
     }
     let mut first = 0;
     for _ in 0..200 {
-        bed.publish(Message::new("work.a", Body::Plain(0)));
+        bed.publish(Message::new("work.a", Body::Plain));
         assert_eq!(bed.got.len(), 1);
         first += usize::from(bed.got.pop().is_some_and(|(session, ..)| session == 1));
     }
     assert!((60..140).contains(&first), "{first}");
-    bed.publish(Message::new("beat.x.y", Body::Plain(0)));
+    bed.publish(Message::new("beat.x.y", Body::Plain));
     assert_eq!(bed.got.len(), 2);
 }
 

@@ -139,9 +139,9 @@ impl Chain {
     }
 
     /// Books an attempt.
-    pub(super) fn lost(lost: Box<Lost>) -> Self {
+    pub(super) fn lost(lost: Lost) -> Self {
         let (step, seqs, read) = (LostStep::Results, VecDeque::new(), Vec::new());
-        Self::Lost(Box::new(BookLost { lost: *lost, step, seqs, read, event: None }))
+        Self::Lost(Box::new(BookLost { lost, step, seqs, read, event: None }))
     }
 
     /// Reads a returned job.
@@ -201,19 +201,20 @@ impl Dispatcher {
         for (_, id) in due {
             match self.chains.remove(&id) {
                 Some(Chain::Lost(book)) if book.event.is_none() => {
-                    let again = Chain::lost(Box::new(book.lost));
+                    let again = Chain::lost(book.lost);
                     self.first(id, again, desk);
                 }
                 Some(Chain::Lost(book)) => {
-                    let message = book.event.clone().map(|event| cost(&book.lost.head, event));
+                    if let Some(event) = book.event.clone() {
+                        self.store(id, cost(&book.lost.head, event), desk);
+                    }
                     self.chains.insert(id, Chain::Lost(book));
-                    message.into_iter().for_each(|message| self.store(id, message, desk));
                 }
                 Some(Chain::End(end)) => {
-                    let event = end.costs.first().cloned();
-                    let message = event.zip(end.ending.head()).map(|(event, head)| cost(head, event));
+                    if let (Some(event), Some(head)) = (end.costs.first().cloned(), end.ending.head()) {
+                        self.store(id, cost(head, event), desk);
+                    }
                     self.chains.insert(id, Chain::End(end));
-                    message.into_iter().for_each(|message| self.store(id, message, desk));
                 }
                 Some(chain @ (Chain::LookUp(_) | Chain::Read(_))) => drop(self.chains.insert(id, chain)),
                 None => {}
@@ -270,7 +271,6 @@ impl Dispatcher {
                 look_up.findings.extend(unknown);
                 self.found(look_up.findings, desk);
             }
-            (Step::Extend(_), None) => self.fate(id, look_up, Fate::Unknown, desk),
             (Step::Extend(asked), Some(_)) => {
                 look_up.leased = Some(asked);
                 self.look_for_result(id, look_up, desk);
@@ -283,7 +283,9 @@ impl Dispatcher {
             (Step::Journal, Some(Told::Got(found))) => {
                 self.fate(id, look_up, Fate::Again(journal_in(found)), desk);
             }
-            (Step::Repair | Step::Result | Step::Journal, _) => self.fate(id, look_up, Fate::Unknown, desk),
+            (Step::Extend(_) | Step::Repair | Step::Result | Step::Journal, _) => {
+                self.fate(id, look_up, Fate::Unknown, desk);
+            }
         }
     }
 
@@ -331,18 +333,15 @@ impl Dispatcher {
     /// Stores the next cost that follows from a result and is missing.
     fn repair(&mut self, id: ChainId, mut look_up: Box<LookUp>, desk: &mut Desk<'_>) {
         let Some(first) = look_up.suspects.front() else { return };
-        match look_up.missing.pop() {
-            Some(event) => {
-                let message = cost(&first.head, event);
-                self.store(id, message, desk);
-                look_up.step = Step::Repair;
-                self.chains.insert(id, Chain::LookUp(look_up));
-            }
-            None => {
-                let fate = look_up::fate(first, &look_up.read);
-                self.fate(id, look_up, fate, desk);
-            }
+        if let Some(event) = look_up.missing.pop() {
+            let message = cost(&first.head, event);
+            self.store(id, message, desk);
+            look_up.step = Step::Repair;
+            self.chains.insert(id, Chain::LookUp(look_up));
+            return;
         }
+        let fate = look_up::fate(first, &look_up.read);
+        self.fate(id, look_up, fate, desk);
     }
 
     /// What became of the first suspect; the next one follows.
@@ -472,16 +471,9 @@ impl Dispatcher {
                 return;
             }
         }
-        let ask = match book.seqs.pop_front() {
-            Some(seq) => {
-                book.step = LostStep::Result;
-                Ask::At { stream: REPLIES.into(), seq }
-            }
-            None => {
-                book.step = LostStep::Journal;
-                journal(&head)
-            }
-        };
+        let next = book.seqs.pop_front();
+        book.step = if next.is_some() { LostStep::Result } else { LostStep::Journal };
+        let ask = next.map_or_else(|| journal(&head), |seq| Ask::At { stream: REPLIES.into(), seq });
         self.ask(id, ask, GET_WITHIN, desk);
         self.chains.insert(id, Chain::Lost(book));
     }

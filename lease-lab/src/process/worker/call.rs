@@ -5,20 +5,20 @@ use workers::attempt::course::{Effect, Event};
 
 use super::{
     Worker,
-    attempt::{self, Call, Phase},
+    attempt::{self, Attempt, Call, Phase},
 };
 use crate::{desk::Desk, provider::RunId, world::CallNews};
 
 impl Worker {
     /// Calls the provider, or goes on with what an earlier worker left.
-    pub(super) fn begin_call(&mut self, number: u64, entry: Option<Box<Entry>>, desk: &mut Desk<'_>) {
-        let Some(of) = self.attempts.get(&number).and_then(|attempt| attempt.call_of()) else { return };
+    pub(super) fn begin_call(&mut self, number: u64, entry: Option<&Entry>, desk: &mut Desk<'_>) {
+        let Some(of) = self.attempts.get(&number).and_then(Attempt::call_of) else { return };
         self.next_call += 1;
         let (call, now) = (self.next_call, desk.now());
         let mut begun =
             Call { number: call, of: of.clone(), began: now, phase: Phase::Runs(None), unwanted: None };
         let detached = desk.provider(self.pool).config.detached;
-        let left = entry.as_deref().map(attempt::run_of);
+        let left = entry.map(attempt::run_of);
         begun.phase = match left {
             Some(Some(run)) => Phase::Runs(Some(run)),
             Some(None) => Phase::Finding,
@@ -97,12 +97,11 @@ impl Worker {
     /// The provider says something.
     pub(super) fn call_answered(&mut self, news: &CallNews, desk: &mut Desk<'_>) {
         let (CallNews::Started(id, _) | CallNews::Ended(id, _) | CallNews::Named(id, _)) = *news;
-        let ours = |attempt: &super::Attempt| attempt.call.as_ref().is_some_and(|call| call.number == id);
+        let ours = |attempt: &Attempt| attempt.call.as_ref().is_some_and(|call| call.number == id);
         let Some(number) = self.attempts.iter().find(|(_, attempt)| ours(attempt)).map(|(n, _)| *n) else {
             return;
         };
         match news {
-            CallNews::Started(_, run) => self.started(number, *run, desk),
             CallNews::Ended(_, run) => {
                 let Some(attempt) = self.attempts.get_mut(&number) else { return };
                 let Some(call) = attempt.call.take() else { return };
@@ -114,7 +113,7 @@ impl Worker {
                 });
                 self.apply(number, Event::Ended(Box::new(answer)), desk);
             }
-            CallNews::Named(_, Some(run)) => self.started(number, *run, desk),
+            CallNews::Started(_, run) | CallNews::Named(_, Some(run)) => self.started(number, *run, desk),
             // Nothing was started under this name: the call is simply made.
             CallNews::Named(_, None) => self.submit(number, desk),
         }
