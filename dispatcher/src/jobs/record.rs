@@ -149,6 +149,13 @@ impl Record {
         matches!(self.stage, Stage::LookUp { .. } | Stage::Waiting { .. })
     }
 
+    /// Moves the job to another stage, counting jobs under look-up.
+    pub(super) fn enter(&mut self, stage: Stage, looked_up: &mut usize) {
+        *looked_up -= usize::from(matches!(self.stage, Stage::LookUp { .. }));
+        *looked_up += usize::from(matches!(stage, Stage::LookUp { .. }));
+        self.stage = stage;
+    }
+
     /// Attempts made with the newest lease.
     pub fn current(&self) -> impl Iterator<Item = &Attempt> {
         self.open.iter().filter(|attempt| attempt.current)

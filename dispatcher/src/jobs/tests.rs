@@ -233,7 +233,9 @@ impl Scene {
 
     /// What stays known; every scene that ends well ends with nothing.
     fn left(&self) -> Count {
-        self.jobs.count()
+        let count = self.jobs.count();
+        assert_eq!((count.bytes, count.looked_up), (self.jobs.bytes, self.jobs.looked_up));
+        count
     }
 }
 
