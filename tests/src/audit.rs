@@ -1,6 +1,6 @@
 //! The auditor: every accepted job has exactly one terminal result, and what its attempts cost is known.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use producer::{Producer, Reply};
 use schemas::{
@@ -34,28 +34,47 @@ impl Audit {
         audit
     }
 
-    /// Waits until every job of `jobs` has a stored result, then reads once more and checks that each has exactly one.
+    /// Waits until every job of `jobs` has a stored result, and the useful cost of every one that succeeded is stored, which
+    /// follows its result. Then checks that each has exactly one of both.
     pub async fn all_ended(producer: &mut Producer, jobs: &[JobId]) -> Self {
         let end = tokio::time::Instant::now() + wait::DEADLINE;
         loop {
             let audit = Self::read(producer).await;
             let missing = jobs.iter().filter(|j| !audit.results.contains_key(j)).count();
-            if missing == 0 {
+            let unbooked = audit.unbooked();
+            if missing == 0 && unbooked == 0 {
                 audit.check_once(jobs);
                 return audit;
             }
-            assert!(tokio::time::Instant::now() < end, "{missing} of {} jobs have no result", jobs.len());
+            assert!(
+                tokio::time::Instant::now() < end,
+                "of {} jobs {missing} have no result, {unbooked} a result without its useful cost",
+                jobs.len()
+            );
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
 
-    /// Exactly one result per job, and none that nobody asked for.
+    /// How many jobs succeeded and have no useful cost yet.
+    fn unbooked(&self) -> usize {
+        let useful = |c: &&CostEvent| c.purpose == Purpose::Useful;
+        let booked: HashSet<JobId> = self.costs.iter().filter(useful).filter_map(|c| c.job).collect();
+        let succeeded = self.results.values().flatten().filter(|r| r.status == Status::Succeeded);
+        succeeded.filter(|result| !booked.contains(&result.job)).count()
+    }
+
+    /// Exactly one result per job, none that nobody asked for, and at most one useful cost per job.
     pub fn check_once(&self, jobs: &[JobId]) {
         for (job, results) in &self.results {
             assert_eq!(results.len(), 1, "job {job} has {} results", results.len());
             assert!(jobs.contains(job), "a result for a job that was not submitted: {job}");
         }
         assert_eq!(self.results.len(), jobs.len());
+        let mut useful = HashMap::new();
+        for cost in self.costs.iter().filter(|c| c.purpose == Purpose::Useful) {
+            *useful.entry(cost.job).or_insert(0) += 1;
+        }
+        assert!(useful.values().all(|count| *count == 1), "a job has several useful costs: {useful:?}");
     }
 
     /// How many jobs ended so.

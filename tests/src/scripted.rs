@@ -29,6 +29,8 @@ pub enum Script {
     After(Duration),
     /// Answers at once with how many bytes it was asked.
     Measure,
+    /// Answers at once with a text of so many bytes.
+    Write(usize),
     /// Fails at once, unbilled.
     Fail(Failure),
     /// Fails at once, and bills an inference all the same.
@@ -109,7 +111,7 @@ impl Provider for Scripted {
                 Script::FailBilled(failure) => {
                     return Ended { used: vec![inference(call)], ..Ended::unbilled(failure.clone()) };
                 }
-                Script::Succeed | Script::Measure => {}
+                Script::Succeed | Script::Measure | Script::Write(_) => {}
                 Script::After(pause) => tokio::time::sleep(*pause).await,
                 Script::Hold => self.released().await,
                 Script::HoldThenFail(failure) => {
@@ -119,6 +121,7 @@ impl Provider for Scripted {
             }
             *self.runs.lock().unwrap().entry(call.job).or_default() += 1;
             let text = match (script, &call.input) {
+                (Script::Write(bytes), _) => "x".repeat(bytes),
                 (Script::Measure, Input::Prompt(text)) => text.len().to_string(),
                 (Script::Measure, Input::Messages(all)) => {
                     all.iter().map(|message| message.content.len()).sum::<usize>().to_string()
