@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use dispatcher::{Dispatcher, DispatcherConfig};
-use schemas::{PoolId, Region, WorkerId};
+use schemas::{PoolId, Region, WorkerId, time::Clock as _};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use transport::LinkConfig;
+use transport::{LinkConfig, SystemClock};
 use workers::{Pool, PoolConfig};
 
 use crate::{
@@ -170,6 +170,7 @@ pub(crate) fn dispatcher_config(
         id,
         topology: config.topology.clone(),
         regions,
+        pools: config.pools.iter().map(|pool| pool.known(&config.prices, SystemClock.now())).collect(),
         policy: config.policy.clone(),
         breaker: config.breaker.clone(),
         offers: config.offers.clone(),

@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use routing::{
     budget::Rules,
     config::{BreakerConfig, PolicyConfig},
+    never::KnownPool,
     retry_budget::RetryConfig,
 };
 use schemas::{Region, Tenant, WorkerId, topology::Settings};
@@ -21,6 +22,9 @@ pub struct DispatcherConfig {
     pub topology: Settings,
     /// The regions this process dispatches for.
     pub regions: Vec<Region>,
+    /// The pools that the configuration lists, whether or not anything was heard of them. A job that none of them could ever take
+    /// ends at once. Where none is listed, such a job waits for one to come.
+    pub pools: Vec<KnownPool>,
     /// How a pool is chosen.
     pub policy: PolicyConfig,
     /// When a pool is left alone.

@@ -1,25 +1,29 @@
-//! The dispatcher: takes jobs from JOBS, picks a pool for each, hands over job and lease.
+//! The dispatcher: takes jobs from JOBS, has a pool picked for each, hands over job and lease. It moves messages; what it decides
+//! about pools, money and turns is in the crate `routing`.
 //!
-//! The `routing` crate decides; the modules here carry. [`dispatch`] owns all state in one task, [`redelivery`] finds out what became
-//! of a job that came twice, [`ending`] publishes terminal results, [`tenants`] sees whose jobs are coming, [`banker`] asks the counters
-//! of budgets, [`trim`] shortens the log, [`recurring`] stores the runs of recurring jobs, [`why`] tells people why a job waits, [`nats`]
-//! knows the messages.
+//! Reading order. What it is told: [`config`]. What it knows and decides, without a message: [`jobs`], which owns every job,
+//! [`feed`], which counts pulls, [`why`], which explains a wait. What it says: [`nats`], [`insist`], [`ending`], [`look_up`], [`lost`],
+//! [`banker`], [`tenants`]. What runs beside: [`trim`], [`recurring`]. And [`dispatch`], which joins them all.
+
+pub mod config;
+pub mod jobs;
+
+pub mod feed;
+pub mod why;
 
 pub mod banker;
-pub mod config;
-pub mod dispatch;
 pub mod ending;
-pub mod flight;
-pub mod held;
+pub mod insist;
+pub mod look_up;
+pub mod lost;
 pub mod metrics;
 pub mod nats;
-pub mod recurring;
-pub mod redelivery;
-pub mod runs;
 pub mod tenants;
+
+pub mod recurring;
 pub mod trim;
-pub mod waiting;
-pub mod why;
+
+pub mod dispatch;
 
 pub use config::DispatcherConfig;
 pub use dispatch::{Dispatcher, RunError, StartError};

@@ -1,8 +1,12 @@
 //! Every number this crate reports.
 
+use std::collections::HashMap;
+
 use metrics::{counter, gauge};
 use routing::budget::Rule;
-use schemas::{Region, UsdNanos, failure::FailureClass, reply::Status};
+use schemas::{Region, UsdNanos, decision::Refusal, failure::FailureClass, reply::Status};
+
+use crate::jobs::Count;
 
 /// A job was delivered to us; `again` when not for the first time.
 pub fn delivered(again: bool) {
@@ -97,9 +101,41 @@ pub fn trimmed(count: u64) {
     counter!("dispatcher_jobs_trimmed_total").increment(count);
 }
 
-/// How much this process holds now.
-pub fn holding(parked: usize, offered: usize, suspects: usize) {
-    gauge!("dispatcher_jobs_parked").set(parked as f64);
-    gauge!("dispatcher_jobs_offered").set(offered as f64);
-    gauge!("dispatcher_jobs_looked_up").set(suspects as f64);
+/// How much this process knows now.
+pub fn holding(count: &Count) {
+    gauge!("dispatcher_jobs_parked").set(count.waiting as f64);
+    gauge!("dispatcher_jobs_looked_up").set(count.looked_up as f64);
+    gauge!("dispatcher_jobs_away").set(count.away as f64);
+    gauge!("dispatcher_jobs_ending").set(count.ending as f64);
+    gauge!("dispatcher_jobs_offered").set(count.offered as f64);
+    gauge!("dispatcher_attempts_running").set(count.running as f64);
+    gauge!("dispatcher_text_in_hand_bytes").set(count.bytes as f64);
+}
+
+/// Jobs that are in hand for long, by the gate that holds the oldest of their line. Gates that hold nothing any more go to 0.
+pub fn held_long(by_gate: &HashMap<&'static str, u32>) {
+    for gate in Refusal::ALL.map(Refusal::as_str).into_iter().chain(["look_up", "open"]) {
+        let count = by_gate.get(gate).copied().unwrap_or(0);
+        gauge!("dispatcher_jobs_held_long", "gate" => gate).set(f64::from(count));
+    }
+}
+
+/// A stream of ours was deleted while we ran.
+pub fn stream_deleted() {
+    counter!("dispatcher_streams_deleted_total").increment(1);
+}
+
+/// An attempt has ended, and the news of that was lost.
+pub fn unheard() {
+    counter!("dispatcher_attempts_unheard_total").increment(1);
+}
+
+/// The worker of an attempt has vanished.
+pub fn vanished() {
+    counter!("dispatcher_attempts_vanished_total").increment(1);
+}
+
+/// An attempt of a vanished worker was booked as possibly wasted.
+pub fn booked_lost() {
+    counter!("dispatcher_attempts_booked_lost_total").increment(1);
 }

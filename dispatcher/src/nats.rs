@@ -1,155 +1,116 @@
 //! The dispatcher's messages: pulls, deliveries, handovers, returns. Reads and writes them, decides nothing.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, HeaderValue, Message};
+use async_nats::{Client, HeaderMap, HeaderValue, Message, StatusCode};
 use bytes::Bytes;
 use schemas::{
-    Lane, Micros, ModelToken, Region,
+    Micros, PoolId, WorkerId,
     handover::{Handover, Order, Return},
     headers,
-    job::{Job, JobError, JobHeaders},
+    job::{Head, JobError, JobHeaders},
     lease::{Lease, LeaseError},
     subjects::{self, JobSubject},
-    topology,
 };
 use serde_json::Value;
-use tokio::time::Instant;
 use transport::api::{self, ApiError};
 
-/// How long a pull stays open. Short, so that one lost in a leader change is soon made again.
-pub const PULL_EXPIRES: Duration = Duration::from_secs(5);
+use crate::{
+    feed::{Feed, PULL_EXPIRES},
+    jobs::{Delivered, PULL_BYTES, PullEnd, Returned},
+};
 
-/// One consumer we read, and the pulls we have open on it.
-#[derive(Debug)]
-pub struct Feed {
-    /// The region of its stream.
-    pub region: Region,
-    /// Its model.
-    pub model: ModelToken,
-    /// Its lane.
-    pub lane: Lane,
-    /// Its stream.
-    pub stream: String,
-    /// Its name.
-    pub consumer: String,
-    /// Deliveries up to this sequence may be done already: the consumer was made anew.
-    pub recreated_at: u64,
-    /// The highest sequence delivered to us.
-    pub seen: u64,
-    /// Jobs known to wait behind the last one delivered.
-    pub backlog: u64,
-    /// No pull before this: the last one found nobody.
-    pub paused: Option<Instant>,
-    pulls: VecDeque<Pull>,
+/// A job's own headers and body, passed on untouched.
+#[derive(Clone, Debug, Default)]
+pub struct Parcel {
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
 }
 
-#[derive(Debug)]
-struct Pull {
-    number: u64,
-    left: u32,
-    lost_at: Instant,
+impl Parcel {
+    /// What it takes in a message: a line for each header, and the body.
+    pub fn bytes(&self) -> usize {
+        let line = |(name, values): (&async_nats::HeaderName, &Vec<HeaderValue>)| {
+            let name: &str = name.as_ref();
+            values.iter().map(|value| name.len() + value.as_str().len() + 4).sum::<usize>()
+        };
+        self.headers.iter().map(line).sum::<usize>() + self.body.len()
+    }
 }
 
-impl Feed {
-    /// A feed for one model and lane.
-    pub fn new(region: Region, model: ModelToken, lane: Lane) -> Self {
-        Self {
-            stream: topology::jobs_stream(&region),
-            consumer: topology::consumer_name(&model, lane),
-            region,
-            model,
-            lane,
-            recreated_at: 0,
-            seen: 0,
-            backlog: 0,
-            paused: None,
-            pulls: VecDeque::new(),
+/// Asks a consumer for `batch` jobs; answers and deliveries come on `reply`. What is not sent is lost like a pull that nobody served.
+pub async fn pull(client: &Client, feed: &Feed, batch: u32, reply: String) {
+    let expires = PULL_EXPIRES.as_nanos();
+    let body = format!(r#"{{"batch":{batch},"max_bytes":{PULL_BYTES},"expires":{expires}}}"#);
+    let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", feed.stream, feed.consumer);
+    if let Err(error) = client.publish_with_reply(subject, reply, body.into()).await {
+        tracing::debug!(consumer = feed.consumer, %error, "pull not sent");
+    }
+}
+
+/// Reads from the consumer of a feed up to where deliveries may be done already, since the consumer was made anew.
+pub async fn read_recreated(client: &Client, feed: &mut Feed) -> Result<(), ApiError> {
+    let info =
+        api::ask(client, &format!("CONSUMER.INFO.{}.{}", feed.stream, feed.consumer), &Value::Null).await?;
+    let text = info
+        .pointer(&format!("/config/metadata/{}", transport::topology::RECREATED_AT))
+        .and_then(Value::as_str);
+    feed.recreated_at = text.and_then(|t| t.parse().ok()).unwrap_or(0);
+    Ok(())
+}
+
+/// Reads which pull a status message is about: its feed, its number, and why it ended. `None` for a sign of life.
+pub fn read_status(message: &Message, status: StatusCode) -> Option<(usize, u64, PullEnd)> {
+    let mut parts = message.subject.as_str().rsplit('.');
+    let number = parts.next()?.parse().ok()?;
+    let feed = parts.next()?.parse().ok()?;
+    let what = message.description.as_deref().unwrap_or("no responders");
+    let end = match status {
+        StatusCode::IDLE_HEARTBEAT => return None,
+        StatusCode::NOT_FOUND | StatusCode::TIMEOUT => PullEnd::Empty,
+        StatusCode::NO_RESPONDERS => PullEnd::Gone,
+        _ if what.contains("Consumer Deleted") => PullEnd::Gone,
+        _ if what.contains("MaxBytes") => PullEnd::Full,
+        _ => {
+            tracing::debug!(feed, %status, what, "pull ended");
+            PullEnd::Unserved
         }
-    }
-
-    /// Jobs that open pulls may still bring.
-    pub fn outstanding(&self) -> u32 {
-        self.pulls.iter().map(|p| p.left).sum()
-    }
-
-    /// Counts a delivery against the oldest pull: the server serves them in order.
-    pub fn delivered(&mut self, lease: &Lease) {
-        self.backlog = lease.pending;
-        if let Some(pull) = self.pulls.front_mut() {
-            pull.left = pull.left.saturating_sub(1);
-            if pull.left == 0 {
-                self.pulls.pop_front();
-            }
-        }
-    }
-
-    /// A pull has ended, filled or not.
-    pub fn ended(&mut self, number: u64) {
-        self.pulls.retain(|p| p.number != number);
-    }
-
-    /// Forgets pulls the server must have forgotten.
-    pub fn forget_lost(&mut self, now: Instant) {
-        self.pulls.retain(|p| p.lost_at > now);
-    }
-
-    /// Forgets all pulls: the connection is a new one.
-    pub fn forget_all(&mut self) {
-        self.pulls.clear();
-    }
-
-    /// Asks for `batch` jobs; answers and deliveries come on `reply`.
-    pub async fn pull(&mut self, client: &Client, number: u64, batch: u32, reply: String) {
-        let body = format!(r#"{{"batch":{batch},"expires":{}}}"#, PULL_EXPIRES.as_nanos());
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer);
-        let lost_at = Instant::now() + PULL_EXPIRES + Duration::from_secs(1);
-        self.pulls.push_back(Pull { number, left: batch, lost_at });
-        if client.publish_with_reply(subject, reply, body.into()).await.is_err() {
-            self.ended(number);
-        }
-    }
-
-    /// Reads from the consumer whether it was made anew.
-    pub async fn read_recreated(&mut self, client: &Client) -> Result<(), ApiError> {
-        let info =
-            api::ask(client, &format!("CONSUMER.INFO.{}.{}", self.stream, self.consumer), &Value::Null)
-                .await?;
-        let text = info
-            .pointer(&format!("/config/metadata/{}", transport::topology::RECREATED_AT))
-            .and_then(Value::as_str);
-        self.recreated_at = text.and_then(|t| t.parse().ok()).unwrap_or(0);
-        Ok(())
-    }
+    };
+    Some((feed, number, end))
 }
 
 /// A delivery, as far as it could be read.
 pub enum Delivery {
     /// A job.
-    Job(Box<(Job, Lease)>),
+    Job(Box<Delivered>),
     /// Not a job we can read; it has a lease all the same.
-    Broken(Lease, JobError),
+    Broken(Message, Lease, JobError),
     /// Not even a lease: none of ours.
     Alien(LeaseError),
 }
 
 /// Reads a message that a pull brought.
-pub fn read_delivery(message: &Message, now: Micros) -> Delivery {
-    let lease: Lease =
-        match message.reply.as_ref().map(async_nats::Subject::as_str).unwrap_or_default().parse() {
-            Ok(lease) => lease,
-            Err(error) => return Delivery::Alien(error),
-        };
+pub fn read_delivery(message: Message, now: Micros) -> Delivery {
+    let reply = message.reply.as_ref().map(async_nats::Subject::as_str).unwrap_or_default();
+    let lease: Lease = match reply.parse() {
+        Ok(lease) => lease,
+        Err(error) => return Delivery::Alien(error),
+    };
     let subject: JobSubject = match message.subject.as_str().parse() {
         Ok(subject) => subject,
         Err(error) => {
             let error = JobError::Field { field: "subject", rule: format!("{error}") };
-            return Delivery::Broken(lease, error);
+            return Delivery::Broken(message, lease, error);
         }
     };
-    match Job::read(subject, job_headers(message.headers.as_ref()), &message.payload, now) {
-        Ok(job) => Delivery::Job(Box::new((job, lease))),
-        Err(error) => Delivery::Broken(lease, error),
+    match Head::read(subject, job_headers(message.headers.as_ref()), &message.payload, now) {
+        Ok(head) => {
+            let parcel = Parcel { headers: message.headers.unwrap_or_default(), body: message.payload };
+            Delivery::Job(Box::new(Delivered { head, parcel, lease }))
+        }
+        Err(error) => Delivery::Broken(message, lease, error),
     }
 }
 
@@ -164,23 +125,41 @@ pub fn job_headers(map: Option<&HeaderMap>) -> JobHeaders<'_> {
     }
 }
 
-/// Offers a job to a pool. A plain publish: if nobody listens, the offer lapses.
+/// What a message has besides headers and body, at most: subject, reply subject, the protocol's own words.
+const FRAME: usize = 512;
+
+/// Offers a job to a pool. A plain publish: if nobody listens, the offer lapses. A job whose text does not fit beside the handover
+/// goes by its place in the log.
 pub async fn offer(
     client: &Client,
-    pool: &schemas::PoolId,
+    pool: &PoolId,
     accept: &str,
-    handover: &Handover,
-    headers: &HeaderMap,
-    payload: Bytes,
+    mut handover: Handover,
+    parcel: Option<Parcel>,
 ) -> Result<(), async_nats::PublishError> {
-    let json = serde_json::to_string(handover).expect("a handover has only string keys and no failing parts");
-    let mut headers = headers.clone();
-    headers.insert(headers::HANDOVER, json);
-    client.publish_with_reply_and_headers(subjects::work(pool), accept.to_owned(), headers, payload).await
+    let mut json = headers::json(&handover);
+    let fits = |parcel: &Parcel| parcel.bytes() + json.len() + FRAME <= client.max_payload();
+    let mut parcel = match parcel.filter(fits) {
+        Some(parcel) => parcel,
+        None => {
+            handover.in_log = true;
+            json = headers::json(&handover);
+            if json.len() + FRAME > client.max_payload() {
+                // The worker does without; what is left is bounded by the entries of a journal.
+                handover.decision = None;
+                json = headers::json(&handover);
+            }
+            Parcel::default()
+        }
+    };
+    parcel.headers.insert(headers::HANDOVER, json);
+    client
+        .publish_with_reply_and_headers(subjects::work(pool), accept.to_owned(), parcel.headers, parcel.body)
+        .await
 }
 
-/// Asks something of a worker. One that is lost costs money or time, never a job.
-pub async fn order(client: &Client, pool: &schemas::PoolId, worker: &schemas::WorkerId, order: &Order) {
+/// Sends an order to a worker. A lost order may cost money or time, but never loses a job.
+pub async fn order(client: &Client, pool: &PoolId, worker: &WorkerId, order: &Order) {
     let body = serde_json::to_vec(order).expect("an order has only string keys and no failing parts");
     if let Err(error) = client.publish(subjects::orders(pool, worker), body.into()).await {
         tracing::debug!(%pool, %worker, %error, "order not sent");
@@ -198,13 +177,21 @@ pub enum ReturnError {
     Job(#[from] JobError),
 }
 
-/// Reads a job that a worker gave back.
-pub fn read_return(message: &Message, now: Micros) -> Result<(Return, Job), ReturnError> {
+/// Reads what a worker says about a job that it gives back.
+pub fn read_return(message: &Message) -> Result<Return, ReturnError> {
     let header =
         message.headers.as_ref().and_then(|h| h.get(headers::RETURN)).map_or("", HeaderValue::as_str);
-    let back: Return = serde_json::from_str(header)?;
-    let job = Job::read(back.subject.clone(), job_headers(message.headers.as_ref()), &message.payload, now)?;
-    Ok((back, job))
+    Ok(serde_json::from_str(header)?)
+}
+
+/// Joins what a worker says with the job itself.
+pub fn join_return(back: Return, parcel: Parcel, now: Micros) -> Result<Returned, ReturnError> {
+    let headers = job_headers(Some(&parcel.headers));
+    let head = match Head::read(back.subject.clone(), headers, &parcel.body, now) {
+        Ok(head) => head,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Returned { back, head, parcel })
 }
 
 /// The job's own headers, without what we added.
@@ -217,4 +204,22 @@ pub fn own_headers(map: Option<HeaderMap>) -> HeaderMap {
         })
         .filter_map(|(name, values)| values.first().map(|v| (name.clone(), v.clone())))
         .collect()
+}
+
+/// Gives a lease back at once, for another dispatcher. Only while it is surely ours.
+pub async fn give_back(client: &Client, lease: &Lease) {
+    let sent = client.publish(lease.subject().to_owned(), Bytes::from_static(b"-NAK")).await;
+    if let Err(error) = sent {
+        tracing::warn!(%error, "lease not given back, it comes back by itself");
+    }
+}
+
+/// How long an extension may take to be answered.
+const EXTEND_WITHIN: Duration = Duration::from_secs(2);
+
+/// Extends a lease and makes sure of it. True when the server answered.
+pub async fn extend(client: &Client, lease: &Lease) -> bool {
+    let request =
+        async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(EXTEND_WITHIN));
+    client.send_request(lease.subject().to_owned(), request).await.is_ok()
 }

@@ -1,5 +1,7 @@
 //! Why a job waits: which gate, how it stands, what it is held against, when it opens. Pure.
 
+use std::time::Duration;
+
 use rand::Rng;
 use routing::{
     budget::{Budgets, Wait},
@@ -9,91 +11,93 @@ use routing::{
     track::Track,
 };
 use schemas::{
-    JobId, Micros, UsdNanos, WorkerId,
+    Micros, UsdNanos,
     decision::Refusal,
     journal::Journal,
-    state::State,
     time::micros,
     why::{Gate, Place, WhyAnswer, WhyAsk},
 };
-use tokio::time::Instant;
 
-use crate::held::Held;
+use crate::{
+    config::DispatcherConfig,
+    jobs::{
+        Desk, Jobs,
+        record::{Course, Record, Stage},
+    },
+};
 
 /// What this dispatcher knows of a job.
-pub fn answer(
-    held: &mut Held,
-    dispatcher: &WorkerId,
-    ask: &WhyAsk,
-    policy: &PolicyConfig,
-    now: Micros,
-) -> WhyAnswer {
-    let found = find(held, ask.job);
-    let Held { pools, picker, budgets, rng, waiting, .. } = held;
-    let group = waiting.group(&ask.subject.region, &ask.subject.model);
-    let held_here =
-        group.line.iter().find(|(_, _, flight)| flight.job.id == ask.job).map(|(.., flight)| flight);
+pub fn answer(jobs: &mut Jobs, config: &DispatcherConfig, ask: &WhyAsk, now: Micros) -> WhyAnswer {
+    let Desk { records, lines, pools, picker, budgets, retries, rng } = jobs.desk();
+    let here =
+        records.iter().filter(|(_, r)| r.head.id == ask.job && r.head.subject.tenant == ask.subject.tenant);
+    let record = here.max_by_key(|(key, _)| **key).map(|(_, record)| record.as_ref());
+    let group = lines.group(&ask.subject.region, &ask.subject.model);
+    let waiting = record.filter(|record| matches!(record.stage, Stage::Waiting { .. }));
     let nothing = Journal::default();
-    let journal = held_here.map_or(&nothing, |flight| &flight.journal);
+    let journal = waiting.map_or(&nothing, |record| &record.journal);
     let affordable = |provider: &schemas::ProviderId, amount: UsdNanos| {
         budgets.admits(&ask.subject.tenant, provider, amount, now).is_ok()
     };
     let ahead = u32::try_from(group.line.len()).unwrap_or(u32::MAX);
+    let rests = waiting.and_then(|record| record.not_before).filter(|at| *at > now);
     let question = Ask {
         subject: &ask.subject,
         routing: &ask.routing,
         deadline: ask.deadline_us,
         max_cost: ask.max_cost_usd,
         journal,
-        larger_than: held_here.and_then(|flight| flight.larger_than),
+        larger_than: waiting.and_then(|record| record.larger_than),
         avoid: &[],
         ahead,
+        held_for: waiting.map_or(Duration::ZERO, |record| now.since(record.held_since)),
+        rests: rests.is_some(),
         affordable: &affordable,
     };
-    let gates = gates(picker, pools, question, budgets, policy, now, rng);
+    let gates = gates(picker, pools, question, budgets, &config.policy, now, rng);
     let wait_us = picker.wait(pools.as_slice(), question).map(micros);
-    let place = match found {
-        Some(place) => place,
-        None => match held_here {
-            None => Place::Elsewhere { waiting: ahead, wait_us },
-            Some(flight) => Place::Waiting {
-                since_us: flight.held_since,
-                others: ahead - 1,
+    let elsewhere = Place::Elsewhere { waiting: ahead, wait_us };
+    let place = match record {
+        None => elsewhere,
+        Some(record) => match record.stage {
+            Stage::Waiting { .. } => Place::Waiting {
+                since_us: record.held_since,
+                others: ahead.saturating_sub(1),
                 own: u32::try_from(group.line.len_of(&ask.subject.tenant))
                     .unwrap_or(u32::MAX)
                     .saturating_sub(1),
                 wait_us,
-                rests_us: flight.not_before.map(|at| micros(at.saturating_duration_since(Instant::now()))),
-                retry_budget: !flight.journal.entries.is_empty()
-                    && held.retries.get(&ask.subject.region).is_some_and(|budget| budget.left(now) == 0),
-                attempts: flight.attempts(),
+                rests_us: rests.map(|at| micros(at.since(now))),
+                retry_budget: !record.journal.entries.is_empty()
+                    && retries.get(&ask.subject.region).is_some_and(|budget| budget.left(now) == 0),
+                attempts: record.attempts,
             },
+            Stage::LookUp { .. } => Place::LookedUp,
+            Stage::Away => away(record, pools).unwrap_or(elsewhere),
+            Stage::Ending | Stage::Over => elsewhere,
         },
     };
-    WhyAnswer { dispatcher: dispatcher.clone(), place, gates }
+    WhyAnswer { dispatcher: config.id.clone(), place, gates }
 }
 
-/// Where the job is, unless it waits in its line or is not here at all.
-fn find(held: &Held, job: JobId) -> Option<Place> {
-    if let Some(run) = held.runs.iter().find(|run| run.job == job) {
-        let usual = held.pools.iter().find(|pool| pool.id == run.pool);
-        let usual =
-            usual.and_then(|pool| pool.track(&run.subject.model)).map_or(0, |t| micros(t.service().1));
-        return Some(Place::Running {
-            pool: run.pool.clone(),
-            worker: run.worker.clone(),
-            since_us: run.since,
-            usual_us: usual,
-            hedged: run.twin.is_some(),
-        });
-    }
-    if let Some(offer) = held.offered.values().find(|offer| offer.flight.job.id == job) {
-        return match &offer.flight.state {
-            State::Offered { pool, .. } => Some(Place::Offered { pool: pool.clone() }),
-            State::Waiting { .. } | State::Running { .. } | State::Ended { .. } => None,
-        };
-    }
-    held.suspects.contains(job).then_some(Place::LookedUp)
+/// Where a job is that is offered or runs.
+fn away(record: &Record, pools: &Pools) -> Option<Place> {
+    let running = record.open.iter().filter(|a| matches!(a.course, Course::Running { .. })).count();
+    let first = record.current().min_by_key(|attempt| attempt.offer)?;
+    Some(match &first.course {
+        Course::Offered { .. } => Place::Offered { pool: first.pool.clone() },
+        Course::Running { worker, since, .. } => {
+            let pool = pools.iter().find(|pool| pool.id == first.pool);
+            let track = pool.and_then(|pool| pool.track(&record.head.subject.model));
+            Place::Running {
+                pool: first.pool.clone(),
+                worker: worker.clone(),
+                since_us: *since,
+                usual_us: track.map_or(0, |track| micros(track.service().1)),
+                hedged: running > 1,
+            }
+        }
+    })
 }
 
 /// A gate for every pool that serves the model.

@@ -13,13 +13,17 @@ use schemas::{
     codec::CodecError,
     dead::Obituary,
     headers,
-    job::JobBody,
+    job::{InputRef, JobBody},
     reply::JobResult,
     subjects::JobSubject,
     topology::{self, DEAD, REPLIES, consumer_name, jobs_stream},
 };
 use serde_json::{Value, json};
-use transport::api::{self, ApiError};
+use tracing::warn;
+use transport::{
+    api::{self, ApiError},
+    payloads,
+};
 
 use crate::{
     nats::{MailboxError, Reply, job_of, read_reply, read_stored, start},
@@ -53,6 +57,11 @@ impl Entry {
     /// The job's body, unchecked.
     pub fn body(&self) -> Result<JobBody, CodecError> {
         Codec::from_content_type(self.content_type.as_deref())?.decode(&self.payload)
+    }
+
+    /// Where the body lies, if not in the entry itself.
+    fn body_ref(&self) -> Option<&InputRef> {
+        self.obituary.as_ref()?.body_ref.as_ref()
     }
 
     fn read(message: &Message, stream: &str, seq: u64, at: Micros) -> Self {
@@ -105,6 +114,7 @@ pub async fn read(
     };
     let filter_subject = selection.subject(source, region);
     let config = pull::OrderedConfig { filter_subject, deliver_policy, ..pull::OrderedConfig::default() };
+    let (mut elsewhere, mut go_on) = (Vec::new(), true);
     read_stored(client, stream, config, |message| {
         let (seq, at) = message.info().map_or((0, Micros::default()), |info| {
             let nanos = u64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(0);
@@ -112,9 +122,33 @@ pub async fn read(
         });
         let past = selection.last_seq.is_some_and(|last| seq > last)
             || selection.until.is_some_and(|until| at >= until);
-        !past && each(Entry::read(message, stream, seq, at))
+        if past {
+            return false;
+        }
+        let entry = Entry::read(message, stream, seq, at);
+        if entry.body_ref().is_some() {
+            elsewhere.push(entry);
+            return true;
+        }
+        go_on = each(entry);
+        go_on
     })
-    .await
+    .await?;
+    // Bodies that did not fit beside their letters, one at a time: each is as large as a message may be.
+    for mut entry in elsewhere {
+        if !go_on {
+            break;
+        }
+        if let Some(stored) = entry.body_ref() {
+            match payloads::get_bytes(client, stored).await {
+                Ok(bytes) => entry.payload = bytes.into(),
+                // Without its body it is no job any more, and is told as such.
+                Err(error) => warn!(seq = entry.seq, %error, "the body of a dead letter cannot be read"),
+            }
+        }
+        go_on = each(entry);
+    }
+    Ok(())
 }
 
 /// The stored results of `jobs`; those whose results are no longer kept are missing.

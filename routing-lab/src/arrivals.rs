@@ -1,4 +1,4 @@
-//! Who sends what when. The same jobs under every policy: they depend on scenario and seed alone.
+//! The jobs that arrive. They depend on scenario and seed alone, so every policy gets the same jobs.
 
 use schemas::Lane;
 
@@ -8,25 +8,25 @@ use super::{
     trace::{Request, Trace},
 };
 
-/// Rates are constant within a step; a second is short against every burst.
+/// The length of a step, within which rates are constant. A second is short compared with any burst.
 const STEP_US: u64 = 1_000_000;
 
 /// A job that arrives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Arrival {
-    /// After the start.
+    /// Microseconds after the start.
     pub(super) at_us: u64,
-    /// From 0, in the order of arrival.
+    /// Counts from 0, in the order of arrival.
     pub(super) number: u64,
     pub(super) region: usize,
     pub(super) model: usize,
     pub(super) tenant: usize,
     pub(super) lane: Lane,
-    /// Of its prompt and its answer, where a trace says so.
+    /// Tokens of its prompt and its answer, if a trace gives them.
     pub(super) tokens: Option<(u32, u32)>,
 }
 
-/// All jobs of a scenario, one after the other.
+/// The jobs of a scenario, in the order of arrival.
 pub(super) struct Arrivals<'a> {
     scenario: &'a Scenario,
     seed: u64,
@@ -39,9 +39,9 @@ enum Source {
     Drawn {
         chance: Chance,
         at_us: f64,
-        /// The step that `rates` are about.
+        /// The step to which `rates` belong.
         step: u64,
-        /// By region and tenant, jobs a second.
+        /// Jobs a second, by region and tenant.
         rates: Vec<f64>,
         total: f64,
     },
@@ -51,7 +51,7 @@ enum Source {
 }
 
 impl<'a> Arrivals<'a> {
-    /// From the first. `trace` is what the scenario's file holds, if it names one.
+    /// Starts at the first job. `trace` is what the scenario's file holds, if it names one.
     pub(super) fn new(scenario: &'a Scenario, trace: Option<&Trace>, seed: u64) -> Self {
         let end_us = schemas::time::micros(scenario.duration);
         let source = match (&scenario.arrivals, trace) {
@@ -77,7 +77,7 @@ fn rate(scenario: &Scenario, rate: f64, region: usize, tenant: usize, step: u64)
     let spec = &scenario.regions[region];
     let day = match &scenario.arrivals {
         Plan::Drawn { day: Some(day), .. } => {
-            // Mean 1 over a period, and its peak so many times its trough.
+            // The mean over a period is 1, and the peak is `swing` times the trough.
             let depth = (day.swing - 1.0) / (day.swing + 1.0);
             let turn = at / day.period.as_secs_f64() - spec.phase;
             1.0 - depth * (std::f64::consts::TAU * turn).cos()
@@ -124,7 +124,7 @@ impl Iterator for Arrivals<'_> {
                             *total += *slot;
                         }
                     }
-                    // A gap that crosses into the next step is drawn anew from there: chance has no memory.
+                    // A gap that reaches into the next step is drawn anew from its start: exponential gaps have no memory.
                     let next = *at_us + chance.gap() * 1e6 / total.max(1e-9);
                     let border = ((now + 1) * STEP_US) as f64;
                     if next < border {

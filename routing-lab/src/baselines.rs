@@ -1,6 +1,6 @@
-//! What others do, on the same world: policies that gateways and load balancers ship. They see what heartbeats say (slots,
-//! running, silence, health), skip pools that are full, prefer their own region, and try a failed job elsewhere, four attempts
-//! in all. They have no fairness, no hedging, and keep nothing warm.
+//! The other policies, as gateways and load balancers ship them. They see what heartbeats say (slots, running jobs, silence,
+//! health), skip full pools, prefer their own region, and try a failed job elsewhere, with four attempts in all. They have no
+//! fairness and no second attempts, and keep nothing warm.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -27,35 +27,35 @@ use super::{
 
 /// Attempts of a job.
 const ATTEMPTS: usize = 4;
-/// Before a job goes to a pool that failed it, when no other is left.
+/// The pause before a job goes back to a pool that failed it, if no other pool is left.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Heartbeats come each second.
+/// A pool that was silent for longer gets no jobs. Heartbeats come each second.
 const SILENT_AFTER: Duration = Duration::from_secs(4);
-/// How much the newest latency counts.
+/// How much the newest latency counts for the average.
 const NEWS: f64 = 0.1;
-/// A gateway leaves a provider alone for so long after so many failures within a minute.
+/// A gateway leaves a pool alone for a minute after three failures within a minute.
 const COOL_FAILURES: usize = 3;
 const COOL_WINDOW: Duration = Duration::from_secs(60);
 const COOL_FOR: Duration = Duration::from_secs(60);
 
-/// Which.
+/// Which of the other policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The baseline by its share, else the cheapest other, by a coin.
+    /// The baseline with the probability of its share, else the cheapest other.
     Static,
-    /// One after the other.
+    /// One pool after the other.
     RoundRobin,
-    /// The cheapest that has room.
+    /// The cheapest pool with a free slot.
     Cheapest,
-    /// The fastest of late.
+    /// The pool that was fastest lately.
     LeastLatency,
-    /// The emptier of two drawn at random (Mitzenmacher, 2001).
+    /// The emptier of two pools drawn at random (Mitzenmacher, 2001).
     PowerOfTwo,
-    /// The emptiest, without those that failed lately.
+    /// The emptiest pool, without those that failed lately.
     Gateway,
 }
 
-/// One of them, in one region.
+/// One of the other policies, in one region.
 pub(super) struct Plainly {
     kind: Kind,
     region: usize,
@@ -66,7 +66,7 @@ pub(super) struct Plainly {
     rng: StdRng,
 }
 
-/// A pool as they see it.
+/// A pool as these policies see it.
 struct Known {
     id: PoolId,
     region: usize,
@@ -106,7 +106,7 @@ impl Plainly {
         }
     }
 
-    /// Whether a pool has room for a job; `again` when it may have failed it before.
+    /// Whether a pool can take a job now. `again`: it may have failed the job before.
     fn open(&self, index: usize, want: &Want<'_>, again: bool, now: Micros) -> bool {
         let pool = &self.pools[index];
         let tried = || want.journal.entries.iter().any(|entry| entry.pool == pool.id);
@@ -119,7 +119,7 @@ impl Plainly {
             && (self.kind != Kind::Gateway || now >= pool.cool_until)
     }
 
-    /// The lowest of what is open, in the own region before all others.
+    /// The open pool with the lowest rank; pools of the own region come first.
     fn lowest(&self, open: &dyn Fn(usize) -> bool, rank: impl Fn(&Known) -> f64) -> Option<usize> {
         let all = (0..self.pools.len()).filter(|index| open(*index));
         let key = |index: &usize| (self.pools[*index].region != self.region, rank(&self.pools[*index]));
@@ -195,7 +195,7 @@ impl Router for Plainly {
     fn choose(&mut self, want: &Want<'_>, now: Micros) -> Step {
         let chosen = self.pick(want, false, now);
         if chosen.is_none() {
-            // Others may have room soon; where all have failed it, it begins again.
+            // Another pool may have a free slot soon. If all have failed the job, it begins again.
             let untried = self.pools.iter().any(|pool| {
                 pool.models[want.model].is_some()
                     && pool.healthy

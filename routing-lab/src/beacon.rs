@@ -1,5 +1,4 @@
-//! Beacon's own routing as a policy: the rooms of this crate and nothing else. What stands here is what the dispatch task does
-//! with them, without messages.
+//! Beacon's own routing as a policy. This is what the dispatcher does with the `routing` crate, without messages.
 
 use std::{cell::Cell, time::Duration};
 
@@ -14,12 +13,12 @@ use routing::{
     pool::Pools,
     retry::{self, Verdict},
     retry_budget::{RetryBudget, RetryConfig},
-    track::Outcome,
+    track::{Ours, Outcome},
     warm::Warmth,
 };
 use schemas::{
     Micros, ModelToken, PoolId, ProviderId, Tenant, UsdNanos, failure::Failure, handover::Acceptances,
-    heartbeat::Heartbeat, job::Job,
+    heartbeat::Heartbeat, job::Job, journal::Journal,
 };
 
 use super::{
@@ -28,7 +27,7 @@ use super::{
     slab::{Key, Slab},
 };
 
-/// Beyond the retry budget a job waits.
+/// How long a job waits if the retry budget is used up.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// The dispatcher of a region.
@@ -38,14 +37,14 @@ pub(super) struct Beacon {
     models: Vec<ModelToken>,
     names: Vec<PoolId>,
     pools: Pools,
-    /// Pools were heard of in this order.
+    /// The scenario's indices of the pools, in the order in which they were first heard.
     heard_of: Vec<usize>,
     picker: Picker,
     hedges: Hedges,
     warmth: Warmth,
     retries: RetryBudget,
     budgets: Budgets,
-    /// What is set aside for attempts.
+    /// The money that is set aside for attempts.
     reservations: Slab<Reservation>,
     rng: StdRng,
 }
@@ -75,7 +74,7 @@ impl Beacon {
         }
     }
 
-    /// Offers an attempt: the same steps as in `dispatch`.
+    /// Counts an attempt that is offered, with the same steps as the dispatcher.
     fn send(&mut self, choice: Choice, want: &Want<'_>, hedge: bool, now: Micros) -> Sending {
         let model = &want.job.subject.model;
         let track = self.pools.as_slice()[choice.index].track(model);
@@ -100,7 +99,7 @@ impl Beacon {
         }
     }
 
-    /// The money of an attempt is free again but for what it cost; a guess where nobody can tell.
+    /// Settles the money of an attempt. Without a known cost, what was set aside counts as spent.
     fn settle(&mut self, sent: &Sending, cost: Option<UsdNanos>, now: Micros) {
         if let Some(reservation) = sent.reservation.and_then(|key| self.reservations.take(key)) {
             let actual = cost.unwrap_or(reservation.amount());
@@ -109,7 +108,14 @@ impl Beacon {
     }
 
     fn ask<'a>(want: &Want<'a>, affordable: &'a dyn Fn(&ProviderId, UsdNanos) -> bool) -> Ask<'a> {
-        Ask { avoid: want.avoid, ahead: want.ahead, affordable, ..Ask::of(want.job, want.journal) }
+        Ask {
+            avoid: want.avoid,
+            ahead: want.ahead,
+            held_for: want.held_for,
+            rests: want.rests,
+            affordable,
+            ..Ask::of(want.job, want.journal)
+        }
     }
 }
 
@@ -143,9 +149,6 @@ impl Router for Beacon {
         let Some(choice) = self.picker.pick(self.pools.as_slice(), ask, now, &mut self.rng) else {
             return held.get().map_or(Step::Wait, Step::WaitTenant);
         };
-        if choice.again {
-            return Step::Pause(retry::backoff(want.journal.counted(), &mut self.rng));
-        }
         if again {
             self.retries.try_retry(now);
         } else {
@@ -198,6 +201,15 @@ impl Router for Beacon {
 
     fn verdict(&mut self, want: &Want<'_>, failure: &Failure, now: Micros) -> Verdict {
         retry::verdict(want.job, want.journal, failure, now)
+    }
+
+    fn rest(&mut self, journal: &Journal) -> Duration {
+        retry::rest(journal, &mut self.rng).unwrap_or_default()
+    }
+
+    fn ours(&mut self, open: &[(usize, usize, Ours)]) {
+        let (names, models) = (&self.names, &self.models);
+        self.pools.set_ours(open.iter().map(|(pool, model, ours)| (&names[*pool], &models[*model], *ours)));
     }
 
     fn second(&mut self, now: Micros, orders: &mut Vec<(usize, usize, u32)>) {

@@ -1,13 +1,13 @@
-//! Draws that belong to a thing and not to a moment: the luck of a job's second attempt is the same under every policy,
-//! whatever was drawn before, so that policies are compared on one world.
+//! Random draws that depend on what they are for, not on what was drawn before. The luck of a job's second attempt is the same
+//! under every policy, so that all policies are compared in one world.
 
 use std::f64::consts::TAU;
 
-/// Draws by SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+/// A sequence of draws, by SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chance(u64);
 
-/// What a draw is about, so that two uses of one number are independent.
+/// What a draw is for. Two uses of one number are independent.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum About {
     Arrivals = 1,
@@ -18,7 +18,7 @@ pub(super) enum About {
 }
 
 impl Chance {
-    /// The draws of one thing under a seed.
+    /// The draws for one part of one thing under a seed.
     pub(super) fn of(seed: u64, about: About, thing: u64, part: u64) -> Self {
         let mut chance = Self(seed);
         for word in [about as u64, thing, part] {
@@ -32,23 +32,23 @@ impl Chance {
         mix(self.0)
     }
 
-    /// At least 0 and less than 1.
+    /// Uniform, at least 0 and less than 1.
     pub(super) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Mean 0, variance 1 (Box and Muller, 1958).
+    /// Normal, with mean 0 and variance 1 (Box and Muller, 1958).
     pub(super) fn normal(&mut self) -> f64 {
         let (a, b) = (1.0 - self.unit(), self.unit());
         (-2.0 * a.ln()).sqrt() * (TAU * b).cos()
     }
 
-    /// Mean 1: the gap to the next of events that come by chance.
+    /// Exponential, with mean 1: the gap between two independent events.
     pub(super) fn gap(&mut self) -> f64 {
         -(1.0 - self.unit()).ln()
     }
 
-    /// An index, by shares that add up to 1.
+    /// An index, drawn by shares that add up to 1.
     pub(super) fn index(&mut self, shares: impl Iterator<Item = f64>) -> usize {
         let mut left = self.unit();
         let mut last = 0;
@@ -61,7 +61,7 @@ impl Chance {
             }
             left -= share;
         }
-        // Rounding may leave a crumb behind the last share.
+        // Rounding may leave a little beyond the last share.
         last
     }
 }

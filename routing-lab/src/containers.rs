@@ -1,7 +1,7 @@
-//! Containers of one model at one serverless pool: started for jobs or by order, stopped when they were idle for long.
+//! Containers of one model at one serverless pool. They start for jobs or by order, and stop after they were idle for long.
 //!
-//! The one used last is used first, as providers do, so that the others may stop. What stops is found when somebody looks:
-//! no event is needed for it. Invariant: a span of idleness is billed once, when it ends.
+//! The container that was used last is used next, as providers do, so that the others may stop. Stopping needs no event: each call
+//! first sweeps what has stopped since the last. Invariant: an idle time is billed once, when it ends.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -12,29 +12,29 @@ use super::scenario::Serverless;
 /// The containers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Containers {
-    /// Since when, longest first.
+    /// Since when each idle container is idle, longest first.
     idle: VecDeque<Micros>,
-    /// By order: from when, and until when they start, soonest first.
+    /// When each ordered container began to start and will be ready, soonest first.
     starting: VecDeque<(Micros, Micros)>,
     busy: u32,
-    /// Kept warm, running ones included.
+    /// How many are kept warm, busy ones included.
     wanted: u32,
     swept: Micros,
 }
 
-/// What a job finds.
+/// The container that a job gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// One that is ready.
+    /// A container is ready.
     Warm,
-    /// One that is ready after this, billed to the job from now on.
+    /// A container is ready after this time, and billed to the job from now on.
     Starting(Duration),
-    /// None: one has to start.
+    /// There is none: a container has to start.
     None,
 }
 
 impl Containers {
-    /// A job takes a container. Gives what idleness that ended is billed.
+    /// A job takes a container. Also returns the idle time to bill.
     pub(super) fn take(&mut self, spec: &Serverless, now: Micros) -> (Found, Duration) {
         let mut billed = self.sweep(spec, now);
         self.busy += 1;
@@ -48,7 +48,7 @@ impl Containers {
         }
     }
 
-    /// A job leaves its container, which stays unless it broke.
+    /// A job leaves its container, which becomes idle unless it broke.
     pub(super) fn leave(&mut self, broke: bool, now: Micros) {
         self.busy = self.busy.saturating_sub(1);
         if !broke {
@@ -56,7 +56,8 @@ impl Containers {
         }
     }
 
-    /// Has so many warm from now on; those that are missing start, each for `start`.
+    /// Keeps `wanted` containers warm from now on. Those that are missing start; `start` draws how long each takes. Returns the
+    /// idle time to bill.
     pub(super) fn order(
         &mut self,
         spec: &Serverless,
@@ -73,14 +74,14 @@ impl Containers {
         billed
     }
 
-    /// All that do not run a job are gone.
+    /// Removes all containers that run no job. Returns the idle time to bill.
     pub(super) fn vanish(&mut self, spec: &Serverless, now: Micros) -> Duration {
         let mut billed = self.sweep(spec, now);
         billed += self.idle.drain(..).map(|since| idle_billed(spec, since, now)).sum::<Duration>();
         billed + self.starting.drain(..).map(|(from, _)| now.since(from)).sum::<Duration>()
     }
 
-    /// Those that started become idle, those that were idle for long stop.
+    /// Containers that have started become idle, and containers that were idle for long stop. Returns the idle time to bill.
     pub(super) fn sweep(&mut self, spec: &Serverless, now: Micros) -> Duration {
         let mut billed = Duration::ZERO;
         while let Some((from, until)) = self.starting.front().copied().filter(|(_, until)| *until <= now) {
@@ -95,20 +96,20 @@ impl Containers {
                 break;
             }
             self.idle.pop_front();
-            // One that was kept past its time stops when nobody wants it any more.
+            // A container that was kept past its timeout stops when it is no longer wanted.
             billed += idle_billed(spec, since, if stops > self.swept { stops } else { now });
         }
         self.swept = now;
         billed
     }
 
-    /// All there are.
+    /// How many there are.
     pub(super) fn count(&self) -> u32 {
         u32::try_from(self.idle.len() + self.starting.len()).unwrap_or(u32::MAX) + self.busy
     }
 }
 
-/// What a span of idleness is billed; past the time-out somebody ordered it, and that is always billed.
+/// How much of an idle time is billed. Idle time past the timeout was ordered, and is always billed.
 fn idle_billed(spec: &Serverless, since: Micros, until: Micros) -> Duration {
     let span = until.since(since);
     if spec.bills_idle { span } else { span.saturating_sub(spec.idle_timeout) }
@@ -146,7 +147,7 @@ mod tests {
         assert_eq!(containers.order(&SPEC, 2, start, at(0)), Duration::ZERO);
         assert_eq!(containers.take(&SPEC, at(0)).0, Found::Starting(Duration::from_secs(1)));
         containers.leave(false, at(2));
-        // One second of a start, and nothing yet of the idleness that goes on.
+        // One second of a start; the idle time is not over yet.
         assert_eq!(containers.sweep(&SPEC, at(100)), Duration::from_secs(1));
         assert_eq!(containers.count(), 2);
         let end = containers.order(&SPEC, 0, start, at(101));

@@ -1,4 +1,4 @@
-//! The event loop: jobs arrive, routers send them, workers take or refuse them, providers end or break, news travels.
+//! The event loop: jobs arrive, routers send them, workers take or refuse them, calls end, and news travels.
 //!
 //! ```text
 //!  arrive ─▶ line ─▶ choose ─▶ reach (delay) ─┬─ refused ─▶ heard (delay) ─▶ line
@@ -7,14 +7,17 @@
 //!                                                                                     └─ verdict ─▶ line
 //! ```
 //!
-//! Attempts are in `attempts`, the counters of budgets in `bank`. Time is virtual; events of one moment come in the order they
-//! were made, so a run depends on scenario, policy and seed alone. A job ends once: `end_job` takes it out of the table.
+//! `placing` brings jobs into their lines and out to pools, `attempts` follows attempts, `bank` keeps the counters of budgets.
+//! Time is virtual, and events of one moment come in the order in which they were made, so a play depends on scenario, policy and
+//! seed alone. A job ends once: `end_job` takes it out of the table.
 
 mod attempts;
 mod bank;
+mod placing;
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
+use routing::track::Ours;
 use schemas::{
     Lane, Micros, PoolId,
     failure::FailureClass,
@@ -27,20 +30,20 @@ use self::{attempts::Attempt, bank::Bank};
 use super::{
     arrivals::{Arrival, Arrivals},
     ledger::{End, For, Ledger},
-    router::{Line, Look, Router, Sending, Step, Want},
-    scenario::{FaultKind, Scenario, lane_index},
+    router::{Line, Router},
+    scenario::{FaultKind, Scenario},
     slab::{Key, Slab},
     trace::Trace,
-    world::{Task, World},
+    world::World,
 };
 
-/// When virtual time begins: some morning.
+/// When virtual time begins.
 const START: Micros = Micros::new(1_795_000_000_000_000);
-/// Workers say how they are so often.
+/// How often workers send a heartbeat.
 const BEAT: Duration = Duration::from_secs(1);
-/// Waiting jobs are looked at so often even if nothing happens: breakers and limits open by time alone.
+/// How often waiting jobs are looked at even if nothing happens: breakers and rate limits open by time alone.
 const POLL: Duration = Duration::from_millis(100);
-/// Jobs still there so long after the last arrival end as failed: nobody will ever take them.
+/// Jobs that are left so long after the last arrival end as failed: no pool will ever take them.
 const LINGER: Duration = Duration::from_secs(3_600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,11 +75,15 @@ struct Live<S> {
     deadline: Micros,
     journal: Journal,
     avoid: Vec<PoolId>,
+    /// When it came into its line for this attempt.
+    waits_since: Micros,
     not_before: Micros,
+    /// It goes back to a pool that failed it no sooner than this.
+    rests_until: Micros,
     attempts: u16,
     seat: Option<S>,
-    /// Attempts that run, or are offered.
-    runs: [Option<Key>; 2],
+    /// Attempts that run or are offered: the first, and a second beside it.
+    open: [Option<Key>; 2],
 }
 
 /// The dispatcher of a region.
@@ -102,10 +109,11 @@ pub(super) struct Engine<'a, R: Router> {
     desks: Vec<Desk<R>>,
     world: World<'a>,
     ledger: Ledger<'a>,
-    /// One job of each region, model, lane and tenant: what routing is asked with.
+    /// One job of each region, model, lane and tenant, to ask routers with.
     templates: Vec<Job>,
     baseline: Vec<bool>,
     orders: Vec<(usize, usize, u32)>,
+    open: Vec<(usize, usize, Ours)>,
     bank: Bank,
 }
 
@@ -140,18 +148,19 @@ impl<'a, R: Router> Engine<'a, R> {
             templates: templates(scenario),
             baseline: baseline.collect(),
             orders: Vec::new(),
+            open: Vec::new(),
             bank: Bank::default(),
         };
         engine.open();
         engine
     }
 
-    /// Everybody is heard once, then life begins.
+    /// Each worker is heard once, then time begins.
     fn open(&mut self) {
         for region in 0..self.desks.len() {
             for pool in 0..self.scenario.pools.len() {
                 self.hear(pool, region);
-                // Workers were not started in the same moment.
+                // Workers did not start in the same moment.
                 let first = Duration::from_millis(50 + 37 * pool as u64 % 1_000);
                 self.at(START + first, What::Beat { pool: small(pool), region: small(region) });
             }
@@ -180,7 +189,7 @@ impl<'a, R: Router> Engine<'a, R> {
         self.scenario.delays[region][self.scenario.pools[pool].region]
     }
 
-    /// Runs to the end of the last job.
+    /// Plays to the end of the last job.
     pub(super) fn run(mut self) -> Ended<'a> {
         let end = START + self.scenario.duration;
         while let Some(Reverse((time, _, what))) = self.agenda.pop() {
@@ -244,145 +253,6 @@ impl<'a, R: Router> Engine<'a, R> {
         }
     }
 
-    fn arrive(&mut self) {
-        let Some(arrival) = self.next.take() else { return };
-        self.await_arrival();
-        let Arrival { region, model, tenant, lane, .. } = arrival;
-        let scenario = self.scenario;
-        let models = scenario.models.len();
-        let subject = ((region * models + model) * 3 + lane_index(lane)) * scenario.tenants.len() + tenant;
-        let deadline = self.now + scenario.deadline(lane);
-        let key = self.jobs.add(Live {
-            arrival,
-            subject,
-            arrived: self.now,
-            deadline,
-            journal: Journal::default(),
-            avoid: Vec::new(),
-            not_before: START,
-            attempts: 0,
-            seat: None,
-            runs: [None, None],
-        });
-        self.ledger.accepted(tenant, self.now);
-        let desk = &mut self.desks[region];
-        desk.router.arrived(&self.templates[subject], self.now);
-        let spec = &scenario.tenants[tenant];
-        let waited = desk.lines[model].len() > 0;
-        desk.lines[model].push(lane, &spec.name, spec.weight, deadline, self.now, key);
-        desk.waiting += 1;
-        // Where others wait already, nothing has changed that would give this one a place, unless they wait for money of
-        // their own; a poll is on its way.
-        if !waited || lane == Lane::High || !scenario.budgets.as_slice().is_empty() {
-            self.drain_line(region, model);
-            self.poll(region);
-        }
-    }
-
-    /// Gives places to jobs of a region that wait, as long as there are any.
-    fn drain(&mut self, region: usize) {
-        let models = self.scenario.models.len();
-        let turn = self.desks[region].turn;
-        self.desks[region].turn = (turn + 1) % models;
-        for step in 0..models {
-            if self.desks[region].waiting == 0 {
-                return;
-            }
-            self.drain_line(region, (turn + step) % models);
-        }
-        self.poll(region);
-    }
-
-    fn poll(&mut self, region: usize) {
-        let desk = &mut self.desks[region];
-        if desk.waiting > 0 && !desk.polling {
-            desk.polling = true;
-            self.after(POLL, What::Poll(small(region)));
-        }
-    }
-
-    fn drain_line(&mut self, region: usize, model: usize) {
-        while self.place_next(region, model) {}
-    }
-
-    /// Takes one job out of a line and sends it, or ends it. False when none can go now.
-    fn place_next(&mut self, region: usize, model: usize) -> bool {
-        let Self { desks, jobs, templates, ledger, now, .. } = self;
-        let now = *now;
-        let Desk { router, lines, .. } = &mut desks[region];
-        let line = &mut lines[model];
-        let ahead = u32::try_from(line.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        let mut sending = None;
-        let found = line.scan(|key| {
-            let Some(job) = jobs.get_mut(key) else { return Look::Take };
-            if now > job.deadline {
-                return Look::Take;
-            }
-            if job.not_before > now {
-                return Look::Skip;
-            }
-            let template = &mut templates[job.subject];
-            template.head.deadline = Some(job.deadline);
-            let want = Want { job: template, model, journal: &job.journal, avoid: &job.avoid, ahead };
-            match router.choose(&want, now) {
-                Step::Send(found) => {
-                    sending = Some(found);
-                    Look::Take
-                }
-                Step::Pause(span) => {
-                    job.not_before = now + span;
-                    Look::Skip
-                }
-                Step::WaitTenant(held) => {
-                    ledger.held(held, now);
-                    Look::SkipTenant
-                }
-                Step::Wait if job.journal.entries.is_empty() && job.avoid.is_empty() => Look::Stop,
-                Step::Wait => {
-                    // Refusals of a moment ago have had their say.
-                    job.avoid.clear();
-                    Look::Skip
-                }
-            }
-        });
-        let Some((seat, key)) = found else { return false };
-        self.desks[region].waiting -= 1;
-        let Some(job) = self.jobs.get_mut(key) else { return true };
-        match sending {
-            Some(sent) => {
-                self.desks[region].lines[model].started(&seat, sent.expected);
-                job.seat = Some(seat);
-                self.send(key, region, sent);
-            }
-            None => self.end_job(key, End::Expired),
-        }
-        true
-    }
-
-    fn send(&mut self, key: Key, region: usize, sent: Sending) {
-        let Some(job) = self.jobs.get_mut(key) else { return };
-        job.attempts += 1;
-        let Arrival { number, model, tokens, .. } = job.arrival;
-        let task = Task { number, attempt: job.attempts, model, tokens };
-        let subject = job.subject;
-        let attempt = Attempt {
-            job: Some(key),
-            region,
-            subject,
-            task,
-            sent,
-            call: None,
-            over: None,
-            lapsed: false,
-            sent_at: self.now,
-        };
-        let run = self.attempts.add(attempt);
-        job.runs[usize::from(sent.hedge)] = Some(run);
-        self.ledger.attempts += 1;
-        self.ledger.hedges += u64::from(sent.hedge);
-        self.after(self.delay(region, sent.pool), What::Reach(run));
-    }
-
     fn hear(&mut self, pool: usize, region: usize) {
         if self.world.is_cut(pool) {
             return;
@@ -394,6 +264,16 @@ impl<'a, R: Router> Engine<'a, R> {
     }
 
     fn second(&mut self, region: usize) {
+        let mut open = std::mem::take(&mut self.open);
+        // A router forgets an offer that lapsed, even if a worker took it.
+        let known = self.attempts.iter().filter(|attempt| attempt.region == region && !attempt.lapsed);
+        open.extend(known.map(|attempt| {
+            let ours = if attempt.taken { Ours::RUNNING } else { Ours::OFFERED };
+            (attempt.sent.pool, attempt.sent.model, ours)
+        }));
+        self.desks[region].router.ours(&open);
+        open.clear();
+        self.open = open;
         let mut orders = std::mem::take(&mut self.orders);
         self.desks[region].router.second(self.now, &mut orders);
         for (pool, model, containers) in orders.drain(..) {
@@ -422,7 +302,7 @@ impl<'a, R: Router> Engine<'a, R> {
         }
     }
 
-    /// Whoever is left will not be served.
+    /// Ends the jobs that are left as failed, and stops their attempts.
     fn give_up(&mut self) {
         for key in self.jobs.keys() {
             self.end_job(key, End::Failed);
@@ -439,15 +319,15 @@ impl<'a, R: Router> Engine<'a, R> {
     }
 }
 
-/// What is left of a run.
+/// The end of a play.
 pub(super) struct Ended<'a> {
     pub(super) ledger: Ledger<'a>,
-    /// What providers charged, counted apart from what jobs and containers add up to.
+    /// What providers charged, counted apart from the ledger.
     pub(super) bill: u64,
     pub(super) standing: u64,
 }
 
-/// Regions, pools and faults are few.
+/// Regions, pools and faults are few, so their indices are short.
 fn small(index: usize) -> u16 {
     u16::try_from(index).unwrap_or(u16::MAX)
 }

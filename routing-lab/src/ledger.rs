@@ -1,118 +1,27 @@
-//! What a run came to: who was served how fast and at what cost, minute by minute.
+//! Adds up what happens during a play: which jobs were served how fast and at what cost, minute by minute.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use schemas::{Micros, UsdNanos, time::micros};
-use serde::Serialize;
-
-use super::scenario::Scenario;
 use routing::budget::{Held, Wait};
+use schemas::{Micros, UsdNanos, time::micros};
 
-/// Points of a plot.
+use crate::{
+    fairness::fairness,
+    outcome::{Group, Outcome, Spending, Step},
+    policy::Policy,
+    scenario::Scenario,
+};
+
+/// How many steps a plot has.
 const STEPS: u64 = 150;
 const MINUTE_US: u64 = 60_000_000;
-
-/// What jobs together came to.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Group {
-    /// Accepted.
-    pub jobs: u64,
-    /// Ended well, late or not.
-    pub succeeded: u64,
-    /// Of those, after their deadline.
-    pub late: u64,
-    /// Failed for good.
-    pub failed: u64,
-    /// Not begun by their deadline.
-    pub expired: u64,
-    /// From arrival to end, of those that succeeded, microseconds.
-    pub p50_us: u64,
-    /// As above.
-    pub p95_us: u64,
-    /// As above.
-    pub p99_us: u64,
-    /// Succeeded in time, of a million accepted.
-    pub in_time_ppm: u64,
-}
-
-/// One span of a run, for plots.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Step {
-    /// From the start, seconds.
-    pub at_s: u64,
-    /// Jobs that succeeded.
-    pub succeeded: u64,
-    /// Of those, at the baseline.
-    pub baseline: u64,
-    /// Their 95th percentile, microseconds.
-    pub p95_us: u64,
-    /// What attempts that ended cost, nano-dollars.
-    pub cost: u64,
-    /// Jobs that wait for a pool.
-    pub waiting: u64,
-}
-
-/// What a run came to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Outcome {
-    /// Which.
-    pub policy: super::Policy,
-    /// Those that keep to their share: everybody where nobody is told apart.
-    pub keeping: Group,
-    /// Those that send more than their share for a while, or have a budget of their own.
-    pub apart: Group,
-    /// Attempts that were begun, second ones included.
-    pub attempts: u64,
-    /// Second attempts beside a first.
-    pub hedges: u64,
-    /// Offers that workers had no slot for.
-    pub refused: u64,
-    /// Useful attempts, dollars.
-    pub useful_usd: UsdNanos,
-    /// Attempts that failed.
-    pub failed_usd: UsdNanos,
-    /// Attempts that came second, or were stopped.
-    pub hedge_usd: UsdNanos,
-    /// Containers that ran no job.
-    pub standing_usd: UsdNanos,
-    /// All of it.
-    pub total_usd: UsdNanos,
-    /// All of it over jobs that succeeded.
-    pub blended_usd: UsdNanos,
-    /// The baseline's share of successes in steady minutes, in parts of a million; missing where there was no such minute.
-    pub share_ppm: Option<u64>,
-    /// Jain's index over tenants in minutes in which not all could be served, in parts of a million.
-    pub jain_ppm: u64,
-    /// How each budget was kept.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub budgets: Vec<Spending>,
-    /// For plots.
-    pub steps: Vec<Step>,
-}
-
-/// What was spent of a budget.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Spending {
-    /// The budget, in words.
-    pub rule: String,
-    /// In each period.
-    pub limit_usd: UsdNanos,
-    /// In the period in which it was most, by what attempts really cost that were begun in it.
-    pub most_usd: UsdNanos,
-    /// When jobs first waited for the next period, seconds from the start.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub held_from_s: Option<u64>,
-    /// Why they waited, as the last of them was told.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub says: Option<String>,
-}
 
 /// Who pays for an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Payer {
     pub(super) tenant: usize,
     pub(super) pool: usize,
-    /// When the attempt was begun: the period that it belongs to.
+    /// When the attempt began: says which period of a budget it belongs to.
     pub(super) sent: Micros,
 }
 
@@ -148,11 +57,11 @@ pub(super) struct Ledger<'a> {
     latencies: Vec<u32>,
     apart_latencies: Vec<u32>,
     steps: Vec<Step>,
-    /// Where each step's latencies begin.
+    /// The index in `latencies` at which each step begins.
     step_from: Vec<usize>,
     /// By region.
     minutes: Vec<Vec<Minute>>,
-    /// By minute of arrival and tenant: asked for, and served in time.
+    /// By minute of arrival and tenant: jobs that arrived, and those served in time.
     cohorts: Vec<Vec<(u64, u64)>>,
     apart_of: Vec<bool>,
     pub(super) attempts: u64,
@@ -161,9 +70,9 @@ pub(super) struct Ledger<'a> {
     useful: u64,
     failure: u64,
     hedge: u64,
-    /// By budget and the start of its period.
+    /// By budget and start of the period: what was spent.
     spent: BTreeMap<(usize, Micros), u64>,
-    /// By budget: since when, and the last one's reason.
+    /// By budget: since when jobs waited, and the reason of the last.
     held: BTreeMap<usize, (Micros, Held)>,
 }
 
@@ -227,7 +136,7 @@ impl<'a> Ledger<'a> {
         group.jobs += 1;
     }
 
-    /// The baseline of a region had no slot left.
+    /// The baseline of a region had no free slot: the minute is not steady.
     pub(super) fn saturated(&mut self, region: usize, now: Micros) {
         let minute = self.minute(now);
         if let Some(minute) = self.minutes[region].get_mut(minute) {
@@ -276,7 +185,7 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// A job waits for money.
+    /// A job waits for the next period of a budget.
     pub(super) fn held(&mut self, held: Held, now: Micros) {
         if let Wait::Period(_) = held.wait {
             self.held.entry(held.rule).or_insert((now, held)).1 = held;
@@ -323,7 +232,7 @@ impl<'a> Ledger<'a> {
         self.step(now).cost += cost.get();
     }
 
-    /// The step of a time; times come in order.
+    /// The step of a time. Times come in order.
     fn step(&mut self, now: Micros) -> &mut Step {
         let index = micros(now.since(self.start)) / self.step_us;
         while self.steps.len() as u64 <= index {
@@ -334,8 +243,8 @@ impl<'a> Ledger<'a> {
         self.steps.last_mut().expect("one was pushed")
     }
 
-    /// Adds up. `standing` is what containers cost that ran no job.
-    pub(super) fn close(mut self, policy: super::Policy, standing: u64) -> Outcome {
+    /// Adds up. `standing` is what containers cost while they ran no job.
+    pub(super) fn close(mut self, policy: Policy, standing: u64) -> Outcome {
         let ends = self.step_from.iter().skip(1).copied().chain([self.latencies.len()]).collect::<Vec<_>>();
         for ((step, from), to) in self.steps.iter_mut().zip(&self.step_from).zip(ends) {
             step.p95_us = percentile(&mut self.latencies[*from..to], 95);
@@ -348,7 +257,7 @@ impl<'a> Ledger<'a> {
         let succeeded = self.keeping.succeeded + self.apart.succeeded;
         Outcome {
             policy,
-            jain_ppm: self.fairness(),
+            jain_ppm: fairness(self.scenario, &self.cohorts),
             budgets: self.budgets(),
             keeping: self.keeping,
             apart: self.apart,
@@ -365,65 +274,6 @@ impl<'a> Ledger<'a> {
             steps: self.steps,
         }
     }
-
-    /// Jain's index (Jain, Chiu and Hawe, 1984) of what tenants got over what was fair, over minutes of arrival in which not
-    /// all were served in time, each as heavy as its jobs. Fair is the weighted max-min share of all that was served.
-    fn fairness(&self) -> u64 {
-        let weights: Vec<f64> = self.scenario.tenants.iter().map(|tenant| f64::from(tenant.weight)).collect();
-        let (mut sum, mut heavy) = (0.0, 0.0);
-        // Who has no money left is not served for another reason than want of slots.
-        let broke: Vec<bool> = (0..weights.len()).map(|tenant| self.scenario.may_run_out(tenant)).collect();
-        for cohort in &self.cohorts {
-            let cohort: Vec<(u64, u64)> =
-                cohort.iter().zip(&broke).map(|(all, broke)| if *broke { (0, 0) } else { *all }).collect();
-            let (asked, served) =
-                cohort.iter().fold((0, 0), |(a, s), (asked, served)| (a + asked, s + served));
-            // A few that failed for other reasons make no minute of want.
-            if asked == 0 || served * 50 >= asked * 49 {
-                continue;
-            }
-            let fair = max_min(served as f64, cohort.iter().map(|(asked, _)| *asked as f64), &weights);
-            let parts = cohort.iter().zip(&fair).filter(|(_, fair)| **fair > 0.0);
-            let (mut count, mut first, mut second) = (0.0, 0.0, 0.0);
-            for ((_, served), fair) in parts {
-                let x = *served as f64 / fair;
-                (count, first, second) = (count + 1.0, first + x, second + x * x);
-            }
-            if second > 0.0 {
-                sum += asked as f64 * first * first / (count * second);
-                heavy += asked as f64;
-            }
-        }
-        if heavy > 0.0 { ppm(sum / heavy) } else { 1_000_000 }
-    }
-}
-
-/// Shares out `all` by weight, to nobody more than it asked for.
-fn max_min(all: f64, asked: impl Iterator<Item = f64>, weights: &[f64]) -> Vec<f64> {
-    let asked: Vec<f64> = asked.collect();
-    let mut fair = vec![0.0; asked.len()];
-    let mut open: Vec<usize> = (0..asked.len()).collect();
-    let mut left = all;
-    while !open.is_empty() && left > 1e-9 {
-        let weight: f64 = open.iter().map(|i| weights[*i]).sum();
-        let level = left / weight;
-        let (full, rest): (Vec<usize>, Vec<usize>) =
-            open.iter().partition(|i| asked[**i] <= level * weights[**i]);
-        for &i in if full.is_empty() { &rest } else { &full } {
-            fair[i] = if full.is_empty() { level * weights[i] } else { asked[i] };
-        }
-        if full.is_empty() {
-            break;
-        }
-        left -= full.iter().map(|i| asked[*i]).sum::<f64>();
-        open = rest;
-    }
-    fair
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a whole")]
-fn ppm(part: f64) -> u64 {
-    (part * 1e6).round() as u64
 }
 
 fn finish(group: &mut Group, latencies: &mut [u32]) {
@@ -434,7 +284,7 @@ fn finish(group: &mut Group, latencies: &mut [u32]) {
     group.in_time_ppm = (in_time * 1_000_000).checked_div(group.jobs).unwrap_or(1_000_000);
 }
 
-/// The smallest that `percent` of a hundred do not exceed; reorders.
+/// The smallest value that `percent` of a hundred values do not exceed. Reorders `all`.
 fn percentile(all: &mut [u32], percent: usize) -> u64 {
     if all.is_empty() {
         return 0;
@@ -443,23 +293,9 @@ fn percentile(all: &mut [u32], percent: usize) -> u64 {
     u64::from(*all.select_nth_unstable(at).1)
 }
 
-impl Group {
-    /// The 95th percentile as a span.
-    pub const fn p95(&self) -> Duration {
-        Duration::from_micros(self.p95_us)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nobody_gets_more_than_it_asked_for_and_the_rest_is_shared_by_weight() {
-        let fair = max_min(100.0, [10.0, 500.0, 500.0].into_iter(), &[1.0, 1.0, 2.0]);
-        assert_eq!(fair, vec![10.0, 30.0, 60.0]);
-        assert_eq!(max_min(100.0, [10.0, 20.0].into_iter(), &[1.0, 1.0]), vec![10.0, 20.0]);
-    }
 
     #[test]
     fn percentiles_are_by_rank() {

@@ -1,30 +1,25 @@
-//! One scenario under one policy with one seed, from its first arrival to its last bill.
+//! One play: a scenario under one policy with one seed, from its first arrival to its last bill.
 
 use crate::{
     baselines::{Kind, Plainly},
     beacon::Beacon,
     engine::{Ended, Engine},
-    ledger::Outcome,
+    outcome::Outcome,
     policy::Policy,
     scenario::Scenario,
     trace::Trace,
 };
 
 /// Plays a scenario. `trace` is what the file holds that the scenario names, if it names one.
-pub fn run(scenario: &Scenario, trace: Option<&Trace>, policy: Policy, seed: u64) -> Outcome {
-    let Ended { ledger, bill, standing } = play(scenario, trace, policy, seed);
+pub fn play(scenario: &Scenario, trace: Option<&Trace>, policy: Policy, seed: u64) -> Outcome {
+    let Ended { ledger, bill, standing } = to_the_end(scenario, trace, policy, seed);
     let outcome = ledger.close(policy, standing);
-    // Counted apart: what providers charged, and what jobs and idle containers come to.
+    // Counted apart: what providers charged, and the sum of what jobs and idle containers cost.
     assert_eq!(outcome.total_usd.get(), bill, "every cost is somebody's");
     outcome
 }
 
-pub(crate) fn play<'a>(
-    scenario: &'a Scenario,
-    trace: Option<&Trace>,
-    policy: Policy,
-    seed: u64,
-) -> Ended<'a> {
+fn to_the_end<'a>(scenario: &'a Scenario, trace: Option<&Trace>, policy: Policy, seed: u64) -> Ended<'a> {
     let plainly =
         |kind| Engine::new(scenario, trace, seed, |region| Plainly::new(kind, scenario, seed, region)).run();
     match policy {

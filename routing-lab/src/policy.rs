@@ -2,28 +2,28 @@
 
 use serde::Serialize;
 
-/// Who routes.
+/// A policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
-    /// This crate.
+    /// The `routing` crate.
     Beacon,
-    /// The baseline by its share, else the cheapest other, by a coin.
+    /// The baseline with the probability of its share, else the cheapest other.
     Static,
-    /// One after the other.
+    /// One pool after the other.
     RoundRobin,
-    /// The cheapest that has room.
+    /// The cheapest pool with a free slot.
     Cheapest,
-    /// The fastest of late.
+    /// The pool that was fastest lately.
     LeastLatency,
-    /// The emptier of two drawn at random.
+    /// The emptier of two pools drawn at random.
     PowerOfTwo,
-    /// As common gateways do: the emptiest, without those that failed three times in a minute.
+    /// The emptiest pool, without those that failed three times in a minute, as common gateways do.
     Gateway,
 }
 
 impl Policy {
-    /// All, ours first.
+    /// All policies, ours first.
     pub const ALL: [Self; 7] = [
         Self::Beacon,
         Self::Static,
@@ -54,7 +54,7 @@ impl std::fmt::Display for Policy {
     }
 }
 
-/// A name that no policy has.
+/// A name that is not a policy's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("policy `{0}` must be one of {list}", list = Policy::ALL.map(Policy::as_str).join(", "))]
 pub struct PolicyError(String);

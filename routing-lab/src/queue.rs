@@ -1,21 +1,17 @@
-//! The lines: Beacon's own, and that of those who have nothing better, lanes by strict priority and in each first come, first
-//! served.
+//! The two kinds of lines in which jobs wait: Beacon's own, and a plain one for the other policies, with strict priority of lanes
+//! and first come, first served in each.
 
 use std::collections::VecDeque;
 
 use schemas::{Lane, Micros, Tenant, UsdNanos};
 
-use super::{
-    router::{Line, Look},
-    scenario::lane_index,
-    slab::Key,
-};
-use routing::fair::{Entry, Line as Fair, Seat, Verdict};
+use super::{router::Line, scenario::lane_index, slab::Key};
+use routing::fair::{Entry, Line as Fair, Look, Seat};
 
-/// Jobs that a scan visits in a lane before it gives up: those that wait for one pool must not hide all behind them.
+/// How many jobs of a lane a scan visits: jobs that wait for one pool must not hide all those behind them.
 const VISITS: usize = 8;
 
-/// The line.
+/// A plain line.
 #[derive(Debug, Default)]
 pub(super) struct Plain {
     lanes: [VecDeque<Key>; 3],
@@ -32,10 +28,10 @@ impl Line for Plain {
         self.lanes[lane_index(seat)].push_front(job);
     }
 
-    fn scan(&mut self, mut judge: impl FnMut(Key) -> Look) -> Option<(Lane, Key)> {
+    fn scan(&mut self, mut look: impl FnMut(Key) -> Look) -> Option<(Lane, Key)> {
         for (lane, jobs) in Lane::ALL.into_iter().zip(&mut self.lanes) {
             for at in 0..jobs.len().min(VISITS) {
-                match judge(jobs[at]) {
+                match look(jobs[at]) {
                     Look::Take => return jobs.remove(at).map(|job| (lane, job)),
                     Look::Skip | Look::SkipTenant => {}
                     Look::Stop => return None,
@@ -65,13 +61,8 @@ impl Line for Fair<Key> {
         self.put_back(Entry { seat, item: job });
     }
 
-    fn scan(&mut self, mut judge: impl FnMut(Key) -> Look) -> Option<(Seat, Key)> {
-        let found = self.scan(|_, job| match judge(*job) {
-            Look::Take => Verdict::Take,
-            Look::Skip => Verdict::Skip,
-            Look::SkipTenant => Verdict::SkipTenant,
-            Look::Stop => Verdict::Stop,
-        });
+    fn scan(&mut self, mut look: impl FnMut(Key) -> Look) -> Option<(Seat, Key)> {
+        let found = self.scan(|_, job| look(*job));
         found.map(|Entry { seat, item }| (seat, item))
     }
 

@@ -1,5 +1,4 @@
-//! What a scenario file says, for one call: laid over what is assumed, then checked (`check`). A refusal names the key and the
-//! rule.
+//! Reads a scenario file: lays it over the assumptions, then checks it (`check`). An error names the key and the rule.
 
 mod check;
 
@@ -11,26 +10,26 @@ use serde::{Deserialize, Deserializer, de};
 use super::scenario::Scenario;
 use routing::budget::{Mode, Period};
 
-/// What a scenario leaves out.
+/// The values of everything that a scenario leaves out.
 const ASSUMED: &str = include_str!("assumed.toml");
 
-/// Why a scenario is refused: one line, with the key where there is one.
+/// Why a scenario is refused, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScenarioError {
-    /// No TOML.
+    /// The text is not TOML.
     #[error("line {line}: {what}")]
     Syntax {
-        /// Where.
+        /// The line, from 1.
         line: usize,
-        /// What is wrong there.
+        /// What is wrong in it.
         what: String,
     },
     /// A key breaks its rule.
     #[error("{key}: {rule}")]
     Rule {
-        /// Which, dotted.
+        /// The key, with dots.
         key: String,
-        /// The rule, with the value where that helps.
+        /// The rule, with the value if that helps.
         rule: String,
     },
 }
@@ -63,7 +62,7 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Tables are joined, everything else is replaced.
+/// Lays one table over another: tables are merged, everything else is replaced.
 fn lay_over(below: &mut toml::Table, above: toml::Table) {
     for (key, value) in above {
         match (below.get_mut(&key), value) {
@@ -75,7 +74,7 @@ fn lay_over(below: &mut toml::Table, above: toml::Table) {
     }
 }
 
-/// A span as a person writes it, for instance `250ms`.
+/// A duration as a person writes it, for instance `250ms`.
 #[derive(Clone, Copy, Debug)]
 struct Span(Duration);
 

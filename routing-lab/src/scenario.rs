@@ -1,4 +1,4 @@
-//! A checked scenario: who sends what when, what the world is like, and what goes wrong in it. Always usable.
+//! A checked scenario: which jobs arrive when, what the world is like, and what goes wrong in it.
 
 use std::time::Duration;
 
@@ -6,62 +6,62 @@ use schemas::{Lane, ModelToken, PoolId, ProviderId, Region, Tenant, UsdNanos};
 
 use routing::budget::{Mode, Rules};
 
-/// Everything a run is about, besides policy and seed.
+/// Everything that a play depends on, besides policy and seed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
-    /// Names it in tables and files.
+    /// Its name in tables and files.
     pub name: String,
     /// What it shows, in a sentence.
     pub about: String,
-    /// How long jobs arrive.
+    /// For how long jobs arrive.
     pub duration: Duration,
-    /// Where jobs come from.
+    /// When jobs arrive.
     pub arrivals: Arrivals,
-    /// Where jobs are published.
+    /// The regions in which jobs are published.
     pub regions: Vec<RegionSpec>,
-    /// One way from a region to a region, by index.
+    /// The one-way delay from region to region, by index.
     pub delays: Vec<Vec<Duration>>,
-    /// What they ask for.
+    /// The models that jobs ask for.
     pub models: Vec<ModelSpec>,
-    /// How urgent they are, in the order of [`Lane::ALL`].
+    /// The lanes, in the order of [`Lane::ALL`].
     pub lanes: [LaneSpec; 3],
-    /// Whose they are.
+    /// The tenants.
     pub tenants: Vec<TenantSpec>,
-    /// Who runs them.
+    /// The pools.
     pub pools: Vec<PoolSpec>,
     /// Providers of the baseline.
     pub baseline: Vec<ProviderId>,
-    /// Their share of steady traffic, 0 to 1.
+    /// The baseline's share of steady traffic, 0 to 1.
     pub baseline_share: f64,
     /// The longest call to a provider.
     pub timeout: Duration,
-    /// How long a job is gone when whoever holds it is cut off.
+    /// How long a job is gone with a worker that is cut off.
     pub lease: Duration,
-    /// What may be spent. Only Beacon knows budgets.
+    /// The budgets. Only Beacon's own policy knows them.
     pub budgets: Rules,
     /// Times in which more jobs arrive.
     pub bursts: Vec<Burst>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
-    /// What is wanted of a run.
+    /// What a play should reach.
     pub targets: Targets,
 }
 
 /// When jobs arrive.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arrivals {
-    /// By chance, so many a second on average.
+    /// They are drawn, with a mean rate.
     Drawn {
-        /// On average over a period, all regions together.
+        /// Jobs a second, the mean over a period, all regions together.
         rate: f64,
-        /// None when steady.
+        /// How the rate changes; `None` if it is steady.
         day: Option<Day>,
     },
-    /// As they did somewhere.
+    /// They arrive as in a recorded trace.
     Trace {
-        /// The file, without its folder.
+        /// The name of the file, without its folder.
         file: String,
-        /// So many copies over each other.
+        /// How many copies of it are laid over each other.
         copies: u32,
     },
 }
@@ -117,7 +117,7 @@ pub struct TenantSpec {
     pub name: Tenant,
     /// Its part of all jobs.
     pub share: f64,
-    /// What it may have when all want more than there is.
+    /// Its weight when not all can be served.
     pub weight: u32,
 }
 
@@ -128,35 +128,35 @@ pub struct PoolSpec {
     pub id: PoolId,
     /// Index of its region.
     pub region: usize,
-    /// Jobs at once.
+    /// How many jobs run at once.
     pub slots: u32,
     /// Service times are divided by this.
     pub speed: f64,
-    /// By model; none where it is not served.
+    /// By model; `None` for a model that is not served.
     pub prices: Vec<Option<Price>>,
-    /// How often its worker asks for its health, if ever.
+    /// How often its worker checks the provider's health, if ever.
     pub health_every: Option<Duration>,
-    /// None where something always stands.
+    /// Its containers; `None` for pools that are always on, such as rented machines.
     pub serverless: Option<Serverless>,
 }
 
 /// What an attempt costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Price {
-    /// For an answer.
+    /// By answer.
     Inference(UsdNanos),
-    /// For a second of the machine.
+    /// By second of the machine.
     Second(UsdNanos),
 }
 
-/// Containers that start when they are needed.
+/// The containers of a serverless provider, which start when they are needed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Serverless {
     /// Median and 95th percentile of a cold start.
     pub cold_start: (Duration, Duration),
-    /// A container stops when it was idle for so long.
+    /// A container stops after it was idle for this long.
     pub idle_timeout: Duration,
-    /// Whether that time is billed.
+    /// Whether idle time is billed.
     pub bills_idle: bool,
     /// Whether containers can be ordered ahead.
     pub warmable: bool,
@@ -165,67 +165,67 @@ pub struct Serverless {
 /// A time in which more jobs arrive.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Burst {
-    /// Only this tenant's.
+    /// Only jobs of this tenant; `None` for all.
     pub tenant: Option<usize>,
-    /// Only this region's.
+    /// Only jobs of this region; `None` for all.
     pub region: Option<usize>,
-    /// From the start.
+    /// When it begins, from the start of the scenario.
     pub from: Duration,
-    /// From the start.
+    /// When it ends, from the start of the scenario.
     pub until: Duration,
-    /// How many times as many.
+    /// How many times as many jobs arrive.
     pub factor: f64,
 }
 
-/// Something that goes wrong for a while.
+/// A fault that lasts for a while.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
-    /// At these pools, by index.
+    /// The pools it affects, by index.
     pub pools: Vec<usize>,
-    /// Whom it strikes, as the scenario says it.
+    /// What it affects, as the scenario names it.
     pub whom: String,
-    /// From the start.
+    /// When it begins, from the start of the scenario.
     pub from: Duration,
-    /// From the start.
+    /// When it ends, from the start of the scenario.
     pub until: Duration,
-    /// What.
+    /// What goes wrong.
     pub kind: FaultKind,
 }
 
-/// What may go wrong.
+/// What can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FaultKind {
-    /// Server errors at once; calls that run break off.
+    /// Calls get a server error at once, and running calls break off.
     Down,
-    /// Calls take so many times as long.
+    /// Calls take this many times as long.
     Slow(f64),
     /// Calls never end.
     Hang,
-    /// More calls at once than this part of the slots are told to wait.
+    /// Calls beyond a part of the slots are refused by a rate limit.
     RateLimit {
-        /// Of the slots, 0 to 1.
+        /// The part of the slots, 0 to 1.
         part: f64,
-        /// For so long.
+        /// How long the provider asks to wait.
         retry_after: Duration,
     },
-    /// Nothing gets there or back.
+    /// No message gets there or back.
     CutOff,
-    /// All costs so many times as much.
+    /// Everything costs this many times as much.
     Price(f64),
-    /// All containers are gone, and each start takes so many times as long.
+    /// All containers are gone, and each start takes this many times as long.
     ColdStarts(f64),
-    /// So many of the answers cannot be used, 0 to 1.
+    /// This part of the answers cannot be used, 0 to 1.
     Garbage(f64),
-    /// More calls at once than this part of the slots find no room.
+    /// Calls beyond this part of the slots are refused for lack of capacity.
     Capacity(f64),
 }
 
-/// What is wanted of a run.
+/// What a play should reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Targets {
-    /// 95 of 100 jobs end within this.
+    /// 95 of 100 jobs end within this time.
     pub p95: Duration,
-    /// Jobs that succeed in time, 0 to 1.
+    /// The part of jobs that succeed in time, 0 to 1.
     pub availability: f64,
     /// The mean cost of a job that succeeded, all costs included.
     pub cost: UsdNanos,
@@ -234,7 +234,7 @@ pub struct Targets {
 }
 
 impl FaultKind {
-    /// The word for it in scenarios and plots.
+    /// Its name in scenarios and plots.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Down => "down",
@@ -251,7 +251,7 @@ impl FaultKind {
 }
 
 impl Scenario {
-    /// The same, `factor` times as long: windows and periods shrink with it, rates and slots stay.
+    /// The same scenario, `factor` times as long. Windows and periods change with it; rates and slots stay.
     #[must_use]
     pub fn scaled(mut self, factor: f64) -> Self {
         let shrink = |span: &mut Duration| *span = span.mul_f64(factor);
@@ -275,23 +275,39 @@ impl Scenario {
         self.lanes[lane_index(lane)].deadline
     }
 
-    /// Tenants that are told apart: they send more than their share for a while, or may run out of money.
+    /// Whether a tenant is counted apart: it sends more than its share for a while, or may run out of money.
     pub fn apart(&self, tenant: usize) -> bool {
         self.bursts.iter().any(|burst| burst.tenant == Some(tenant)) || self.may_run_out(tenant)
     }
 
-    /// Tenants with a hard budget of their own.
+    /// Whether a tenant has a hard budget of its own.
     pub fn may_run_out(&self, tenant: usize) -> bool {
         let name = Some(&self.tenants[tenant].name);
         self.budgets.as_slice().iter().any(|rule| rule.mode == Mode::Hard && rule.tenant.as_ref() == name)
     }
 }
 
-/// Place of a lane in [`Lane::ALL`].
+/// The index of a lane in [`Lane::ALL`].
 pub(super) const fn lane_index(lane: Lane) -> usize {
     match lane {
         Lane::High => 0,
         Lane::Normal => 1,
         Lane::Low => 2,
+    }
+}
+
+impl Price {
+    /// The same price, times a factor.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a price times a factor; saturates"
+    )]
+    pub(super) fn times(self, factor: f64) -> Self {
+        let scaled = |usd: UsdNanos| UsdNanos::new((usd.get() as f64 * factor).round() as u64);
+        match self {
+            Self::Inference(usd) => Self::Inference(scaled(usd)),
+            Self::Second(usd) => Self::Second(scaled(usd)),
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! Things with names that are never given twice, in a table that is used again.
+//! A table of things with keys that are never used twice, though its places are.
 
-/// Names a thing as long as it lives; afterwards it names nothing.
+/// The key of a thing. After the thing was taken out, its key finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     index: u32,
@@ -57,7 +57,12 @@ impl<T> Slab<T> {
         self.slots.len() - self.free.len()
     }
 
-    /// All that live.
+    /// All things in it.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|(_, thing)| thing.as_ref())
+    }
+
+    /// The keys of all things in it.
     pub(super) fn keys(&self) -> Vec<Key> {
         let slots = (0u32..).zip(&self.slots);
         slots.filter(|(_, slot)| slot.1.is_some()).map(|(index, slot)| Key { index, life: slot.0 }).collect()
@@ -69,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_of_the_dead_names_nobody() {
+    fn a_key_of_a_thing_that_is_gone_finds_nothing() {
         let mut slab = Slab::default();
         let first = slab.add('a');
         assert_eq!((slab.take(first), slab.take(first)), (Some('a'), None));

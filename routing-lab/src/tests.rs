@@ -1,4 +1,4 @@
-//! What a run promises, whatever the world.
+//! What a play promises in any world.
 
 mod scenarios;
 
@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Plays a scenario under a policy and holds it against what must always be so.
+/// Plays a scenario under a policy and checks what must always hold.
 fn check(scenario: &Scenario, policy: Policy, seed: u64) -> Outcome {
-    let outcome = run(scenario, None, policy, seed);
+    let outcome = play(scenario, None, policy, seed);
     let mut jobs = 0;
     for group in [&outcome.keeping, &outcome.apart] {
         assert_eq!(group.succeeded + group.failed + group.expired, group.jobs, "each job ends once");
@@ -69,8 +69,8 @@ proptest! {
 fn the_same_seed_gives_the_same_run_and_another_seed_another() {
     let scenario = world(40.0, 1, "provider = \"golem\"", 20, 5.0);
     for policy in Policy::ALL {
-        let run = |seed| serde_json::to_string(&check(&scenario, policy, seed)).unwrap();
-        assert_eq!(run(7), run(7));
-        assert_ne!(run(7), run(8));
+        let told = |seed| serde_json::to_string(&check(&scenario, policy, seed)).unwrap();
+        assert_eq!(told(7), told(7));
+        assert_ne!(told(7), told(8));
     }
 }

@@ -1,16 +1,16 @@
-//! Real arrivals: the Azure LLM inference traces of 2023 (Patel et al., "Splitwise", ISCA 2024), or arrivals with the same
-//! marginals where the files are not there. Text comes in: this opens no file.
+//! Real arrivals: the Azure LLM inference traces of 2023 (Patel et al., "Splitwise", ISCA 2024), or drawn arrivals with the same
+//! marginal distributions if a file is missing. Opens no file: the text comes in.
 //!
-//! A trace has no tenants, regions, models or lanes: each job is given them by its own draw, by the scenario's shares.
-//! Copies lie over each other, each begun at another place of the trace and gone round, so that the hour keeps its shape
-//! within a copy and the copies do not march in step.
+//! A trace has no tenants, regions, models or lanes: each job draws its own, by the shares of the scenario. Several copies of a
+//! trace can be laid over each other. Each copy begins at another place of the trace and goes round, so that the copies are not
+//! in step.
 
 use super::chance::{About, Chance};
 
 /// One request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    /// After the first, microseconds.
+    /// Microseconds after the first request.
     pub(super) at_us: u64,
     /// Tokens of its prompt.
     pub(super) prompt: u32,
@@ -18,19 +18,19 @@ pub(super) struct Request {
     pub(super) output: u32,
 }
 
-/// Requests in the order of their arrival.
+/// Requests, in the order of arrival.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// At least one.
     requests: Vec<Request>,
-    /// False when it stands in for a file that was not there.
+    /// False if it was drawn because the file is missing.
     pub real: bool,
 }
 
-/// Why a text is no trace.
+/// Why a trace cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TraceError {
-    /// A line does not read.
+    /// A line cannot be read.
     #[error("line {line}: {what}")]
     Line {
         /// From 1.
@@ -38,29 +38,29 @@ pub enum TraceError {
         /// What is wrong there.
         what: &'static str,
     },
-    /// No requests.
+    /// There are no requests.
     #[error("holds no request")]
     Empty,
-    /// A file that is not there, and of which nothing is known that could stand in.
+    /// The file is missing, and its distributions are not known.
     #[error(
         "`{0}` is not there, and only azure-llm-2023-code.csv and azure-llm-2023-conv.csv have a stand-in"
     )]
     Unknown(String),
 }
 
-/// What is known of a trace that may be missing.
+/// The marginal distributions of a trace whose file may be missing.
 struct Marginals {
     file: &'static str,
     rate: f64,
     minutes: u32,
-    /// Sigma of the lognormal by which minutes differ; from the busiest minute over the mean.
+    /// Sigma of the lognormal distribution of the rate of a minute, from the busiest minute over the mean.
     minute_sigma: f64,
     /// Median, 90th and 99th percentile.
     prompt: [f64; 3],
     output: [f64; 3],
 }
 
-/// Measured on the files.
+/// The distributions of the two files, measured.
 const KNOWN: [Marginals; 2] = [
     Marginals {
         file: "azure-llm-2023-code.csv",
@@ -105,7 +105,7 @@ impl Trace {
         if requests.is_empty() { Err(TraceError::Empty) } else { Ok(Self { requests, real: true }) }
     }
 
-    /// Arrivals that are like those of a file that is not there: as many, minutes as different, tokens as many.
+    /// Draws arrivals with the distributions of a file that is missing: the same rate, variation by minute, and tokens.
     pub fn stand_in(file: &str, seed: u64) -> Result<Self, TraceError> {
         let Some(known) = KNOWN.iter().find(|known| known.file == file) else {
             return Err(TraceError::Unknown(file.chars().take(60).collect()));
@@ -113,7 +113,7 @@ impl Trace {
         let mut chance = Chance::of(seed, About::Arrivals, 0, 1);
         let mut requests = Vec::new();
         for minute in 0..known.minutes {
-            // Mean 1, whatever its sigma.
+            // The mean is 1 for any sigma.
             let sigma = known.minute_sigma;
             let rate = known.rate * (sigma * chance.normal() - sigma * sigma / 2.0).exp();
             let mut at = 0.0;
@@ -132,7 +132,7 @@ impl Trace {
         if requests.is_empty() { Err(TraceError::Empty) } else { Ok(Self { requests, real: false }) }
     }
 
-    /// Copies over each other, each gone round from a place of its own, in order, until `until_us`.
+    /// Copies laid over each other, each begun at a place of its own; the requests until `until_us`, in order.
     pub(super) fn overlaid(&self, copies: u32, until_us: u64, seed: u64) -> Vec<Request> {
         let span = self.requests.last().map_or(0, |last| last.at_us) + 1;
         let mut all = Vec::with_capacity(self.requests.len() * copies as usize);
@@ -155,7 +155,7 @@ fn whole(number: f64) -> u64 {
     number.max(0.0) as u64
 }
 
-/// Between the percentiles that are known, along the logarithm; a little beyond the last.
+/// Interpolates between the known percentiles on a logarithmic scale, and a little beyond the last.
 fn tokens(chance: &mut Chance, [p50, p90, p99]: [f64; 3]) -> u32 {
     let u = chance.unit();
     let between = |low: f64, high: f64, part: f64| low * (high / low).powf(part);
@@ -169,7 +169,7 @@ fn tokens(chance: &mut Chance, [p50, p90, p99]: [f64; 3]) -> u32 {
     u32::try_from(whole(tokens)).unwrap_or(u32::MAX).max(1)
 }
 
-/// `2023-11-16 18:17:03.9799600` in microseconds of its month: a trace is an hour long.
+/// Microseconds of a time such as `2023-11-16 18:17:03.9799600`.
 fn micros_of(text: &str) -> Option<u64> {
     let time = chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f").ok()?;
     u64::try_from(time.and_utc().timestamp_micros()).ok()

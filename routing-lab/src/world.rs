@@ -1,47 +1,42 @@
-//! What is outside: workers with their slots, providers with their speed, containers and faults, and the bill. It knows
-//! nothing of policies. Invariant: no pool runs more than its slots, and every call that began is billed when it ends.
+//! The world outside: workers with their slots, providers with their speed, containers and faults, and the bill. It knows nothing
+//! of policies. Invariant: no pool runs more jobs than it has slots, and every call that began is billed when it ends.
 
-use std::{collections::VecDeque, time::Duration};
+mod served;
+mod weather;
 
-use routing::quantiles::Quantiles;
+use std::time::Duration;
+
 use schemas::{
-    Micros, UsdNanos,
-    failure::FailureClass,
-    handover::Acceptances,
-    heartbeat::{Heartbeat, ServedModel},
-    time::micros,
+    Micros, UsdNanos, failure::FailureClass, handover::Acceptances, heartbeat::Heartbeat, time::micros,
 };
 
-use super::{
+use self::{served::Served, weather::Weather};
+use crate::{
     chance::{About, Chance},
-    containers::{Containers, Found},
-    scenario::{Fault, FaultKind, ModelSpec, PoolSpec, Price, Scenario},
+    containers::Found,
+    scenario::{Fault, FaultKind, PoolSpec, Price, Scenario},
     slab::Key,
 };
 
-/// A provider that refuses does so at once, on the scale of an inference.
+/// How long a provider takes to refuse a call.
 const REFUSES_AFTER: Duration = Duration::from_millis(20);
-/// A server error takes a little longer.
+/// How long a provider takes to answer with a server error.
 const FAILS_AFTER: Duration = Duration::from_millis(50);
-/// The standard normal's 95th percentile.
+/// The 95th percentile of the standard normal distribution.
 const Z95: f64 = 1.644_853_627;
-/// Jobs before a worker believes its own figures.
-const OWN_ENOUGH: u64 = 20;
-/// So many times its 95th percentile, and a job is overdue; as workers say it.
-const OVERDUE: u64 = 3;
-/// How much the times of two attempts of the same job differ from those of two jobs: half of the variance is the job's own.
+/// The weight of the job, and of chance, in a service time: half of the variance is the job's own.
 const SAME: f64 = std::f64::consts::FRAC_1_SQRT_2;
 
-/// All pools, and what they charged.
+/// All pools, and what providers charged.
 pub(super) struct World<'a> {
     scenario: &'a Scenario,
     seed: u64,
     pools: Vec<Pool>,
-    /// Container starts so far: each has its own luck.
+    /// How many containers have started: each start has its own draw.
     starts: u64,
     /// Everything that providers charged, nano-dollars.
     pub(super) bill: u64,
-    /// What of it was for containers that ran no job.
+    /// The part of it that was for containers while they ran no job.
     pub(super) standing: u64,
 }
 
@@ -56,43 +51,7 @@ struct Pool {
     news: Acceptances,
 }
 
-#[derive(Default)]
-struct Served {
-    running: u32,
-    /// Its worker's own figures.
-    service: Quantiles,
-    /// Calls in the order they began; some have ended.
-    calls: VecDeque<(Micros, Key)>,
-    containers: Containers,
-}
-
-/// The faults of a pool, now.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Weather {
-    down: bool,
-    slow: f64,
-    hang: bool,
-    rate_limit: Option<(f64, Duration)>,
-    cut_until: Option<Micros>,
-    price: f64,
-    cold: f64,
-    garbage: f64,
-    capacity: f64,
-}
-
-const FAIR: Weather = Weather {
-    down: false,
-    slow: 1.0,
-    hang: false,
-    rate_limit: None,
-    cut_until: None,
-    price: 1.0,
-    cold: 1.0,
-    garbage: 0.0,
-    capacity: 1.0,
-};
-
-/// What is to be done.
+/// The work of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Task {
     pub(super) number: u64,
@@ -101,13 +60,13 @@ pub(super) struct Task {
     pub(super) tokens: Option<(u32, u32)>,
 }
 
-/// A call to a provider that began, and how it will end if nothing comes between.
+/// A call to a provider, and how it will end if no fault or stop comes first.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Call {
     pub(super) began: Micros,
-    /// From then to its end.
+    /// How long it takes.
     pub(super) span: Duration,
-    /// The part of it that was a cold start.
+    /// The part of that time that is a cold start.
     pub(super) cold: Duration,
     pub(super) failed: Option<FailureClass>,
     pub(super) retry_after: Option<Duration>,
@@ -121,7 +80,7 @@ impl<'a> World<'a> {
     pub(super) fn new(scenario: &'a Scenario, seed: u64) -> Self {
         let pool = |spec: &PoolSpec| Pool {
             running: 0,
-            weather: FAIR,
+            weather: Weather::FAIR,
             healthy: spec.health_every.map(|_| true),
             checked: Micros::default(),
             succeeded: 0,
@@ -142,7 +101,7 @@ impl<'a> World<'a> {
         Self { scenario, seed, pools, starts: 0, bill: 0, standing: 0 }
     }
 
-    /// A worker is offered a job. `None`: it has no slot.
+    /// Offers a job to a worker; `None` if it has no free slot.
     pub(super) fn offer(&mut self, pool: usize, key: Key, task: Task, now: Micros) -> Option<Call> {
         let spec = &self.scenario.pools[pool];
         if self.pools[pool].running >= spec.slots {
@@ -208,7 +167,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A container for a call, and how long it takes to be ready.
+    /// Takes a container for a call. Returns how long until it is ready.
     fn container(&mut self, pool: usize, model: usize, now: Micros) -> Duration {
         let Some(spec) = &self.scenario.pools[pool].serverless else { return Duration::ZERO };
         let (found, idle) = self.pools[pool].models[model].containers.take(spec, now);
@@ -220,7 +179,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// How long one more container takes to start.
+    /// Draws how long one more container takes to start.
     fn start(&mut self, pool: usize) -> Duration {
         let spec = &self.scenario.pools[pool];
         let (p50, p95) = spec.serverless.as_ref().map_or((Duration::ZERO, Duration::ZERO), |s| s.cold_start);
@@ -238,7 +197,7 @@ impl<'a> World<'a> {
         let sigma = (high / low).ln() / (2.0 * Z95);
         let seconds = match task.tokens {
             None => (low * high).sqrt() * (sigma * z).exp(),
-            // The length is the job's own; what is left of chance is the machine's.
+            // The length of the job is given, so only the chance of the machine is left.
             Some((prompt, output)) => {
                 let span = f64::from(prompt) / model.prefill + f64::from(output) / model.decode;
                 span * (sigma * SAME * luck.normal()).exp()
@@ -247,7 +206,7 @@ impl<'a> World<'a> {
         Duration::from_secs_f64(seconds / spec.speed)
     }
 
-    /// A call ends, by itself or stopped; `failed` says how. Gives what it cost.
+    /// Ends a call, by itself or stopped; `failed` says how. Returns what it cost.
     pub(super) fn end(
         &mut self,
         pool: usize,
@@ -282,7 +241,7 @@ impl<'a> World<'a> {
         cost
     }
 
-    /// Idle time of a pool's containers is booked.
+    /// Bills idle time of a pool's containers.
     fn stood(&mut self, pool: usize, model: usize, span: Duration) {
         if let Some(Price::Second(usd)) = self.scenario.pools[pool].prices[model]
             && !span.is_zero()
@@ -294,7 +253,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Has so many containers warm.
+    /// Keeps this many containers of a pool warm.
     pub(super) fn order(&mut self, pool: usize, model: usize, wanted: u32, now: Micros) {
         let spec = &self.scenario.pools[pool];
         let Some(serverless) = spec.serverless.filter(|s| s.warmable) else { return };
@@ -307,7 +266,7 @@ impl<'a> World<'a> {
         self.stood(pool, model, billed);
     }
 
-    /// Books what stands idle until `now`, at the end of all.
+    /// Bills all idle time until `now`, at the end of a play.
     pub(super) fn settle(&mut self, now: Micros) {
         for pool in 0..self.pools.len() {
             self.vanish(pool, now);
@@ -325,71 +284,49 @@ impl<'a> World<'a> {
     /// A fault begins.
     pub(super) fn strike(&mut self, fault: &Fault, start: Micros, now: Micros) {
         for &pool in &fault.pools {
-            // What stood until now is billed as it was priced until now.
+            // The idle time until now is billed at the price until now.
             if let FaultKind::ColdStarts(_) = fault.kind {
                 self.vanish(pool, now);
             }
-            let weather = &mut self.pools[pool].weather;
-            match fault.kind {
-                FaultKind::Down => weather.down = true,
-                FaultKind::Slow(factor) => weather.slow = factor,
-                FaultKind::Hang => weather.hang = true,
-                FaultKind::RateLimit { part, retry_after } => weather.rate_limit = Some((part, retry_after)),
-                FaultKind::CutOff => weather.cut_until = Some(start + fault.until),
-                FaultKind::Price(factor) => weather.price = factor,
-                FaultKind::ColdStarts(factor) => weather.cold = factor,
-                FaultKind::Garbage(part) => weather.garbage = part,
-                FaultKind::Capacity(part) => weather.capacity = part,
-            }
+            self.pools[pool].weather.strike(fault.kind, start + fault.until);
         }
     }
 
-    /// A fault is over.
+    /// A fault ends.
     pub(super) fn calm(&mut self, fault: &Fault) {
         for &pool in &fault.pools {
-            let weather = &mut self.pools[pool].weather;
-            match fault.kind {
-                FaultKind::Down => weather.down = FAIR.down,
-                FaultKind::Slow(_) => weather.slow = FAIR.slow,
-                FaultKind::Hang => weather.hang = FAIR.hang,
-                FaultKind::RateLimit { .. } => weather.rate_limit = FAIR.rate_limit,
-                FaultKind::CutOff => weather.cut_until = FAIR.cut_until,
-                FaultKind::Price(_) => weather.price = FAIR.price,
-                FaultKind::ColdStarts(_) => weather.cold = FAIR.cold,
-                FaultKind::Garbage(_) => weather.garbage = FAIR.garbage,
-                FaultKind::Capacity(_) => weather.capacity = FAIR.capacity,
-            }
+            self.pools[pool].weather.calm(fault.kind);
         }
     }
 
-    /// Calls at a pool that began and may go on still.
+    /// The keys of calls at a pool; some may have ended.
     pub(super) fn calls(&self, pool: usize) -> Vec<Key> {
         self.pools[pool].models.iter().flat_map(|served| served.calls.iter().map(|(_, key)| *key)).collect()
     }
 
-    /// Whether nothing gets there or back.
+    /// Whether messages cannot get there or back.
     pub(super) fn is_cut(&self, pool: usize) -> bool {
         self.pools[pool].weather.cut_until.is_some()
     }
 
-    /// When it can be reached again, while it cannot.
+    /// When a pool that is cut off can be reached again.
     pub(super) fn cut_until(&self, pool: usize) -> Option<Micros> {
         self.pools[pool].weather.cut_until
     }
 
-    /// Jobs that a pool runs.
+    /// How many jobs a pool runs.
     pub(super) fn running(&self, pool: usize) -> u32 {
         self.pools[pool].running
     }
 
-    /// What its worker says about its load, with every answer.
+    /// What its worker says about its load with every answer.
     pub(super) fn news(&mut self, pool: usize) -> &Acceptances {
         let state = &mut self.pools[pool];
         state.news.running = state.running;
         &state.news
     }
 
-    /// What its worker says about itself, heard `delay` later; `alive` tells whether a call still runs.
+    /// The heartbeat of its worker, heard `delay` later. `alive` tells whether a call still runs.
     pub(super) fn heartbeat(
         &mut self,
         pool: usize,
@@ -423,68 +360,6 @@ impl<'a> World<'a> {
             succeeded: state.succeeded,
             failed: state.failed,
             models,
-        }
-    }
-}
-
-impl Served {
-    fn told(
-        &mut self,
-        model: &ModelSpec,
-        spec: &PoolSpec,
-        price: Price,
-        alive: &impl Fn(Key) -> bool,
-        now: Micros,
-    ) -> ServedModel {
-        self.service.turn(now);
-        let (p50, p95) = if self.service.count() >= OWN_ENOUGH {
-            (self.service.p50(), self.service.p95())
-        } else {
-            let (low, high) = (model.service.0.as_secs_f64(), model.service.1.as_secs_f64());
-            (
-                Duration::from_secs_f64((low * high).sqrt() / spec.speed),
-                Duration::from_secs_f64(high / spec.speed),
-            )
-        };
-        while self.calls.front().is_some_and(|(_, key)| !alive(*key)) {
-            self.calls.pop_front();
-        }
-        let late = |began: Micros| micros(now.since(began)) > OVERDUE * micros(p95);
-        let old = self.calls.iter().take_while(|(began, _)| late(*began));
-        let overdue = u32::try_from(old.filter(|(_, key)| alive(*key)).count()).unwrap_or(u32::MAX);
-        let (expected, second) = match price {
-            Price::Inference(usd) => (usd, UsdNanos::ZERO),
-            Price::Second(usd) => (usd.for_seconds(p50).unwrap_or_default(), usd),
-        };
-        ServedModel {
-            model: model.name.clone(),
-            sku: String::new(),
-            size: 1,
-            expected_cost_usd: expected,
-            p50_us: micros(p50),
-            p95_us: micros(p95),
-            running: self.running,
-            overdue,
-            second_usd: second,
-            idle_us: spec.serverless.filter(|s| s.bills_idle).map_or(0, |s| micros(s.idle_timeout)),
-            rented: false,
-            detached: false,
-            warmable: spec.serverless.is_some_and(|s| s.warmable),
-        }
-    }
-}
-
-impl Price {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a price times a factor; saturates"
-    )]
-    fn times(self, factor: f64) -> Self {
-        let scaled = |usd: UsdNanos| UsdNanos::new((usd.get() as f64 * factor).round() as u64);
-        match self {
-            Self::Inference(usd) => Self::Inference(scaled(usd)),
-            Self::Second(usd) => Self::Second(scaled(usd)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! When a model at a pool is left alone, and how it is taken back. Pure: time comes in.
+//! When a model at a pool is left alone because it fails, and how it is taken back. Pure: time comes in.
 //!
 //! ```text
 //!  Closed ──failures in a row, or "open at once"──▶ Open(until) ──time──▶ HalfOpen(1, 2, 4 … probes)
@@ -13,22 +13,39 @@ use schemas::{Lane, Micros};
 
 use crate::config::BreakerConfig;
 
-/// A breaker.
+/// A probe without an outcome counts as lost after this, and another may go: a job whose holder died is delivered again by then. A
+/// provider that takes longer gets one more job a minute, which does no harm.
+pub const PROBE_LOST_AFTER: Duration = Duration::from_secs(60);
+
+/// The breaker of one model at one pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breaker {
     state: State,
-    /// Times it opened without closing in between; doubles the wait.
+    /// How often it opened without closing in between. Each time doubles the wait.
     trips: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    Closed { failures: u32 },
-    Open { until: Micros },
-    HalfOpen { round: u32, sent: u32, succeeded: u32, since: Micros },
+    Closed {
+        failures: u32,
+    },
+    Open {
+        until: Micros,
+    },
+    HalfOpen {
+        /// Its probes are two to the power of this.
+        round: u32,
+        /// Probes of the round that have no outcome yet.
+        open: u32,
+        /// Probes of the round that succeeded.
+        succeeded: u32,
+        /// When the last probe was sent.
+        since: Micros,
+    },
 }
 
-/// What news did to a breaker.
+/// What an outcome did to a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Nothing.
@@ -45,7 +62,7 @@ impl Default for Breaker {
     }
 }
 
-/// How much longer than a low job each lane holds back from a first probe: backfills find out first, where there are any.
+/// How much longer than a low job a job of each lane waits before it may be the first probe: a backfill finds out first.
 pub const fn patience(lane: Lane) -> Duration {
     match lane {
         Lane::Low => Duration::ZERO,
@@ -54,25 +71,29 @@ pub const fn patience(lane: Lane) -> Duration {
     }
 }
 
+/// When a probe without an outcome counts as lost: never later than a breaker that stays open would be tried again.
+fn lost_after(config: &BreakerConfig) -> Duration {
+    PROBE_LOST_AFTER.min(config.open_max)
+}
+
 impl Breaker {
     /// Whether a job of this lane may go there now.
     pub fn admits(&self, config: &BreakerConfig, lane: Lane, now: Micros) -> bool {
         match &self.state {
             State::Closed { .. } => true,
             State::Open { until } => now >= *until + patience(lane),
-            // A probe whose outcome never came must not close the way for ever.
-            State::HalfOpen { round, sent, since, .. } => {
-                *sent < 1 << round || now.since(*since) > config.open_max
+            State::HalfOpen { round, open, succeeded, since } => {
+                open + succeeded < 1 << round || now.since(*since) > lost_after(config)
             }
         }
     }
 
-    /// Whether it is anything but closed.
+    /// Whether it is open, or waits for its probes.
     pub fn is_tripped(&self) -> bool {
         !matches!(self.state, State::Closed { .. })
     }
 
-    /// When the first probe may go, while it is open.
+    /// When the first probe may go; `None` unless it is open.
     pub const fn open_until(&self) -> Option<Micros> {
         match self.state {
             State::Open { until } => Some(until),
@@ -85,22 +106,22 @@ impl Breaker {
         match &mut self.state {
             State::Closed { .. } => {}
             State::Open { .. } => {
-                self.state = State::HalfOpen { round: 0, sent: 1, succeeded: 0, since: now }
+                self.state = State::HalfOpen { round: 0, open: 1, succeeded: 0, since: now };
             }
-            State::HalfOpen { sent, since, .. } => {
-                if now.since(*since) > config.open_max {
-                    *sent = 0;
+            State::HalfOpen { open, since, .. } => {
+                if now.since(*since) > lost_after(config) {
+                    *open = 0;
                 }
                 *since = now;
-                *sent += 1;
+                *open += 1;
             }
         }
     }
 
-    /// A job sent there was not taken: it says nothing about the provider.
+    /// A job that was sent there says nothing about the provider: it was not taken, or ended for a reason of its own.
     pub fn unsent(&mut self) {
-        if let State::HalfOpen { sent, .. } = &mut self.state {
-            *sent = sent.saturating_sub(1);
+        if let State::HalfOpen { open, .. } = &mut self.state {
+            *open = open.saturating_sub(1);
         }
     }
 
@@ -108,13 +129,14 @@ impl Breaker {
     pub fn succeeded(&mut self, config: &BreakerConfig) -> Turn {
         match &mut self.state {
             State::Closed { failures } => *failures = 0,
-            // Late news of jobs sent before it opened.
+            // Late news of a job sent before it opened.
             State::Open { .. } => {}
-            State::HalfOpen { round, sent, succeeded, .. } => {
+            State::HalfOpen { round, open, succeeded, .. } => {
+                *open = open.saturating_sub(1);
                 *succeeded += 1;
                 if *succeeded >= 1 << *round {
                     *round += 1;
-                    (*sent, *succeeded) = (0, 0);
+                    (*open, *succeeded) = (0, 0);
                     if *round >= config.probes {
                         *self = Self::default();
                         return Turn::Closed;
@@ -147,7 +169,7 @@ impl Breaker {
     /// Opens at once: a wrong key does not get better by trying.
     pub fn open(&mut self, config: &BreakerConfig, now: Micros, rng: &mut impl Rng) {
         let span = config.open_for.saturating_mul(1 << self.trips.min(16)).min(config.open_max);
-        // Up to a quarter more, so that N dispatchers do not probe together.
+        // Up to a quarter longer, so that several dispatchers do not probe at the same time.
         let jitter = rng.random_range(0..=schemas::time::micros(span) / 4);
         self.trips = self.trips.saturating_add(1);
         self.state = State::Open { until: now + span + Duration::from_micros(jitter) };
@@ -200,6 +222,27 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_whose_outcome_never_comes_is_lost_after_a_minute() {
+        let (config, mut rng, mut breaker) =
+            (BreakerConfig::default(), StdRng::seed_from_u64(1), Breaker::default());
+        breaker.open(&config, at(0), &mut rng);
+        breaker.sent(&config, at(10));
+        assert!(!breaker.admits(&config, Lane::Low, at(70)));
+        assert!(breaker.admits(&config, Lane::Low, at(71)));
+        // The next is the only one, and succeeds; of the two that follow, one is lost.
+        breaker.sent(&config, at(71));
+        assert!(!breaker.admits(&config, Lane::Low, at(71)));
+        breaker.succeeded(&config);
+        breaker.sent(&config, at(72));
+        breaker.sent(&config, at(72));
+        breaker.succeeded(&config);
+        assert!(!breaker.admits(&config, Lane::Low, at(132)));
+        assert!(breaker.admits(&config, Lane::Low, at(133)));
+        breaker.sent(&config, at(133));
+        assert!(!breaker.admits(&config, Lane::Low, at(133)), "one has succeeded, so one is enough");
+    }
+
+    #[test]
     fn a_success_in_between_starts_the_count_again() {
         let (config, mut rng, mut breaker) =
             (BreakerConfig::default(), StdRng::seed_from_u64(1), Breaker::default());
@@ -228,7 +271,7 @@ mod tests {
                 };
                 match turn {
                     Turn::Opened => prop_assert!(breaker.open_until().is_some()),
-                    // Only a last round of probes closes it, and only news opens it.
+                    // Only a last round of probes closes it, and only an outcome opens it.
                     Turn::Closed => prop_assert!(was && before.open_until().is_none() && !breaker.is_tripped()),
                     Turn::Stayed => prop_assert_eq!(was, breaker.is_tripped()),
                 }

@@ -1,9 +1,9 @@
-//! Budgets: how much may be spent in a period, by whom and where. Pure: no I/O, no clock.
+//! Budgets: how much a tenant, or all tenants, may spend at a provider, or at all providers, in a period. Pure: no I/O, no clock.
 //!
 //! A counter per rule and period (stream `BUDGETS`, shared by all dispatchers) says how much of the limit was *taken*. A
-//! dispatcher takes a chunk, reserves from it for each attempt and settles with what the attempt cost, all without a message;
-//! what it does not need it gives back, so that in the end the counter says what was spent. A counter can only be added to,
-//! never asked on condition: who takes looks at the total and gives back what went over the limit.
+//! dispatcher takes a chunk, reserves from it for each attempt and settles with what the attempt cost, all without a message. It
+//! gives back what it does not need, so that in the end the counter says what was spent. The server can only add to a counter,
+//! without a condition: a dispatcher that took a chunk looks at the total, and gives back what went over the limit.
 //!
 //! ```text
 //!  counter ◀─ take, give back ─▶ balance ─ reserve ─▶ reserved ─ settle ─▶ spent
@@ -11,11 +11,12 @@
 //!                                   └── not needed ──────┘
 //! ```
 //!
-//! Under a hard rule, what all dispatchers together spend and have running never exceeds the limit as long as no attempt costs
-//! more than its reservation. Where attempts do, the limit is exceeded by at most that excess of the attempts that ran when
-//! the money ended; a dispatcher that dies takes with it what it held, which stays counted as taken until the period ends.
+//! Under a hard rule, what all dispatchers together have spent and reserved never exceeds the limit as long as no attempt costs
+//! more than its reservation. If attempts do, the limit is exceeded by at most the excess of the attempts that ran when the money
+//! ended. What a dispatcher held when it died stays counted as taken until the period ends.
 
 mod account;
+mod book;
 mod rule;
 
 use std::{collections::HashMap, fmt};
@@ -24,32 +25,21 @@ use schemas::{Micros, ProviderId, Tenant, UsdNanos};
 
 pub use self::rule::{Mode, Period, RULES_MAX, Rule, Rules, RulesError};
 use self::{
-    account::{Account, Resend},
+    account::Account,
+    book::{Book, draw},
     rule::MATCHES_MAX,
 };
 
-/// Ended periods of one rule whose attempts still run. Beyond it the oldest is dropped: what it held stays counted as taken
-/// in a period that is over, which hurts nobody.
-const PAST_MAX: usize = 3;
-
-/// All rules, and what this dispatcher holds of each.
+/// All rules, and the money that this dispatcher holds of each.
 #[derive(Debug, Default)]
 pub struct Budgets {
     books: Vec<Book>,
     /// Rules that count every tenant.
     for_all: Vec<u16>,
     for_tenant: HashMap<Tenant, Vec<u16>>,
-    /// The latest moment we were told. A clock that is set back must not open a period again that is over.
+    /// The latest time given. A clock that is set back must not reopen a period that is over.
     latest: Micros,
     next_draw: u64,
-}
-
-/// A rule with its accounts.
-#[derive(Debug)]
-struct Book {
-    rule: Rule,
-    current: Account,
-    past: Vec<Account>,
 }
 
 /// Why an attempt may not start now.
@@ -59,9 +49,9 @@ pub struct Held {
     pub rule: usize,
     /// Its limit.
     pub limit: UsdNanos,
-    /// What all dispatchers had taken of it, as last known.
+    /// What all dispatchers have taken of it, as last known.
     pub taken: UsdNanos,
-    /// What the attempt would have needed.
+    /// What the attempt needs.
     pub amount: UsdNanos,
     /// What it waits for.
     pub wait: Wait,
@@ -70,7 +60,7 @@ pub struct Held {
 /// What a held attempt waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Money from the shared counter; a matter of milliseconds.
+    /// Money from the shared counter, which takes milliseconds.
     Chunk,
     /// The next period, which begins then.
     Period(Micros),
@@ -86,13 +76,13 @@ impl fmt::Display for Held {
     }
 }
 
-/// Money set aside for one attempt. Give it back to [`Budgets::settle`] or [`Budgets::release`]; one that is dropped stays
+/// Money set aside for one attempt. Hand it to [`Budgets::settle`] or [`Budgets::release`]: a reservation that is dropped stays
 /// reserved until its period ends.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a reservation that is dropped stays reserved"]
 pub struct Reservation {
     amount: u64,
-    /// Says, for each rule, which period it belongs to.
+    /// When it was made: says which period of each rule it belongs to.
     at: Micros,
     rules: [u16; MATCHES_MAX],
     count: u8,
@@ -105,20 +95,20 @@ impl Reservation {
     }
 }
 
-/// A question to a shared counter.
+/// An addition to a shared counter, and a question for its total.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draw {
     rule: u16,
     start: Micros,
-    /// Unique in this [`Budgets`]. A draw that is asked again has the same number and must count once.
+    /// Unique in this [`Budgets`]. A draw that is sent again has the same number and must count once.
     pub number: u64,
-    /// The counter.
+    /// The subject of the counter.
     pub subject: String,
-    /// Nano-dollars to add: negative gives back, zero only looks.
+    /// Nano-dollars to add. A negative amount gives back, zero only asks for the total.
     pub take: i64,
 }
 
-/// A rule and how it stands, for people and metrics.
+/// A rule and its state, for people and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State<'a> {
     /// The rule.
@@ -129,20 +119,20 @@ pub struct State<'a> {
     pub until: Micros,
     /// Taken by all dispatchers, as last known.
     pub taken: UsdNanos,
-    /// Taken by this one and free.
+    /// Taken by this dispatcher, and free.
     pub held: UsdNanos,
-    /// Set aside here for attempts that run.
+    /// Set aside by this dispatcher for attempts that run.
     pub reserved: UsdNanos,
     /// Spent by this dispatcher.
     pub spent: UsdNanos,
-    /// A hard rule from which nothing more can start.
+    /// True for a hard rule under which no attempt can start any more.
     pub exhausted: bool,
-    /// A soft rule whose limit is passed.
+    /// True for a soft rule whose limit is passed.
     pub alarm: bool,
 }
 
 impl Budgets {
-    /// Holds nothing yet.
+    /// Holds no money yet.
     pub fn new(rules: Rules) -> Self {
         let mut budgets = Self::default();
         for (index, rule) in (0u16..).zip(rules.into_vec()) {
@@ -156,7 +146,7 @@ impl Budgets {
         budgets
     }
 
-    /// Whether there are no rules, so that nobody need ask.
+    /// Whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.books.is_empty()
     }
@@ -168,8 +158,8 @@ impl Budgets {
 
     /// Whether an attempt of this tenant at this provider that may cost `amount` may start now. Allocates nothing.
     ///
-    /// Every rule that matches must have the money here; soft rules always do. A refusal is remembered, so that the next
-    /// [`Budgets::draws`] asks for what was missing.
+    /// Every hard rule that matches must have the money here. A refusal is remembered, so that the next [`Budgets::draws`] asks
+    /// for what was missing.
     pub fn admits(
         &self,
         tenant: &Tenant,
@@ -182,13 +172,13 @@ impl Budgets {
         for (index, book) in self.matching(tenant, provider) {
             let fresh = book.rule.mode == Mode::Hard && book.current.until <= now;
             let (admits, taken) = if fresh {
-                // Nobody has drawn in the new period yet.
+                // This dispatcher has drawn nothing in the new period yet.
                 book.current.ask(amount.get());
                 (Err(Wait::Chunk), 0)
             } else {
                 (book.current.admits(&book.rule, amount), book.current.taken)
             };
-            // All are asked even after one refused: each must know what to draw.
+            // All rules are asked even after one refused: each must know how much to draw.
             if let (Err(wait), true) = (admits, held.is_ok()) {
                 let (limit, taken) = (book.rule.limit, UsdNanos::new(taken));
                 held = Err(Held { rule: usize::from(index), limit, taken, amount, wait });
@@ -197,7 +187,7 @@ impl Budgets {
         held
     }
 
-    /// Sets `amount` aside under every rule that matches. What was not admitted a moment ago becomes a debt.
+    /// Sets `amount` aside under every rule that matches. What was not admitted becomes a debt.
     pub fn reserve(
         &mut self,
         tenant: &Tenant,
@@ -219,8 +209,8 @@ impl Budgets {
         made
     }
 
-    /// The attempt has ended and cost `actual`. What it did not need is free again; what it cost beyond its reservation is
-    /// a debt. A reservation of a period that is over counts there and touches no other.
+    /// The attempt has ended and cost `actual`. What it did not need is free again, and what it cost beyond its reservation is a
+    /// debt. A reservation of a period that is over counts in that period only.
     #[expect(clippy::needless_pass_by_value, reason = "a reservation is settled once, so it is used up")]
     pub fn settle(&mut self, reservation: Reservation, actual: UsdNanos, now: Micros) {
         let now = self.tell(now);
@@ -235,20 +225,20 @@ impl Budgets {
         }
     }
 
-    /// The attempt did not start, so nothing was spent.
+    /// The attempt did not start and cost nothing.
     pub fn release(&mut self, reservation: Reservation, now: Micros) {
         self.settle(reservation, UsdNanos::ZERO, now);
     }
 
-    /// What to ask the shared counters now: chunks to take, and surplus to give back of idle accounts and ended periods.
+    /// The draws to send now: chunks to take, and the surplus of idle accounts and ended periods to give back.
     ///
-    /// Call it often; while a draw is on its way its account has no second one. Report each with [`Budgets::drawn`] or
+    /// Call it often: an account has at most one draw on its way. Report the outcome of each with [`Budgets::drawn`] or
     /// [`Budgets::failed`].
     pub fn draws(&mut self, now: Micros) -> Vec<Draw> {
         self.ask_all(now, Account::plan)
     }
 
-    /// What to give back before this dispatcher ends: everything that no attempt holds.
+    /// The draws to send before this dispatcher ends: they give back everything that no attempt holds.
     pub fn last_draws(&mut self, now: Micros) -> Vec<Draw> {
         self.ask_all(now, |account, _, _| account.plan_last())
     }
@@ -273,8 +263,8 @@ impl Budgets {
         draws
     }
 
-    /// The counter stood at `total` nano-dollars after this draw. Returns what must be given back because it went over the
-    /// limit; report that one too. An answer that comes twice changes nothing.
+    /// The counter was at `total` nano-dollars after this draw. Returns the draw that gives back what went over the limit; send
+    /// and report that one too. An answer that comes twice changes nothing.
     pub fn drawn(&mut self, draw: &Draw, total: u64, now: Micros) -> Option<Draw> {
         let now = self.tell(now);
         let number = self.next_draw;
@@ -292,7 +282,7 @@ impl Budgets {
         Some(back)
     }
 
-    /// The counter did not answer, and may have counted or not: the same draw is asked again later.
+    /// The counter did not answer, and may have counted the draw or not. The same draw is sent again later.
     pub fn failed(&mut self, draw: &Draw, now: Micros) {
         let now = self.tell(now);
         if let Some(account) = self.books.get_mut(usize::from(draw.rule)).and_then(|b| b.account(draw.start))
@@ -301,7 +291,7 @@ impl Budgets {
         }
     }
 
-    /// How each rule stands in its current period.
+    /// The state of each rule in its current period.
     pub fn states(&self, now: Micros) -> impl Iterator<Item = State<'_>> {
         let now = now.max(self.latest);
         self.books.iter().map(move |book| book.state(now))
@@ -319,83 +309,6 @@ impl Budgets {
             .chain(own)
             .map(|index| (*index, &self.books[usize::from(*index)]))
             .filter(move |(_, book)| book.rule.provider.as_ref().is_none_or(|p| p == provider))
-    }
-}
-
-/// The draw of one account, if it should make one.
-fn draw(
-    account: &mut Account,
-    rule: &Rule,
-    index: u16,
-    next: &mut u64,
-    now: Micros,
-    plan: impl FnOnce(&mut Account) -> Option<i128>,
-) -> Option<Draw> {
-    match account.resend(now) {
-        Resend::Waiting => None,
-        Resend::Again(draw) => Some(draw),
-        Resend::Nothing => {
-            let take = plan(account)?;
-            let take = i64::try_from(take).unwrap_or(if take < 0 { -i64::MAX } else { i64::MAX });
-            let (start, number) = (account.start, *next);
-            *next += 1;
-            let draw = Draw { rule: index, start, number, subject: rule.subject(start), take };
-            account.send(&draw, now);
-            Some(draw)
-        }
-    }
-}
-
-impl Book {
-    /// Begins the period of `now`, if the current one is over.
-    fn roll(&mut self, now: Micros) {
-        if now < self.current.until {
-            return;
-        }
-        let next = self.current.following(&self.rule, now);
-        let ended = std::mem::replace(&mut self.current, next);
-        if !ended.is_closed() {
-            self.past.push(ended);
-        }
-        if self.past.len() > PAST_MAX {
-            self.past.remove(0);
-        }
-    }
-
-    /// The account of the period that began at `start`, if it is still open.
-    fn account(&mut self, start: Micros) -> Option<&mut Account> {
-        std::iter::once(&mut self.current).chain(&mut self.past).find(|account| account.start == start)
-    }
-
-    fn state(&self, now: Micros) -> State<'_> {
-        let (rule, account) = (&self.rule, &self.current);
-        let amount = |nanos: i128| UsdNanos::new(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX));
-        let (start, until) = (rule.period.start(now), rule.period.next(now));
-        if account.until <= now {
-            let none = UsdNanos::ZERO;
-            return State {
-                rule,
-                start,
-                until,
-                taken: none,
-                held: none,
-                reserved: none,
-                spent: none,
-                exhausted: false,
-                alarm: false,
-            };
-        }
-        State {
-            rule,
-            start,
-            until,
-            taken: UsdNanos::new(account.taken),
-            held: amount(account.balance),
-            reserved: amount(account.reserved),
-            spent: amount(account.spent),
-            exhausted: account.exhausted(rule),
-            alarm: account.alarm(rule),
-        }
     }
 }
 

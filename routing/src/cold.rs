@@ -1,7 +1,7 @@
-//! How likely a job meets a cold start at a pool, and how long that takes. Pure.
+//! How likely a job meets a cold start at a pool, and how long the cold start takes. Pure.
 //!
-//! Two things make a start cold: nothing ran for a while, or more runs at once than did lately, so that a new container is
-//! needed. So the likelihood is learnt in bins of both, each an average over its last jobs.
+//! Two things make a start cold: nothing has run for a while, or more jobs run at once than did lately, so that a new container is
+//! needed. The likelihood is learnt in bins by both, each a moving average over its jobs.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use schemas::Micros;
 
 use crate::quantiles::Quantiles;
 
-/// Upper ends of the bins by how long nothing of the model ended there.
+/// Upper ends of the bins by how long the model was idle there.
 const IDLE: [Duration; 4] =
     [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120), Duration::from_secs(600)];
 /// How much the newest job of a bin counts.
 const NEWS: f64 = 0.1;
-/// How much the newest job counts for the part of all jobs that start cold.
+/// How much the newest job counts for the part of all jobs that met a cold start.
 const FRACTION_NEWS: f64 = 0.02;
-/// What a bin holds before its first job, once cold starts were seen at all: warm below the peak, cold above it.
+/// The likelihood in a bin before its first job, once a cold start was seen at all: low below the peak, high above it.
 const PRIOR: [f64; 2] = [0.05, 0.8];
-/// How long a peak is remembered, once or twice this: about as long as providers keep an idle container.
+/// A peak is remembered for one to two times this: about as long as providers keep an idle container.
 const PEAK_KEPT: Duration = Duration::from_secs(30);
 
 /// What is known of cold starts of one model at one pool.
 #[derive(Clone, Debug, Default)]
 pub struct Cold {
-    /// Below the peak and above it, by bin; nothing while no job fell into it.
+    /// The likelihoods below the peak and above it, by bin; `None` until a job fell into the bin.
     seen: [[Option<f64>; IDLE.len() + 1]; 2],
     spans: Quantiles,
     ever: bool,
@@ -35,7 +35,7 @@ pub struct Cold {
     fraction: f64,
 }
 
-/// The bin a job falls into when it starts; kept until it ends.
+/// The bin that a job falls into when it starts. Keep it until the job ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bin {
     above: bool,
@@ -60,7 +60,7 @@ impl Cold {
         self.last_used = now;
     }
 
-    /// A job of that bin ended, after a cold start of `cold` (zero when it was warm).
+    /// A job of that bin ended after a cold start of `cold`; zero if there was none.
     pub fn ended(&mut self, bin: Bin, cold: Duration, now: Micros) {
         self.last_used = self.last_used.max(now);
         let was = if cold.is_zero() { 0.0 } else { 1.0 };
@@ -80,7 +80,7 @@ impl Cold {
         self.peak[0].max(self.peak[1])
     }
 
-    /// How likely a job of that bin meets a cold start, 0 to 1; 0 where none was ever seen.
+    /// How likely a job of that bin meets a cold start, 0 to 1; 0 if none was ever seen.
     pub fn likely(&self, bin: Bin) -> f64 {
         if !self.ever {
             return 0.0;
@@ -88,12 +88,12 @@ impl Cold {
         self.seen[usize::from(bin.above)][usize::from(bin.idle)].unwrap_or(PRIOR[usize::from(bin.above)])
     }
 
-    /// The part of the last jobs, some dozens, that met one.
+    /// The part of the last few dozen jobs that met a cold start.
     pub const fn fraction(&self) -> f64 {
         self.fraction
     }
 
-    /// How long one takes, 95th percentile; zero where none was ever seen.
+    /// How long a cold start takes, 95th percentile; zero if none was ever seen.
     pub const fn p95(&self) -> Duration {
         self.last_known
     }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_without_cold_starts_never_fears_one() {
+    fn without_a_cold_start_none_is_expected() {
         let cold = Cold::default();
         assert!(cold.likely(cold.bin(100, NOW)) < f64::EPSILON);
     }

@@ -1,5 +1,5 @@
-//! The settings of routing, checked by whoever reads them. Rules of budgets are in [`crate::budget`], the limit on repeated attempts
-//! is in [`crate::retry_budget`].
+//! The settings of routing. The code that reads them checks them. Rules of budgets are in [`crate::budget`], the bound on repeated
+//! attempts is in [`crate::retry_budget`].
 
 use std::time::Duration;
 
@@ -12,30 +12,30 @@ pub struct PolicyConfig {
     pub baseline: Vec<ProviderId>,
     /// Their share of the jobs, 0 to 1.
     pub baseline_share: f64,
-    /// A pool that said nothing for so long is not offered work. Heartbeats come each second.
+    /// A pool that was silent for longer is not offered work. Heartbeats come each second.
     pub silent_after: Duration,
     /// When a second attempt is made beside a slow one.
     pub hedge: HedgeConfig,
-    /// What is kept warm.
+    /// What is kept warm at serverless providers.
     pub warm: WarmConfig,
 }
 
 /// When a second attempt is made beside a slow one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HedgeConfig {
-    /// Their share of all jobs, 0 to 1; 0 makes none.
+    /// The share of all jobs that may get one, 0 to 1; at 0 there are none.
     pub share: f64,
-    /// What they may cost in an hour.
+    /// What second attempts may cost in an hour.
     pub budget_per_hour: UsdNanos,
-    /// How many times what 95 of 100 jobs take.
+    /// An attempt may run for this many times the 95th percentile before a second one is considered.
     pub after: f64,
-    /// No job is hedged sooner than this, however fast its pool is.
+    /// No second attempt is made sooner than this, however fast the pool is.
     pub least: Duration,
 }
 
 impl Default for HedgeConfig {
-    /// Two of a hundred (Dean and Barroso, 2013), for a dollar an hour. They hedge at the 95th percentile; where a long answer
-    /// is long because of what was asked, that costs as much again for nothing, so here a job is stuck at twice that.
+    /// Two of a hundred jobs, for a dollar an hour (Dean and Barroso, 2013). They hedge at the 95th percentile. Many answers are
+    /// long because of what was asked, and a second attempt at those is wasted, so the default is twice that.
     fn default() -> Self {
         Self {
             share: 0.02,
@@ -49,22 +49,22 @@ impl Default for HedgeConfig {
 /// What is kept warm at providers that start containers for jobs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WarmConfig {
-    /// What idle containers may cost in an hour, by region; nothing is kept warm for nothing.
+    /// What idle containers may cost in an hour, in each region; at 0 none is kept warm.
     pub most_usd_per_hour: UsdNanos,
-    /// What a second that somebody does not wait is worth.
+    /// What it is worth that a job waits a second less.
     pub second_worth: UsdNanos,
 }
 
 impl Default for WarmConfig {
-    /// Nothing: under the report's assumptions it costs more than it saves (`beacon simulate`), since providers keep containers
-    /// for a while by themselves. A second saved for one job counts as a third of a second of a T4.
+    /// None: under the assumptions of the scenarios it costs more than it saves (`beacon simulate`), since providers keep
+    /// containers for a while anyway. A second saved for one job is worth a third of a second of a T4.
     fn default() -> Self {
         Self { most_usd_per_hour: UsdNanos::ZERO, second_worth: UsdNanos::new(50_000) }
     }
 }
 
 impl Default for PolicyConfig {
-    /// The report's plan: 70 % on Golem.
+    /// 70 % on Golem.
     fn default() -> Self {
         Self {
             baseline: ProviderId::try_from("golem").into_iter().collect(),
@@ -76,16 +76,16 @@ impl Default for PolicyConfig {
     }
 }
 
-/// When a pool is left alone (thresholds as in Envoy's outlier detection).
+/// When a failing model at a pool is left alone (thresholds as in Envoy's outlier detection).
 #[derive(Clone, Debug, PartialEq)]
 pub struct BreakerConfig {
-    /// Failures in a row that open it.
+    /// Failures in a row that open the breaker.
     pub consecutive_failures: u32,
-    /// How long it stays open the first time; doubles with each further time, with jitter.
+    /// How long it stays open the first time. Each further time doubles it, with jitter.
     pub open_for: Duration,
     /// The longest it stays open.
     pub open_max: Duration,
-    /// Rounds of probes before it closes again: one job, then two, then four.
+    /// How many rounds of probes must succeed before it closes: one job, then two, then four.
     pub probes: u32,
 }
 

@@ -1,16 +1,15 @@
-//! The line in which jobs of one (region, model) wait, and who is next. Pure, and indifferent to what the items are.
+//! The line in which jobs of one region and model wait, and which of them is next. Pure; items may be of any type.
 //!
-//! - **Lanes** by strict priority with floors: while they wait, `low` gets at least 5 % and `normal` at least 15 % of the
-//!   starts.
-//! - **Tenants** of a lane by start-time fair queueing (Goyal, Vin and Cheng, 1996), whose currency is cost: each tenant has a
-//!   tag that grows by what it was charged over its weight, and the smallest tag is next. The expected cost is charged when a
-//!   job starts, so that what runs now counts, and corrected when the real cost is known. Between two tenants that both wait,
-//!   shares differ from the weights by no more than one job of each. (`routing.md` names deficit round robin; this needs no
-//!   quantum, which nobody could choose while costs differ by a factor of a thousand.)
-//! - A tenant that comes back starts at the current virtual time: what it did not use was lent to the others, and neither is
-//!   owed back nor owes.
-//! - **Jobs** of a tenant by earliest deadline, then by arrival. A job without a deadline counts as due [`LENIENT`] after it
-//!   came, so that a stream of urgent ones cannot hold it up for ever.
+//! - **Lanes** have strict priority with floors: while it has jobs, `low` gets at least 5 % of the starts and `normal` at least
+//!   15 %.
+//! - **Tenants** of a lane take turns by start-time fair queueing (Goyal, Vin and Cheng, 1996), in units of cost: each tenant has
+//!   a tag that grows by its charges over its weight, and the smallest tag is next. The expected cost is charged when a job
+//!   starts, so that running jobs count, and corrected when the real cost is known. Between two tenants that both wait, shares
+//!   differ from the weights by no more than one job of each. (Deficit round robin would need a quantum, which cannot be chosen
+//!   well while costs differ by a factor of a thousand.)
+//! - A tenant that comes back starts at the current virtual time: it is owed nothing for the time it was away, and owes nothing.
+//! - **Jobs** of a tenant are ordered by deadline, then by arrival. A job without a deadline counts as due [`LENIENT`] after its
+//!   arrival, so that a stream of urgent jobs cannot hold it up for ever.
 
 mod flow;
 mod queue;
@@ -24,12 +23,13 @@ use self::{
     queue::{Queue, Scanned},
 };
 
-/// When a job without a deadline is taken to be due, after its arrival.
+/// How long after its arrival a job without a deadline counts as due.
 pub const LENIENT: Duration = Duration::from_secs(600);
 
-/// A start gives each waiting lane its floor in twentieths; with a whole start's worth it goes first.
+/// Each start credits every waiting lane with its floor, in twentieths of a start. A lane with a whole start to its credit goes
+/// first.
 const START: u32 = 20;
-/// What a lane may save up that could not use its turn, for instance because no pool took its jobs.
+/// The most credit of a lane that cannot use its turn, for instance because no pool takes its jobs.
 const CREDIT_MAX: u32 = 2 * START;
 
 /// The twentieths of starts that a lane gets while it waits.
@@ -44,25 +44,25 @@ const fn floor(lane: Lane) -> u32 {
 /// An item with its place in the line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry<T> {
-    /// Where it stands.
+    /// Its place.
     pub seat: Seat,
-    /// What waits.
+    /// The item.
     pub item: T,
 }
 
-/// A place in the line, which an item can be given back to.
+/// A place in the line. An item that was taken out can be put back there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seat {
     /// Its lane.
     pub lane: Lane,
-    /// Whose it is.
+    /// Its tenant.
     pub tenant: Tenant,
     /// The tenant's weight.
     pub weight: u32,
     key: Key,
 }
 
-/// Names an item as long as it lives; later ones are larger.
+/// Names an item as long as it exists. Later items have larger tickets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
@@ -73,23 +73,23 @@ impl Seat {
     }
 }
 
-/// What to do with an item that a scan visits.
+/// What a scan does with an item that it visits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It starts: take it out and end the scan.
+pub enum Look {
+    /// Take it out and end the scan.
     Take,
-    /// It cannot start now; the tenant's next one may.
+    /// Go on with the tenant's next item: this one cannot start now.
     Skip,
-    /// Nothing of this tenant can start now in this lane, for instance because its budget is used up.
+    /// Go on with the next tenant: nothing of this one can start now in this lane, for instance because its budget is used up.
     SkipTenant,
-    /// Nothing can start now.
+    /// End the scan: nothing can start now.
     Stop,
 }
 
-/// Items of a tenant that one scan visits from the front of its queue.
+/// How many items of a tenant one scan visits at the front of its queue.
 pub const FRONT_VISITS: usize = 4;
-/// Items that it visits further back. It goes on there from where the last scan ended, so that a front of jobs that only a
-/// closed pool may take does not hide for ever those behind it.
+/// How many items it visits further back, going on from where the last scan ended. So jobs at the front that wait for a closed
+/// pool do not hide the jobs behind them for ever.
 pub const ROVING_VISITS: usize = 4;
 
 /// The line.
@@ -106,7 +106,7 @@ impl<T> Default for Line<T> {
 }
 
 impl<T> Line<T> {
-    /// Adds an item that arrived `now`. `weight` is the tenant's share, from 1; the last one said holds.
+    /// Adds an item that arrived `now`. `weight` is the tenant's share, from 1; the last one given holds.
     pub fn push(
         &mut self,
         lane: Lane,
@@ -122,25 +122,25 @@ impl<T> Line<T> {
         Ticket(key.ticket)
     }
 
-    /// Gives back an item that was taken and did not start, to its old place and without charge.
+    /// Puts back an item that was taken and did not start: to its old place, without a charge.
     pub fn put_back(&mut self, entry: Entry<T>) {
         let Seat { lane, tenant, weight, key } = entry.seat;
         self.queue(lane).push(&tenant, weight, key, entry.item, false);
     }
 
-    /// Takes out who is next. Charges nothing: call [`Line::started`] or [`Line::put_back`].
+    /// Takes out the next item. Charges nothing: call [`Line::started`] or [`Line::put_back`].
     #[expect(clippy::should_implement_trait, reason = "an iterator would promise that all of them start")]
     pub fn next(&mut self) -> Option<Entry<T>> {
-        self.scan(|_, _| Verdict::Take)
+        self.scan(|_, _| Look::Take)
     }
 
-    /// Visits items in the order in which they are next and takes out the first that `judge` takes. Charges nothing.
+    /// Visits items in their order and takes out the first for which `look` says so. Charges nothing.
     ///
-    /// Of each tenant it visits at most [`FRONT_VISITS`] + [`ROVING_VISITS`] items, and every tenant if need be, so one
-    /// tenant's jobs that cannot start hold up neither its others nor anybody else's.
-    pub fn scan(&mut self, mut judge: impl FnMut(&Seat, &T) -> Verdict) -> Option<Entry<T>> {
+    /// Visits every tenant if need be, and at most [`FRONT_VISITS`] + [`ROVING_VISITS`] items of each, so that jobs that cannot
+    /// start hold up neither their own tenant's other jobs nor those of other tenants.
+    pub fn scan(&mut self, mut look: impl FnMut(&Seat, &T) -> Look) -> Option<Entry<T>> {
         for lane in self.lanes_in_order() {
-            match self.queue(lane).scan(&mut judge) {
+            match self.queue(lane).scan(&mut look) {
                 Scanned::Found(entry) => return Some(entry),
                 Scanned::Nothing => {}
                 Scanned::Stopped => return None,
@@ -149,12 +149,12 @@ impl<T> Line<T> {
         None
     }
 
-    /// An item that was taken has started and is expected to cost `cost`.
+    /// An item that was taken out has started, and is expected to cost `cost`.
     pub fn started(&mut self, seat: &Seat, cost: UsdNanos) {
         for queue in &mut self.lanes {
             queue.credit = match () {
                 () if queue.lane == seat.lane => (queue.credit + floor(queue.lane)).saturating_sub(START),
-                // An empty lane saves nothing up.
+                // An empty lane saves no credit.
                 () if queue.len == 0 => 0,
                 () => (queue.credit + floor(queue.lane)).min(CREDIT_MAX),
             };
@@ -162,12 +162,12 @@ impl<T> Line<T> {
         self.queue(seat.lane).started(&seat.tenant, seat.weight, cost);
     }
 
-    /// What started as `seat` was charged `expected` and really cost `actual`.
+    /// The item that started from `seat` was charged `expected`, and cost `actual`.
     pub fn correct(&mut self, seat: &Seat, expected: UsdNanos, actual: UsdNanos) {
         self.queue(seat.lane).correct(&seat.tenant, seat.weight, expected, actual);
     }
 
-    /// Takes out every item that `out` names, and hands them over.
+    /// Takes out every item for which `out` is true.
     pub fn remove_if(&mut self, mut out: impl FnMut(&Seat, &T) -> bool) -> Vec<Entry<T>> {
         let mut removed = Vec::new();
         for queue in &mut self.lanes {
@@ -176,12 +176,12 @@ impl<T> Line<T> {
         removed
     }
 
-    /// Takes out everything, by lane and tenant.
+    /// Takes out all items, by lane and tenant.
     pub fn drain(&mut self) -> Vec<Entry<T>> {
         self.remove_if(|_, _| true)
     }
 
-    /// Everything that waits, in no particular order.
+    /// All items, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (Lane, &Tenant, &T)> {
         self.lanes.iter().flat_map(|queue| {
             let lane = queue.lane;
@@ -192,7 +192,7 @@ impl<T> Line<T> {
         })
     }
 
-    /// The same, to change items in place.
+    /// All items, to be changed in place.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Lane, &Tenant, &mut T)> {
         self.lanes.iter_mut().flat_map(|queue| {
             let lane = queue.lane;
@@ -203,22 +203,22 @@ impl<T> Line<T> {
         })
     }
 
-    /// How many wait.
+    /// How many items wait.
     pub fn len(&self) -> usize {
         self.lanes.iter().map(|queue| queue.len).sum()
     }
 
-    /// Whether nobody waits.
+    /// Whether no item waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many wait in a lane.
+    /// How many items wait in a lane.
     pub fn len_in(&self, lane: Lane) -> usize {
         self.lanes.iter().filter(|queue| queue.lane == lane).map(|queue| queue.len).sum()
     }
 
-    /// How many of a tenant wait.
+    /// How many items of a tenant wait.
     pub fn len_of(&self, tenant: &Tenant) -> usize {
         self.lanes.iter().filter_map(|queue| queue.flows.get(tenant)).map(|flow| flow.items.len()).sum()
     }
@@ -231,7 +231,7 @@ impl<T> Line<T> {
         }]
     }
 
-    /// Lanes whose floor is due first, the one with the most to its credit before the others; then by urgency.
+    /// The lanes in the order of this scan: those with a whole start to their credit first, most credit first; then by urgency.
     fn lanes_in_order(&self) -> [Lane; 3] {
         let mut order = Lane::ALL;
         let due = |lane: &Lane| {

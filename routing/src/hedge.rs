@@ -1,7 +1,7 @@
 //! When a job gets a second attempt beside the first, and how many may (Dean and Barroso, "The Tail at Scale", 2013). Pure.
 //!
-//! A job that runs far past what 95 of 100 take is probably stuck where it is. A second attempt elsewhere then ends it sooner,
-//! for the price of a few jobs more: at most a share of all jobs, and at most so many dollars an hour.
+//! A job that runs much longer than 95 of 100 jobs do is probably stuck. A second attempt at another pool then ends it sooner.
+//! Second attempts are bounded by a share of all jobs and by dollars an hour.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use schemas::{Lane, Micros, UsdNanos};
 
 use crate::{config::HedgeConfig, track::Track};
 
-/// Seconds in which hedges are held against jobs.
+/// The time over which hedges are compared with jobs.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Dollars are counted by the hour.
+/// The time over which dollars are counted.
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A cold start that is more likely than this is reckoned with.
+/// A cold start that is more likely than this is waited for.
 pub const LIKELY: f64 = 0.2;
 
-/// What was hedged lately.
+/// How many jobs and hedges there were lately, and what the hedges cost.
 #[derive(Clone, Debug)]
 pub struct Hedges {
     config: HedgeConfig,
@@ -28,29 +28,29 @@ pub struct Hedges {
 }
 
 impl Hedges {
-    /// Nothing yet.
+    /// No job yet.
     pub const fn new(config: HedgeConfig) -> Self {
         Self { config, jobs: 0.0, hedged: 0.0, spent: 0.0, at: Micros::new(0) }
     }
 
-    /// How long an attempt that starts now may run before a second one is thought of; `None` when never: the lane is not
-    /// urgent, or too little is known of the pool.
+    /// How long an attempt that starts now may run before a second one is considered. `None` if no second one ever is: the lane
+    /// is not urgent, or too little is known of the pool.
     pub fn after(&self, lane: Lane, track: &Track, now: Micros) -> Option<Duration> {
         if self.config.share == 0.0 || lane != Lane::High {
             return None;
         }
-        // A likely cold start is no sign of being stuck.
+        // A job in a cold start is not stuck.
         let cold = if track.likely_cold(now) > LIKELY { track.cold_p95() } else { Duration::ZERO };
         Some(track.usual()?.mul_f64(self.config.after).max(self.config.least) + cold)
     }
 
-    /// A job was given to a pool.
+    /// A job was sent to a pool.
     pub fn job(&mut self, now: Micros) {
         self.fade(now);
         self.jobs += 1.0;
     }
 
-    /// Whether one more attempt that may cost `amount` is within both bounds.
+    /// Whether one more second attempt, which may cost `amount`, is within both bounds.
     pub fn may(&mut self, amount: UsdNanos, now: Micros) -> bool {
         self.fade(now);
         // The first hedge of a quiet minute is allowed too.
@@ -58,19 +58,19 @@ impl Hedges {
         share && self.spent + amount.get() as f64 <= self.config.budget_per_hour.get() as f64
     }
 
-    /// A second attempt was begun that may cost `amount`.
+    /// A second attempt began that may cost `amount`.
     pub fn begun(&mut self, amount: UsdNanos, now: Micros) {
         self.fade(now);
         self.hedged += 1.0;
         self.spent += amount.get() as f64;
     }
 
-    /// It cost `actual` where `amount` was expected.
+    /// A second attempt cost `actual` where `amount` was expected.
     pub fn settled(&mut self, amount: UsdNanos, actual: UsdNanos) {
         self.spent = (self.spent + actual.get() as f64 - amount.get() as f64).max(0.0);
     }
 
-    /// Forgets by exponential decay, so that nothing is kept by job.
+    /// Forgets by exponential decay, so that nothing is kept per job.
     fn fade(&mut self, now: Micros) {
         let age = now.since(self.at).as_secs_f64();
         let (short, long) = ((-age / WINDOW.as_secs_f64()).exp(), (-age / HOUR.as_secs_f64()).exp());
@@ -103,7 +103,7 @@ mod tests {
                 }
             }
             let minutes = now.since(NOW).as_secs_f64() / 60.0;
-            // Besides the share, one a minute while there is little to do.
+            // Besides the share, one a minute while there are few jobs.
             let most = jobs as f64 * config.share * 1.2 + minutes + 2.0;
             prop_assert!(f64::from(begun) <= most, "{begun} of {jobs}, at most {most}");
             prop_assert!(f64::from(begun) * cost as f64 <= 100_000_000.0 * (1.0 + minutes / 60.0) + cost as f64);

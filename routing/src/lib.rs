@@ -1,20 +1,23 @@
 //! Routing: which pool gets a job, when, and at what price. Pure: no I/O, no clock, no async; time and chance come in.
 //!
-//! [`config`] holds the settings. The rest is three groups, each readable from top to bottom.
+//! [`config`] holds the settings. The rest is three groups, in reading order.
 //!
 //! **What is known about pools**
 //!
 //! - [`quantiles`] keeps the median and the 95th percentile of durations, forgetting old ones.
 //! - [`cold`] estimates how likely and how long a cold start is, by how long a pool was idle.
-//! - [`rate`] counts how often a provider throttles us.
-//! - [`limit`] finds how many jobs a provider runs at once without slowing down.
+//! - [`rate`] is the part of its jobs that a provider does well.
+//! - [`limit`] finds how many jobs a provider runs at once before it slows down.
 //! - [`breaker`] keeps jobs away from a pool that fails, and takes it back by probes.
-//! - [`track`] is all of this for one model at one pool, with what its workers last said.
-//! - [`pool`] is every pool that was heard of, and what is on its way there.
+//! - [`suspicion`] lets a pool that is much slower than it was be tried only.
+//! - [`reports`] puts together what the workers of a pool say about a model.
+//! - [`track`] is all of this for one model at one pool, with our own open attempts there.
+//! - [`pool`] is every pool that was heard of; it takes in heartbeats, acceptances and outcomes.
 //!
 //! **One job**
 //!
 //! - [`pick`] chooses a pool for a job, or says which gate keeps it from each pool.
+//! - [`mod@never`] says when no pool could ever take a job, and which gate keeps it from all of them.
 //! - [`retry`] says what follows a failed attempt: another attempt after a pause, or the end of the job.
 //! - [`hedge`] says when a second attempt beside a slow one is worth its price.
 //!
@@ -35,10 +38,13 @@ pub mod limit;
 pub mod pool;
 pub mod quantiles;
 pub mod rate;
+pub mod reports;
+pub mod suspicion;
 pub mod track;
 
 // One job.
 pub mod hedge;
+pub mod never;
 pub mod pick;
 pub mod retry;
 

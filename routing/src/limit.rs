@@ -1,40 +1,40 @@
-//! How many jobs a provider takes at once before it slows down: a gradient limiter (Netflix concurrency-limits, Gradient2;
-//! in the spirit of TCP Vegas). Pure.
+//! How many jobs a provider runs at once before it slows down: a gradient limiter (Netflix concurrency-limits, Gradient2; in the
+//! spirit of TCP Vegas). Pure.
 //!
-//! A long average of service times is what is usual, a short one is now; when now is surely more than twice what is usual, the
-//! limit shrinks by that ratio, else it grows by the square root of itself. The averages are of logarithms, since prompts
-//! differ by a hundred times in length: a single long one moves an arithmetic mean of sixteen further than a failing
-//! provider does, and against the shortest time ever seen every provider looks slow.
+//! A long average of service times says what is usual, a short one says what is true now. If the short one is more than twice the
+//! long one, beyond doubt, the limit shrinks by that ratio; otherwise it grows by its square root. The averages are of logarithms,
+//! because the lengths of prompts differ by a factor of a hundred: one long prompt moves an arithmetic mean of sixteen jobs further
+//! than a failing provider does, and compared with the shortest time ever seen every provider looks slow.
 
 use std::time::Duration;
 
 /// How much slower than usual is tolerated.
 const TOLERANCE: f64 = 2.0;
-/// How far one step goes towards its goal, and how far while the limit is not felt.
+/// How far one step goes towards its goal, and how far it goes while the limit is not reached.
 const SMOOTHING: f64 = 0.2;
 const UNFELT: f64 = 0.02;
-/// Jobs that the short average is about.
+/// The number of jobs in the short average.
 const SHORT: f64 = 16.0;
-/// Jobs that the long average is about.
+/// The number of jobs in the long average.
 const LONG: f64 = 600.0;
-/// What a refusal for want of room leaves of the limit.
+/// The factor by which a refusal for lack of capacity cuts the limit.
 const CUT: f64 = 0.7;
-/// Never less: something must be let through to see that it is better.
+/// The smallest limit: one job must get through to show that the provider is well again.
 const LEAST: f64 = 1.0;
-/// Seconds that a busy host or network adds by itself.
+/// Seconds that a busy host or network adds without any fault of the provider.
 const NOISE: f64 = 0.1;
-/// Beyond this, slower than usual may be the load that we ourselves are.
+/// Above this slowness, our own load may be the cause.
 const RISEN: f64 = 1.3;
-/// A difference is believed at so many standard errors of the short average.
+/// A difference is believed from this many standard errors of the short average on.
 const SURE: f64 = 4.0;
-/// Variance of the logarithms before anything is known: a factor of two either way.
+/// The variance of the logarithms before anything is known: about a factor of two either way.
 const VARIANCE: f64 = 0.5;
 
 /// The limit of one model at one pool.
 #[derive(Clone, Debug)]
 pub struct Limit {
     jobs: f64,
-    /// Averages of the logarithm of seconds, and the variance about the long one.
+    /// The averages of the logarithm of seconds, and the variance around the long one.
     short: f64,
     long: f64,
     variance: f64,
@@ -42,13 +42,13 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Starts at all slots: most providers know what they can do.
+    /// Starts at the number of slots: most providers know what they can do.
     pub fn new(slots: u32) -> Self {
         let jobs = f64::from(slots.max(1));
         Self { jobs, short: 0.0, long: 0.0, variance: VARIANCE, known: false }
     }
 
-    /// Jobs that may run at once.
+    /// How many jobs may run at once.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -58,7 +58,7 @@ impl Limit {
         self.jobs as u32
     }
 
-    /// How many times slower it is now than usual; 1 when as usual, or when that may be chance.
+    /// How many times slower the provider is now than usual; 1 if it is as usual, or if the difference may be chance.
     pub fn slowness(&self) -> f64 {
         // The variance of an exponential average over N is that of one in 2N - 1.
         let error = (self.variance / (2.0 * SHORT - 1.0)).sqrt();
@@ -70,13 +70,13 @@ impl Limit {
         }
     }
 
-    /// What is usual, and what is now: geometric means.
+    /// The usual and the present service time: geometric means.
     pub fn averages(&self) -> (Duration, Duration) {
         let span = |log: f64| if self.known { Duration::from_secs_f64(log.exp()) } else { Duration::ZERO };
         (span(self.long), span(self.short))
     }
 
-    /// A job ended well after `service`, while `running` ran; `usual` is false when what is usual must not be learnt from it.
+    /// A job succeeded after `service`, while `running` jobs ran. `usual` is false if the long average must not learn from it.
     pub fn ended(&mut self, service: Duration, running: u32, slots: u32, usual: bool) {
         let log = service.as_secs_f64().max(1e-4).ln();
         if !self.known {
@@ -85,30 +85,30 @@ impl Limit {
         self.short += (log - self.short) / SHORT;
         let slowness = self.slowness();
         if usual {
-            // What is usual is believed to have risen only slowly, or a provider that is overloaded for long is never spared.
+            // The long average rises slowly, or a provider that is overloaded for long would never be spared.
             let weight = if slowness > RISEN { LONG * 10.0 } else { LONG };
             self.variance += ((log - self.long).powi(2) - self.variance) / weight;
             self.long += (log - self.long) / weight;
         }
         let gradient = (TOLERANCE / slowness).clamp(0.5, 1.0);
-        // A limit that is not felt says little about more.
+        // While the limit is not reached, a success says little about a higher one.
         let felt = gradient < 1.0 || f64::from(running) * 2.0 >= self.jobs;
         let goal = self.jobs * gradient + self.jobs.sqrt();
         self.set(self.jobs + (goal - self.jobs) * if felt { SMOOTHING } else { UNFELT }, slots);
     }
 
-    /// The provider had no room for a job.
+    /// The provider had no capacity for a job.
     pub fn refused(&mut self, slots: u32) {
         self.set(self.jobs * CUT, slots);
     }
 
-    /// Begins small again, after the provider was left alone.
+    /// Begins at `at` again, after the provider was left alone.
     pub fn restart(&mut self, at: u32, slots: u32) {
         self.short = self.long;
         self.set(f64::from(at), slots);
     }
 
-    /// The pool has other slots than before: a limit that was not felt follows.
+    /// The pool has another number of slots than before. A limit that was at all slots follows.
     pub fn resize(&mut self, before: u32, slots: u32) {
         let all = self.get() >= before.max(1);
         self.set(if all { f64::from(slots) } else { self.jobs }, slots);

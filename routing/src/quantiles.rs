@@ -1,7 +1,7 @@
-//! Quantiles of spans, kept in a fixed space: DDSketch (Masson, Rim and Lee, VLDB 2019). Pure.
+//! Quantiles of durations, in a fixed amount of memory: DDSketch (Masson, Rim and Lee, VLDB 2019). Pure.
 //!
-//! Each bucket spans 2 %, so an answer is at most 1 % off. Two windows of a minute are turned over, so that an answer is
-//! about the last one to two minutes.
+//! Each bucket spans 2 %, so an answer is at most 1 % off. An answer covers the last one to two minutes: two windows of one minute
+//! take turns.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use schemas::{Micros, time::micros};
 const ERROR: f64 = 0.01;
 /// Ratio of two neighbouring buckets: (1 + error) / (1 - error).
 const GAMMA: f64 = (1.0 + ERROR) / (1.0 - ERROR);
-/// What is shorter counts as this, microseconds.
+/// Shorter durations count as this many microseconds.
 const LOWEST: f64 = 1_000.0;
-/// A millisecond to 17 minutes; what is longer counts as that.
+/// From one millisecond to 17 minutes; longer durations count as that.
 const BUCKETS: usize = 700;
-/// How long a window takes in.
+/// The length of a window.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Answers are computed again after so many records: a walk over all buckets costs as much as some decisions.
+/// Answers are computed again after this many records: a walk over all buckets costs as much as several decisions.
 const REFRESH_EVERY: u32 = 8;
 
-/// Spans of the last one to two minutes.
+/// Durations of the last one to two minutes.
 #[derive(Clone, Debug)]
 pub struct Quantiles {
     now: Window,
@@ -65,7 +65,7 @@ impl Default for Quantiles {
 }
 
 impl Quantiles {
-    /// Takes in a span that ended at `now`.
+    /// Takes in a duration that ended at `now`.
     pub fn record(&mut self, span: Duration, now: Micros) {
         self.turn(now);
         let us = micros(span);
@@ -79,7 +79,7 @@ impl Quantiles {
         }
     }
 
-    /// Turns the windows over when their time is up.
+    /// Starts a new window if the current one is a minute old.
     pub fn turn(&mut self, now: Micros) {
         let age = now.since(self.turned);
         if age < WINDOW {
@@ -94,23 +94,23 @@ impl Quantiles {
         self.refresh();
     }
 
-    /// How many spans the answers are about.
+    /// How many durations the answers cover.
     pub const fn count(&self) -> u64 {
         self.now.count + self.before.count
     }
 
-    /// The mean; zero while there is nothing.
+    /// The mean; zero without any duration.
     pub fn mean(&self) -> Duration {
         let sum = self.now.sum_us.saturating_add(self.before.sum_us);
         Duration::from_micros(sum.checked_div(self.count()).unwrap_or(0))
     }
 
-    /// The median; zero while there is nothing.
+    /// The median; zero without any duration.
     pub const fn p50(&self) -> Duration {
         self.p50
     }
 
-    /// The 95th percentile; zero while there is nothing.
+    /// The 95th percentile; zero without any duration.
     pub const fn p95(&self) -> Duration {
         self.p95
     }

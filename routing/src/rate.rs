@@ -1,17 +1,17 @@
-//! How much of what a provider gets it does well: a decaying rate, and the last ten seconds. Pure.
+//! Which part of its jobs a provider does well: a decaying rate, and a count of the last ten seconds. Pure.
 
 use std::time::Duration;
 
 use schemas::Micros;
 
-/// After so long, news counts half.
+/// The age at which an outcome counts half.
 const HALF_LIFE: Duration = Duration::from_secs(30);
-/// Seconds that a decision to leave a provider looks at.
+/// How many seconds the decision to leave a provider looks at.
 const RECENT: usize = 10;
-/// What is granted before anything is known; a single failure must not look like a wreck.
+/// Successes that are assumed before anything is known, so that a single failure does not look like an outage.
 const PRIOR: f64 = 5.0;
 
-/// Good and bad outcomes of one model at one pool.
+/// The outcomes of one model at one pool.
 #[derive(Clone, Debug, Default)]
 pub struct Rate {
     good: f64,
@@ -36,7 +36,7 @@ impl Rate {
         *count = count.saturating_add(1);
     }
 
-    /// The part that goes well, 0 to 1; 1 while nothing is known.
+    /// The part of jobs that succeeds, 0 to 1; 1 while nothing is known.
     pub fn ok(&self, now: Micros) -> f64 {
         if self.bad == 0.0 {
             return 1.0;
@@ -45,15 +45,15 @@ impl Rate {
         (self.good * faded + PRIOR) / ((self.good + self.bad) * faded + PRIOR)
     }
 
-    /// Good and bad outcomes of the last ten seconds.
+    /// How many jobs succeeded and failed in the last ten seconds.
     pub fn recent(&self, now: Micros) -> (u32, u32) {
         let oldest = (now.get() / 1_000_000).saturating_sub(RECENT as u64 - 1);
         let recent = self.recent.iter().filter(|slot| slot.0 >= oldest);
         recent.fold((0, 0), |(good, bad), slot| (good + slot.1, bad + slot.2))
     }
 
-    /// How likely a job should be kept from the provider: `max(0, (requests - 2 accepts) / (requests + 1))`, the adaptive
-    /// throttling of Google's SRE book, chapter 21.
+    /// The probability with which a job should be kept from the provider: `max(0, (requests - 2 accepts) / (requests + 1))`, the
+    /// adaptive throttling of Google's SRE book, chapter 21.
     pub fn reject(&self, now: Micros) -> f64 {
         if self.bad <= self.good {
             return 0.0;

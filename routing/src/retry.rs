@@ -1,21 +1,30 @@
-//! Job + failure → verdict: whether another attempt follows, and how the job ends when none does. Pure.
+//! Job and failure → verdict: whether another attempt follows, how long the job rests before it goes back to a pool that failed it,
+//! and how the job ends when no attempt follows. Pure.
+//!
+//! Nothing is repeated without growing pauses and an end. An attempt at a pool that is new to the job starts at once.
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
 use schemas::{
-    Micros,
+    Micros, UsdNanos,
     failure::{Failure, FailureClass, Retry},
     job::Head,
-    journal::Journal,
+    journal::{Journal, Trace},
     reply::Status,
 };
 
-/// The first pause before a job goes back to a pool that failed it; doubles with each attempt. Four attempts then last
-/// some seconds, longer than it takes other pools to be heard of again after a NATS server restarts.
+/// Half of the longest first pause before a job goes back to a pool that failed it; doubles with each failure. Four attempts then
+/// last some seconds, longer than it takes other pools to be heard of again after a NATS server restarts.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(500);
-/// The longest such pause.
+/// The longest such pause after a failure that counts as an attempt: a job has few of those.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// The longest such pause after a failure that does not count. Providers limit rates by the minute, so a longer pause is of no use.
+pub const BACKOFF_UNCOUNTED_MAX: Duration = Duration::from_secs(60);
+/// Failures that do not count as attempts (rate limits, machines taken away) after which a job ends all the same. With the pauses
+/// above they last five to ten minutes where there is one pool: longer than any limit by the minute, and soon enough for
+/// whoever sent the job to be told. With many pools each of them has turned the job away before the first pause.
+pub const UNCOUNTED_MAX: u16 = 16;
 
 /// What becomes of a job after a failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +49,7 @@ pub fn verdict(job: &Head, journal: &Journal, failure: &Failure, now: Micros) ->
     if job.max_cost.is_some_and(|max| journal.spent() >= max) {
         return Verdict::End(Status::Failed, failure.clone());
     }
-    if journal.counted() >= job.max_attempts {
+    if journal.counted() >= job.max_attempts || journal.uncounted() >= UNCOUNTED_MAX {
         return Verdict::End(Status::Failed, failure.clone());
     }
     if let Some(end) = expired(job, now) {
@@ -59,10 +68,27 @@ pub fn expired(job: &Head, now: Micros) -> Option<Verdict> {
     Some(Verdict::End(Status::Expired, failure))
 }
 
-/// The pause before going back to a pool that failed it: half fixed and half drawn, so that it is never nothing ("equal
-/// jitter" in Brooker, "Exponential Backoff And Jitter").
+/// How long a job rests after its last failure before it may go back to a pool that failed it; `None` while no attempt has failed.
+/// Draw it once per failure. All failures make it longer, and [`Ask::rests`](crate::pick::Ask::rests) applies it.
+pub fn rest(journal: &Journal, rng: &mut impl Rng) -> Option<Duration> {
+    let counts = journal.entries.iter().rev().find_map(|entry| match &entry.trace {
+        Trace::Failed { failure, cost_usd } => {
+            Some(failure.class.remedy().counts || *cost_usd > UsdNanos::ZERO)
+        }
+        Trace::Started { .. } | Trace::Running { .. } => None,
+    })?;
+    let failures = journal.counted().saturating_add(journal.uncounted());
+    Some(pause(failures, if counts { BACKOFF_MAX } else { BACKOFF_UNCOUNTED_MAX }, rng))
+}
+
+/// The pause before a job goes back to a pool that failed it, by the number of attempts that count.
 pub fn backoff(attempts: u16, rng: &mut impl Rng) -> Duration {
-    let ceiling = BACKOFF_FIRST.saturating_mul(1 << attempts.min(10)).min(BACKOFF_MAX);
+    pause(attempts, BACKOFF_MAX, rng)
+}
+
+/// Half fixed and half drawn, so that it is never nothing ("equal jitter" in Brooker, "Exponential Backoff And Jitter").
+fn pause(failures: u16, longest: Duration, rng: &mut impl Rng) -> Duration {
+    let ceiling = BACKOFF_FIRST.saturating_mul(1 << failures.min(10)).min(longest);
     ceiling / 2 + Duration::from_micros(rng.random_range(0..=schemas::time::micros(ceiling) / 2))
 }
 
@@ -70,9 +96,8 @@ pub fn backoff(attempts: u16, rng: &mut impl Rng) -> Duration {
 mod tests {
     use rand::SeedableRng;
     use schemas::{
-        UsdNanos,
         job::{Job, JobHeaders},
-        journal::{Entry, Trace},
+        journal::Entry,
     };
 
     use super::*;
@@ -87,11 +112,12 @@ mod tests {
         Job::read(subject, JobHeaders::default(), body.as_bytes(), NOW).unwrap()
     }
 
-    fn after(classes: &[FailureClass]) -> (Journal, Failure) {
+    /// A journal of failures, of which those cost something that `billed` names.
+    fn journal(classes: &[FailureClass], billed: impl Fn(FailureClass) -> bool) -> Journal {
         let mut journal = Journal::default();
         for (i, class) in classes.iter().enumerate() {
-            let trace =
-                Trace::Failed { failure: Failure::new(*class, "x"), cost_usd: UsdNanos::new(1_000_000) };
+            let cost_usd = UsdNanos::new(if billed(*class) { 1_000_000 } else { 0 });
+            let trace = Trace::Failed { failure: Failure::new(*class, "x"), cost_usd };
             let pool = "golem@us-east".parse().unwrap();
             journal.record(Entry {
                 attempt: u16::try_from(i).unwrap() + 1,
@@ -101,7 +127,11 @@ mod tests {
                 trace,
             });
         }
-        (journal, Failure::new(*classes.last().unwrap(), "x"))
+        journal
+    }
+
+    fn after(classes: &[FailureClass]) -> (Journal, Failure) {
+        (journal(classes, |class| class.remedy().counts), Failure::new(*classes.last().unwrap(), "x"))
     }
 
     fn check(extra: &str, classes: &[FailureClass], again: bool) {
@@ -120,12 +150,59 @@ mod tests {
     }
 
     #[test]
+    fn attempts_that_do_not_count_have_a_bound_of_their_own() {
+        let limited = [FailureClass::RateLimited, FailureClass::Preempted].repeat(8);
+        check("", &limited[1..], true);
+        check("", &limited, false);
+        check("", &[&limited[1..], &[FailureClass::ProviderDown]].concat(), true);
+    }
+
+    #[test]
+    fn a_rate_limit_that_was_billed_counts_as_an_attempt() {
+        let limited = [FailureClass::RateLimited; 2];
+        let failure = Failure::new(FailureClass::RateLimited, "x");
+        let of = |billed: bool| verdict(&job(""), &journal(&limited, |_| billed), &failure, NOW);
+        assert_eq!(of(true), Verdict::End(Status::Failed, failure.clone()));
+        assert_eq!(of(false), Verdict::Again { larger: false });
+    }
+
+    #[test]
     fn a_pause_grows_and_is_never_nothing() {
         let mut rng = rand::rngs::StdRng::seed_from_u64(1);
         for attempts in 0..30 {
             let (pause, ceiling) = (backoff(attempts, &mut rng), BACKOFF_FIRST * (1 << attempts.min(10)));
             assert!(pause >= ceiling.min(BACKOFF_MAX) / 2 && pause <= ceiling.min(BACKOFF_MAX), "{pause:?}");
         }
+    }
+
+    #[test]
+    fn a_rest_grows_with_all_failures_and_longest_after_those_that_do_not_count() {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        assert_eq!(rest(&Journal::default(), &mut rng), None);
+        let mut check = |classes: &[FailureClass], ceiling: u64| {
+            let ceiling = Duration::from_secs(ceiling);
+            let pause = rest(&after(classes).0, &mut rng).unwrap();
+            assert!(pause >= ceiling / 2 && pause <= ceiling, "{} failures: {pause:?}", classes.len());
+        };
+        let (limited, down) = (FailureClass::RateLimited, FailureClass::ProviderDown);
+        for (failures, ceiling) in [(1, 1), (2, 2), (5, 16), (6, 32), (7, 60), (40, 60)] {
+            check(&vec![limited; failures], ceiling);
+        }
+        for (failures, ceiling) in [(1, 1), (3, 4), (5, 10), (9, 10)] {
+            check(&vec![down; failures], ceiling);
+        }
+        check(&[down, down, limited, limited, limited], 16);
+        check(&[limited, limited, limited, down], 8);
+    }
+
+    #[test]
+    fn sixteen_rate_limits_at_one_pool_last_minutes() {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let limited = [FailureClass::RateLimited; UNCOUNTED_MAX as usize];
+        let pauses =
+            (1..limited.len()).map(|failures| rest(&after(&limited[..failures]).0, &mut rng).unwrap());
+        let sum = pauses.sum::<Duration>();
+        assert!((300..=604).contains(&sum.as_secs()), "{sum:?}");
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! How many attempts may be repeats: a share of the first attempts and a few per second. Pure.
 //!
-//! When a provider fails, every job it ran wants another attempt somewhere else, and without a bound the retries of an outage
-//! are the load that causes the next one. Beyond the budget a job waits instead (Finagle's `RetryBudget`: 10 % over 10 s, and
-//! a floor for services with little traffic).
+//! When a provider fails, every job that it ran wants another attempt elsewhere. Without a bound, the retries of one outage are
+//! the load that causes the next. Beyond the budget a job waits (Finagle's `RetryBudget`: 10 % over 10 s, and a floor for
+//! services with little traffic).
 
 use std::time::Duration;
 
 use schemas::Micros;
 
-/// The longest window, in seconds; one bucket each, kept in place.
+/// The longest window in seconds. Each second has a bucket.
 pub const WINDOW_MAX: usize = 60;
 
 /// How many retries are allowed.
@@ -16,9 +16,9 @@ pub const WINDOW_MAX: usize = 60;
 pub struct RetryConfig {
     /// Retries per first attempt, 0 to 1.
     pub ratio: f64,
-    /// Retries allowed on top, each second.
+    /// Retries per second that are allowed on top.
     pub per_second: u32,
-    /// Over which time; whole seconds, from 1 to [`WINDOW_MAX`].
+    /// The time over which both are counted; whole seconds, from 1 to [`WINDOW_MAX`].
     pub window: Duration,
 }
 
@@ -31,24 +31,24 @@ impl Default for RetryConfig {
 /// Attempts of one second.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
-    /// Which second, since the epoch.
+    /// The second, since the epoch.
     second: u64,
     first: u32,
     retries: u32,
 }
 
-/// The budget, and what was used of it lately. Allocates nothing.
+/// The budget, and how much of it was used lately. Allocates nothing.
 #[derive(Clone, Debug)]
 pub struct RetryBudget {
     config: RetryConfig,
-    /// A ring by second. One more than the longest window: see [`RetryBudget::left`].
+    /// A ring by second, one longer than the longest window: see [`RetryBudget::left`].
     buckets: [Bucket; WINDOW_MAX + 1],
-    /// The latest second; a clock that is set back must not bring an old window again.
+    /// The latest second. A clock that is set back must not bring back an old window.
     latest: u64,
 }
 
 impl RetryBudget {
-    /// Nothing used yet.
+    /// A budget of which nothing is used.
     pub fn new(config: RetryConfig) -> Self {
         Self { config, buckets: [Bucket::default(); WINDOW_MAX + 1], latest: 0 }
     }
@@ -59,7 +59,7 @@ impl RetryBudget {
         bucket.first = bucket.first.saturating_add(1);
     }
 
-    /// Whether a retry may start now; if so, it is counted.
+    /// Whether a retry may start now. If so, it is counted.
     pub fn try_retry(&mut self, now: Micros) -> bool {
         let allowed = self.left(now) > 0;
         if allowed {
@@ -70,9 +70,9 @@ impl RetryBudget {
 
     /// How many retries may start now.
     ///
-    /// The current second has only begun, so that `window` of them reach back a little less than the window, and one more
-    /// reaches back a little further. First attempts are counted over the shorter time and retries over the longer: whichever
-    /// moment the window is laid at that ends now, no more were granted in it.
+    /// The current second is not over, so `window` buckets cover a little less time than the window, and one more covers a little
+    /// more. First attempts are counted over the shorter time and retries over the longer, so that no window that ends now has
+    /// more retries than allowed.
     pub fn left(&self, now: Micros) -> u32 {
         let (now, window) = (self.second(now), self.window());
         let within =

@@ -1,52 +1,49 @@
-//! What is known of one model at one pool: how fast, how cold, how reliable, at what price. Pure.
+//! What is known of one model at one pool: how fast, how cold, how reliable, at what price. Pure: time comes in.
+//!
+//! Three sources meet here: what workers say ([`crate::reports`]), how our own attempts ended, and how many of those are open.
 
 use std::time::Duration;
 
 use rand::Rng;
 use schemas::{
-    Lane, Micros, UsdNanos,
+    Lane, Micros, UsdNanos, WorkerId,
     failure::{BreakerEffect, FailureClass},
     heartbeat::ServedModel,
 };
 
 use crate::{
-    breaker::{Breaker, Turn, patience},
+    breaker::{Breaker, Turn},
     cold::{Bin, Cold},
     config::BreakerConfig,
     limit::Limit,
     quantiles::Quantiles,
     rate::Rate,
+    reports::{Report, Reports},
+    suspicion::Standing,
 };
 
-/// So many times slower than it was, and than the others, is suspicious (Huang et al., "Gray Failure", HotOS 2017).
-pub const SLOW: f64 = 3.0;
-/// Probes at once with which a suspect is trusted again; they double from one.
-const PROBES_MAX: u32 = 4;
-/// Probes that are so many times slower than usual, in the geometric mean, speak for the provider.
-const WELL: f64 = 2.0;
-/// How long a suspect rests after a slow probe.
-const REST: Duration = Duration::from_secs(2);
-/// Jobs at once that a provider begins with when it is taken back.
+/// How many jobs at once a provider begins with when it is taken back.
 const RESTART: u32 = 8;
-/// Outcomes of our own before they count for more than what the workers say.
+/// How many outcomes of our own it takes until they count, and not what the workers say.
 const OWN_ENOUGH: u64 = 20;
-/// Jobs overdue at once before a provider counts as hanging: a few long prompts are no sign.
+/// How many jobs must be overdue at once before a provider counts as hanging: a few long prompts are no sign.
 const OVERDUE_MIN: u32 = 3;
-/// The part of successes below which a provider is left, and the outcomes of ten seconds needed to say so (Envoy).
+/// A provider is left if the part of successes in ten seconds is below this (Envoy's outlier detection).
 const RATE_MIN: f64 = 0.5;
+/// The outcomes of ten seconds that it takes to say so.
 const RATE_COUNT: u32 = 10;
+/// No money is set aside for a cold start that is less likely than this.
+const COLD_RARE: f64 = 0.05;
 
 /// One model at one pool.
 #[derive(Clone, Debug)]
 pub struct Track {
-    /// What its workers say.
+    /// What the workers say, put together.
     pub served: ServedModel,
-    /// Attempts of ours there: offered, or accepted and not ended.
-    pub ours: u32,
-    /// Attempts of ours that are offered and not answered.
-    pub offered: u32,
-    /// Whether it is left alone.
+    /// Keeps jobs away while the model fails there.
     pub breaker: Breaker,
+    reports: Reports,
+    ours: Ours,
     standing: Standing,
     service: Quantiles,
     cold: Cold,
@@ -57,56 +54,73 @@ pub struct Track {
     fixed: UsdNanos,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Standing {
-    Good,
-    /// Probes of this round: how many, how many have ended, and the sum of the logarithms of how much slower than usual they
-    /// were. One slow job is no proof: prompts differ.
-    Suspect {
-        probes: u32,
-        ended: u32,
-        slower: f64,
-        not_before: Micros,
-    },
+/// Counts of our own open attempts. The owner of the jobs knows them and sets them ([`crate::pool::Pools::set_ours`]); between two
+/// settings they are adjusted as things happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ours {
+    /// Offered and not answered.
+    pub offered: u32,
+    /// Accepted and not ended.
+    pub running: u32,
+}
+
+impl Ours {
+    /// One attempt that is offered.
+    pub const OFFERED: Self = Self { offered: 1, running: 0 };
+    /// One attempt that runs.
+    pub const RUNNING: Self = Self { offered: 0, running: 1 };
+
+    /// All of them.
+    pub const fn all(self) -> u32 {
+        self.offered.saturating_add(self.running)
+    }
+}
+
+impl std::ops::AddAssign for Ours {
+    fn add_assign(&mut self, more: Self) {
+        self.offered = self.offered.saturating_add(more.offered);
+        self.running = self.running.saturating_add(more.running);
+    }
 }
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// What went wrong; nothing when it succeeded.
+    /// What went wrong; `None` if it succeeded.
     pub failed: Option<FailureClass>,
-    /// How long the provider took, its cold start left out.
+    /// How long the provider took, without its cold start.
     pub service: Duration,
-    /// How long its cold start took; zero when it was warm.
+    /// How long the cold start took; zero if there was none.
     pub cold: Duration,
     /// How long the provider asked us to stay away.
     pub retry_after: Option<Duration>,
 }
 
-/// Expectations of an attempt that would start now.
+/// What an attempt that starts now is expected to cost and to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Its cost on average; nothing on capacity that is paid for anyway.
+    /// The mean cost; zero on capacity that is paid for anyway.
     pub cost: UsdNanos,
-    /// What it may cost: the 95th percentile, with a cold start unless that is unlikely.
+    /// What to set aside: the 95th percentile of the cost, with a cold start unless that is unlikely.
     pub reserve: UsdNanos,
-    /// Its time until the provider answers: 95th percentile, with its likely share of a cold start.
+    /// The time until the provider answers: the 95th percentile, with the likely share of a cold start.
     pub time: Duration,
 }
 
-/// Cold starts rarer than this are not reserved for.
-const COLD_RARE: f64 = 0.05;
-
 impl Track {
-    /// Of which only the worker's word is known.
-    pub fn new(served: ServedModel, slots: u32) -> Self {
+    /// A model of which one worker has spoken.
+    pub fn new(report: Report, slots: u32) -> Self {
+        let served = report.served.clone();
+        let mut reports = Reports::default();
+        reports.hear(report);
+        let (served, fixed) = reports.combined().unwrap_or((served, UsdNanos::ZERO));
         Self {
-            fixed: fixed(&served),
+            fixed,
             served,
-            ours: 0,
-            offered: 0,
+            reports,
+            ours: Ours::default(),
             breaker: Breaker::default(),
-            standing: Standing::Good,
+            standing: Standing::default(),
             service: Quantiles::default(),
             cold: Cold::default(),
             rate: Rate::default(),
@@ -115,53 +129,80 @@ impl Track {
         }
     }
 
-    /// Takes in what a worker says. True when the provider seems to hang, and did not before.
-    pub fn heard(&mut self, served: ServedModel, slots_before: u32, slots: u32, now: Micros) -> bool {
+    /// Takes in what a worker says. True if the provider seems to hang, and did not before.
+    pub fn heard(&mut self, report: Report, slots_before: u32, slots: u32, now: Micros) -> bool {
         self.limit.resize(slots_before, slots);
         self.service.turn(now);
-        let hangs = served.overdue >= OVERDUE_MIN.max(served.running / 4);
-        self.fixed = fixed(&served);
-        self.served = served;
-        hangs && self.suspect(now)
+        self.reports.hear(report);
+        self.combine();
+        self.served.overdue >= OVERDUE_MIN.max(self.served.running / 4) && self.suspect(now)
     }
 
-    /// Jobs of the model there, as far as we know.
-    pub fn running(&self) -> u32 {
-        self.ours.max(self.served.running + self.offered)
-    }
-
-    /// Jobs of the model that may run there at once.
-    pub fn limit(&self) -> u32 {
-        match self.standing {
-            Standing::Good => self.limit.get(),
-            Standing::Suspect { .. } => (self.limit.get() / 2).max(1),
+    /// Drops what a worker said: it is gone, or serves the model no more.
+    pub fn forget(&mut self, worker: &WorkerId) {
+        if self.reports.forget(worker) {
+            self.combine();
         }
     }
 
-    /// Whether it is much slower than it should be.
-    pub const fn is_suspect(&self) -> bool {
-        matches!(self.standing, Standing::Suspect { .. })
+    /// Whether a worker serves the model.
+    pub fn is_served(&self) -> bool {
+        !self.reports.is_empty()
     }
 
-    /// Whether it waits to be tried, by a job of that lane.
+    fn combine(&mut self) {
+        if let Some(combined) = self.reports.combined() {
+            (self.served, self.fixed) = combined;
+        } else {
+            (self.served.running, self.served.overdue) = (0, 0);
+        }
+    }
+
+    /// How many jobs of the model run there, as far as we know: what workers say and our open offers, or our own attempts if those
+    /// are more.
+    pub fn running(&self) -> u32 {
+        self.ours.all().max(self.served.running.saturating_add(self.ours.offered))
+    }
+
+    /// Our own open attempts there.
+    pub const fn ours(&self) -> Ours {
+        self.ours
+    }
+
+    /// Sets the counts of our own open attempts.
+    pub const fn set_ours(&mut self, ours: Ours) {
+        self.ours = ours;
+    }
+
+    /// How many jobs of the model may run there at once: half of the limit while the pool is suspected.
+    pub fn limit(&self) -> u32 {
+        if self.is_suspect() { (self.limit.get() / 2).max(1) } else { self.limit.get() }
+    }
+
+    /// Whether it is much slower than it should be, and only tried.
+    pub const fn is_suspect(&self) -> bool {
+        self.standing.is_suspect()
+    }
+
+    /// Suspects it. True if it was in good standing before.
+    pub fn suspect(&mut self, now: Micros) -> bool {
+        self.standing.suspect(now)
+    }
+
+    /// Whether a job of that lane would be a probe, and is wanted as one.
     pub fn wants_probe(&self, config: &BreakerConfig, lane: Lane, now: Micros) -> bool {
         if self.breaker.is_tripped() {
             return self.breaker.admits(config, lane, now);
         }
-        match self.standing {
-            Standing::Good => false,
-            Standing::Suspect { probes, not_before, .. } => {
-                self.ours < probes && now >= not_before + patience(lane)
-            }
-        }
+        self.standing.wants_probe(self.ours.all(), lane, now)
     }
 
-    /// The part of its jobs that goes well, 0 to 1.
+    /// The part of its jobs that succeeds, 0 to 1.
     pub fn ok(&self, now: Micros) -> f64 {
         self.rate.ok(now)
     }
 
-    /// How likely a job should be kept from it.
+    /// The probability with which a job should be kept from it.
     pub fn reject(&self, now: Micros) -> f64 {
         self.rate.reject(now)
     }
@@ -171,7 +212,7 @@ impl Track {
         self.heard
     }
 
-    /// Median and 95th percentile of the service time: our own figures once there are enough, else the workers'.
+    /// Median and 95th percentile of the service time: our own figures once there are enough, before that the workers'.
     pub fn service(&self) -> (Duration, Duration) {
         if self.service.count() >= OWN_ENOUGH {
             (self.service.p50(), self.service.p95())
@@ -180,27 +221,27 @@ impl Track {
         }
     }
 
-    /// The 95th percentile of a job with its likely share of a cold start, if that is known from jobs of our own.
+    /// The 95th percentile of the service time by our own figures; `None` until there are enough.
     pub fn usual(&self) -> Option<Duration> {
         (self.service.count() >= OWN_ENOUGH).then(|| self.service.p95())
     }
 
-    /// How likely one more job would meet a cold start, 0 to 1.
+    /// The probability that one more job would meet a cold start, 0 to 1.
     pub fn likely_cold(&self, now: Micros) -> f64 {
         self.cold.likely(self.cold.bin(self.running() + 1, now))
     }
 
-    /// Containers that are probably warm, and the part of the last jobs that met a cold start.
+    /// How many containers are probably warm, and the part of the last jobs that met a cold start.
     pub fn warmth(&self) -> (u32, f64) {
         (self.cold.peak(), self.cold.fraction())
     }
 
-    /// How long a cold start takes; zero where none was seen.
+    /// How long a cold start takes, 95th percentile; zero if none was seen.
     pub const fn cold_p95(&self) -> Duration {
         self.cold.p95()
     }
 
-    /// Usual and present service time, for judging.
+    /// The usual and the present service time, for comparison.
     pub fn averages(&self) -> (Duration, Duration) {
         self.limit.averages()
     }
@@ -210,9 +251,9 @@ impl Track {
         self.limit.slowness()
     }
 
-    /// What an attempt that starts now is expected to take and to cost:
-    /// `fixed + price · (E[service] + P(cold) · (p95(cold) + idle))`, where `fixed` is what is not billed by time, and `idle` how
-    /// long a container that is started for it is billed after it.
+    /// What an attempt that starts now is expected to cost and to take:
+    /// `fixed + price · (E[service] + P(cold) · (p95(cold) + idle))`. `fixed` is what is not billed by time; `idle` is how long a
+    /// container that is started for the job is billed after it.
     pub fn expect(&self, now: Micros) -> Expected {
         let served = &self.served;
         let (_, p95) = self.service();
@@ -235,29 +276,33 @@ impl Track {
         Expected { cost, reserve, time }
     }
 
-    /// An attempt of ours was offered. Gives the bin it starts in.
+    /// An attempt of ours was offered. Gives the bin of cold starts it belongs to.
     pub fn sent(&mut self, config: &BreakerConfig, now: Micros) -> Bin {
         let running = self.running() + 1;
         let bin = self.cold.bin(running, now);
         self.cold.started(running, now);
-        self.ours += 1;
-        self.offered += 1;
+        self.ours += Ours::OFFERED;
         self.breaker.sent(config, now);
         bin
     }
 
-    /// The offer was taken.
-    pub fn taken(&mut self) {
-        self.offered = self.offered.saturating_sub(1);
+    /// An offer was answered, or lapsed. `taken` if its attempt runs now.
+    pub fn answered(&mut self, taken: bool) {
+        self.ours.offered = self.ours.offered.saturating_sub(1);
+        if taken {
+            self.ours += Ours::RUNNING;
+        } else {
+            self.breaker.unsent();
+        }
     }
 
-    /// The offer was not taken, or its attempt never called the provider.
-    pub fn unsent(&mut self) {
+    /// An accepted attempt will not be heard of again, or never called the provider.
+    pub fn vanished(&mut self) {
         self.breaker.unsent();
-        self.ours = self.ours.saturating_sub(1);
+        self.ours.running = self.ours.running.saturating_sub(1);
     }
 
-    /// An attempt of ours ended.
+    /// An accepted attempt ended.
     pub fn ended(
         &mut self,
         outcome: &Outcome,
@@ -268,7 +313,7 @@ impl Track {
         rng: &mut impl Rng,
     ) -> Turn {
         let running = self.running();
-        self.ours = self.ours.saturating_sub(1);
+        self.ours.running = self.ours.running.saturating_sub(1);
         self.heard = now;
         let Some(class) = outcome.failed else {
             self.succeeded(outcome, bin, running, slots, now);
@@ -280,7 +325,7 @@ impl Track {
         };
         match class {
             FailureClass::RateLimited | FailureClass::Capacity => self.limit.refused(slots),
-            FailureClass::Timeout => self.slow_probe(now),
+            FailureClass::Timeout => self.standing.timed_out(now),
             _ => {}
         }
         match class.remedy().breaker {
@@ -310,46 +355,12 @@ impl Track {
     fn succeeded(&mut self, outcome: &Outcome, bin: Bin, running: u32, slots: u32, now: Micros) {
         self.rate.record(true, now);
         self.cold.ended(bin, outcome.cold, now);
+        // What is usual is not learnt from a pool that is slow.
         self.limit.ended(outcome.service, running, slots, !self.is_suspect());
-        let usual = self.limit.averages().0.max(Duration::from_millis(1));
-        let Standing::Suspect { probes, ended, slower, .. } = &mut self.standing else {
+        if !self.is_suspect() {
             self.service.record(outcome.service, now);
-            return;
-        };
-        *slower += (outcome.service.as_secs_f64().max(1e-4) / usual.as_secs_f64()).ln();
-        *ended += 1;
-        if *ended < *probes {
-            return;
-        }
-        if *slower > f64::from(*ended) * WELL.ln() {
-            self.slow_probe(now);
-            return;
-        }
-        (*probes, *ended, *slower) = (*probes * 2, 0, 0.0);
-        if *probes > PROBES_MAX {
-            self.standing = Standing::Good;
+        } else if self.standing.succeeded(outcome.service, self.limit.averages().0, now) {
             self.limit.restart(RESTART, slots);
         }
     }
-
-    fn slow_probe(&mut self, now: Micros) {
-        if let Standing::Suspect { probes, ended, slower, not_before } = &mut self.standing {
-            (*probes, *ended, *slower, *not_before) = (1, 0, 0.0, now + REST);
-        }
-    }
-
-    /// Only tried from now on. True when it was in good standing before.
-    pub fn suspect(&mut self, now: Micros) -> bool {
-        if self.is_suspect() {
-            return false;
-        }
-        self.standing = Standing::Suspect { probes: 1, ended: 0, slower: 0.0, not_before: now + REST };
-        true
-    }
-}
-
-/// A worker's expected cost is at its own median.
-fn fixed(served: &ServedModel) -> UsdNanos {
-    let timed = served.second_usd.for_seconds(Duration::from_micros(served.p50_us));
-    timed.and_then(|timed| served.expected_cost_usd.checked_sub(timed)).unwrap_or_default()
 }

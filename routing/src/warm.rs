@@ -1,8 +1,8 @@
-//! How many containers to have warm, and where: by the jobs a pool gets, when it costs less than it saves. Pure.
+//! How many containers to keep warm, and where: by the rate of jobs that a pool gets, if that costs less than it saves. Pure.
 //!
-//! By Little's law `λ · E[service]` jobs run at once, and `z · √(λ · E[service])` more cover chance. λ is what is sent to the
-//! pool, not what arrives: which jobs the baseline carries is the picker's choice. It is the larger of a fast and a slow
-//! average: a burst is prepared for at once, and its end believed slowly.
+//! By Little's law `λ · E[service]` jobs run at once, and `z · √(λ · E[service])` more cover chance. λ is the rate of jobs sent
+//! to the pool, not of jobs that arrive: the picker chooses which jobs the baseline carries. λ is the larger of a fast and a slow
+//! average, so that a burst is prepared for at once and its end is believed slowly.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,13 +14,13 @@ use crate::{
     track::Track,
 };
 
-/// Half-lives of the two averages.
+/// The half-lives of the two averages.
 const FAST: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(300);
-/// How long it is taken to pay once it did. While containers are kept warm nobody meets a cold start, so what they save can
-/// only be seen again without them.
+/// How long warm containers are taken to pay after they were found to. While containers are warm no job meets a cold start, so what
+/// they save can be seen again only without them.
 const HOLDS: Duration = Duration::from_secs(300);
-/// A burst: so many times more than usual.
+/// A rate that is this many times the usual one is a burst.
 const BURST: f64 = 1.5;
 
 /// Jobs of one model sent to one pool.
@@ -31,7 +31,7 @@ struct Sent {
     urgent: f64,
     at: Micros,
     since: Micros,
-    /// It was found to pay, and that holds until then.
+    /// Warm containers were found to pay, and that holds until then.
     pays_until: Micros,
 }
 
@@ -44,7 +44,7 @@ struct Rates {
 }
 
 impl Sent {
-    /// An exponential average of a rate: each job adds `ln 2 / half-life`, and all fades by half in a half-life.
+    /// Adds a job to the exponential averages of the rate: each job adds `ln 2 / half-life`, and the sum halves in a half-life.
     fn add(&mut self, urgent: bool, now: Micros) {
         if self.since == Micros::default() {
             (self.since, self.at) = (now, now);
@@ -67,7 +67,7 @@ impl Sent {
         self.at = self.at.max(now);
     }
 
-    /// What the averages say, made up for what they had not seen yet: a young average is too small.
+    /// The averages, corrected for their age: a young average is too small.
     fn rates(&mut self, now: Micros) -> Rates {
         self.fade(now);
         let age = now.since(self.since).as_secs_f64().max(1.0);
@@ -76,18 +76,18 @@ impl Sent {
     }
 }
 
-/// An order to a pool: have so many containers of a model warm, running ones included.
+/// An order to a pool: keep this many containers of a model warm, busy ones included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Where.
+    /// The pool.
     pub pool: PoolId,
-    /// Which model.
+    /// The model.
     pub model: ModelToken,
-    /// How many.
+    /// How many containers.
     pub containers: u32,
 }
 
-/// What is sent where, and what is warm for it.
+/// The rates of jobs by pool and model, and what to keep warm for them.
 #[derive(Clone, Debug)]
 pub struct Warmth {
     config: WarmConfig,
@@ -95,7 +95,7 @@ pub struct Warmth {
 }
 
 impl Warmth {
-    /// Nothing was sent.
+    /// No job was sent yet.
     pub fn new(config: WarmConfig) -> Self {
         Self { config, sent: HashMap::new() }
     }
@@ -116,9 +116,9 @@ impl Warmth {
         sent.add(lane == Lane::High, now);
     }
 
-    /// What should be warm now, in the order of the pools. Zero is said too, so that a pool lets go of what it kept.
+    /// What should be warm now, in the order of the pools. An order may be for none, so that a pool lets go of what it kept.
     ///
-    /// What is warm beyond the work costs at most `most_usd_per_hour` in a region, all pools and models together.
+    /// Containers beyond the work cost at most `most_usd_per_hour` in a region, all pools and models together.
     pub fn plan(&mut self, pools: &[Pool], policy: &PolicyConfig, now: Micros) -> Vec<Wanted> {
         let mut left: HashMap<&Region, f64> = HashMap::new();
         let mut plan = Vec::new();
@@ -139,7 +139,7 @@ impl Warmth {
     }
 }
 
-/// How many containers of one model, for as much of `left` dollars an hour as they need.
+/// How many containers of one model to keep warm. Takes what they cost beyond the work out of `left` dollars an hour.
 fn wanted(config: &WarmConfig, sent: &mut Sent, track: &Track, left: &mut f64, now: Micros) -> u32 {
     let second = track.served.second_usd.get() as f64;
     let rates = sent.rates(now);
@@ -147,9 +147,9 @@ fn wanted(config: &WarmConfig, sent: &mut Sent, track: &Track, left: &mut f64, n
     let work = rate * track.service().0.as_secs_f64();
     let z = if rates.urgent * 4.0 > rates.slow { 2.0 } else { 1.0 };
     let spare = z * work.sqrt();
-    // A cold start costs its own billed time and what somebody's wait is worth; spare containers cost their time.
+    // A cold start costs its own billed time and what the wait is worth; spare containers cost their time.
     let (peak, met) = track.warmth();
-    // In a burst all that comes on top of what is warm meets one.
+    // In a burst, each job beyond what is warm meets a cold start.
     let burst = rates.fast > BURST * rates.slow && work > f64::from(peak);
     let met = if burst { track.likely_cold(now) } else { met };
     let each = track.cold_p95().as_secs_f64() * (second + config.second_worth.get() as f64);
@@ -187,8 +187,7 @@ mod tests {
         WarmConfig { most_usd_per_hour: UsdNanos::new(usd), second_worth: UsdNanos::new(500_000) }
     }
 
-    /// What is wanted at Modal after jobs of one model went there at `rate` for two minutes, each of which met a cold start
-    /// or none did.
+    /// How many containers are wanted at Modal after two minutes of jobs at `rate`. `cold`: each of them met a cold start.
     fn wanted(rate: u64, cold: bool, config: WarmConfig) -> u32 {
         let (mut warmth, mut now, mut pools) = (Warmth::new(config), NOW, Pools::default());
         let (pool, model): (PoolId, ModelToken) =

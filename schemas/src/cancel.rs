@@ -73,11 +73,17 @@ pub enum Target {
 pub struct Order {
     /// Which jobs.
     pub target: Target,
-    /// When it was given. Jobs stored later are not meant by a filter.
+    /// When it was given. A filter does not mean jobs stored later, nor jobs stored after the order itself, whatever this says.
+    #[serde(default = "whenever_stored")]
     pub at_us: Micros,
     /// Why, in a person's words; repeated in the result.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+}
+
+/// A sender without a clock leaves the time to the server.
+const fn whenever_stored() -> Micros {
+    Micros::new(u64::MAX)
 }
 
 impl Order {
@@ -102,19 +108,26 @@ impl Order {
     }
 }
 
+/// An order with the server's own time of storing it. Senders' clocks may be wrong, and some count nanoseconds.
+#[derive(Clone, Debug)]
+struct Stored {
+    order: Order,
+    at: Micros,
+}
+
 /// All orders that hold.
 #[derive(Clone, Debug, Default)]
 pub struct Cancels {
-    jobs: HashMap<JobId, Order>,
-    matching: BTreeMap<String, Order>,
+    jobs: HashMap<JobId, Stored>,
+    matching: BTreeMap<String, Stored>,
 }
 
 impl Cancels {
-    /// Takes in an order that stands under `key`.
-    pub fn add(&mut self, key: &str, order: Order) {
-        match &order.target {
-            Target::Job(job) => drop(self.jobs.insert(*job, order)),
-            Target::Matching(_) => drop(self.matching.insert(key.to_owned(), order)),
+    /// Takes in an order that the server stored under `key` at `at`.
+    pub fn add(&mut self, key: &str, order: Order, at: Micros) {
+        match order.target {
+            Target::Job(job) => drop(self.jobs.insert(job, Stored { order, at })),
+            Target::Matching(_) => drop(self.matching.insert(key.to_owned(), Stored { order, at })),
         }
     }
 
@@ -126,10 +139,10 @@ impl Cancels {
         }
     }
 
-    /// Forgets orders given before `at`: the bucket has, too.
+    /// Forgets orders stored before `at`: the bucket has, too.
     pub fn forget_before(&mut self, at: Micros) {
-        self.jobs.retain(|_, order| order.at_us >= at);
-        self.matching.retain(|_, order| order.at_us >= at);
+        self.jobs.retain(|_, stored| stored.at >= at);
+        self.matching.retain(|_, stored| stored.at >= at);
     }
 
     /// The order that takes this job back, if there is one. `stored_at` is when the job was stored.
@@ -137,11 +150,12 @@ impl Cancels {
         if self.jobs.is_empty() && self.matching.is_empty() {
             return None;
         }
-        let meant = |order: &&Order| match &order.target {
-            Target::Matching(filter) => stored_at <= order.at_us && filter.matches(job),
+        let meant = |stored: &&Stored| match &stored.order.target {
+            Target::Matching(filter) => stored_at <= stored.order.at_us.min(stored.at) && filter.matches(job),
             Target::Job(_) => false,
         };
-        self.jobs.get(&job.id).or_else(|| self.matching.values().find(meant))
+        let stored = self.jobs.get(&job.id).or_else(|| self.matching.values().find(meant))?;
+        Some(&stored.order)
     }
 
     /// How many there are.
@@ -170,9 +184,13 @@ mod tests {
     }
 
     fn cancels(target: &str) -> Cancels {
-        let order = serde_json::from_str(&format!(r#"{{"target":{target},"at_us":{}}}"#, AT.get())).unwrap();
+        given(&format!(r#"{{"target":{target},"at_us":{}}}"#, AT.get()))
+    }
+
+    /// An order that the server stored at [`AT`].
+    fn given(order: &str) -> Cancels {
         let mut cancels = Cancels::default();
-        cancels.add("matching.any", order);
+        cancels.add("matching.any", serde_json::from_str(order).unwrap(), AT);
         cancels
     }
 
@@ -196,6 +214,31 @@ mod tests {
         let later = AT + std::time::Duration::from_micros(1);
         assert!(cancels(r#"{"matching":{"tenant":"acme"}}"#).of(&job(), later).is_none());
         assert!(cancels(&format!(r#"{{"job":"{ID}"}}"#)).of(&job(), later).is_some());
+    }
+
+    #[test]
+    fn an_order_means_nothing_that_was_stored_after_it_whatever_its_sender_says_the_time_is() {
+        let later = AT + std::time::Duration::from_micros(1);
+        let order = |at: String| format!(r#"{{"target":{{"matching":{{"tenant":"acme"}}}}{at}}}"#);
+        let nanoseconds = order(format!(r#","at_us":{}000"#, AT.get()));
+        let tomorrow = order(format!(r#","at_us":{}"#, AT.get() + 86_400_000_000));
+        for order in [nanoseconds, tomorrow, order(String::new())] {
+            let cancels = given(&order);
+            assert!(cancels.of(&job(), AT).is_some() && cancels.of(&job(), later).is_none(), "{order}");
+        }
+        // A clock that stands far back means jobs from before then.
+        assert!(given(&order(r#","at_us":5"#.into())).of(&job(), AT).is_none());
+    }
+
+    #[test]
+    fn an_order_is_forgotten_when_the_bucket_forgets_it_whatever_its_sender_says_the_time_is() {
+        for at in [5, u64::MAX] {
+            let mut cancels = given(&format!(r#"{{"target":{{"job":"{ID}"}},"at_us":{at}}}"#));
+            cancels.forget_before(AT);
+            assert_eq!(cancels.len(), 1);
+            cancels.forget_before(AT + std::time::Duration::from_micros(1));
+            assert!(cancels.is_empty());
+        }
     }
 
     #[test]

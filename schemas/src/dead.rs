@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{JobId, Micros, failure::Failure, journal::Journal};
+use crate::{JobId, Micros, failure::Failure, job::InputRef, journal::Journal};
 
 /// What is known about a dead job, beside its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct Obituary {
     pub failure: Failure,
     /// All attempts.
     pub journal: Journal,
+    /// Where the job's bytes lie, when they do not fit into a message beside this: in the object store `beacon-payloads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_ref: Option<InputRef>,
     /// When it was given up.
     pub at_us: Micros,
 }

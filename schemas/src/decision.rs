@@ -45,6 +45,26 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every refusal, for tables and metrics.
+    pub const ALL: [Self; 16] = [
+        Self::Model,
+        Self::Provider,
+        Self::Region,
+        Self::Breaker,
+        Self::RateLimit,
+        Self::Full,
+        Self::Limit,
+        Self::Throttled,
+        Self::Suspect,
+        Self::Budget,
+        Self::Tried,
+        Self::Deadline,
+        Self::MaxCost,
+        Self::Size,
+        Self::Silent,
+        Self::Draining,
+    ];
+
     /// The name on the wire and in labels.
     pub const fn as_str(self) -> &'static str {
         match self {

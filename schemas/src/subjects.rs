@@ -179,6 +179,9 @@ pub fn leader_elected(stream: &str) -> String {
     format!("$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.{stream}.*")
 }
 
+/// Advisories that a stream was deleted; the stream's name is the last token.
+pub const STREAM_DELETED: &str = "$JS.EVENT.ADVISORY.STREAM.DELETED.*";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -90,8 +90,22 @@ impl Process {
 
     /// SIGTERM, and the exit code of the two-stage end.
     pub fn terminate(mut self) -> Option<i32> {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         self.child.wait().unwrap().code()
+    }
+
+    /// SIGSTOP: it does nothing until it is thawed, and does not know that time passes.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 }
 

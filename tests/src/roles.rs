@@ -64,6 +64,7 @@ pub fn dispatcher_config(urls: &[String], id: &str, topology: Settings) -> Dispa
         id: id.parse().unwrap(),
         regions: topology.regions.clone(),
         topology,
+        pools: Vec::new(),
         policy: PolicyConfig::default(),
         breaker: BreakerConfig { open_for: Duration::from_millis(300), ..BreakerConfig::default() },
         offers: OfferConfig::default(),

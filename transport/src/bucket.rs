@@ -40,6 +40,15 @@ pub struct ReadError {
     source: async_nats::client::RequestError,
 }
 
+/// A value as it stands now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revised {
+    /// The value; `None` when there is none or it was deleted.
+    pub value: Option<Bytes>,
+    /// What [`Bucket::replace`] names to replace exactly this; 0 when there never was a value.
+    pub revision: u64,
+}
+
 /// A KV bucket. Keys must be subject tokens.
 #[derive(Clone, Debug)]
 pub struct Bucket {
@@ -60,8 +69,19 @@ impl Bucket {
         self.publisher.publish(subject, Headers::new(), value).await.map(drop)
     }
 
+    /// Writes a value in place of the one at `revision`, and gives its own revision; `None` when somebody else was first.
+    pub async fn replace(&self, key: &str, value: Bytes, revision: u64) -> Result<Option<u64>, PublishError> {
+        let subject = format!("$KV.{}.{key}", self.name);
+        replace(&self.publisher, subject, Headers::new(), value, revision).await
+    }
+
     /// Reads the newest value; `None` when there is none or it was deleted.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, ReadError> {
+        self.read(key).await.map(|found| found.value)
+    }
+
+    /// Reads the newest value with its revision. A replica may be a moment behind; then [`Bucket::replace`] says so.
+    pub async fn read(&self, key: &str) -> Result<Revised, ReadError> {
         let stream = bucket_stream(self.name);
         let subject = format!("$JS.API.DIRECT.GET.{stream}.$KV.{}.{key}", self.name);
         let answer = self.client.send_request(subject, Request::new()).await.map_err(|source| ReadError {
@@ -69,7 +89,12 @@ impl Bucket {
             key: key.to_owned(),
             source,
         })?;
-        let deleted = answer.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some());
-        Ok((answer.status.is_none() && !deleted).then_some(answer.payload))
+        if answer.status.is_some() {
+            return Ok(Revised::default());
+        }
+        let header = |name| answer.headers.as_ref().and_then(|map| map.get(name));
+        let revision = header("Nats-Sequence").and_then(|text| text.as_str().parse().ok()).unwrap_or(0);
+        let value = header("KV-Operation").is_none().then_some(answer.payload.clone());
+        Ok(Revised { value, revision })
     }
 }

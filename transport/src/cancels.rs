@@ -9,9 +9,9 @@ use std::{
 };
 
 use async_nats::{
-    Client, Message,
+    Client,
     jetstream::{
-        self,
+        self, Message,
         consumer::{DeliverPolicy, pull},
     },
 };
@@ -163,8 +163,11 @@ impl CancelTask {
         let mut messages = consumer.messages().await.map_err(unread)?;
         while let Some(message) = messages.next().await {
             let message = message.map_err(unread)?;
-            let pending = message.info().map_or(0, |info| info.pending);
-            self.take(&message);
+            let (pending, stored) = message.info().map_or((0, SystemClock.now()), |info| {
+                let nanos = u64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(0);
+                (info.pending, Micros::from_nanos(nanos))
+            });
+            self.take(&message, stored);
             if !follow && pending == 0 {
                 break;
             }
@@ -172,7 +175,7 @@ impl CancelTask {
         Ok(())
     }
 
-    fn take(&self, message: &Message) {
+    fn take(&self, message: &Message, stored: Micros) {
         let key = message.subject.as_str().strip_prefix("$KV.").and_then(|s| s.split_once('.'));
         let Some((_, key)) = key else { return };
         let deleted = message.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some());
@@ -180,7 +183,7 @@ impl CancelTask {
             self.lock().remove(key);
         } else {
             match serde_json::from_slice::<Order>(&message.payload) {
-                Ok(order) => self.lock().add(key, order),
+                Ok(order) => self.lock().add(key, order, stored),
                 Err(error) => warn!(key, %error, "an order to take jobs back does not read, ignored"),
             }
         }

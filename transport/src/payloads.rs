@@ -1,5 +1,8 @@
-//! Inputs that are too large for a message: put into the object store before their job is published, fetched by the worker
-//! that runs it, and removed when it has ended. The server removes what is left after a week.
+//! Inputs and outputs that are too large for a message, in the object store.
+//!
+//! An input is put there before its job is published, fetched by the worker that runs the job, and removed when the job has
+//! ended. An output is put there before the result that refers to it, and read by whoever reads the result. The server removes
+//! what is left after a week; results are kept for less.
 //!
 //! The bucket is a NATS object store like any other, so that producers in other languages use their own client's.
 
@@ -11,10 +14,12 @@ use async_nats::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE as BASE64};
 use schemas::{
-    JobId,
+    AttemptKey, JobId,
     job::{Input, InputRef},
+    reply::{Output, OutputRef},
     topology::{PAYLOADS_BUCKET, object_stream},
 };
+use serde::de::DeserializeOwned;
 use tokio::{
     io::AsyncReadExt as _,
     time::{error::Elapsed, timeout},
@@ -22,12 +27,13 @@ use tokio::{
 
 use crate::api::{self, ApiError};
 
-/// The largest input: what a worker holds in memory for each slot at worst.
+/// The largest input: what a worker holds in memory for each slot at worst. Outputs have no limit here, since the adapters limit
+/// what they read from a provider.
 pub const INPUT_MAX: u64 = 64 * 1024 * 1024;
 /// How long one may take on its way.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Why an input was not stored, or not fetched.
+/// Why an input or output was not stored, or not fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
     /// It is larger than [`INPUT_MAX`].
@@ -35,11 +41,11 @@ pub enum PayloadError {
     TooLarge(u64),
     /// The store does not have it, or not any more.
     #[error(
-        "the input `{0}` is not in bucket {PAYLOADS_BUCKET}; it is removed when its job has ended, or after a week"
+        "`{0}` is not in bucket {PAYLOADS_BUCKET}; an input is removed when its job has ended, everything after a week"
     )]
     Gone(String),
-    /// It is no input.
-    #[error("the input `{0}` in bucket {PAYLOADS_BUCKET} does not read")]
+    /// It is not what it should be.
+    #[error("`{0}` in bucket {PAYLOADS_BUCKET} does not read")]
     Unreadable(String, #[source] serde_json::Error),
     /// The store did not answer well.
     #[error("bucket {PAYLOADS_BUCKET}")]
@@ -63,26 +69,71 @@ async fn store(client: &Client) -> Result<ObjectStore, PayloadError> {
 /// Stores a job's input under the job's id; when it returns, the input is stored.
 pub async fn put(client: &Client, job: JobId, input: &Input) -> Result<InputRef, PayloadError> {
     let bytes = serde_json::to_vec(input).expect("an input has only string keys and no failing parts");
+    put_bytes(client, &job.to_string(), &bytes).await
+}
+
+/// Stores bytes under a name; when it returns, they are stored.
+pub async fn put_bytes(client: &Client, name: &str, bytes: &[u8]) -> Result<InputRef, PayloadError> {
     let size = bytes.len() as u64;
     if size > INPUT_MAX {
         return Err(PayloadError::TooLarge(size));
     }
-    let name = job.to_string();
-    let putting = async {
-        let mut reader = bytes.as_slice();
-        store(client).await?.put(name.as_str(), &mut reader).await.map_err(store_error)
-    };
-    timeout(PATIENCE, putting).await??;
-    Ok(InputRef { object: name, bytes: size })
+    write(client, name, bytes).await?;
+    Ok(InputRef { object: name.to_owned(), bytes: size })
 }
 
 /// Fetches an input.
 pub async fn get(client: &Client, stored: &InputRef) -> Result<Input, PayloadError> {
+    decode(&get_bytes(client, stored).await?, &stored.object)
+}
+
+/// Fetches bytes.
+pub async fn get_bytes(client: &Client, stored: &InputRef) -> Result<Vec<u8>, PayloadError> {
     if stored.bytes > INPUT_MAX {
         return Err(PayloadError::TooLarge(stored.bytes));
     }
-    let name = stored.object.as_str();
-    let getting = async {
+    read(client, &stored.object, INPUT_MAX).await
+}
+
+/// Stores the output of an attempt; when it returns, the output is stored. The name has the attempt's key, so that two attempts
+/// of one job do not replace each other's.
+pub async fn put_output(
+    client: &Client,
+    job: JobId,
+    attempt: AttemptKey,
+    output: &Output,
+) -> Result<OutputRef, PayloadError> {
+    let bytes = serde_json::to_vec(output).expect("an output has only string keys and no failing parts");
+    let name = format!("{job}-{attempt}-output");
+    write(client, &name, &bytes).await?;
+    Ok(OutputRef { object: name, bytes: bytes.len() as u64 })
+}
+
+/// Fetches the output that a result refers to.
+pub async fn get_output(client: &Client, stored: &OutputRef) -> Result<Output, PayloadError> {
+    decode(&read(client, &stored.object, u64::MAX).await?, &stored.object)
+}
+
+/// Removes an output whose result was not the first; one that is gone already is no error.
+pub async fn remove_output(client: &Client, stored: &OutputRef) -> Result<(), PayloadError> {
+    delete(client, &stored.object).await
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8], name: &str) -> Result<T, PayloadError> {
+    serde_json::from_slice(bytes).map_err(|source| PayloadError::Unreadable(name.to_owned(), source))
+}
+
+async fn write(client: &Client, name: &str, bytes: &[u8]) -> Result<(), PayloadError> {
+    let writing = async {
+        let mut reader = bytes;
+        store(client).await?.put(name, &mut reader).await.map_err(store_error)
+    };
+    timeout(PATIENCE, writing).await??;
+    Ok(())
+}
+
+async fn read(client: &Client, name: &str, most: u64) -> Result<Vec<u8>, PayloadError> {
+    let reading = async {
         let mut object = match store(client).await?.get(name).await {
             Ok(object) => object,
             Err(error) if error.kind() == jetstream::object_store::GetErrorKind::NotFound => {
@@ -90,26 +141,30 @@ pub async fn get(client: &Client, stored: &InputRef) -> Result<Input, PayloadErr
             }
             Err(error) => return Err(store_error(error)),
         };
-        if object.info().size as u64 > INPUT_MAX {
-            return Err(PayloadError::TooLarge(object.info().size as u64));
+        let size = object.info().size as u64;
+        if size > most {
+            return Err(PayloadError::TooLarge(size));
         }
         let mut bytes = Vec::new();
         object.read_to_end(&mut bytes).await.map_err(store_error)?;
         Ok(bytes)
     };
-    let bytes = timeout(PATIENCE, getting).await??;
-    serde_json::from_slice(&bytes).map_err(|source| PayloadError::Unreadable(name.to_owned(), source))
+    timeout(PATIENCE, reading).await?
 }
 
 /// Removes an input that nobody needs any more; one that is gone already is no error.
 pub async fn remove(client: &Client, stored: &InputRef) -> Result<(), PayloadError> {
-    match store(client).await?.delete(&stored.object).await {
+    delete(client, &stored.object).await
+}
+
+async fn delete(client: &Client, name: &str) -> Result<(), PayloadError> {
+    match store(client).await?.delete(name).await {
         Ok(()) => {}
         Err(error) if error.kind() == jetstream::object_store::DeleteErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(store_error(error)),
     }
     // A deleted object leaves a note behind; nobody looks for it.
-    let note = format!("$O.{PAYLOADS_BUCKET}.M.{}", BASE64.encode(&stored.object));
+    let note = format!("$O.{PAYLOADS_BUCKET}.M.{}", BASE64.encode(name));
     api::purge(client, &object_stream(PAYLOADS_BUCKET), &note).await?;
     Ok(())
 }

@@ -37,6 +37,8 @@ const RETRY_SOON: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_millis(20);
 
 const STORE_FAILED: u64 = 10_077;
+/// The message is over the stream's own limit.
+const OVER_LIMIT: u64 = 10_054;
 const DUPLICATE_IN_PROCESS: u64 = 10_158;
 const SUBJECT_IN_PROCESS: u64 = 10_164;
 const TOO_MANY_REQUESTS: u64 = 10_167;
@@ -64,6 +66,17 @@ impl Headers {
         match value {
             Some(value) => self.with(name, value),
             None => self,
+        }
+    }
+
+    /// How many bytes they take on the wire; the server counts them like the body.
+    pub fn wire_len(&self) -> usize {
+        match self.0.as_slice() {
+            [] => 0,
+            pairs => {
+                let pair = |(name, value): &(&str, String)| name.len() + value.len() + ": \r\n".len();
+                "NATS/1.0\r\n\r\n".len() + pairs.iter().map(pair).sum::<usize>()
+            }
         }
     }
 
@@ -112,7 +125,15 @@ pub enum PublishError {
         /// The server's words.
         reason: String,
     },
-    /// The client cannot send it: too large, or the connection is closed for good.
+    /// It is larger than the server or the stream takes, headers included.
+    #[error("a message of {bytes} bytes to `{subject}` is too large")]
+    TooLarge {
+        /// Where.
+        subject: String,
+        /// How large.
+        bytes: usize,
+    },
+    /// The client cannot send it: the connection is closed for good.
     #[error("cannot send to `{subject}`: {reason}")]
     Client {
         /// Where.
@@ -140,6 +161,7 @@ struct Pending {
     subject: Subject,
     headers: Headers,
     payload: Bytes,
+    patience: Patience,
     first: Instant,
     send_again: Instant,
     done: oneshot::Sender<Result<Stored, PublishError>>,
@@ -148,7 +170,6 @@ struct Pending {
 struct Shared {
     client: Client,
     inbox: String,
-    patience: Patience,
     next: AtomicU64,
     window: Semaphore,
     pending: Mutex<HashMap<u64, Pending, rustc_hash::FxBuildHasher>>,
@@ -158,6 +179,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Publisher {
     shared: Arc<Shared>,
+    patience: Patience,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -184,16 +206,21 @@ pub async fn publisher(link: &Link, patience: Patience) -> Result<(Publisher, Pu
     let shared = Arc::new(Shared {
         client: link.client.clone(),
         inbox,
-        patience,
         next: AtomicU64::new(0),
         window: Semaphore::new(WINDOW),
         pending: Mutex::default(),
     });
     let task = PublisherTask { shared: shared.clone(), acks, reconnects: link.reconnects.clone() };
-    Ok((Publisher { shared }, task))
+    Ok((Publisher { shared, patience }, task))
 }
 
 impl Publisher {
+    /// The same publisher for a caller that insists less, or more.
+    #[must_use]
+    pub fn with_patience(&self, patience: Patience) -> Self {
+        Self { shared: self.shared.clone(), patience }
+    }
+
     /// Stores one message. Waits while [`WINDOW`] others are on the way.
     ///
     /// Cancel-safe in the sense that a dropped call may or may not have stored its message.
@@ -204,16 +231,15 @@ impl Publisher {
         payload: Bytes,
     ) -> Result<Stored, PublishError> {
         let shared = &*self.shared;
-        let limit = shared.client.max_payload();
-        if payload.len() > limit {
-            let reason = format!("{} bytes are over the server's max_payload of {limit}", payload.len());
-            return Err(PublishError::Client { subject, reason });
+        let bytes = headers.wire_len() + payload.len();
+        if bytes > shared.client.max_payload() {
+            return Err(PublishError::TooLarge { subject, bytes });
         }
         let subject = Subject::from(subject);
         let _permit = shared.window.acquire().await.map_err(|_| closed(&subject))?;
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
         let map = headers.map();
-        let answer = shared.expect(number, subject.clone(), headers, payload.clone());
+        let answer = shared.expect(number, subject.clone(), headers, payload.clone(), self.patience);
         if let Err(error) = shared.send(number, subject.clone(), map, payload).await {
             shared.lock().remove(&number);
             return Err(error);
@@ -244,10 +270,12 @@ impl Shared {
         subject: Subject,
         headers: Headers,
         payload: Bytes,
+        patience: Patience,
     ) -> oneshot::Receiver<Result<Stored, PublishError>> {
         let (done, answer) = oneshot::channel();
         let first = Instant::now();
-        let pending = Pending { subject, headers, payload, first, send_again: first + RESEND_AFTER, done };
+        let send_again = first + RESEND_AFTER;
+        let pending = Pending { subject, headers, payload, patience, first, send_again, done };
         self.lock().insert(number, pending);
         answer
     }
@@ -329,7 +357,7 @@ impl PublisherTask {
             return;
         };
         let outcome = if ack.status == Some(StatusCode::NO_RESPONDERS) {
-            if entry.first.elapsed() < self.shared.patience.no_stream {
+            if entry.first.elapsed() < entry.patience.no_stream {
                 entry.send_again = Instant::now() + RETRY_SOON * 5;
                 return;
             }
@@ -342,6 +370,10 @@ impl PublisherTask {
                         entry.send_again = Instant::now() + RETRY_SOON;
                         return;
                     }
+                    OVER_LIMIT => Err(PublishError::TooLarge {
+                        subject: entry.subject.to_string(),
+                        bytes: entry.headers.wire_len() + entry.payload.len(),
+                    }),
                     code => Err(refused(&entry.subject, code, &error.description)),
                 },
                 Err(error) => Err(refused(&entry.subject, 0, &error.to_string())),
@@ -359,10 +391,9 @@ impl PublisherTask {
         let mut again = Vec::new();
         {
             let mut pending = self.shared.lock();
-            let total = self.shared.patience.total;
             let lost: Vec<u64> = pending
                 .iter()
-                .filter(|(_, p)| total.is_some_and(|t| p.first.elapsed() >= t))
+                .filter(|(_, p)| p.patience.total.is_some_and(|total| p.first.elapsed() >= total))
                 .map(|(n, _)| *n)
                 .collect();
             for number in lost {
@@ -389,9 +420,8 @@ impl PublisherTask {
 
 fn refused(subject: &str, code: u64, reason: &str) -> PublishError {
     let (subject, reason) = (subject.to_owned(), reason.to_owned());
-    if code == STORE_FAILED {
-        PublishError::Full { subject, reason }
-    } else {
-        PublishError::Refused { subject, code, reason }
+    match code {
+        STORE_FAILED => PublishError::Full { subject, reason },
+        code => PublishError::Refused { subject, code, reason },
     }
 }

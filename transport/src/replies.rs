@@ -42,8 +42,17 @@ impl<'a> Address<'a> {
 
     /// A terminal result.
     pub fn result(&self, result: &JobResult) -> Outgoing {
+        self.named(result, result.job.result_message(self.tenant))
+    }
+
+    /// The result that tells a second job with an id, stored at `seq` of its stream, that the id was taken.
+    pub fn id_taken(&self, result: &JobResult, seq: u64) -> Outgoing {
+        self.named(result, result.job.taken_message(self.tenant, seq))
+    }
+
+    fn named(&self, result: &JobResult, id: String) -> Outgoing {
         let body = self.codec.encode(result).expect("a result has only string keys and no failing parts");
-        let headers = self.headers(result.job.result_message(self.tenant), headers::RESULT_V1);
+        let headers = self.headers(id, headers::RESULT_V1);
         (subjects::result(self.tenant, self.mailbox), headers, body.into())
     }
 

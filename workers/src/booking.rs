@@ -1,11 +1,10 @@
-//! Turns what was used into money, and money into cost events. Pure.
+//! Turns what was used into money. Pure.
 
 use std::time::Duration;
 
 use schemas::{
-    Micros, PoolId, ProviderId, UsdNanos,
-    cost::{CostEvent, CostLine, Purpose},
-    job::Job,
+    Micros, ProviderId, UsdNanos,
+    cost::CostLine,
     money,
     prices::{PriceBook, PriceError, Unit, Used},
 };
@@ -97,65 +96,6 @@ pub fn second(prices: &PriceBook, provider: &ProviderId, sku: &str, at: Micros) 
     prices.bill(provider, sku, "", Used::Time(Duration::from_secs(1)), at).map_or(UsdNanos::ZERO, |lines| {
         money::total(lines.iter().map(|l| l.amount_usd)).unwrap_or(UsdNanos::new(u64::MAX))
     })
-}
-
-/// Who books, and by which book.
-#[derive(Clone, Copy, Debug)]
-pub struct Booker<'a> {
-    /// The pool.
-    pub pool: &'a PoolId,
-    /// The book.
-    pub prices: &'a PriceBook,
-}
-
-impl Booker<'_> {
-    /// The cost event of an attempt.
-    pub fn event(
-        &self,
-        job: &Job,
-        attempt: u16,
-        purpose: Purpose,
-        (lines, amount): (Vec<CostLine>, UsdNanos),
-        estimated: bool,
-        now: Micros,
-    ) -> CostEvent {
-        CostEvent {
-            job: Some(job.id),
-            replay_of: job.replay_of,
-            attempt,
-            attempt_key: None,
-            tenant: job.subject.tenant.clone(),
-            model: Some(job.subject.model.clone()),
-            provider: self.pool.provider.clone(),
-            region: self.pool.region.clone(),
-            purpose,
-            lines,
-            amount_usd: amount,
-            estimated,
-            price_book: self.prices.version.clone(),
-            at_us: now,
-        }
-    }
-
-    /// The cost event of capacity that no job used.
-    pub fn standing(&self, (lines, amount): (Vec<CostLine>, UsdNanos), now: Micros) -> CostEvent {
-        CostEvent {
-            job: None,
-            replay_of: None,
-            attempt: 0,
-            attempt_key: None,
-            tenant: schemas::Tenant::default(),
-            model: None,
-            provider: self.pool.provider.clone(),
-            region: self.pool.region.clone(),
-            purpose: Purpose::Standing,
-            lines,
-            amount_usd: amount,
-            estimated: false,
-            price_book: self.prices.version.clone(),
-            at_us: now,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,19 +1,27 @@
 //! Worker pools: they take offers, call providers, keep leases alive, and publish what came of it.
 //!
-//! Pure: [`booking`] (what was used → money), [`stats`]. [`provider`] is the seam that each file under [`adapters`]
-//! implements. [`pool`] owns a worker's state in one task, [`attempt`] is the life of one job,
-//! `notebook` what is written down meanwhile, [`keeper`] holds its lease, [`nats`] knows the messages.
+//! Pure, and driven by a simulation too: [`shift`] (a worker's slots, answers and heartbeats), [`attempt::course`] (the life of
+//! one attempt), [`keeper::Hold`] (how long a lease is sure), [`booking`] (what was used → money), [`standing`], [`stats`].
+//! What carries them: [`pool`] is a worker's one loop, [`attempt`] carries out what a course decides, `notebook` takes down what
+//! a provider reports, [`keeper`] holds a lease, `lookup` finds what is stored of a job, [`nats`] knows the messages.
+//! [`provider`] is the seam that each file under [`adapters`] implements.
 
 pub mod adapters;
 pub mod attempt;
 pub mod booking;
+pub mod clock;
 pub mod config;
+mod health;
 pub mod keeper;
+mod kit;
+mod lookup;
 pub mod metrics;
 pub mod nats;
 mod notebook;
 pub mod pool;
 pub mod provider;
+pub mod shift;
+pub mod standing;
 pub mod stats;
 pub mod webhooks;
 

@@ -9,6 +9,7 @@ pub struct PoolMetrics {
     running: Gauge,
     seconds: Histogram,
     useful: Counter,
+    waiting: Gauge,
 }
 
 impl PoolMetrics {
@@ -19,6 +20,7 @@ impl PoolMetrics {
             running: gauge!("workers_jobs_running", "pool" => name.clone()),
             seconds: histogram!("workers_call_seconds", "pool" => name.clone()),
             useful: counter!("workers_cost_nanodollars_total", "pool" => name, "purpose" => "useful"),
+            waiting: gauge!("workers_attempts_waiting"),
             pool: pool.clone(),
         }
     }
@@ -27,6 +29,12 @@ impl PoolMetrics {
     pub fn begin(&self) -> Running {
         self.running.increment(1.0);
         Running(self.running.clone())
+    }
+
+    /// One more attempt waits because what it paid for cannot be stored now, until the guard is dropped.
+    pub fn waits(&self) -> Running {
+        self.waiting.increment(1.0);
+        Running(self.waiting.clone())
     }
 
     /// A call to the provider ended well.
@@ -54,7 +62,7 @@ impl PoolMetrics {
     }
 }
 
-/// Balances the gauge of running jobs by its own life.
+/// Balances a gauge by its own life.
 pub struct Running(Gauge);
 
 impl Drop for Running {
@@ -97,6 +105,11 @@ pub fn offer_late() {
 /// A job ended because it was taken back.
 pub fn cancelled() {
     counter!("workers_jobs_cancelled_total").increment(1);
+}
+
+/// Something that was paid for was refused by the server: a result, a cost, an output.
+pub fn withheld(what: &'static str) {
+    counter!("workers_stores_refused_total", "what" => what).increment(1);
 }
 
 /// A lease may be somebody else's by now.

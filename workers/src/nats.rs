@@ -1,6 +1,6 @@
 //! A worker's messages: offers in; acceptances, heartbeats, returns, results, costs out. Decides nothing.
 
-use async_nats::{HeaderMap, HeaderValue, Message};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
 use bytes::Bytes;
 use schemas::{
     Codec, Mailbox, Micros, Tenant,
@@ -10,9 +10,11 @@ use schemas::{
     job::{Job, JobError, JobHeaders},
     live::LivePiece,
     reply::JobResult,
-    subjects,
+    subjects::{self, JobSubject},
 };
 use transport::replies::{Address, Outgoing};
+
+use crate::attempt::course::ResultName;
 
 /// Why an offer does not read.
 #[derive(Debug, thiserror::Error)]
@@ -29,21 +31,30 @@ pub fn read_offer(message: &Message) -> Result<Handover, OfferError> {
     Ok(serde_json::from_str(text)?)
 }
 
-/// Reads the job of an offer.
-pub fn read_job(handover: &Handover, message: &Message, now: Micros) -> Result<Job, JobError> {
-    let get = |name| message.headers.as_ref().and_then(|m| m.get(name)).map(HeaderValue::as_str);
+/// Reads a job by its headers and body.
+pub fn read_job(
+    subject: JobSubject,
+    headers: Option<&HeaderMap>,
+    body: &[u8],
+    now: Micros,
+) -> Result<Job, JobError> {
+    let get = |name| headers.and_then(|m| m.get(name)).map(HeaderValue::as_str);
     let headers = JobHeaders {
         content_type: get(headers::CONTENT_TYPE),
         message_id: get(headers::MESSAGE_ID),
         schema: get(headers::SCHEMA),
         traceparent: get(headers::TRACEPARENT),
     };
-    Job::read(handover.subject.clone(), headers, &message.payload, now)
+    Job::read(subject, headers, body, now)
 }
 
-/// A job's result.
-pub fn result(job: &Job, result: &JobResult) -> Outgoing {
-    Address::of(job).result(result)
+/// A job's result, or the one that says that its id was taken.
+pub fn result(job: &Job, name: ResultName, result: &JobResult) -> Outgoing {
+    let address = Address::of(job);
+    match name {
+        ResultName::OfJob => address.result(result),
+        ResultName::IdTaken(seq) => address.id_taken(result, seq),
+    }
 }
 
 /// The cost event of an attempt of a job.
@@ -65,23 +76,45 @@ pub fn live(job: &Job, piece: &LivePiece) -> (HeaderMap, Bytes) {
     (map, body.into())
 }
 
-/// A pool's standing cost, in the mailbox `standing` of the default tenant; `id` names the span it covers.
+/// Where standing cost goes: the mailbox `standing` of the default tenant.
+pub fn standing_mailbox() -> (Tenant, Mailbox) {
+    (Tenant::default(), Mailbox::try_from("standing").expect("a literal that is a token"))
+}
+
+/// A pool's standing cost; `id` names the span it covers.
 pub fn standing(event: &CostEvent, id: String) -> Outgoing {
-    let (tenant, mailbox) =
-        (Tenant::default(), Mailbox::try_from("standing").expect("a literal that is a token"));
+    let (tenant, mailbox) = standing_mailbox();
     Address { tenant: &tenant, mailbox: &mailbox, codec: Codec::Json, traceparent: None }.cost(event, id)
 }
 
-/// A job given back: its own message with our header in place of the dispatcher's.
-pub fn give_back(offer: &Message, back: &Return) -> (String, HeaderMap, Bytes) {
-    let json = serde_json::to_string(back).expect("a return has only string keys and no failing parts");
-    let mut map: HeaderMap = offer
-        .headers
-        .iter()
-        .flat_map(HeaderMap::iter)
-        .filter(|(name, _)| AsRef::<str>::as_ref(*name) != headers::HANDOVER)
-        .filter_map(|(name, values)| values.first().map(|v| (name.clone(), v.clone())))
-        .collect();
-    map.insert(headers::RETURN, json);
-    (subjects::returns(&back.subject.region), map, offer.payload.clone())
+/// A job given back: its own message with our header in place of the dispatcher's. Where both do not fit into a message of
+/// `limit` bytes, or the body did not come with the offer, the header goes alone and says that the body is in the log.
+pub fn give_back(offer: &Message, mut back: Return, limit: usize) -> (String, HeaderMap, Bytes) {
+    let subject = subjects::returns(&back.subject.region);
+    if !back.in_log {
+        let mut map: HeaderMap = offer
+            .headers
+            .iter()
+            .flat_map(HeaderMap::iter)
+            .filter(|(name, _)| AsRef::<str>::as_ref(*name) != headers::HANDOVER)
+            .filter_map(|(name, values)| values.first().map(|v| (name.clone(), v.clone())))
+            .collect();
+        map.insert(headers::RETURN, headers::json(&back));
+        if wire_len(&map) + offer.payload.len() <= limit {
+            return (subject, map, offer.payload.clone());
+        }
+        back.in_log = true;
+    }
+    let mut map = HeaderMap::new();
+    map.insert(headers::RETURN, headers::json(&back));
+    (subject, map, Bytes::new())
+}
+
+/// How many bytes headers take on the wire; the server counts them like the body.
+fn wire_len(headers: &HeaderMap) -> usize {
+    let pairs = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    let pair = |(name, value): (&HeaderName, &HeaderValue)| {
+        AsRef::<str>::as_ref(name).len() + value.as_str().len() + ": \r\n".len()
+    };
+    "NATS/1.0\r\n\r\n".len() + pairs.map(pair).sum::<usize>()
 }

@@ -1,19 +1,20 @@
 //! What is written down while a provider works: the trail in the journal, and live output for whoever watches.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use async_nats::Client;
 use futures_util::{FutureExt as _, future::BoxFuture};
-use schemas::{Micros, failure::Failure, job::Job, journal::Trace, live::LivePiece, subjects};
-use tokio::time::Instant;
+use schemas::{failure::Failure, job::Job, live::LivePiece, subjects};
+use tokio::{sync::SetOnce, time::Instant};
 
-use crate::{attempt::Attempt, nats, provider::Progress};
+use crate::{
+    attempt::{Attempt, course::Event},
+    nats,
+    provider::Progress,
+};
 
 /// Pieces come no faster than this; what comes sooner travels with the next.
 const PIECE_EVERY: Duration = Duration::from_millis(20);
@@ -21,35 +22,24 @@ const PIECE_EVERY: Duration = Duration::from_millis(20);
 /// A piece is sent once it is this long, however soon: far below any server's limit on a message.
 const PIECE_MAX: usize = 16 * 1024;
 
-/// Writes down what an attempt's provider reports.
+/// Takes down what an attempt's provider reports.
 pub(crate) struct Notebook<'a> {
     attempt: &'a Attempt,
-    job: &'a Job,
-    started: Micros,
-    /// Whether the journal said that the call was about to be made before the provider did.
-    journalled: bool,
-    /// Whether the journal leads to this attempt's run, so that whoever comes next can go on with it.
-    trail: AtomicBool,
+    /// Why the run is to be stopped, once it is.
+    stop: SetOnce<Failure>,
     live: Option<Live<'a>>,
 }
 
 impl<'a> Notebook<'a> {
-    /// `journalled` says that the journal has an entry of this attempt already; `trail` that an earlier worker left it,
-    /// so that a run of the provider's may stand behind it.
-    pub(crate) fn new(
-        attempt: &'a Attempt,
-        job: &'a Job,
-        started: Micros,
-        journalled: bool,
-        trail: bool,
-    ) -> Self {
-        let live = job.live.then(|| Live::new(attempt.client(), attempt.number(), job));
-        Self { attempt, job, started, journalled, trail: AtomicBool::new(trail), live }
+    pub(crate) fn new(attempt: &'a Attempt, job: &'a Job) -> Self {
+        let live = job.live.then(|| Live::new(&attempt.kit().client, attempt.number(), job));
+        Self { attempt, stop: SetOnce::new(), live }
     }
 
-    /// Whether a run may go on at the provider that the next holder of the job finds by the journal.
-    pub(crate) fn has_trail(&self) -> bool {
-        self.trail.load(Ordering::Acquire)
+    /// Has the provider stop its run.
+    pub(crate) fn stop_run(&self, why: Failure) {
+        // The first reason stands.
+        let _ = self.stop.set(why);
     }
 
     /// Sends what is left of the live output.
@@ -62,25 +52,15 @@ impl<'a> Notebook<'a> {
 
 impl Progress for Notebook<'_> {
     fn submitting(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            if !self.journalled {
-                let expected = self.attempt.expected(self.job);
-                self.attempt.write_journal(self.job, self.started, Trace::Started { expected }).await;
-            }
-            self.trail.store(true, Ordering::Release);
-        })
+        Box::pin(self.attempt.note(Event::Submitting))
     }
 
     fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let trace = Trace::Running { run: run.to_owned(), expected: self.attempt.expected(self.job) };
-            self.attempt.write_journal(self.job, self.started, trace).await;
-            self.trail.store(true, Ordering::Release);
-        })
+        Box::pin(self.attempt.note(Event::RunStarted(run.to_owned())))
     }
 
     fn taken_back(&self) -> BoxFuture<'_, Failure> {
-        Box::pin(self.attempt.taken_back(self.job))
+        Box::pin(async { self.stop.wait().await.clone() })
     }
 
     fn token(&self, text: &str) {

@@ -1,101 +1,52 @@
-//! One worker of a pool: takes offers up to its slots, runs them, and says how it is doing.
+//! One worker of a pool: a single loop for its whole life. What it decides stands in [`crate::shift`].
 //!
 //! ```text
-//!  offers ─▶ take ─┬─▶ refused ──▶ acceptances, every few milliseconds
-//!                  └─▶ running ──▶ settle ─▶ statistics ─▶ heartbeat, each second and on change
+//!  offers ─▶ Shift::offer ─▶ attempts ─▶ Shift::ended
+//!  orders ─▶ Shift::order ─▶ the attempt's ears, or containers kept warm        ⟲ until it has drained
+//!  timers ─▶ Shift::tick ──▶ acceptances, heartbeats, roll calls; leases extended; standing cost booked
 //! ```
 //!
-//! What runs is the set of tasks, never a counter that could leak.
+//! A worker works, then drains: it refuses offers and goes on with all the rest until the last attempt has ended. At the end of
+//! the grace period it stops what still runs, which is given back; what does not end within some seconds is abandoned and
+//! delivered again.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+mod start;
 
-use async_nats::{Client, HeaderMap, Message, Subscriber};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use async_nats::{HeaderMap, Subscriber};
 use futures_util::{FutureExt, StreamExt};
-use schemas::{
-    Micros, ModelToken, Region, WorkerId,
-    failure::FailureClass,
-    handover::{Acceptances, EndedAttempt, OfferKey, Order, RefusedBecause},
-    heartbeat::{Heartbeat, ServedModel},
-    prices::Used,
-    subjects,
-    time::{Clock as _, micros},
-    topology::{FLOORS_BUCKET, JOURNAL_BUCKET},
-};
-use serde::{Deserialize, Serialize};
+use rustc_hash::FxHashMap;
+use schemas::subjects;
+use serde::Serialize;
 use tokio::{
-    task::{Id, JoinError, JoinSet},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
-use transport::{
-    Link, LinkError, PublishError, SystemClock,
-    acks::acks,
-    bucket::Bucket,
-    cancels::{CancelsError, cancels},
-    publisher::{Patience, publisher},
-};
+use transport::role::Role;
 
+pub use self::start::StartError;
 use crate::{
-    attempt::{Attempt, Bench, Control, Settled},
-    booking::{self, Booker},
-    config::{PoolConfig, PoolModel},
+    attempt::{Attempt, Ears, Settled},
     keeper::Keeper,
-    metrics::{self, PoolMetrics},
-    nats,
-    provider::{Health, UsedItem},
-    stats::Recent,
+    kit::Kit,
+    metrics, nats,
+    shift::{Decision, Meaning, Message, Shift},
+    standing::Ledger,
 };
 
-/// How long acceptances are collected. Off the critical path: the job runs meanwhile.
-const FLUSH_AFTER: Duration = Duration::from_millis(2);
-/// Heartbeats on change come no faster than this.
-const BEAT_MIN: Duration = Duration::from_millis(5);
-const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// Offers taken before the next look at the other sources.
 const BURST: usize = 256;
-/// Health checks missed in a row before the provider counts as down: a busy server misses one now and then.
-const MISSES: u32 = 3;
-
-/// Dispatchers say each second what they want warm; one that says nothing for so long is gone.
-const WARM_ORDER_HOLDS: Duration = Duration::from_secs(10);
-/// A job that runs so many times longer than 95 of 100 may never end.
-const OVERDUE: u32 = 3;
-/// Less is no hang, however fast jobs usually are.
-const OVERDUE_LEAST: Duration = Duration::from_secs(1);
-
-/// A job that runs here.
-struct Running {
-    region: Region,
-    seq: u64,
-    model: ModelToken,
-    keeper: Arc<Keeper>,
-    control: Arc<Control>,
-    /// Who offered it, and is told how it ends.
-    offer: OfferKey,
-    since: Instant,
-}
-
-/// Why a worker could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// No connection.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// No subscription.
-    #[error("cannot subscribe")]
-    Subscribe(#[from] async_nats::SubscribeError),
-    /// No publisher.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-    /// What was taken back is not known.
-    #[error(transparent)]
-    Cancels(#[from] CancelsError),
-}
+/// How often leases are looked at: a twelfth of a lease, within these limits.
+const KEEP_MIN: Duration = Duration::from_millis(50);
+const KEEP_MAX: Duration = Duration::from_secs(1);
+/// How long attempts may take to end when they are told to stop: a journal entry and a return each.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// How long the last booking of standing cost may take, and then the role's own tasks.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a running worker stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -107,146 +58,140 @@ pub enum RunError {
 
 /// A connected worker.
 pub struct Pool {
-    bench: Arc<Bench>,
+    kit: Arc<Kit>,
+    role: Role,
+    shift: Shift,
     offers: Subscriber,
     orders: Subscriber,
-    /// What each dispatcher wants warm of each model, and since when.
-    warm_orders: HashMap<(ModelToken, WorkerId), (u32, Instant)>,
-    /// Containers being started on order.
-    warming: JoinSet<()>,
-    background: JoinSet<()>,
-    background_stop: CancellationToken,
-    floors: Bucket,
-    models: HashMap<ModelToken, (PoolModel, Recent)>,
-    running: JoinSet<Settled>,
-    /// What runs, by task.
-    jobs: HashMap<Id, Running>,
-    held: HashSet<(Region, u64)>,
-    extensions: JoinSet<()>,
-    answers: HashMap<String, Acceptances>,
-    flush_at: Option<Instant>,
-    beat_at: Instant,
-    started: Micros,
-    succeeded: u64,
-    failed: u64,
-    draining: bool,
-    healthy: tokio::sync::watch::Receiver<Option<bool>>,
+    healthy: watch::Receiver<Option<bool>>,
+    ledger: Ledger,
+    /// The attempts that run, each with its number in the shift. No outcome after a panic.
+    running: JoinSet<(u64, Option<Settled>)>,
+    held: FxHashMap<u64, Held>,
+    /// Extensions of leases, and orders to keep warm, on their way.
+    errands: JoinSet<()>,
+    /// The booking of standing cost that goes on, one at a time.
+    booking: JoinSet<()>,
+}
+
+/// What the loop keeps of an attempt.
+struct Held {
+    keeper: Arc<Keeper>,
+    ears: Arc<Ears>,
+}
+
+/// The phase of a worker's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Working,
+    /// Nothing new is begun; what runs may go on until then.
+    Draining(Instant),
+    /// What runs was told to stop; it is abandoned then.
+    Stopping(Instant),
+}
+
+impl Phase {
+    /// When the phase ends by itself.
+    fn until(self) -> Option<Instant> {
+        match self {
+            Self::Working => None,
+            Self::Draining(at) | Self::Stopping(at) => Some(at),
+        }
+    }
 }
 
 impl Pool {
-    /// Connects and begins to listen for offers; takes none before [`Pool::run`].
-    pub async fn connect(config: PoolConfig) -> Result<Self, StartError> {
-        let name = format!("worker-{}-{}", config.pool, config.worker);
-        let link = Link::connect(&config.link, &name).await?;
-        let control = Link::connect(&config.link, &format!("{name}-control")).await?;
-        let (publisher, publisher_task) = publisher(&link, Patience::FOREVER).await?;
-        let (acks, ack_task) = acks(&control).await?;
-        let (cancels, cancel_task) = cancels(&control.client).await?;
-        let offers = link
-            .client
-            .queue_subscribe(subjects::work(&config.pool), subjects::work_group(&config.pool))
-            .await?;
-        let orders = control.client.subscribe(subjects::orders(&config.pool, &config.worker)).await?;
-        let background_stop = CancellationToken::new();
-        let mut background = JoinSet::new();
-        background.spawn(publisher_task.run(background_stop.clone()));
-        background.spawn(ack_task.run(background_stop.clone(), Duration::from_secs(2)));
-        background.spawn(cancel_task.run(background_stop.clone()));
-        let (tell, healthy) = tokio::sync::watch::channel(None);
-        if let Some(every) = config.health_every {
-            background.spawn(watch_health(config.clone(), every, tell, background_stop.clone()));
-        }
-        let models =
-            config.models.iter().map(|m| (m.model.clone(), (m.clone(), Recent::default()))).collect();
-        let bucket = |name| Bucket::new(control.client.clone(), publisher.clone(), name);
-        let (journals, floors) = (bucket(JOURNAL_BUCKET), bucket(FLOORS_BUCKET));
-        let metrics = PoolMetrics::new(&config.pool);
-        let bench = Bench {
-            config,
-            client: link.client,
-            control: control.client.clone(),
-            publisher,
-            acks,
-            journals,
-            cancels,
-            stop: CancellationToken::new(),
-            metrics,
-        };
-        Ok(Self {
-            bench: Arc::new(bench),
-            offers,
-            orders,
-            warm_orders: HashMap::new(),
-            warming: JoinSet::new(),
-            background,
-            background_stop,
-            floors,
-            models,
-            running: JoinSet::new(),
-            jobs: HashMap::new(),
-            held: HashSet::new(),
-            extensions: JoinSet::new(),
-            answers: HashMap::new(),
-            flush_at: None,
-            beat_at: Instant::now(),
-            started: SystemClock.now(),
-            succeeded: 0,
-            failed: 0,
-            draining: false,
-            healthy,
-        })
-    }
-
     /// Works until `shutdown`; then takes no more, finishes what runs within the grace period, gives back the rest.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let config = self.bench.config.clone();
+        let config = &self.kit.config;
         info!(pool = %config.pool, worker = %config.worker, slots = config.slots, "taking offers");
-        let outcome = self.work(&shutdown).await;
-        self.wind_down().await;
+        let outcome = self.live(&shutdown).await;
+        self.close().await;
         outcome
     }
 
-    async fn work(&mut self, shutdown: &CancellationToken) -> Result<(), RunError> {
-        let mut beat = interval(BEAT_EVERY);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut standing = interval(self.bench.config.standing_every);
-        standing.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        standing.reset();
-        let mut keep = self.keep_interval();
-        loop {
-            let flush_at = self.flush_at;
+    /// The loop.
+    async fn live(&mut self, shutdown: &CancellationToken) -> Result<(), RunError> {
+        let (mut phase, mut listens, mut outcome) = (Phase::Working, true, Ok(()));
+        // Often enough that a lease is extended in good time, and that two lost requests do not cost it.
+        let mut keep = every((self.kit.config.ack_wait / 12).clamp(KEEP_MIN, KEEP_MAX));
+        // The first tick comes at once: it closes what an earlier worker left standing.
+        let mut standing = every(self.kit.config.standing_every);
+        while phase == Phase::Working || !self.running.is_empty() {
+            let wake = self.kit.clock.instant(self.shift.wake_at());
+            let until = phase.until();
             tokio::select! {
                 biased; // Stop before settle, settle before start.
-                () = shutdown.cancelled() => return Ok(()),
-                Some(ended) = self.running.join_next_with_id() => {
+                () = shutdown.cancelled(), if phase == Phase::Working => phase = self.drain().await,
+                Some(ended) = self.running.join_next() => {
                     self.settle(ended);
-                    while let Some(ended) = self.running.try_join_next_with_id() {
+                    while let Some(ended) = self.running.try_join_next() {
                         self.settle(ended);
                     }
-                    self.flush_soon();
                 }
-                offer = self.offers.next() => {
-                    self.take(offer.ok_or(RunError::Closed)?);
-                    for _ in 0..BURST {
-                        let Some(Some(offer)) = self.offers.next().now_or_never() else { break };
-                        self.take(offer);
-                    }
-                }
+                () = sleep_until(wake) => self.speak().await,
                 Some(order) = self.orders.next() => self.obey(&order),
-                Some(_) = self.warming.join_next() => {}
-                () = sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => self.flush().await,
-                Ok(()) = self.healthy.changed() => self.beat().await,
+                offer = self.offers.next(), if listens => if let Some(offer) = offer {
+                    self.take_burst(offer);
+                } else {
+                    listens = false;
+                    if phase == Phase::Working {
+                        outcome = Err(RunError::Closed);
+                        phase = self.drain().await;
+                    }
+                },
+                Ok(()) = self.healthy.changed() => self.look_at_provider(),
                 _ = keep.tick() => self.keep_leases(),
-                Some(_) = self.extensions.join_next() => {}
-                _ = beat.tick() => self.beat().await,
-                _ = standing.tick() => self.book_standing().await,
+                _ = standing.tick() => self.book_standing(),
+                Some(_) = self.errands.join_next() => {}
+                Some(_) = self.booking.join_next() => {}
+                () = sleep_until(until.unwrap_or(wake)), if until.is_some() => phase = self.overrun(phase).await,
+            }
+        }
+        outcome
+    }
+
+    /// Takes no more offers; those that are on their way are refused.
+    async fn drain(&mut self) -> Phase {
+        self.shift.drain(self.kit.clock.now());
+        if let Err(error) = self.offers.drain().await {
+            debug!(%error, "offers not drained");
+        }
+        Phase::Draining(Instant::now() + self.kit.config.grace)
+    }
+
+    /// A phase was too short for what runs.
+    async fn overrun(&mut self, phase: Phase) -> Phase {
+        let jobs = self.running.len();
+        match phase {
+            Phase::Working => phase,
+            Phase::Draining(_) => {
+                warn!(jobs, "grace period over, giving back what still runs");
+                self.kit.stop.cancel();
+                Phase::Stopping(Instant::now() + STOP_WITHIN)
+            }
+            Phase::Stopping(_) => {
+                warn!(jobs, "abandoned; they are delivered again");
+                self.running.shutdown().await;
+                for (number, _) in self.held.drain() {
+                    self.shift.ended(number, None, self.kit.clock.now());
+                }
+                phase
             }
         }
     }
 
-    /// Takes an offer or says why not. A job is never queued here.
-    fn take(&mut self, message: Message) {
-        let now = SystemClock.now();
+    /// Takes an offer, and those that are there already.
+    fn take_burst(&mut self, first: async_nats::Message) {
+        self.take(first);
+        for _ in 0..BURST {
+            let Some(Some(offer)) = self.offers.next().now_or_never() else { break };
+            self.take(offer);
+        }
+    }
+
+    fn take(&mut self, message: async_nats::Message) {
+        let now = self.kit.clock.now();
         let handover = match nats::read_offer(&message) {
             Ok(handover) => handover,
             Err(error) => {
@@ -254,96 +199,50 @@ impl Pool {
                 return;
             }
         };
-        let Some(reply) = message.reply.clone() else {
+        let Some(accept) = message.reply.clone() else {
             warn!("an offer without a reply subject");
             return;
         };
-        if now > handover.accept_by_us {
-            metrics::offer_late();
-            debug!(offer = handover.offer, "offer came too late, dropped");
-            return;
-        }
-        let key = (handover.subject.region.clone(), handover.lease.stream_seq);
-        let model = self.models.get(&handover.subject.model).map(|(m, _)| m.clone());
-        let refusal = if self.draining {
-            Some(RefusedBecause::Draining)
-        } else if self.held.contains(&key) {
-            Some(RefusedBecause::Running)
-        } else if self.running.len() >= self.bench.config.slots as usize {
-            Some(RefusedBecause::Busy)
-        } else if model.is_none() {
-            Some(RefusedBecause::Model)
-        } else {
-            None
-        };
-        let offer = handover.offer;
-        let reply = reply.into_string();
-        let answer = answer(&mut self.answers, &self.bench.config, &reply);
-        match (refusal, model) {
-            (None, Some(model)) => {
-                answer.accepted.push(offer);
-                let token = model.model.clone();
-                let attempt = Box::new(Attempt::new(self.bench.clone(), handover, message, model, now));
-                let (gauge, keeper, control) =
-                    (self.bench.metrics.begin(), attempt.keeper(), attempt.control());
-                let task = self.running.spawn(async move {
+        match self.shift.offer(&handover, &accept, now) {
+            Decision::Accept(number) => {
+                let model = self.shift.serves(&handover.subject.model).cloned();
+                let model = model.expect("an offer of a model that is not served is refused");
+                let kit = self.kit.clone();
+                let gauge = kit.metrics.begin();
+                let attempt = Attempt::new(kit, handover, accept.into_string(), message, model, now);
+                self.held.insert(number, Held { keeper: attempt.keeper(), ears: attempt.ears() });
+                self.running.spawn(async move {
                     let _gauge = gauge;
-                    attempt.run().await
+                    // A panic is one attempt's end, and which one it was must be known.
+                    (number, AssertUnwindSafe(Box::new(attempt).run()).catch_unwind().await.ok())
                 });
-                self.held.insert(key.clone());
-                let running = Running {
-                    region: key.0,
-                    seq: key.1,
-                    model: token,
-                    keeper,
-                    control,
-                    offer: OfferKey { accept: reply, offer },
-                    since: Instant::now(),
-                };
-                self.jobs.insert(task.id(), running);
             }
-            (because, _) => {
-                let because = because.unwrap_or(RefusedBecause::Model);
-                metrics::refused(because);
-                answer.refused.push((offer, because));
+            Decision::Refuse(because) => metrics::refused(because),
+            Decision::Late => {
+                metrics::offer_late();
+                debug!(offer = handover.offer, "offer came too late, dropped");
             }
         }
-        self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
     }
 
-    fn settle(&mut self, ended: Result<(Id, Settled), JoinError>) {
-        let (id, settled) = match ended {
-            Ok(pair) => pair,
+    fn settle(&mut self, ended: Result<(u64, Option<Settled>), tokio::task::JoinError>) {
+        let (number, settled) = match ended {
+            Ok(ended) => ended,
+            // Only at the very end, when what is left is abandoned.
             Err(error) => {
-                error!(%error, "an attempt panicked; its job comes again");
-                (error.id(), Settled::NOTHING)
+                debug!(%error, "an attempt was abandoned");
+                return;
             }
         };
-        let Some(Running { region, seq, model, offer, .. }) = self.jobs.remove(&id) else { return };
-        self.held.remove(&(region, seq));
-        match settled.failed {
-            None => {
-                self.succeeded += 1;
-                if let Some((_, recent)) = self.models.get_mut(&model) {
-                    recent.add(settled.service);
-                }
-            }
-            Some(FailureClass::WorkerLost | FailureClass::Preempted | FailureClass::Cancelled) => {}
-            Some(_) => self.failed += 1,
+        if settled.is_none() {
+            error!("an attempt panicked; its job comes again");
         }
-        answer(&mut self.answers, &self.bench.config, &offer.accept).ended.push(EndedAttempt {
-            offer: offer.offer,
-            failed: settled.failed,
-            retry_after_us: settled.retry_after_us,
-            service_us: micros(settled.service),
-            cold_us: micros(settled.cold),
-            cost_usd: settled.cost,
-            kept: settled.kept,
-        });
+        self.held.remove(&number);
+        self.shift.ended(number, settled, self.kit.clock.now());
     }
 
     /// Does what a dispatcher asks. What is meant may have ended meanwhile.
-    fn obey(&mut self, message: &Message) {
+    fn obey(&mut self, message: &async_nats::Message) {
         let order = match nats::read_order(message) {
             Ok(order) => order,
             Err(error) => {
@@ -351,329 +250,93 @@ impl Pool {
                 return;
             }
         };
-        let find = |key: &OfferKey| self.jobs.values().find(|r| r.offer == *key).map(|r| r.control.as_ref());
-        match order {
-            Order::Hedged(key) => find(&key).into_iter().for_each(Control::hedged),
-            Order::Alone(key, entry) => {
-                if let Some(control) = find(&key) {
-                    control.alone(entry.map(|entry| *entry));
+        match self.shift.order(order, self.kit.clock.now()) {
+            Meaning::Attempt(number, news) => {
+                if let Some(held) = self.held.get(&number) {
+                    held.ears.tell(news);
                 }
             }
-            Order::Stop(key) => find(&key).into_iter().for_each(Control::stop),
-            Order::Warm { from, model: token, containers } => {
-                let Some((model, _)) = self.models.get(&token) else { return };
-                let now = Instant::now();
-                self.warm_orders.retain(|_, (_, at)| now.duration_since(*at) < WARM_ORDER_HOLDS);
-                self.warm_orders.insert((token.clone(), from), (containers, now));
-                let of_model = self.warm_orders.iter().filter(|((of, _), _)| *of == token);
-                let containers = of_model.map(|(_, (containers, _))| containers).sum();
-                let (bench, name) = (self.bench.clone(), model.served_as.clone());
-                self.warming.spawn(async move {
-                    if let Err(failure) = bench.config.provider.warm(&name, containers).await {
+            Meaning::Warm(model, containers) => {
+                let provider = self.kit.config.provider.clone();
+                self.errands.spawn(async move {
+                    if let Err(failure) = provider.warm(&model, containers).await {
                         debug!(class = %failure.class, message = failure.message, "containers not kept warm");
                     }
                 });
             }
+            Meaning::Nothing => {}
         }
     }
 
-    fn flush_soon(&mut self) {
-        self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
+    fn look_at_provider(&mut self) {
+        let healthy = *self.healthy.borrow_and_update();
+        self.shift.provider(healthy, self.kit.config.provider.warmable(), self.kit.clock.now());
     }
 
-    /// Sends acceptances, and a heartbeat when the load has changed.
-    async fn flush(&mut self) {
-        self.flush_at = None;
-        let running = self.running_count();
-        for (reply, mut answer) in std::mem::take(&mut self.answers) {
-            answer.running = running;
-            send(&self.bench.client, &reply, &answer).await;
-        }
-        if self.beat_at.elapsed() >= BEAT_MIN {
-            self.beat().await;
-        } else {
-            self.flush_at = Some(self.beat_at + BEAT_MIN);
-        }
+    /// Sends what is due.
+    async fn speak(&mut self) {
+        self.look_at_provider();
+        let due = self.shift.tick(self.kit.clock.now());
+        self.send(due).await;
     }
 
-    async fn beat(&mut self) {
-        self.beat_at = Instant::now();
-        let config = &self.bench.config;
-        let beat = Heartbeat {
-            pool: config.pool.clone(),
-            worker: config.worker.clone(),
-            started_us: self.started,
-            at_us: SystemClock.now(),
-            slots: config.slots,
-            running: self.running_count(),
-            draining: self.draining,
-            healthy: *self.healthy.borrow(),
-            succeeded: self.succeeded,
-            failed: self.failed,
-            models: config.models.iter().map(|m| self.served(m)).collect(),
-        };
-        send(&self.bench.client, &subjects::heartbeat(&config.pool, &config.worker), &beat).await;
-    }
-
-    fn served(&self, model: &PoolModel) -> ServedModel {
-        let config = &self.bench.config;
-        let recent = self.models.get(&model.model).map(|(_, r)| r.quantiles(model.expected));
-        let (p50, p95) = recent.unwrap_or((model.expected, model.expected * 2));
-        let (now, late) = (Instant::now(), (p95 * OVERDUE).max(OVERDUE_LEAST));
-        let here = || self.jobs.values().filter(|running| running.model == model.model);
-        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        ServedModel {
-            running: number(here().count()),
-            overdue: number(here().filter(|running| now.duration_since(running.since) > late).count()),
-            second_usd: booking::second(&config.prices, &config.price_name, &model.sku, SystemClock.now()),
-            idle_us: micros(config.idle),
-            rented: config.rented,
-            detached: config.provider.detached(),
-            warmable: config.provider.warmable(),
-            model: model.model.clone(),
-            sku: model.sku.clone(),
-            size: model.size,
-            expected_cost_usd: booking::expected_cost(
-                &config.prices,
-                &config.price_name,
-                &model.sku,
-                p50,
-                SystemClock.now(),
-            ),
-            p50_us: micros(p50),
-            p95_us: micros(p95),
-        }
-    }
-
-    fn running_count(&self) -> u32 {
-        u32::try_from(self.running.len()).unwrap_or(u32::MAX)
-    }
-
-    async fn wind_down(&mut self) {
-        self.draining = true;
-        self.beat().await;
-        if let Err(error) = self.offers.drain().await {
-            debug!(%error, "offers not drained");
-        }
-        while let Ok(Some(offer)) = tokio::time::timeout(FLUSH_AFTER * 20, self.offers.next()).await {
-            self.take(offer);
-        }
-        self.flush().await;
-        let grace = self.bench.config.grace;
-        if tokio::time::timeout(grace, self.finish_running()).await.is_err() {
-            warn!(jobs = self.running.len(), "grace period over, giving back what still runs");
-            self.bench.stop.cancel();
-            if tokio::time::timeout(Duration::from_secs(5), self.finish_running()).await.is_err() {
-                warn!(jobs = self.running.len(), "abandoned; they are delivered again");
-                self.running.shutdown().await;
-            }
-        }
-        self.book_standing().await;
-        self.beat().await;
-        self.background_stop.cancel();
-        while self.background.join_next().await.is_some() {}
-        for client in [&self.bench.client, &self.bench.control] {
-            if let Err(error) = client.flush().await {
-                debug!(%error, "connection not flushed");
-            }
-        }
-        info!(pool = %self.bench.config.pool, succeeded = self.succeeded, failed = self.failed, "worker stopped");
-    }
-
-    async fn finish_running(&mut self) {
-        let mut keep = self.keep_interval();
-        loop {
-            tokio::select! {
-                ended = self.running.join_next_with_id() => match ended {
-                    Some(ended) => self.settle(ended),
-                    None => return,
-                },
-                _ = keep.tick() => self.keep_leases(),
-            }
-        }
-    }
-
-    /// Often enough that a lease is extended in good time, and that two lost requests do not cost it.
-    fn keep_interval(&self) -> tokio::time::Interval {
-        let mut keep =
-            interval((self.bench.config.ack_wait / 12).clamp(Duration::from_millis(50), BEAT_EVERY));
-        keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        keep
-    }
-
-    fn keep_leases(&mut self) {
-        for running in self.jobs.values() {
-            running.keeper.check();
-            if running.keeper.due() {
-                let keeper = running.keeper.clone();
-                self.extensions.spawn(async move { keeper.extend().await });
-            }
-        }
-    }
-
-    /// Books what the provider counts as standing since it was last booked, by whomever of this pool.
-    async fn book_standing(&mut self) {
-        let config = &self.bench.config;
-        let Some(total) = config.provider.standing().await else {
-            return;
-        };
-        let key = format!("standing.{}.{}", config.pool.region, config.pool.provider);
-        let before: Booked = match self.floors.get(&key).await {
-            Ok(bytes) => bytes.and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default(),
-            Err(error) => {
-                warn!(%error, "standing cost not booked now");
-                return;
-            }
-        };
-        let (after, lines) = match new_standing(config, &before, &total, SystemClock.now()) {
-            Ok(Some(found)) => found,
-            Ok(None) => return,
-            Err(error) => {
-                error!(pool = %config.pool, %error, "standing usage without a price");
-                return;
-            }
-        };
-        let booker = Booker { pool: &config.pool, prices: &config.prices };
-        let event = booker.standing(lines, SystemClock.now());
-        self.bench.metrics.booked(event.purpose, event.amount_usd);
-        // The same span booked by two workers of the pool has the same id and is stored once.
-        let id = format!("standing:{}:{}-{}:cost", config.pool, before.sum(), after.sum());
-        let (subject, headers, body) = nats::standing(&event, id);
-        let stored = self.bench.publisher.publish(subject, headers, body).await;
-        let written = serde_json::to_vec(&after).expect("numbers by name always encode");
-        let stored = match stored {
-            Ok(_) => self.floors.put(&key, written.into()).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = stored {
-            warn!(%error, "standing cost not booked now");
-        }
-    }
-}
-
-/// Standing microseconds booked so far, by SKU and item.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Booked(std::collections::BTreeMap<String, u64>);
-
-impl Booked {
-    fn sum(&self) -> u64 {
-        self.0.values().sum()
-    }
-
-    /// What it is kept under. Idle time is by SKU alone, as it was when there was nothing else.
-    fn key(item: &UsedItem) -> String {
-        match item.item {
-            "idle" => item.sku.clone(),
-            other => format!("{}:{other}", item.sku),
-        }
-    }
-}
-
-type Bill = (Vec<schemas::cost::CostLine>, schemas::UsdNanos);
-
-/// What is new in `total` since `before`. Priced as the difference of two totals, so that many small bookings add up
-/// to exactly what one large one would cost while the price stays.
-fn new_standing(
-    config: &PoolConfig,
-    before: &Booked,
-    total: &[UsedItem],
-    at: Micros,
-) -> Result<Option<(Booked, Bill)>, schemas::prices::PriceError> {
-    let (mut after, mut lines) = (before.clone(), Vec::new());
-    for item in total {
-        let Used::Time(span) = item.used else { continue };
-        let key = Booked::key(item);
-        let from = before.0.get(&key).copied().unwrap_or(0);
-        let to = micros(span);
-        // A provider that began to count again: what it says now is all new.
-        let from = if to < from { 0 } else { from };
-        if to == from {
-            continue;
-        }
-        let price = |us| {
-            let used = [UsedItem {
-                sku: item.sku.clone(),
-                item: item.item,
-                used: Used::Time(Duration::from_micros(us)),
-            }];
-            booking::bill(&config.prices, &config.price_name, &used, at)
-        };
-        let ((new, _), (old, _)) = (price(to)?, price(from)?);
-        for (mut line, old) in new.into_iter().zip(old) {
-            line.quantity = to - from;
-            line.amount_usd = line.amount_usd.checked_sub(old.amount_usd).unwrap_or_default();
-            lines.push(line);
-        }
-        after.0.insert(key, to);
-    }
-    if lines.is_empty() {
-        return Ok(None);
-    }
-    let sum = schemas::money::total(lines.iter().map(|l| l.amount_usd)).unwrap_or_default();
-    Ok(Some((after, (lines, sum))))
-}
-
-/// What a dispatcher is told next.
-fn answer<'a>(
-    answers: &'a mut HashMap<String, Acceptances>,
-    config: &PoolConfig,
-    reply: &str,
-) -> &'a mut Acceptances {
-    // Looked up twice rather than copied: nearly always it is there.
-    if !answers.contains_key(reply) {
-        let empty = Acceptances {
-            pool: config.pool.clone(),
-            worker: config.worker.clone(),
-            started_us: Micros::default(),
-            running: 0,
-            open: None,
-            accepted: Vec::new(),
-            refused: Vec::new(),
-            ended: Vec::new(),
-        };
-        answers.insert(reply.to_owned(), empty);
-    }
-    answers.get_mut(reply).expect("it was put there if it was missing")
-}
-
-async fn send(client: &Client, subject: &str, value: &impl Serialize) {
-    let body = serde_json::to_vec(value).expect("our own messages have only string keys");
-    if let Err(error) = client.publish_with_headers(subject.to_owned(), HeaderMap::new(), body.into()).await {
-        debug!(subject, %error, "not sent");
-    }
-}
-
-async fn watch_health(
-    config: PoolConfig,
-    every: Duration,
-    tell: tokio::sync::watch::Sender<Option<bool>>,
-    stop: CancellationToken,
-) {
-    let mut tick = interval(every);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut misses = 0u32;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        let health = tokio::select! {
-            () = stop.cancelled() => return,
-            health = config.provider.health() => health,
-        };
-        let up = match health {
-            Health::Up => {
-                misses = 0;
-                true
-            }
-            Health::Down(failure) => {
-                misses += 1;
-                if misses == MISSES {
-                    warn!(pool = %config.pool, class = %failure.class, message = failure.message, "provider is down");
+    async fn send(&self, messages: Vec<Message>) {
+        for message in messages {
+            match message {
+                Message::Acceptances(accept, news) => self.publish(accept, &news).await,
+                Message::Heartbeat(beat) => {
+                    self.publish(subjects::heartbeat(&beat.pool, &beat.worker), &beat).await;
                 }
-                misses < MISSES
             }
-        };
-        tell.send_if_modified(|now| now.replace(up) != Some(up));
+        }
     }
+
+    async fn publish(&self, subject: String, value: &impl Serialize) {
+        let body = serde_json::to_vec(value).expect("our own messages have only string keys");
+        let sent = self.kit.client.publish_with_headers(subject, HeaderMap::new(), body.into()).await;
+        if let Err(error) = sent {
+            debug!(%error, "not sent");
+        }
+    }
+
+    /// Extends the leases that are due; each knows itself when it is lost.
+    fn keep_leases(&mut self) {
+        for held in self.held.values() {
+            if held.keeper.check() {
+                let keeper = held.keeper.clone();
+                self.errands.spawn(async move { keeper.extend().await });
+            }
+        }
+    }
+
+    fn book_standing(&mut self) {
+        if self.booking.is_empty() {
+            let ledger = self.ledger.clone();
+            self.booking.spawn(async move { ledger.book().await });
+        }
+    }
+
+    /// Books for the last time, says the last word, and ends what runs beside the loop.
+    async fn close(mut self) {
+        let last = async {
+            while self.booking.join_next().await.is_some() {}
+            self.ledger.book().await;
+        };
+        if timeout(CLOSE_WITHIN, last).await.is_err() {
+            warn!("the last standing cost is not booked; the pool's next worker books it");
+        }
+        let words = self.shift.close(self.kit.clock.now());
+        self.send(words).await;
+        let (succeeded, failed) = self.shift.counts();
+        let pool = self.kit.config.pool.clone();
+        self.role.close(CLOSE_WITHIN).await;
+        info!(%pool, succeeded, failed, "worker stopped");
+    }
+}
+
+/// A timer that, when the loop was held up, goes on from then.
+fn every(span: Duration) -> Interval {
+    let mut interval = interval(span);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }

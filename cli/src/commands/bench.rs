@@ -217,6 +217,7 @@ fn dispatcher_config(
         id: WorkerId::try_from("bench")?,
         topology: config.topology.clone(),
         regions: vec![region.clone()],
+        pools: Vec::new(),
         policy: config.policy.clone(),
         breaker: config.breaker.clone(),
         offers: config.offers.clone(),

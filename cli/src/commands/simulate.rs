@@ -88,7 +88,7 @@ async fn play(
                 let next = work.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some((index, policy)) = next else { return };
                 let case = &cases[index];
-                let outcome = routing_lab::run(&case.scenario, case.trace.as_ref(), policy, seed);
+                let outcome = routing_lab::play(&case.scenario, case.trace.as_ref(), policy, seed);
                 if done.blocking_send((index, outcome)).is_err() {
                     return;
                 }

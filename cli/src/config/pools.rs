@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use schemas::{PoolId, ProviderId, prices::PriceBook, time::Clock as _, topology::Settings};
+use routing::never::{KnownModel, KnownPool};
+use schemas::{Micros, PoolId, ProviderId, prices::PriceBook, time::Clock as _, topology::Settings};
 use transport::SystemClock;
-use workers::{PoolConfig, PoolModel};
+use workers::{PoolConfig, PoolModel, booking};
 
 use super::{
     call::{Call, World},
@@ -41,6 +42,17 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
+    /// A dispatcher's knowledge of the pool before the first heartbeat: its models, and the cost of an attempt there that is
+    /// expected by the prices in force at `at`.
+    pub(crate) fn known(&self, prices: &PriceBook, at: Micros) -> KnownPool {
+        let known = |model: &PoolModel| KnownModel {
+            model: model.model.clone(),
+            size: model.size,
+            least_cost: booking::expected_cost(prices, &self.price_name, &model.sku, model.expected, at),
+        };
+        KnownPool { id: self.id.clone(), models: self.models.iter().map(known).collect() }
+    }
+
     /// Reads the secrets and gives a worker's configuration.
     pub(super) fn build(
         &self,

@@ -1,4 +1,4 @@
-//! What happens to an attempt, from its offer to its end, and what becomes of its job.
+//! Follows an attempt from its offer to its end, and decides what becomes of its job.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ use super::{
     Engine, START, What,
 };
 
-/// An offer that nobody answered goes to another after this.
+/// An offer without an answer goes to another pool after this time.
 const LAPSE: Duration = Duration::from_millis(1_500);
 
 /// An attempt that has not ended, or whose end was not heard.
 pub(super) struct Attempt {
-    /// None once the job went on without it.
+    /// Its job; `None` once the job went on without it.
     pub(super) job: Option<Key>,
     pub(super) region: usize,
     pub(super) subject: usize,
@@ -35,7 +35,9 @@ pub(super) struct Attempt {
     pub(super) sent: Sending,
     pub(super) call: Option<Call>,
     pub(super) over: Option<Over>,
-    /// Its offer was given up, so that its router knows of it no more.
+    /// Whether its router has heard that it was taken.
+    pub(super) taken: bool,
+    /// Whether its router has given up its offer, and no longer knows of it.
     pub(super) lapsed: bool,
     pub(super) sent_at: Micros,
 }
@@ -75,14 +77,15 @@ impl<R: Router> Engine<'_, R> {
         }
     }
 
-    /// A worker's answer is heard.
+    /// The answer of a worker is heard.
     pub(super) fn answer(&mut self, key: Key, taken: bool) {
-        let Some(attempt) = self.attempts.get(key) else { return };
+        let Some(attempt) = self.attempts.get_mut(key) else { return };
         let (sent, region) = (attempt.sent, attempt.region);
         if self.world.is_cut(sent.pool) {
             self.after(LAPSE, What::Lapse(key));
             return;
         }
+        attempt.taken = taken;
         let router = &mut self.desks[region].router;
         router.load(sent.pool, self.world.news(sent.pool), self.now);
         router.answered(&sent, taken, self.now);
@@ -96,41 +99,42 @@ impl<R: Router> Engine<'_, R> {
         self.unsent(key);
     }
 
-    /// An offer was not taken: its job goes on elsewhere, unless another attempt of it runs.
+    /// An offer was not taken: the job goes on elsewhere, unless another attempt of it runs.
     fn unsent(&mut self, key: Key) {
         let Some(attempt) = self.attempts.take(key) else { return };
         let Some(job) = attempt.job else { return };
         self.leave(job, key);
         if let Some(live) = self.jobs.get_mut(job) {
             live.avoid.push(self.scenario.pools[attempt.sent.pool].id.clone());
-            if live.runs == [None, None] {
+            if live.open == [None, None] {
                 self.requeue(job, attempt.sent.expected, UsdNanos::ZERO);
             }
         }
         self.drain(attempt.region);
     }
 
-    /// An attempt is no longer one of its job's.
-    fn leave(&mut self, job: Key, run: Key) {
+    /// Takes an attempt out of its job's open attempts.
+    fn leave(&mut self, job: Key, attempt: Key) {
         if let Some(live) = self.jobs.get_mut(job) {
-            for slot in live.runs.iter_mut().filter(|slot| **slot == Some(run)) {
+            for slot in live.open.iter_mut().filter(|slot| **slot == Some(attempt)) {
                 *slot = None;
             }
         }
     }
 
-    /// Back into the line, at its old place.
+    /// Puts a job back into its line, at its old place.
     fn requeue(&mut self, key: Key, expected: UsdNanos, actual: UsdNanos) {
         let Some(job) = self.jobs.get_mut(key) else { return };
         let Arrival { region, model, .. } = job.arrival;
         let Some(seat) = job.seat.take() else { return };
+        job.waits_since = self.now;
         let desk = &mut self.desks[region];
         desk.lines[model].corrected(&seat, expected, actual);
         desk.lines[model].put_back(seat, key);
         desk.waiting += 1;
     }
 
-    /// Nobody answered an offer. Whoever took it all the same works for nothing.
+    /// An offer got no answer. A worker that took it all the same works in vain.
     pub(super) fn lapse(&mut self, key: Key) {
         let Some(attempt) = self.attempts.get_mut(key) else { return };
         let (sent, region, runs) = (attempt.sent, attempt.region, attempt.call.is_some());
@@ -145,7 +149,7 @@ impl<R: Router> Engine<'_, R> {
             self.leave(job, key);
             if let Some(live) = self.jobs.get_mut(job) {
                 live.avoid.push(self.scenario.pools[sent.pool].id.clone());
-                if live.runs == [None, None] {
+                if live.open == [None, None] {
                     self.requeue(job, sent.expected, UsdNanos::ZERO);
                 }
             }
@@ -153,7 +157,7 @@ impl<R: Router> Engine<'_, R> {
         }
     }
 
-    /// A call ends at its worker, by itself or stopped.
+    /// A call ends at its worker, by itself or because it was stopped.
     pub(super) fn finish(&mut self, key: Key, failed: Option<FailureClass>) {
         let Some(attempt) = self.attempts.get_mut(key) else { return };
         let Some(call) = attempt.call else { return };
@@ -166,7 +170,7 @@ impl<R: Router> Engine<'_, R> {
             self.after(delay, What::Ended(key));
             return;
         };
-        // Heard once the way is open again, unless the lease ran out: its last extension came before the cut.
+        // It is heard once messages pass again, unless the lease has run out: it was last extended before the cut.
         let cut = self
             .scenario
             .faults
@@ -180,7 +184,7 @@ impl<R: Router> Engine<'_, R> {
         }
     }
 
-    /// A job comes back from whoever was cut off with it.
+    /// The lease of a job has run out while its worker was cut off: the job comes back.
     pub(super) fn lost(&mut self, key: Key) {
         let Some(attempt) = self.attempts.take(key) else { return };
         let cost = attempt.over.map_or(UsdNanos::ZERO, |over| over.cost);
@@ -256,15 +260,26 @@ impl<R: Router> Engine<'_, R> {
             started_us: self.now,
             trace: Trace::Failed { failure: failure.clone(), cost_usd: cost },
         });
-        if job.runs != [None, None] {
+        if job.open != [None, None] {
             return;
         }
         let template = &mut self.templates[job.subject];
         template.head.deadline = Some(job.deadline);
-        let want =
-            Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &[], ahead: 0 };
-        match self.desks[attempt.region].router.verdict(&want, &failure, self.now) {
-            Verdict::Again { .. } => self.requeue(key, attempt.sent.expected, cost),
+        let want = Want {
+            job: template,
+            model: job.arrival.model,
+            journal: &job.journal,
+            avoid: &[],
+            ahead: 0,
+            held_for: Duration::ZERO,
+            rests: false,
+        };
+        let router = &mut self.desks[attempt.region].router;
+        match router.verdict(&want, &failure, self.now) {
+            Verdict::Again { .. } => {
+                job.rests_until = self.now + router.rest(&job.journal);
+                self.requeue(key, attempt.sent.expected, cost);
+            }
             Verdict::End(Status::Expired, _) => self.end_job(key, End::Expired),
             Verdict::End(Status::Succeeded | Status::Failed | Status::Cancelled, _) => {
                 self.end_job(key, End::Failed);
@@ -272,35 +287,42 @@ impl<R: Router> Engine<'_, R> {
         }
     }
 
-    /// A job is over; attempts of it that still run are stopped.
+    /// Ends a job. Its attempts that still run are stopped.
     pub(super) fn end_job(&mut self, key: Key, end: End) {
         let Some(job) = self.jobs.take(key) else { return };
         let Arrival { region, tenant, .. } = job.arrival;
         let waiting = self.desks[region].waiting;
         self.ledger.ended((region, tenant), job.arrived, job.deadline, end, waiting, self.now);
-        for run in job.runs.into_iter().flatten() {
-            if let Some(attempt) = self.attempts.get_mut(run) {
+        for key in job.open.into_iter().flatten() {
+            if let Some(attempt) = self.attempts.get_mut(key) {
                 attempt.job = None;
                 let pool = attempt.sent.pool;
-                self.after(self.delay(region, pool), What::Stop(run));
+                self.after(self.delay(region, pool), What::Stop(key));
             }
         }
     }
 
-    /// An attempt runs longer than usual: perhaps a second one beside it.
+    /// An attempt takes longer than usual: asks the router for a second one.
     pub(super) fn hedge(&mut self, key: Key) {
         let Some(attempt) = self.attempts.get(key) else { return };
         let (Some(job_key), None) = (attempt.job, attempt.over) else { return };
         let (region, pool) = (attempt.region, attempt.sent.pool);
         let Some(job) = self.jobs.get_mut(job_key) else { return };
-        if job.runs[1].is_some() {
+        if job.open[1].is_some() {
             return;
         }
         let template = &mut self.templates[job.subject];
         template.head.deadline = Some(job.deadline);
         let avoid = [self.scenario.pools[pool].id.clone()];
-        let want =
-            Want { job: template, model: job.arrival.model, journal: &job.journal, avoid: &avoid, ahead: 0 };
+        let want = Want {
+            job: template,
+            model: job.arrival.model,
+            journal: &job.journal,
+            avoid: &avoid,
+            ahead: 0,
+            held_for: Duration::ZERO,
+            rests: false,
+        };
         if let Some(sent) = self.desks[region].router.hedge(&want, self.now) {
             self.send(job_key, region, sent);
         }

@@ -1,4 +1,4 @@
-//! The shared counters of budgets: one bank for the dispatchers of all regions, as far away as the first region is.
+//! The shared counters of budgets. All dispatchers use the same counters, which are in the first region.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,12 +11,12 @@ use super::{
 };
 use routing::budget::Draw;
 
-/// Where the counters are.
+/// The region of the counters.
 const HOME: usize = 0;
-/// A dispatcher looks so often what to ask, as its task does.
+/// How often a dispatcher sends draws, as the real one does.
 const EVERY: Duration = Duration::from_millis(20);
 
-/// Counters by subject, and what is on its way to them or back.
+/// The counters by subject, and the draws on their way to them or back.
 #[derive(Default)]
 pub(super) struct Bank {
     totals: BTreeMap<String, u64>,
@@ -26,12 +26,12 @@ pub(super) struct Bank {
 struct Asked {
     region: usize,
     draw: Draw,
-    /// What the counter said.
+    /// The total that the counter answered.
     total: u64,
 }
 
 impl<R: Router> Engine<'_, R> {
-    /// A dispatcher asks what it wants to know.
+    /// A dispatcher sends its draws.
     pub(super) fn draw(&mut self, region: usize) {
         for draw in self.desks[region].router.draws(self.now) {
             self.ask(region, draw);
@@ -49,13 +49,14 @@ impl<R: Router> Engine<'_, R> {
         let Bank { totals, asked } = &mut self.bank;
         let Some(asked) = asked.get_mut(key) else { return };
         let total = totals.entry(asked.draw.subject.clone()).or_default();
-        *total = total.checked_add_signed(asked.draw.take).expect("nobody gives back what it did not take");
+        *total =
+            total.checked_add_signed(asked.draw.take).expect("no dispatcher gives back what it did not take");
         asked.total = *total;
         let region = asked.region;
         self.after(self.scenario.delays[HOME][region], What::Drawn(key));
     }
 
-    /// Its answer is heard.
+    /// The answer of a counter is heard.
     pub(super) fn drawn(&mut self, key: Key) {
         let Some(Asked { region, draw, total }) = self.bank.asked.take(key) else { return };
         if let Some(back) = self.desks[region].router.drawn(&draw, total, self.now) {

@@ -1,31 +1,31 @@
-//! The rules of a scenario: each part of what a file says becomes a part that is always usable, or is refused by its key.
+//! The rules of a scenario: each part of a file becomes a checked part, or is refused by its key.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use schemas::{ModelToken, PoolId, ProviderId, Region, Tenant};
+use schemas::{ModelToken, Region, Tenant};
 
-use super::{
-    super::scenario::{
-        Arrivals, Burst, Day, Fault, FaultKind, LaneSpec, ModelSpec, PoolSpec, Price, RegionSpec, Scenario,
-        Serverless, Targets, TenantSpec,
-    },
-    Raw, RawArrivals, RawBudget, RawBurst, RawDelays, RawFault, RawKind, RawLanes, RawModel, RawProvider,
-    RawRegion, RawTenant, ScenarioError, Shape, Span, refuse,
+mod events;
+mod providers;
+
+use self::{
+    events::{check_budgets, check_overlaps},
+    providers::check_providers,
 };
-use routing::budget::{Rule, Rules, RulesError};
+use super::{
+    Raw, RawArrivals, RawDelays, RawLanes, RawModel, RawRegion, RawTenant, ScenarioError, Shape, Span, refuse,
+};
+use crate::scenario::{Arrivals, Day, LaneSpec, ModelSpec, RegionSpec, Scenario, Targets, TenantSpec};
 
-/// Longer than this is no scenario but a mistake: a year of jobs would run for days.
+/// The longest scenario. More is a mistake: a year of jobs would take days to play.
 const DURATION_MAX: Duration = Duration::from_secs(30 * 86_400);
-/// More than this a second is a mistake, too.
+/// The highest rate, jobs a second. More is a mistake, too.
 const RATE_MAX: f64 = 1e6;
-/// Slots of one pool, at most.
-const SLOTS_MAX: u32 = 1_000_000;
-/// How far shares may miss 1: what a person writes has a few decimals.
+/// How far the sum of shares may be off 1: what a person writes has a few decimals.
 const SHARES_OFF: f64 = 1e-6;
 
 impl Raw {
     pub(super) fn check(self) -> Result<Scenario, ScenarioError> {
-        // Every part by name, so that a new one cannot be overlooked.
+        // Each part is named, so that a new one cannot be overlooked.
         let Self {
             name,
             about,
@@ -151,7 +151,7 @@ fn part(key: impl Into<String>, value: f64) -> Result<f64, ScenarioError> {
     if (0.0..=1.0).contains(&value) { Ok(value) } else { refuse(key, format!("`{value}` must be 0 to 1")) }
 }
 
-/// Shares of a whole, each named by its key.
+/// Checks shares of a whole, each named by its key.
 fn whole<'a>(section: &str, shares: impl Iterator<Item = (&'a str, f64)>) -> Result<(), ScenarioError> {
     let mut sum = 0.0;
     for (name, share) in shares {
@@ -252,249 +252,4 @@ fn check_tenants(raw: BTreeMap<Tenant, RawTenant>) -> Result<Vec<TenantSpec>, Sc
         Ok(TenantSpec { name, share: tenant.share, weight: tenant.weight })
     };
     raw.into_iter().map(check).collect()
-}
-
-fn check_providers(
-    raw: BTreeMap<ProviderId, RawProvider>,
-    regions: &[RegionSpec],
-    models: &[ModelSpec],
-) -> Result<Vec<PoolSpec>, ScenarioError> {
-    let mut pools = Vec::new();
-    for (provider, raw) in raw {
-        let key = |field: &str| format!("providers.{provider}.{field}");
-        let prices = raw.prices(models, key)?;
-        let serverless = raw.serverless(key)?;
-        if !(0.01..=100.0).contains(&raw.speed) {
-            return refuse(key("speed"), format!("`{}` must be 0.01 to 100", raw.speed));
-        }
-        if raw.health_every.is_some_and(|span| span.0.is_zero()) {
-            return refuse(key("health_every"), "must be more than nothing, or left out");
-        }
-        for (region, slots) in raw.slots {
-            let Some(index) = regions.iter().position(|r| r.name == region) else {
-                return refuse(key(&format!("slots.{region}")), "is no region");
-            };
-            if !(1..=SLOTS_MAX).contains(&slots) {
-                return refuse(
-                    key(&format!("slots.{region}")),
-                    format!("`{slots}` must be 1 to {SLOTS_MAX}"),
-                );
-            }
-            pools.push(PoolSpec {
-                id: PoolId { region, provider: provider.clone() },
-                region: index,
-                slots,
-                speed: raw.speed,
-                prices: prices.clone(),
-                health_every: raw.health_every.map(|span| span.0),
-                serverless,
-            });
-        }
-    }
-    for model in models.iter().enumerate().filter(|(_, model)| model.share > 0.0) {
-        if !pools.iter().any(|pool| pool.prices[model.0].is_some()) {
-            return refuse(format!("models.{}", model.1.name), "has no provider with a price for it");
-        }
-    }
-    Ok(pools)
-}
-
-impl RawProvider {
-    fn prices(
-        &self,
-        models: &[ModelSpec],
-        key: impl Fn(&str) -> String,
-    ) -> Result<Vec<Option<Price>>, ScenarioError> {
-        let mut prices = vec![None; models.len()];
-        let inference =
-            self.per_inference.iter().map(|(m, usd)| ("per_inference", m, Price::Inference(*usd)));
-        let second = self.per_second.iter().map(|(m, usd)| ("per_second", m, Price::Second(*usd)));
-        for (field, name, price) in inference.chain(second) {
-            let Some(index) = models.iter().position(|model| model.name == *name) else {
-                return refuse(key(&format!("{field}.{name}")), "is no model");
-            };
-            if prices[index].replace(price).is_some() {
-                return refuse(key(&format!("{field}.{name}")), "has a price per inference already");
-            }
-        }
-        Ok(prices)
-    }
-
-    fn serverless(&self, key: impl Fn(&str) -> String) -> Result<Option<Serverless>, ScenarioError> {
-        let Some([Span(p50), Span(p95)]) = self.cold_start else {
-            for (field, given) in [
-                ("idle_timeout", self.idle_timeout.is_some()),
-                ("bills_idle", self.bills_idle),
-                ("warmable", self.warmable),
-            ] {
-                if given {
-                    return refuse(key(field), "is for providers with a cold_start");
-                }
-            }
-            return Ok(None);
-        };
-        if p50.is_zero() || p95 < p50 {
-            return refuse(key("cold_start"), "must be two spans, the median first, more than nothing");
-        }
-        let idle_timeout = self.idle_timeout.map_or(Duration::from_secs(10), |span| span.0);
-        let (bills_idle, warmable) = (self.bills_idle, self.warmable);
-        Ok(Some(Serverless { cold_start: (p50, p95), idle_timeout, bills_idle, warmable }))
-    }
-}
-
-fn check_budgets(
-    raw: Vec<RawBudget>,
-    tenants: &[TenantSpec],
-    pools: &[PoolSpec],
-) -> Result<Rules, ScenarioError> {
-    let check = |(index, raw): (usize, RawBudget)| {
-        let RawBudget { tenant, provider, period, limit, mode } = raw;
-        if let Some(name) = tenant.as_ref().filter(|name| !tenants.iter().any(|t| t.name == **name)) {
-            return refuse(format!("budgets[{index}].tenant"), format!("`{name}` is no tenant"));
-        }
-        if let Some(name) = provider.as_ref().filter(|name| !pools.iter().any(|p| p.id.provider == **name)) {
-            return refuse(format!("budgets[{index}].provider"), format!("provider `{name}` has no pool"));
-        }
-        Ok(Rule { tenant, provider, period, limit, mode })
-    };
-    let rules = raw.into_iter().enumerate().map(check).collect::<Result<Vec<_>, _>>()?;
-    Rules::new(rules).or_else(|error| match error {
-        RulesError::Twice(index) => refuse(format!("budgets[{index}]"), error.to_string()),
-        RulesError::TooMany(_) => refuse("budgets", error.to_string()),
-    })
-}
-
-/// A window of the time line, within it.
-fn window(
-    key: &str,
-    from: Span,
-    span: Span,
-    duration: Duration,
-) -> Result<(Duration, Duration), ScenarioError> {
-    if span.0.is_zero() {
-        return refuse(format!("{key}.for"), "must be more than nothing");
-    }
-    let until = from.0 + span.0;
-    if until > duration {
-        return refuse(
-            if from.0 >= duration { format!("{key}.from") } else { format!("{key}.for") },
-            format!("ends {until:?} after the start, and the scenario lasts {duration:?}"),
-        );
-    }
-    Ok((from.0, until))
-}
-
-impl RawBurst {
-    fn check(
-        self,
-        index: usize,
-        duration: Duration,
-        tenants: &[TenantSpec],
-        regions: &[RegionSpec],
-    ) -> Result<Burst, ScenarioError> {
-        let key = format!("bursts[{index}]");
-        let (from, until) = window(&key, self.from, self.r#for, duration)?;
-        if !(0.0..=10_000.0).contains(&self.factor) {
-            return refuse(format!("{key}.factor"), format!("`{}` must be 0 to 10000", self.factor));
-        }
-        let tenant = match &self.tenant {
-            None => None,
-            Some(name) => match tenants.iter().position(|tenant| tenant.name == *name) {
-                None => return refuse(format!("{key}.tenant"), format!("`{name}` is no tenant")),
-                found => found,
-            },
-        };
-        let region = match &self.region {
-            None => None,
-            Some(name) => match regions.iter().position(|region| region.name == *name) {
-                None => return refuse(format!("{key}.region"), format!("`{name}` is no region")),
-                found => found,
-            },
-        };
-        Ok(Burst { tenant, region, from, until, factor: self.factor })
-    }
-}
-
-impl RawFault {
-    fn check(self, index: usize, duration: Duration, pools: &[PoolSpec]) -> Result<Fault, ScenarioError> {
-        let key = format!("faults[{index}]");
-        let (from, until) = window(&key, self.from, self.r#for, duration)?;
-        let struck = |pool: &PoolSpec| {
-            self.provider.as_ref().is_none_or(|name| pool.id.provider == *name)
-                && self.region.as_ref().is_none_or(|name| pool.id.region == *name)
-        };
-        let at: Vec<usize> = (0..pools.len()).filter(|i| struck(&pools[*i])).collect();
-        if at.is_empty() {
-            let field = if self.provider.is_some() { "provider" } else { "region" };
-            return refuse(format!("{key}.{field}"), "has no pool that this could strike");
-        }
-        let whom = match (&self.provider, &self.region) {
-            (Some(provider), Some(region)) => format!("{provider}@{region}"),
-            (Some(provider), None) => provider.to_string(),
-            (None, Some(region)) => region.to_string(),
-            (None, None) => "all".to_owned(),
-        };
-        Ok(Fault { kind: self.kind(&key)?, pools: at, whom, from, until })
-    }
-
-    /// What it is, with exactly the figures that belong to it.
-    fn kind(&self, key: &str) -> Result<FaultKind, ScenarioError> {
-        use RawKind as K;
-        let (factor, share, wait) = match self.kind {
-            K::Down | K::Hang | K::CutOff => (false, false, false),
-            K::Slow | K::Price | K::ColdStarts => (true, false, false),
-            K::Garbage | K::Capacity => (false, true, false),
-            K::RateLimit => (false, true, true),
-        };
-        for (field, wanted, given) in [
-            ("factor", factor, self.factor.is_some()),
-            ("part", share, self.part.is_some()),
-            ("retry_after", wait, self.retry_after.is_some()),
-        ] {
-            if wanted != given {
-                let rule = if wanted { "is missing" } else { "does not belong to this kind of fault" };
-                return refuse(format!("{key}.{field}"), rule);
-            }
-        }
-        let factor = self.factor.unwrap_or(1.0);
-        if !(factor > 0.0 && factor <= 10_000.0) {
-            return refuse(
-                format!("{key}.factor"),
-                format!("`{factor}` must be more than 0 and at most 10000"),
-            );
-        }
-        let part = part(format!("{key}.part"), self.part.unwrap_or(0.0))?;
-        let retry_after = self.retry_after.map_or(Duration::ZERO, |span| span.0);
-        Ok(match self.kind {
-            K::Down => FaultKind::Down,
-            K::Hang => FaultKind::Hang,
-            K::CutOff => FaultKind::CutOff,
-            K::Slow => FaultKind::Slow(factor),
-            K::Price => FaultKind::Price(factor),
-            K::ColdStarts => FaultKind::ColdStarts(factor),
-            K::Garbage => FaultKind::Garbage(part),
-            K::Capacity => FaultKind::Capacity(part),
-            K::RateLimit => FaultKind::RateLimit { part, retry_after },
-        })
-    }
-}
-
-/// Two prices, or two speeds, at one time make no sense.
-fn check_overlaps(faults: &[Fault], pools: &[PoolSpec]) -> Result<(), ScenarioError> {
-    for (i, fault) in faults.iter().enumerate() {
-        for (j, other) in faults[..i].iter().enumerate() {
-            let both = fault.pools.iter().find(|pool| other.pools.contains(pool));
-            if let Some(pool) = both
-                && fault.kind.as_str() == other.kind.as_str()
-                && fault.from < other.until
-                && other.from < fault.until
-            {
-                return refuse(
-                    format!("faults[{i}].from"),
-                    format!("`{}` at {} overlaps with faults[{j}]", fault.kind.as_str(), pools[*pool].id),
-                );
-            }
-        }
-    }
-    Ok(())
 }

@@ -1,27 +1,27 @@
 //! What routing promises in every scenario that is shipped: p95, availability and cost within their targets, and the baseline's
-//! share in steady minutes. Faults and bursts last as long as they do there; what is quiet before and after is shorter.
+//! share in steady minutes. Faults and bursts last as long as in the scenario; the quiet times before and after are shorter.
 
 use std::{fmt::Write as _, time::Duration};
 
 use super::super::*;
 
-/// Quiet minutes before the first fault or burst, enough for routing to know its pools.
+/// The quiet time before the first fault or burst, enough for routing to know its pools.
 const LEAD: Duration = Duration::from_secs(3 * 60);
-/// Quiet minutes after the last: it has to find back.
+/// The quiet time after the last, in which routing has to recover.
 const TAIL: Duration = Duration::from_secs(4 * 60);
-/// Scenarios up to this are played as they are.
+/// Scenarios up to this length are played as they are.
 const SHORT: Duration = Duration::from_secs(20 * 60);
-/// As much of an hour of real arrivals is played.
+/// How much of an hour of real arrivals is played.
 const ARRIVALS: Duration = Duration::from_secs(15 * 60);
-/// A day of two hours, for this part of it.
+/// The part of a two-hour day that is played.
 const DAY: f64 = 0.25;
 const SEED: u64 = 1;
 
-/// The scenario with as little as it takes around what goes wrong in it.
+/// Shortens a scenario to what goes wrong in it, with a quiet time before and after.
 fn brief(text: &str) -> Scenario {
     let mut scenario = Scenario::parse(text).unwrap();
     if scenario.duration <= SHORT || !scenario.budgets.as_slice().is_empty() {
-        // Periods of budgets are those of the calendar.
+        // Budgets have periods of the calendar, so their scenarios cannot be shortened.
         return scenario;
     }
     let begins = scenario.faults.iter().map(|f| f.from).chain(scenario.bursts.iter().map(|b| b.from)).min();
@@ -45,24 +45,24 @@ fn brief(text: &str) -> Scenario {
     scenario
 }
 
-/// Plays a scenario and holds it against its targets; a failure shows what every policy made of it.
+/// Plays a scenario and compares it with its targets. A failure shows what every policy made of it.
 fn check(text: &str) -> Outcome {
     let scenario = brief(text);
     let trace = match &scenario.arrivals {
         Arrivals::Drawn { .. } => None,
         Arrivals::Trace { file, .. } => Some(Trace::stand_in(file, SEED).unwrap()),
     };
-    let play = |policy| run(&scenario, trace.as_ref(), policy, SEED);
-    let ours = play(Policy::Beacon);
-    if !judge(&scenario, &ours).all() {
-        let others = Policy::ALL.into_iter().skip(1).map(play);
+    let under = |policy| play(&scenario, trace.as_ref(), policy, SEED);
+    let ours = under(Policy::Beacon);
+    if !targets_met(&scenario, &ours).all() {
+        let others = Policy::ALL.into_iter().skip(1).map(under);
         panic!("{}", table(&scenario, &[vec![ours], others.collect()].concat()));
     }
     ours
 }
 
 fn table(scenario: &Scenario, outcomes: &[Outcome]) -> String {
-    let mut text = format!("{} misses a target: {:?}\n", scenario.name, judge(scenario, &outcomes[0]));
+    let mut text = format!("{} misses a target: {:?}\n", scenario.name, targets_met(scenario, &outcomes[0]));
     text += "policy             jobs    p50 s    p95 s    p99 s  in time %      $/job  share %  failed  expired  late";
     for outcome in outcomes {
         let Group { jobs, failed, expired, late, .. } = outcome.keeping;
@@ -131,10 +131,10 @@ fn a_budget_holds_its_tenant_to_its_limit_and_nobody_else() {
     assert!(spending.most_usd.get() >= limit - limit / 100, "{spending:?}");
     assert!(spending.held_from_s.is_some_and(|from| (1_200..2_400).contains(&from)), "{spending:?}");
     assert!(spending.says.as_ref().is_some_and(|says| says.contains("waits for the next period")));
-    // It was held for a third of the hour, and went on in the next.
+    // The tenant's jobs were held for a third of the hour, and went on in the next.
     assert!((400_000..800_000).contains(&with.apart.in_time_ppm), "{:?}", with.apart);
     assert_eq!(without.apart.jobs, 0);
-    // The others are 60 of 100, of the same jobs.
+    // The others have 60 of 100 of the same jobs.
     assert!(with.keeping.p95_us <= without.keeping.p95_us + 20_000, "{:?}", with.keeping);
     assert_eq!(with.keeping.in_time_ppm, 1_000_000);
 }

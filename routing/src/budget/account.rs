@@ -1,8 +1,8 @@
-//! The money of one rule in one period, as far as this dispatcher has a hand in it.
+//! The money that this dispatcher holds of one rule in one period.
 //!
-//! Invariant: what we took from the shared counter, less what we gave back, is `balance + reserved + spent`. A negative
-//! balance is a debt: attempts cost more than was reserved for them, or a soft rule went on without money. It is taken from
-//! the counter before anything else, even beyond the limit, because it is spent already.
+//! Invariant: what this dispatcher took from the shared counter, less what it gave back, is `balance + reserved + spent`. A
+//! negative balance is a debt: attempts cost more than was reserved for them, or a soft rule went on without money. A debt is
+//! taken from the counter first, even beyond the limit, because it is already spent.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -13,25 +13,25 @@ use schemas::{Micros, UsdNanos};
 
 use super::{Draw, Mode, Rule, Wait};
 
-/// An account from which nothing was reserved for so long gives back what it holds: long enough that a pause between two
-/// jobs of a service costs no messages, short enough that another dispatcher need not wait long for it.
+/// How long an account may be idle before it gives back what it holds: long enough that a pause between two jobs of a service
+/// costs no messages, short enough that another dispatcher need not wait long.
 pub(super) const IDLE_AFTER: Duration = Duration::from_secs(30);
 
-/// How often a used-up counter is looked at: others may have given back what they did not need.
+/// How often an empty counter is asked for its total: other dispatchers may have given money back.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// After the counter did not answer.
+/// How long to wait before a draw is sent again after an error.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A draw of which nothing was heard is asked again; far longer than whoever carries it may take.
+/// How long to wait for an answer before a draw is sent again. Well above the slowest answer.
 const LOST_AFTER: Duration = Duration::from_secs(30);
 
-/// A draw is asked again, with the same message id, for so long. The stream must remember ids for longer
+/// For how long a draw is sent again, with the same message id. The stream must remember ids for longer
 /// (`topology::BUDGETS_WINDOW`), or one draw would count twice.
 pub(super) const RESEND_FOR: Duration = Duration::from_secs(80);
 
-/// How many chunks may lie here before the surplus goes back. Well above the two that drawing ahead may leave, so that money
-/// does not go to and fro.
+/// How many chunks an account may hold before it gives back the surplus. Well above the two that drawing ahead may leave, so that
+/// money does not go to and fro.
 const SURPLUS: i128 = 4;
 
 /// One rule in one period.
@@ -39,19 +39,19 @@ const SURPLUS: i128 = 4;
 pub(super) struct Account {
     pub(super) start: Micros,
     pub(super) until: Micros,
-    /// Taken by all, as the counter last said, less what we have since decided to give back.
+    /// Taken by all dispatchers, as the counter last said, less what this one has decided to give back since.
     pub(super) taken: u64,
-    /// Ours to reserve from; negative is a debt.
+    /// What this dispatcher can reserve from; a negative balance is a debt.
     pub(super) balance: i128,
     /// Held by attempts that run.
     pub(super) reserved: i128,
-    /// What attempts cost that have ended.
+    /// What attempts that have ended cost.
     pub(super) spent: i128,
-    /// The largest reservation so far: a smaller chunk would be of no use.
+    /// The largest reservation so far. A smaller chunk would be of no use.
     largest: u64,
-    /// What somebody waits for.
+    /// The amounts that attempts wait for.
     wanted: Wanted,
-    /// The same, noted while the account is only borrowed: the picker asks once per candidate.
+    /// The same, noted through a shared reference: the picker asks once per candidate.
     asked: Asked,
     /// When it was last reserved from or asked.
     used: Micros,
@@ -59,8 +59,8 @@ pub(super) struct Account {
     pending: Option<Pending>,
 }
 
-/// The smallest and the largest amount that somebody waits for; zero for nobody. The largest says how much to draw; the
-/// smallest whether what remains is of any use, so that one large job does not hold up the small ones.
+/// The smallest and the largest amount that an attempt waits for; zero if none waits. The largest says how much to draw. The
+/// smallest says whether what remains is of any use, so that one expensive job does not hold up the cheap ones.
 #[derive(Clone, Copy, Debug, Default)]
 struct Wanted {
     least: u64,
@@ -75,7 +75,7 @@ impl Wanted {
         }
     }
 
-    /// Forgets what `balance` can serve.
+    /// Forgets the amounts that `balance` covers.
     fn served(&mut self, balance: i128) {
         if balance >= i128::from(self.most) {
             *self = Self::default();
@@ -85,7 +85,7 @@ impl Wanted {
     }
 }
 
-/// [`Wanted`] by those who only borrow the account.
+/// [`Wanted`], noted through a shared reference.
 #[derive(Debug)]
 struct Asked {
     least: AtomicU64,
@@ -100,7 +100,7 @@ impl Default for Asked {
 
 impl Asked {
     fn add(&self, amount: u64) {
-        // Zero would mean that nobody asked; a free attempt waits for a debt to be drawn.
+        // Zero would mean that no attempt waits; one that costs nothing may wait for a debt to be drawn.
         let amount = amount.max(1);
         self.least.fetch_min(amount, Ordering::Relaxed);
         self.most.fetch_max(amount, Ordering::Relaxed);
@@ -111,7 +111,7 @@ impl Asked {
     }
 }
 
-/// The one draw on its way.
+/// The draw on its way.
 #[derive(Debug)]
 struct Pending {
     draw: Draw,
@@ -120,7 +120,7 @@ struct Pending {
 }
 
 impl Account {
-    /// An account of which nothing is known yet.
+    /// An account without any money.
     pub(super) fn new(rule: &Rule, now: Micros) -> Self {
         Self {
             start: rule.period.start(now),
@@ -138,7 +138,7 @@ impl Account {
         }
     }
 
-    /// The account of the next period: no money, but the same expectation of use, so that a busy one draws at once.
+    /// The account of the next period: without money, but with the same expected use, so that a busy account draws at once.
     pub(super) fn following(&self, rule: &Rule, now: Micros) -> Self {
         let mut next = Self::new(rule, now);
         next.largest = self.largest;
@@ -161,7 +161,7 @@ impl Account {
         }
     }
 
-    /// Somebody waits for `amount`.
+    /// Notes that an attempt waits for `amount`.
     pub(super) fn ask(&self, amount: u64) {
         self.asked.add(amount);
     }
@@ -185,12 +185,12 @@ impl Account {
         self.spent += i128::from(actual);
     }
 
-    /// What nobody has taken, as last known.
+    /// What no dispatcher has taken, as last known.
     pub(super) fn remaining(&self, rule: &Rule) -> u64 {
         rule.limit.get().saturating_sub(self.taken)
     }
 
-    /// Whether what is wanted cannot be had before the period ends, as last known.
+    /// Whether no waiting attempt can start before the period ends, as last known.
     pub(super) fn exhausted(&self, rule: &Rule) -> bool {
         let least = i128::from(self.waits().least.max(1));
         rule.mode == Mode::Hard
@@ -198,24 +198,24 @@ impl Account {
             && i128::from(self.remaining(rule)) + self.balance < least
     }
 
-    /// Whether a soft limit is passed: by what is spent and runs, not by what merely lies in our hands.
+    /// Whether a soft limit is passed by what is spent and reserved. What this dispatcher merely holds does not count.
     pub(super) fn alarm(&self, rule: &Rule) -> bool {
         rule.mode == Mode::Soft && i128::from(self.taken) - self.balance > i128::from(rule.limit.get())
     }
 
-    /// Nothing runs, nothing is owed in either direction, nothing is on its way.
+    /// Whether the account is done: nothing is reserved, held or owed, and no draw is on its way.
     pub(super) fn is_closed(&self) -> bool {
         self.reserved == 0 && self.balance == 0 && self.pending.is_none()
     }
 
-    /// 1 % of what remains, so that many dispatchers can share it; not less than 0.1 % of the limit, or the last cents would
-    /// be drawn in ever smaller pieces; and not less than one job needs.
+    /// The size of a chunk: 1 % of what remains, so that many dispatchers can share it; at least 0.1 % of the limit, or the last
+    /// cents would be drawn in ever smaller pieces; and at least what one job needs.
     fn chunk(&self, rule: &Rule) -> i128 {
         let (remaining, limit) = (self.remaining(rule), rule.limit.get());
         i128::from((remaining / 100).max(limit / 1_000).max(self.largest).max(1))
     }
 
-    /// How much to take now, or to give back if negative; zero only looks. `None`: all is well.
+    /// How much to take now; negative to give back, zero to ask for the total only. `None` if there is nothing to do.
     pub(super) fn plan(&mut self, rule: &Rule, now: Micros) -> Option<i128> {
         let asked = std::mem::take(&mut self.asked).get();
         if asked.most > 0 {
@@ -228,7 +228,7 @@ impl Account {
         let (least, most) = (i128::from(self.wanted.least), i128::from(self.wanted.most));
         let goal = match () {
             () if most > 0 => chunk.max(most),
-            // Ahead of need: a job should not wait for a round trip.
+            // Drawn ahead of need, so that a job does not wait for a round trip.
             () if busy && self.balance < chunk / 2 => chunk,
             () => 0,
         };
@@ -251,27 +251,27 @@ impl Account {
         }
     }
 
-    /// The same for a period that has ended: once nothing runs any more, the counter is told what was really spent.
+    /// The same for a period that has ended: once no attempt runs any more, the counter is corrected to what was spent.
     pub(super) fn plan_past(&self) -> Option<i128> {
         (self.reserved == 0 && self.balance != 0).then_some(-self.balance)
     }
 
-    /// Everything back that no attempt holds.
+    /// The same before this dispatcher ends: everything that no attempt holds goes back.
     pub(super) fn plan_last(&self) -> Option<i128> {
         (self.balance != 0).then_some(-self.balance)
     }
 
-    /// Notes that `draw` is on its way. What is given back is not ours any more.
+    /// Notes that `draw` is on its way. What it gives back is gone from the balance.
     pub(super) fn send(&mut self, draw: &Draw, now: Micros) {
         if draw.take < 0 {
             self.balance += i128::from(draw.take);
         }
-        // At most one look each while; a draw says as much as a look.
+        // A draw tells the total, too.
         self.look_at = now + LOOK_EVERY;
         self.pending = Some(Pending { draw: draw.clone(), first: now, again: now + LOST_AFTER });
     }
 
-    /// The draw on its way, if it should be asked again now. One that went unanswered for too long is written off: if it was
+    /// The draw on its way, if it should be sent again now. A draw that went unanswered for too long is written off: if it was
     /// counted, its money stays unspent in this period, which is the safe side.
     pub(super) fn resend(&mut self, now: Micros) -> Resend {
         match &mut self.pending {
@@ -288,10 +288,10 @@ impl Account {
         }
     }
 
-    /// The counter answered `draw` and stood at `total` after it; says what must go back because it is over the limit.
+    /// The counter answered `draw` and was at `total` after it. Returns what must go back because it is over the limit.
     ///
-    /// Takes are added up by the counter, which is never below what all of us hold. So whoever finds it over the limit and
-    /// keeps only what lay below cannot, together with all others, hold more than the limit.
+    /// The counter is never below what all dispatchers hold. So if each that finds it over the limit keeps only what was below,
+    /// all of them together hold no more than the limit.
     pub(super) fn drawn(&mut self, rule: &Rule, draw: &Draw, total: u64) -> u64 {
         if !self.is_pending(draw) {
             return 0;
@@ -306,7 +306,7 @@ impl Account {
         if rule.mode == Mode::Soft || over == 0 {
             return 0;
         }
-        // A debt is not given back: it is spent.
+        // A debt cannot be given back: it is spent.
         let back = u64::try_from(self.balance.max(0)).unwrap_or(u64::MAX).min(over);
         self.taken = total - back;
         back
@@ -323,13 +323,13 @@ impl Account {
     }
 }
 
-/// What to do about the draw on its way.
+/// What to do about a draw on its way.
 #[derive(Debug)]
 pub(super) enum Resend {
-    /// There is none.
+    /// There is no draw on its way.
     Nothing,
-    /// It has time yet.
+    /// Wait for its answer.
     Waiting,
-    /// Ask again.
+    /// Send it again.
     Again(Draw),
 }

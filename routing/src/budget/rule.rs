@@ -1,4 +1,4 @@
-//! What an operator may say about spending: how much, whose, where, per what.
+//! The rules that an operator gives: who may spend how much, where, in which period.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use chrono::{Datelike as _, Months, NaiveTime};
 use schemas::{Micros, ProviderId, Tenant, UsdNanos, subjects};
 use serde::Deserialize;
 
-/// The most rules of one installation. Each is looked at fifty times a second and has a counter of its own; an
-/// installation with more tenants than this gives its budgets to groups of them.
+/// The most rules of one installation. Each has a counter of its own and is looked at fifty times a second. An installation with
+/// more tenants than this gives budgets to groups of them.
 pub const RULES_MAX: usize = 10_000;
 
 /// The most rules that can match one attempt: its tenant or all, its provider or all, in each of three periods.
 pub(super) const MATCHES_MAX: usize = 2 * 2 * 3;
 
-/// A span of the calendar in UTC, after which a budget is whole again.
+/// A period of the calendar in UTC. A budget is whole again in the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Period {
@@ -26,7 +26,7 @@ pub enum Period {
 }
 
 impl Period {
-    /// When the period that `now` lies in began.
+    /// The start of the period that contains `now`.
     pub fn start(self, now: Micros) -> Micros {
         const HOUR: u64 = 3_600_000_000;
         match self {
@@ -40,14 +40,14 @@ impl Period {
         }
     }
 
-    /// When the next one begins.
+    /// The start of the next period.
     pub fn next(self, now: Micros) -> Micros {
         let start = self.start(now);
         match self {
             Self::Hour => start + std::time::Duration::from_secs(3_600),
             Self::Day => start + std::time::Duration::from_secs(86_400),
             Self::Month => {
-                // Out of chrono's range there is no next month; the last one goes on.
+                // Beyond chrono's range there is no next month, so the last one does not end.
                 start
                     .to_datetime()
                     .checked_add_months(Months::new(1))
@@ -56,7 +56,7 @@ impl Period {
         }
     }
 
-    /// The period that `now` lies in, as it stands in a counter's subject: `2026-11-26T13`, `2026-11-26`, `2026-11`.
+    /// The name of the period that contains `now`, as in the subject of a counter: `2026-11-26T13`, `2026-11-26`, `2026-11`.
     pub fn key(self, now: Micros) -> String {
         let format = match self {
             Self::Hour => "%Y-%m-%dT%H",
@@ -81,30 +81,30 @@ impl fmt::Display for Period {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Nothing more starts until the next period.
+    /// No attempt starts until the next period.
     #[default]
     Hard,
-    /// Work goes on, and an alarm is raised.
+    /// Attempts go on, and an alarm is raised.
     Soft,
 }
 
 /// One budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Whose; all tenants together when missing.
+    /// The tenant; all tenants together if missing.
     pub tenant: Option<Tenant>,
-    /// At whom; all providers together when missing.
+    /// The provider; all providers together if missing.
     pub provider: Option<ProviderId>,
-    /// Per what.
+    /// The period.
     pub period: Period,
-    /// How much in each period.
+    /// The limit in each period.
     pub limit: UsdNanos,
-    /// What happens then.
+    /// What happens when it is used up.
     pub mode: Mode,
 }
 
 impl Rule {
-    /// The subject of its counter for the period that `now` lies in.
+    /// The subject of its counter for the period that contains `now`.
     pub fn subject(&self, now: Micros) -> String {
         subjects::budget(self.tenant.as_ref(), self.provider.as_ref(), &self.period.key(now))
     }
@@ -141,7 +141,7 @@ pub enum RulesError {
 }
 
 impl Rules {
-    /// Checks that no two rules contradict each other.
+    /// Checks that no two rules are about the same tenant, provider and period.
     pub fn new(rules: Vec<Rule>) -> Result<Self, RulesError> {
         if rules.len() > RULES_MAX {
             return Err(RulesError::TooMany(rules.len()));
@@ -160,7 +160,7 @@ impl Rules {
         self.0
     }
 
-    /// The same, borrowed.
+    /// The rules in the order they were given, borrowed.
     pub fn as_slice(&self) -> &[Rule] {
         &self.0
     }

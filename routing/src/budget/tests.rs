@@ -1,4 +1,4 @@
-//! Several dispatchers and one counter, in every order of events that proptest thinks of.
+//! Several dispatchers and one counter, with events in any order.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,7 +31,7 @@ fn golem() -> ProviderId {
     "golem".parse().unwrap()
 }
 
-/// The server's part: adds, and counts a draw once however often it is sent.
+/// The server's part: adds a draw once, however often it is sent.
 #[derive(Default)]
 struct Counters {
     totals: HashMap<String, i128>,
@@ -47,7 +47,7 @@ impl Counters {
         u64::try_from(*total).expect("nobody gives back more than was taken")
     }
 
-    /// Everything `node` asks for is answered, until it asks for nothing more.
+    /// Answers every draw of `node` until it has none left.
     fn serve(&mut self, node: usize, budgets: &mut Budgets, now: Micros) -> usize {
         let mut asked = budgets.draws(now);
         let mut count = 0;
@@ -73,7 +73,7 @@ fn the_first_job_waits_for_a_chunk_and_the_rest_spend_it_without_a_message() {
     let (mut budgets, mut counters) = (budgets(&[rule("a", 1_000_000, Mode::Hard)]), Counters::default());
     assert_eq!(admitted(&budgets, "a", 100, NOON).unwrap_err().wait, Wait::Chunk);
     assert_eq!(counters.serve(0, &mut budgets, NOON), 1);
-    // A chunk is a hundredth of what remains; it is drawn again before it has run out.
+    // A chunk is a hundredth of what remains, and the next is drawn before it is used up.
     for _ in 0..50 {
         admitted(&budgets, "a", 100, NOON).unwrap();
         let reserved = reserve(&mut budgets, "a", 100, NOON);
@@ -98,7 +98,7 @@ fn a_used_up_budget_holds_its_tenant_and_nobody_else() {
     counters.serve(0, &mut budgets, NOON);
     assert_eq!(admitted(&budgets, "b", 500, NOON), Ok(()));
     assert_eq!(admitted(&budgets, "c", 500, NOON), Ok(()), "no rule is about c");
-    // A new period starts fresh, and what ends only then is counted where it began.
+    // A new period starts afresh. An attempt that ends in it counts in the period in which it began.
     let later = NOON + HOUR;
     assert_eq!(admitted(&budgets, "a", 1_000, later).unwrap_err().wait, Wait::Chunk);
     counters.serve(0, &mut budgets, later);
@@ -156,7 +156,7 @@ fn what_an_idle_dispatcher_holds_goes_to_the_one_that_needs_it() {
     first.release(reserved, NOON);
     let later = NOON + IDLE_AFTER;
     counters.serve(0, &mut first, later);
-    // It looks, and then draws.
+    // First it asks for the total, then it draws.
     assert_eq!(counters.serve(1, &mut second, later), 1);
     counters.serve(1, &mut second, later + LOOK_EVERY);
     assert_eq!(admitted(&second, "a", 500, later + LOOK_EVERY), Ok(()));
@@ -177,7 +177,7 @@ fn a_draw_is_asked_once_and_again_with_its_own_number_until_the_server_may_have_
     assert!(admitted(&budgets, "a", 10, NOON + RESEND_FOR).is_err(), "the first was written off");
     budgets.drawn(&other, 20, NOON + RESEND_FOR);
     assert!(admitted(&budgets, "a", 10, NOON + RESEND_FOR).is_ok());
-    // The server must remember an id for longer than the draw is asked, with time to spare for the request itself.
+    // The server must remember an id for longer than a draw is sent again, with time to spare for the request.
     assert!(schemas::topology::BUDGETS_WINDOW > RESEND_FOR + Duration::from_secs(30));
 }
 
@@ -200,13 +200,13 @@ fn a_reservation_is_small() {
 
 /// One dispatcher of the simulation.
 struct Node {
-    /// Unique among all lives of all nodes, for message ids.
+    /// Unique among all starts of all nodes, for message ids.
     life: usize,
     budgets: Budgets,
     running: Vec<(Reservation, &'static str, Micros)>,
     /// Draws on their way, with the total once the counter has seen them.
     asked: Vec<(Draw, Option<u64>)>,
-    /// The most it had reserved at a time, all rules together.
+    /// The most that was reserved at a time, all rules together.
     peak: u64,
 }
 
@@ -249,17 +249,17 @@ struct World {
     lives: usize,
     counters: Counters,
     now: Micros,
-    /// By counter: spent for good, in this and earlier lives.
+    /// By counter: what was spent, in this and earlier starts of the nodes.
     spent: HashMap<String, i128>,
-    /// What each account of each life had when it was last looked at.
+    /// What each account of each start had when it was last looked at.
     accounts: HashMap<(usize, String), i128>,
-    /// By counter: what accounts had that are gone.
+    /// By counter: what accounts that are gone had.
     gone: HashMap<String, i128>,
-    /// Draws whose answer their account has not taken in; those written off stay here.
+    /// Draws without an answer. Those that were written off stay here.
     open: HashMap<(usize, u64), Draw>,
     /// Peaks of dispatchers that died.
     peaks: u64,
-    /// What an attempt costs at most, in percent of its reservation.
+    /// The highest cost of an attempt, in percent of its reservation.
     most: u64,
 }
 
@@ -293,7 +293,7 @@ impl World {
         Node { life: self.lives, budgets, running: Vec::new(), asked: Vec::new(), peak: 0 }
     }
 
-    /// The counters an attempt of this tenant that began at `at` is counted by.
+    /// The counters of an attempt of this tenant that began at `at`.
     fn subjects(&self, who: &str, at: Micros) -> Vec<String> {
         let matches = |r: &&Rule| r.tenant.as_ref().is_none_or(|t| t.as_str() == who);
         self.rules.iter().filter(matches).map(|r| r.subject(at)).collect()
@@ -337,7 +337,7 @@ impl World {
                 let node = &mut self.nodes[node];
                 let count = node.asked.len().max(1);
                 if let Some((draw, total)) = node.asked.get_mut(which % count) {
-                    // Some time later for the node, but what it hears is the total at this moment.
+                    // The node hears it later, but hears the total of this moment.
                     *total = Some(self.counters.add(node.life, draw));
                 }
             }
@@ -375,7 +375,7 @@ impl World {
                 let fresh = self.born();
                 let dead = std::mem::replace(&mut self.nodes[node], fresh);
                 self.peaks += dead.peak;
-                // What it started runs on without it.
+                // The attempts of a node that died go on.
                 for (reserved, who, at) in dead.running {
                     self.spend(who, at, reserved.amount * self.most / 100);
                 }
@@ -384,7 +384,7 @@ impl World {
         }
     }
 
-    /// Every nano-dollar that was ever taken is in an account, is on its way, or was left behind by an account that is gone.
+    /// Every nano-dollar that was taken is in an account, on its way, or was left behind by an account that is gone.
     fn nothing_is_created_or_lost(&mut self) -> Result<(), TestCaseError> {
         let mut accounts = HashMap::new();
         for node in &self.nodes {
@@ -395,7 +395,7 @@ impl World {
                 }
             }
         }
-        // Closed, dropped for its age, or died with its dispatcher.
+        // It was closed, dropped for its age, or died with its dispatcher.
         for ((life, subject), amount) in std::mem::replace(&mut self.accounts, accounts) {
             if !self.accounts.contains_key(&(life, subject.clone())) {
                 *self.gone.entry(subject).or_default() += amount;
@@ -405,7 +405,7 @@ impl World {
         for ((_, subject), amount) in &self.accounts {
             *all.entry(subject.clone()).or_default() += amount;
         }
-        // A take is in no account until it is answered; what is given back has left its account before it is counted.
+        // What is taken is in no account until the answer. What is given back has left its account before it is counted.
         for ((life, number), draw) in &self.open {
             let counted = self.counters.seen.contains(&(*life, *number));
             if counted == (draw.take > 0) {
@@ -421,7 +421,7 @@ impl World {
         Ok(())
     }
 
-    /// Spent and running together stay within the limit, but for what attempts may cost beyond their reservations.
+    /// What is spent and what runs stay within the limit, but for what attempts cost beyond their reservations.
     fn limits_hold(&self) -> Result<(), TestCaseError> {
         let mut used = self.spent.clone();
         for (reserved, who, at) in self.nodes.iter().flat_map(|n| &n.running) {

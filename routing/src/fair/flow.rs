@@ -1,4 +1,4 @@
-//! What one tenant has waiting in one lane.
+//! The items of one tenant in one lane.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use schemas::Micros;
 
 use super::{FRONT_VISITS, ROVING_VISITS};
 
-/// The place of an item among its tenant's: earliest deadline first, then arrival.
+/// The place of an item among those of its tenant: by deadline, then by arrival.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) due: Micros,
@@ -21,7 +21,7 @@ pub(super) struct Flow<T> {
     pub(super) items: BTreeMap<Key, T>,
     /// The start tag of its next item.
     pub(super) tag: u128,
-    /// Decides between equal tags: who has waited longer.
+    /// Decides between equal tags: the tenant that has waited longer is next.
     pub(super) since: u64,
     pub(super) weight: u128,
     /// The last item that was visited beyond the front and skipped.
@@ -33,7 +33,7 @@ impl<T> Flow<T> {
         Self { items: BTreeMap::new(), tag, since: 0, weight: 1, roved: None }
     }
 
-    /// The items that a scan visits: the front, then some behind it from where the last scan ended.
+    /// The items that a scan visits: those at the front, then some behind them from where the last scan ended.
     pub(super) fn visits(&self) -> impl Iterator<Item = Key> + use<T> {
         let mut visits = [None; FRONT_VISITS + ROVING_VISITS];
         let mut next = visits.iter_mut();
@@ -44,7 +44,7 @@ impl<T> Flow<T> {
         if let Some(front) = front {
             let from = self.roved.unwrap_or(front).max(front);
             let behind = self.items.range((Excluded(from), Unbounded)).map(|(key, _)| *key);
-            // At the end it begins again behind the front.
+            // After the last item it begins again behind the front.
             let again = self.items.range((Excluded(front), Unbounded)).map(|(key, _)| *key);
             let again = again.take_while(move |key| *key <= from);
             for (slot, key) in visits[FRONT_VISITS..].iter_mut().zip(behind.chain(again)) {

@@ -5,15 +5,15 @@ use std::collections::{BTreeSet, HashMap};
 use schemas::{Lane, Tenant, UsdNanos};
 
 use super::{
-    Entry, Seat, Verdict,
+    Entry, Look, Seat,
     flow::{Flow, Key},
 };
 
-/// What a start is charged at least: a job that costs nothing uses a slot all the same, and a tenant of free jobs would
-/// otherwise never let another pass. A thousandth of a cent, a tenth of the cheapest price in the book.
+/// The smallest charge for a start. A job that costs nothing uses a slot all the same, and a tenant with free jobs would otherwise
+/// never let another pass. A thousandth of a cent is a tenth of the cheapest price in the book.
 const CHARGE_MIN: u128 = 10_000;
 
-/// Tags are in nano-dollars times this, over the weight, so that dividing loses nothing that matters.
+/// Tags are nano-dollars times this, over the weight, so that the division loses nothing that matters.
 const SCALE: u128 = 1 << 20;
 
 /// One lane.
@@ -21,17 +21,17 @@ const SCALE: u128 = 1 << 20;
 pub(super) struct Queue<T> {
     pub(super) lane: Lane,
     pub(super) flows: HashMap<Tenant, Flow<T>>,
-    /// Tenants that wait, the next one first.
+    /// Tenants with items, the next one first.
     pub(super) order: BTreeSet<(u128, u64, Tenant)>,
-    /// The tag of what started last.
+    /// The tag of the item that started last.
     virtual_time: u128,
-    /// The largest tag there was.
+    /// The largest tag so far.
     last_tag: u128,
     pub(super) credit: u32,
     pub(super) len: usize,
 }
 
-/// What became of a scan of one lane.
+/// The result of a scan of one lane.
 pub(super) enum Scanned<T> {
     Found(Entry<T>),
     Nothing,
@@ -53,7 +53,7 @@ impl<T> Queue<T> {
 
     pub(super) fn push(&mut self, tenant: &Tenant, weight: u32, key: Key, item: T, new: bool) {
         if new && self.len == 0 {
-            // Nobody waited, so nobody was kept from anything: all begin anew.
+            // No tenant waited, so none was kept from anything: all begin anew.
             self.virtual_time = self.virtual_time.max(self.last_tag);
             self.flows.clear();
         }
@@ -71,7 +71,7 @@ impl<T> Queue<T> {
         self.len += 1;
     }
 
-    pub(super) fn scan(&mut self, judge: &mut impl FnMut(&Seat, &T) -> Verdict) -> Scanned<T> {
+    pub(super) fn scan(&mut self, look: &mut impl FnMut(&Seat, &T) -> Look) -> Scanned<T> {
         let mut found = None;
         'tenants: for (_, _, tenant) in &self.order {
             let flow = self.flows.get_mut(tenant).expect("a tenant in the order has items");
@@ -83,14 +83,14 @@ impl<T> Queue<T> {
             };
             for key in flow.visits() {
                 seat.key = key;
-                match judge(&seat, &flow.items[&key]) {
-                    Verdict::Take => {
+                match look(&seat, &flow.items[&key]) {
+                    Look::Take => {
                         found = Some(seat);
                         break 'tenants;
                     }
-                    Verdict::Skip => flow.skipped(key),
-                    Verdict::SkipTenant => break,
-                    Verdict::Stop => return Scanned::Stopped,
+                    Look::Skip => flow.skipped(key),
+                    Look::SkipTenant => break,
+                    Look::Stop => return Scanned::Stopped,
                 }
             }
         }
@@ -138,8 +138,8 @@ impl<T> Queue<T> {
         self.last_tag = self.last_tag.max(tag);
     }
 
-    /// A tenant that does not wait and is not ahead is as good as one that was never here. Looked for only when they are
-    /// the most, so that a start costs no walk through all tenants.
+    /// Drops tenants that have no items and are not ahead: they are as good as new ones. Only done when they are the majority, so
+    /// that not every start walks through all tenants.
     fn forget_idle(&mut self) {
         if self.flows.len() > 2 * self.order.len() + 64 {
             let now = self.virtual_time;
@@ -177,7 +177,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// What a start adds to its tenant's tag.
+/// What a start adds to the tag of its tenant.
 fn charge(cost: UsdNanos, weight: u32) -> u128 {
     u128::from(cost.get()).max(CHARGE_MIN) * SCALE / u128::from(weight.max(1))
 }

@@ -1,4 +1,4 @@
-//! Who is next, and that nobody is forgotten.
+//! Which item is next, and that none is forgotten.
 
 use std::collections::BTreeSet;
 
@@ -63,7 +63,7 @@ fn a_job_that_was_dearer_than_expected_counts_in_the_end() {
     line.started(&first.seat, CENT_HUNDREDTH);
     line.correct(&first.seat, CENT_HUNDREDTH, CENT_HUNDREDTH.times(5).unwrap());
     assert_eq!(tenants(&mut line, 7), "bbbbbab");
-    // A cheap one gives back what it was charged too much.
+    // A job that was cheaper than expected gives back the difference.
     let next = line.next().unwrap();
     line.started(&next.seat, CENT_HUNDREDTH.times(4).unwrap());
     line.correct(&next.seat, CENT_HUNDREDTH.times(4).unwrap(), CENT_HUNDREDTH);
@@ -121,13 +121,13 @@ fn a_scan_goes_on_behind_what_it_skips_and_stops_when_told() {
     let taken = line.scan(|seat, item| {
         visited.push(*item);
         match (seat.tenant.as_str(), *item) {
-            ("held", _) => Verdict::SkipTenant,
-            (_, 5) => Verdict::Take,
-            _ => Verdict::Skip,
+            ("held", _) => Look::SkipTenant,
+            (_, 5) => Look::Take,
+            _ => Look::Skip,
         }
     });
     assert_eq!((taken.map(|entry| entry.item), visited), (Some(5), vec![1, 3, 4, 5]));
-    assert_eq!(line.scan(|_, item| if *item == 1 { Verdict::Stop } else { Verdict::Take }), None);
+    assert_eq!(line.scan(|_, item| if *item == 1 { Look::Stop } else { Look::Take }), None);
     assert_eq!(line.len(), 4);
 }
 
@@ -138,8 +138,8 @@ fn a_front_that_cannot_start_does_not_hide_what_is_behind_it() {
         push(&mut line, Lane::Normal, "a", item);
     }
     let visits = 1_000 / ROVING_VISITS;
-    let found = (0..visits)
-        .find_map(|_| line.scan(|_, item| if *item == 777 { Verdict::Take } else { Verdict::Skip }));
+    let found =
+        (0..visits).find_map(|_| line.scan(|_, item| if *item == 777 { Look::Take } else { Look::Skip }));
     assert_eq!(found.map(|entry| entry.item), Some(777));
 }
 
@@ -198,7 +198,7 @@ proptest! {
             of[seat.lane as usize] += 1;
         }
         let [high, normal, low] = of;
-        // While the other is served first, one may wait a start longer than its share says.
+        // While the other lane is served first, a lane may wait one start longer than its share says.
         prop_assert!(low + 1 >= starts / 20 && low <= starts / 20, "{of:?}");
         prop_assert!(normal + 1 >= starts * 3 / 20 && normal <= starts * 3 / 20 + 1, "{of:?}");
         prop_assert!(high >= starts * 16 / 20);
@@ -213,7 +213,7 @@ proptest! {
             push(&mut line, Lane::ALL[lane], "me", item);
         }
         push(&mut line, Lane::ALL[lane], "me", u64::MAX);
-        // The others' jobs are the cheapest there are and come without end, in every lane and with pressing deadlines.
+        // The jobs of the other tenants are the cheapest there are and never end, in every lane and with short deadlines.
         let bound = 20 * (ahead + 2) * (1 + flood * (1 + cost / 10_000));
         let mut now = NOW;
         for starts in 0.. {
@@ -251,7 +251,7 @@ proptest! {
                 }
                 2 => {
                     let wanted = waiting.iter().nth(lane).copied();
-                    let taken = line.scan(|_, item| if Some(*item) == wanted { Verdict::Take } else { Verdict::Skip });
+                    let taken = line.scan(|_, item| if Some(*item) == wanted { Look::Take } else { Look::Skip });
                     out.extend(taken.inspect(|entry| { waiting.remove(&entry.item); }));
                 }
                 3 => out.extend(line.next().inspect(|entry| { waiting.remove(&entry.item); })),

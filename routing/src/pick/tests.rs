@@ -3,17 +3,17 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rand::{SeedableRng, rngs::StdRng};
 use schemas::{
-    ModelToken,
+    Lane, ModelToken,
     failure::{Failure, FailureClass},
-    job::Job,
-    job::JobHeaders,
+    job::{Job, JobHeaders},
     journal::{Entry, Trace},
 };
 
 use super::*;
 use crate::{
+    never::{DEAR_FOR, KnownPool, hopeless},
     pool::{Pools, tests::beat},
-    track::Outcome,
+    track::{Ours, Outcome},
 };
 
 const NOW: Micros = Micros::new(1_795_000_000_000_000);
@@ -118,9 +118,47 @@ fn a_retry_goes_elsewhere_and_back_only_when_nobody_else_is_left() {
     }
     let (alone, ask) = (pools(&THREE[..1]), Ask::of(&job, &journal));
     assert!(picker.pick(alone.as_slice(), ask, NOW, &mut rng).unwrap().again);
+    let resting = Ask { rests: true, ..ask };
+    assert_eq!(picker.pick(alone.as_slice(), resting, NOW, &mut rng), None, "it goes back after a pause");
+    assert!(picker.pick(pools(&THREE).as_slice(), resting, NOW, &mut rng).is_some(), "others need no pause");
     let waiting = pools(&[THREE[0], ("modal@us-east", 10, 10, 1)]);
     let picked = picker.pick(waiting.as_slice(), ask, NOW, &mut rng);
     assert_eq!(picked, None, "a full pool that is new is waited for");
+}
+
+/// A job that failed at Golem and has waited for `held_for`: whether it goes back there while Modal is as `others` makes it.
+fn goes_back(held_for: Duration, others: impl Fn(&mut Pools)) -> bool {
+    let (mut picker, job, mut rng) = (picker(), job(""), StdRng::seed_from_u64(7));
+    let mut pools = pools(&THREE[..2]);
+    others(&mut pools);
+    let journal = failed_at("golem@us-east");
+    let ask = Ask { held_for, ..Ask::of(&job, &journal) };
+    let choice = picker.pick(pools.as_slice(), ask, NOW, &mut rng);
+    if let Some(choice) = choice {
+        assert!(choice.index == 0 && choice.again, "{choice:?}");
+    }
+    choice.is_some()
+}
+
+#[test]
+fn a_job_waits_ten_seconds_for_a_pool_that_is_new_to_it_and_then_goes_back() {
+    let full = |pools: &mut Pools| assert!(!pools.heartbeat(beat("modal@us-east", 10, 10, 1), NOW));
+    let at_its_limit = |pools: &mut Pools| {
+        let (model, config) = ("llama-3-2-1b".parse().unwrap(), BreakerConfig::default());
+        for _ in 0..10 {
+            pools.sent(1, &model, &config, NOW);
+            pools.answered(&"modal@us-east".parse().unwrap(), &model, true);
+        }
+    };
+    // Suspect, and not opened as a slow pool: a slot of a third pool is expected within a second.
+    let slow = |pools: &mut Pools| {
+        pools.at(1).track_mut(&"llama-3-2-1b".parse().unwrap()).unwrap().suspect(NOW);
+        pools.heartbeat(beat("fly@us-east", 10, 10, 1), NOW);
+    };
+    for held in [Duration::from_millis(9_999), HOPE_FOR] {
+        let back = held >= HOPE_FOR;
+        assert_eq!([goes_back(held, full), goes_back(held, at_its_limit), goes_back(held, slow)], [back; 3]);
+    }
 }
 
 #[test]
@@ -227,13 +265,14 @@ proptest! {
     #[test]
     fn no_decision_for_a_pool_that_may_not_take_it(
         states in any_pools(), deny in 0..12usize, seed: u64, lane in 0..3usize, rich in 0..9u64,
+        max in 1..9u64,
     ) {
         let names: Vec<String> =
             (0..states.len()).map(|i| format!("p{i}@{}", ["us-east", "eu-west"][i % 2])).collect();
         let (config, mut rng) = (BreakerConfig::default(), StdRng::seed_from_u64(seed));
         let mut pools = Pools::default();
         let model: ModelToken = "llama-3-2-1b".parse().unwrap();
-        for (i, (slots, running, cost, offered, news)) in states.iter().enumerate() {
+        for (i, (slots, running, cost, _, news)) in states.iter().enumerate() {
             pools.heartbeat(beat(&names[i], *slots, *running, *cost), NOW);
             let classes =
                 [None, Some(FailureClass::ProviderDown), Some(FailureClass::RateLimited), Some(FailureClass::Authentication)];
@@ -245,12 +284,20 @@ proptest! {
                     pools.ended(&names[i].parse().unwrap(), &model, &outcome, bin, &config, NOW, &mut rng);
                 }
             }
-            pools.at(i).offered = *offered;
         }
-        let mut job = job(&format!(r#","routing":{{"deny_providers":["p{deny}"]}}"#));
+        let ids: Vec<PoolId> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let offers = ids.iter().zip(&states);
+        pools.set_ours(offers.map(|(id, state)| (id, &model, Ours { offered: state.3, running: 0 })));
+        let mut job = job(&format!(r#","max_cost_usd":"0.00000000{max}","routing":{{"deny_providers":["p{deny}"]}}"#));
         job.head.subject.lane = Lane::ALL[lane];
         let affordable = |_: &ProviderId, amount: UsdNanos| amount <= UsdNanos::new(rich);
         let ask = Ask { affordable: &affordable, ..Ask::of(&job, NONE) };
+        let known = [KnownPool { id: "p0@mars".parse().unwrap(), models: Vec::new() }];
+        for held_for in [Duration::ZERO, DEAR_FOR] {
+            let ask = Ask { held_for, ..ask };
+            let picked = picker().pick(pools.as_slice(), ask, NOW, &mut rng);
+            prop_assert!(picked.is_none() || hopeless(&known, pools.as_slice(), ask, NOW).is_none());
+        }
         if let Some(choice) = picker().pick(pools.as_slice(), ask, NOW, &mut rng) {
             let (pool, i) = (&pools.as_slice()[choice.index], choice.index);
             let track = pool.track(&model).unwrap();

@@ -1,6 +1,6 @@
 //! The outcomes, for people and for machines. Every figure is rounded in one way: the same seed gives the same bytes.
 
-use routing_lab::{Against, Group, Judgement, Outcome, Policy, Scenario, Spending, Standing};
+use routing_lab::{Against, Group, Outcome, Policy, Scenario, Spending, Standing, TargetsMet};
 use schemas::UsdNanos;
 use serde::Serialize;
 
@@ -18,7 +18,7 @@ pub(super) struct Told<'a> {
     outcomes: &'a [Outcome],
     /// Ours against the targets; missing when we did not run.
     #[serde(skip_serializing_if = "Option::is_none")]
-    targets: Option<Judgement>,
+    targets: Option<TargetsMet>,
     /// Ours against each other.
     against: Vec<Against>,
     #[serde(skip)]
@@ -38,7 +38,7 @@ impl<'a> Told<'a> {
             about: &case.scenario.about,
             stand_in: file.filter(|_| args.traces.is_none()),
             outcomes,
-            targets: ours.map(|ours| routing_lab::judge(&case.scenario, ours)),
+            targets: ours.map(|ours| routing_lab::targets_met(&case.scenario, ours)),
             against: others
                 .filter_map(|other| Some(routing_lab::versus(&case.scenario, ours?, other)))
                 .collect(),
@@ -48,7 +48,7 @@ impl<'a> Told<'a> {
 
     /// Whether ours misses a target.
     pub(super) fn missed(&self) -> bool {
-        self.targets.is_some_and(|judgement| !judgement.all())
+        self.targets.is_some_and(|met| !met.all())
     }
 
     pub(super) fn name(&self) -> &str {

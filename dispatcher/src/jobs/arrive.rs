@@ -1,0 +1,232 @@
+//! Jobs that come into our hands: delivered by the server, given back by a worker, or looked up.
+
+use std::sync::Arc;
+
+use routing::retry::{self, Verdict};
+use schemas::{
+    Micros,
+    failure::{Failure, FailureClass},
+    journal::Journal,
+    reply::Status,
+};
+use tracing::{debug, info, warn};
+
+use super::{Delivered, Effect, Fate, Finding, JobKey, Jobs, Record, Returned, Stage};
+use crate::metrics;
+
+impl Jobs {
+    /// The server delivered a job.
+    pub(super) fn delivered(&mut self, delivered: Delivered, now: Micros, out: &mut Vec<Effect>) {
+        let Delivered { head, parcel, lease } = delivered;
+        let feed = self.feed_of.get(lease.stream()).and_then(|of| of.get(lease.consumer())).copied();
+        let (Some(feed), Some(key)) = (feed, self.key(&lease)) else { return };
+        let feed = &mut self.feeds[feed];
+        feed.delivered(&lease);
+        let again = lease.delivered > 1;
+        metrics::delivered(again);
+        let (seen, remade) = (lease.stream_seq <= feed.seen, lease.stream_seq <= feed.recreated_at);
+        feed.seen = feed.seen.max(lease.stream_seq);
+        if let Some(record) = self.records.get_mut(&key) {
+            let next = lease.delivered == record.lease.delivered + 1;
+            match record.stage {
+                // A server that was killed forgets deliveries. The holder of the first lease still has it: acks name the
+                // message, not the delivery.
+                Stage::Away | Stage::Over if !again => {
+                    metrics::forgotten_delivery();
+                    return;
+                }
+                Stage::Ending => return,
+                _ => {}
+            }
+            (record.lease, record.leased, record.asked) = (lease, now, None);
+            match record.stage {
+                // Nobody had it in between: its place in the line stays.
+                Stage::Waiting { .. } if next || !again => return,
+                Stage::LookUp { asked: false, .. } => return,
+                Stage::Waiting { .. } | Stage::LookUp { .. } | Stage::Away | Stage::Over | Stage::Ending => {}
+            }
+            debug!(job = %record.head.id, open = record.open.len(), "delivered again while attempts are open or a look-up is on its way");
+            record.open.iter_mut().for_each(|attempt| attempt.current = false);
+            record.attempts =
+                record.attempts.max(u16::try_from(record.lease.delivered - 1).unwrap_or(u16::MAX));
+            self.keep_text(key, Some(parcel));
+            self.look_up(key, false, now, out);
+            return;
+        }
+        if !again && seen && !remade {
+            // Forgotten by a server that was killed, and held by somebody else. If nobody holds it, it comes again after
+            // `ack_wait`, as number 2.
+            metrics::forgotten_delivery();
+            debug!(job = %head.id, seq = key.seq, "delivered before and forgotten by the server; left to its holder");
+            return;
+        }
+        let attempts = u16::try_from(lease.delivered - 1).unwrap_or(u16::MAX);
+        self.insert(key, Arc::new(head), lease, now, Journal::default(), attempts);
+        self.keep_text(key, Some(parcel));
+        if again || remade {
+            self.look_up(key, false, now, out);
+        } else {
+            self.wait(key, now, out);
+        }
+    }
+
+    fn insert(
+        &mut self,
+        key: JobKey,
+        head: Arc<schemas::job::Head>,
+        lease: schemas::lease::Lease,
+        leased: Micros,
+        journal: Journal,
+        attempts: u16,
+    ) {
+        let record = Record {
+            head,
+            parcel: None,
+            lease,
+            leased,
+            asked: None,
+            journal,
+            attempts,
+            stage: Stage::Over,
+            open: Vec::new(),
+            larger_than: None,
+            avoid: Vec::new(),
+            decision: None,
+            held_since: leased,
+            not_before: None,
+        };
+        self.records.insert(key, Box::new(record));
+    }
+
+    /// A worker gives a job back after an attempt that failed.
+    pub(super) fn returned(&mut self, returned: Returned, now: Micros, out: &mut Vec<Effect>) {
+        let Returned { back, head, parcel } = returned;
+        let Some(key) = self.key(&back.lease) else { return };
+        metrics::returned(back.failure.class);
+        debug!(job = %head.id, attempt = back.attempt, pool = %back.pool, class = %back.failure.class, "job came back");
+        let size =
+            back.journal.entries.last().and_then(|entry| self.size_of(&entry.pool, &head.subject.model));
+        let own = back.offer.as_ref().filter(|offer| offer.accept == self.accept).map(|offer| offer.offer);
+        if let Some(record) = self.records.get_mut(&key) {
+            record.journal.merge(&back.journal);
+            record.attempts = record.attempts.max(back.attempt);
+            let newer = record.lease.delivered > back.lease.delivered;
+            match record.stage {
+                // The job was delivered again meanwhile, or ends: the newer holder goes on, with what is known now.
+                Stage::LookUp { .. } | Stage::Waiting { .. } | Stage::Ending => return,
+                Stage::Away if newer => return,
+                // It was left to this attempt, or it is done: the server knows whether the lease still stands.
+                Stage::Over if newer => {
+                    (record.lease, record.leased, record.asked) = (back.lease, back.leased_us, None);
+                    self.keep_text(key, Some(parcel));
+                    self.look_up(key, true, now, out);
+                    return;
+                }
+                Stage::Away | Stage::Over => {}
+            }
+            // A second attempt is open: the job is its own, and it must know so.
+            let beside = record.open.iter().find(|a| a.current && Some(a.offer) != own).map(|a| a.offer);
+            if let Some(beside) = beside {
+                let entry = back.journal.entries.last().cloned();
+                self.tell_alone(beside, entry, out);
+                return;
+            }
+            let record = self.records.get_mut(&key).expect("it was there a moment ago");
+            (record.lease, record.leased, record.asked) = (back.lease, back.leased_us, None);
+        } else {
+            self.insert(key, Arc::new(head), back.lease, back.leased_us, back.journal, back.attempt);
+        }
+        self.keep_text(key, Some(parcel));
+        let Some(record) = self.records.get_mut(&key) else { return };
+        record.decision = back.decision;
+        self.go_on(key, &back.failure, size, now, out);
+    }
+
+    /// Ends a job whose attempt failed, or lets it wait for another. `size` is that of the SKU it failed on, where that is known.
+    pub(super) fn go_on(
+        &mut self,
+        key: JobKey,
+        failure: &Failure,
+        size: Option<u16>,
+        now: Micros,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(record) = self.records.get_mut(&key) else { return };
+        match retry::verdict(&record.head, &record.journal, failure, now) {
+            Verdict::End(status, failure) => self.end(key, status, failure, out),
+            Verdict::Again { larger } => {
+                record.larger_than = size.filter(|_| larger);
+                record.not_before = retry::rest(&record.journal, &mut self.rng).map(|pause| now + pause);
+                self.wait(key, now, out);
+            }
+        }
+    }
+
+    /// A look-up has ended.
+    pub(super) fn found(&mut self, found: Finding, now: Micros, out: &mut Vec<Effect>) {
+        let Finding { job: key, delivery, fate, leased } = found;
+        let Some(record) = self.records.get_mut(&key) else { return };
+        if !matches!(record.stage, Stage::LookUp { asked: true, .. }) || record.lease.consumer_seq != delivery
+        {
+            return;
+        }
+        if let Some(leased) = leased {
+            record.leased = record.leased.max(leased);
+        }
+        match fate {
+            Fate::Unknown => {
+                warn!(job = %record.head.id, "not looked up; its lease runs out and it comes again");
+                self.over(key);
+            }
+            Fate::Done => {
+                metrics::found_done();
+                info!(job = %record.head.id, "has a result already; finished");
+                out.push(Effect::Ack(record.lease.clone()));
+                self.over(key);
+            }
+            Fate::IdTaken(failure) => self.end(key, Status::Failed, failure, out),
+            Fate::Again(journal) => {
+                record.journal.merge(&journal);
+                self.resume(key, now, out);
+            }
+        }
+    }
+
+    /// Goes on with a job that has no result, delivered again or offered in vain.
+    fn resume(&mut self, key: JobKey, now: Micros, out: &mut Vec<Effect>) {
+        let poison_after = self.config.offers.poison_after;
+        let Some(record) = self.records.get_mut(&key) else { return };
+        let delivered = record.lease.delivered;
+        if delivered > poison_after {
+            let text = format!("delivered {delivered} times without an outcome");
+            self.end(key, Status::Failed, Failure::new(FailureClass::Poison, text), out);
+            return;
+        }
+        info!(job = %record.head.id, delivered, attempts = record.journal.entries.len(), "looked up, going on");
+        record.attempts = record.attempts.max(record.journal.last_attempt());
+        if record.journal.unfinished().is_some() {
+            // The pool that did not answer is the one to ask what became of its run.
+            record.avoid.clear();
+        } else if let Some(failure) = record.journal.last_failure().cloned() {
+            let size = None;
+            self.go_on(key, &failure, size, now, out);
+            return;
+        }
+        self.wait(key, now, out);
+    }
+
+    /// The server said that it extended a lease.
+    pub(super) fn extended(&mut self, key: JobKey, delivery: u64, asked: Micros) {
+        if let Some(record) = self.records.get_mut(&key)
+            && record.lease.consumer_seq == delivery
+        {
+            record.leased = record.leased.max(asked);
+            record.asked = None;
+        }
+    }
+
+    /// The size of what a pool runs a model on.
+    pub(super) fn size_of(&self, pool: &schemas::PoolId, model: &schemas::ModelToken) -> Option<u16> {
+        self.pools.iter().find(|p| p.id == *pool)?.track(model).map(|track| track.served.size)
+    }
+}

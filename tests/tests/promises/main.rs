@@ -1,0 +1,40 @@
+//! One file per promise, each broken on purpose against a real nats-server. One binary: it links once, and each test still runs in a
+//! process of its own under nextest.
+
+mod acks_cluster;
+mod backfill;
+mod bad_input;
+mod budget_counters;
+mod budgets;
+mod cancelled;
+mod command;
+mod compose;
+mod delayed;
+mod dispatcher_killed;
+mod exactly_one_result;
+mod failover;
+mod fairness;
+mod faults;
+mod hedged;
+mod house;
+mod ids;
+mod kept_warm;
+mod ledger;
+mod missing_consumer;
+mod missing_stream;
+mod nats_restart;
+mod near_limit;
+mod no_pool;
+mod payloads;
+mod processes;
+mod real_inference;
+mod recurring;
+mod replay;
+mod role_close;
+mod serverless;
+mod simulate;
+mod stale_lease;
+mod trimming;
+mod unique;
+mod wire_examples;
+mod worker_killed;

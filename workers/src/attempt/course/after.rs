@@ -1,0 +1,264 @@
+//! After the call: the result and whose it is, the cost, the journal of a failure, and waiting while nothing can be stored.
+
+use std::{sync::Arc, time::Duration};
+
+use schemas::{
+    cost::Purpose,
+    failure::FailureClass,
+    journal::Trace,
+    reply::{JobResult, OutputRef},
+};
+use transport::{Stored, stored};
+
+use super::{
+    Booking, Course, Effect, End, Found, Moment, Outcome, Refusal, Report, ResultName, Rival, State, Step,
+    Then, Waiting, during::book, finish, over, papers,
+};
+use crate::attempt::Settled;
+
+/// The first pause after a refusal; each further one doubles it.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+/// The longest pause. A stream that has space again should not be waited for much longer than that.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+
+impl Course {
+    /// Stores a result. Where the lease is not surely our own, another attempt may have ended the job, perhaps so long ago that
+    /// the server has forgotten the message id: we look first.
+    pub(super) fn store(&mut self, outcome: Box<Outcome>) -> Step {
+        if self.sure { publish(outcome) } else { look(outcome) }
+    }
+
+    /// We have looked.
+    pub(super) fn looked(&mut self, outcome: Box<Outcome>, found: &Found, now: Moment) -> Step {
+        // Of several jobs with one id, this one's place in the log tells its own result.
+        let own = |r: &&JobResult| r.attempt_key == Some(self.key) || r.log.as_ref() == Some(&self.place());
+        let result = found.results.iter().find(own).or(found.results.first());
+        if result.is_some() {
+            return self.compare(outcome, result, now);
+        }
+        // Whoever booked this attempt gave it up for lost, and runs the job again. A useful cost beside the wasted one would
+        // count the attempt twice.
+        if found.booked && outcome.result.bill.is_some() {
+            let mut effects = left_over(&outcome);
+            effects.push(Effect::Settle(outcome.settled));
+            return (State::Over, effects);
+        }
+        publish(outcome)
+    }
+
+    /// The server has a result of the job: ours, or one with the same id from before.
+    pub(super) fn stored(&mut self, outcome: Box<Outcome>, stored: Stored) -> Step {
+        self.refusals = 0;
+        if stored.duplicate {
+            return (State::ReadingStored(outcome), vec![Effect::ReadStored(stored.seq)]);
+        }
+        let result = outcome.result.clone();
+        ours(*outcome, &result)
+    }
+
+    /// Whose result is stored? `None` if the stream has dropped it, so that nobody can tell; then it counts as another's, since
+    /// a wasted cost stands beside whatever was booked as useful.
+    pub(super) fn compare(&mut self, outcome: Box<Outcome>, found: Option<&JobResult>, now: Moment) -> Step {
+        if let Some(found) = found
+            && found.attempt_key == Some(self.key)
+        {
+            return ours(*outcome, found);
+        }
+        let mut outcome = outcome;
+        let mut effects = left_over(&outcome);
+        let bill = outcome.result.bill.clone();
+        let job = outcome.job.clone();
+        let another = |found: &&JobResult| found.log.as_ref().is_some_and(|log| *log != self.place());
+        let then = match found.filter(another) {
+            // Not another attempt of the same job, but another job with the same id.
+            Some(first) => {
+                outcome.result = Arc::new(papers::taken(&outcome.result, first));
+                Then::TellTaken(outcome)
+            }
+            None => Then::Finish(outcome.job, outcome.settled),
+        };
+        let (state, more) = match bill {
+            Some(bill) => {
+                let event = self.cost(&job, Purpose::WastedRace, bill, now.at);
+                book(Booking { event, then })
+            }
+            None => self.booked(then),
+        };
+        effects.extend(more);
+        (state, effects)
+    }
+
+    /// The cost of the attempt is stored.
+    pub(super) fn booked(&mut self, then: Then) -> Step {
+        self.refusals = 0;
+        match then {
+            Then::Finish(job, settled) => finish(&job, settled),
+            Then::Store(outcome) => self.store(outcome),
+            Then::TellTaken(outcome) => self.tell_taken(outcome),
+            Then::GiveBack(end) => self.write_end(end),
+            Then::Settle(settled) => over(settled),
+        }
+    }
+
+    fn tell_taken(&self, outcome: Box<Outcome>) -> Step {
+        let name = ResultName::IdTaken(self.terms.handover.lease.stream_seq);
+        let effect = Effect::StoreResult(name, outcome.result.clone());
+        (State::TellingTaken(outcome), vec![effect])
+    }
+
+    /// A result was not stored. One that is too large gets its output out of the way, then its decision.
+    pub(super) fn refused(&mut self, mut outcome: Box<Outcome>, why: Refusal, now: Moment) -> Step {
+        match why {
+            Refusal::TooLarge if outcome.result.output.is_some() => store_output(outcome),
+            Refusal::TooLarge if outcome.result.decision.is_some() => {
+                Arc::make_mut(&mut outcome.result).decision = None;
+                self.store(outcome)
+            }
+            why @ (Refusal::TooLarge | Refusal::Unavailable(_)) => {
+                self.wait(Waiting::Result(outcome), why, now)
+            }
+        }
+    }
+
+    /// The output lies in the object store; the result says where.
+    pub(super) fn output_stored(&mut self, mut outcome: Box<Outcome>, place: OutputRef) -> Step {
+        self.refusals = 0;
+        let result = Arc::make_mut(&mut outcome.result);
+        (result.output, result.output_ref) = (None, Some(place));
+        self.store(outcome)
+    }
+
+    /// Something was refused: it is tried again after a pause, with the lease kept meanwhile. What was paid for is never given
+    /// up for that, unless the worker must stop.
+    pub(super) fn wait(&mut self, waiting: Waiting, why: Refusal, now: Moment) -> Step {
+        if self.stopping {
+            return self.give_up(waiting, now);
+        }
+        let why = match why {
+            Refusal::TooLarge => "too large for a message".to_owned(),
+            Refusal::Unavailable(why) => why,
+        };
+        let pause = PAUSE_MIN.saturating_mul(1 << self.refusals.min(8)).min(PAUSE_MAX);
+        self.refusals = self.refusals.saturating_add(1);
+        let what = waiting.name();
+        (State::Waiting(waiting), vec![Effect::Report(Report::Withheld { what, why }), Effect::Wait(pause)])
+    }
+
+    /// The pause is over.
+    pub(super) fn again(&mut self, waiting: Waiting) -> Step {
+        match waiting {
+            Waiting::Result(outcome) => self.store(outcome),
+            Waiting::Look { outcome, .. } => look(outcome),
+            Waiting::Output(outcome) => store_output(outcome),
+            Waiting::Taken(outcome) => self.tell_taken(outcome),
+            Waiting::Cost(booking) => book(*booking),
+        }
+    }
+
+    /// The worker must stop before what waits could be stored. The job is delivered again: a result without its cost is found
+    /// and booked then; an output without a result is lost, and what it cost is wasted.
+    pub(super) fn give_up(&mut self, waiting: Waiting, now: Moment) -> Step {
+        let mut effects = vec![Effect::Report(Report::Abandoning(waiting.name()))];
+        let (state, more) = match waiting {
+            Waiting::Result(outcome)
+            | Waiting::Output(outcome)
+            | Waiting::Look { outcome, stored: false } => {
+                let failed = outcome.settled.failed.or(Some(FailureClass::WorkerLost));
+                let settled = Settled { failed, ..outcome.settled };
+                match outcome.result.bill.clone() {
+                    Some(bill) => {
+                        let event = self.cost(&outcome.job, Purpose::WastedFailure, bill, now.at);
+                        book(Booking { event, then: Then::Settle(settled) })
+                    }
+                    None => over(settled),
+                }
+            }
+            // Should the result be ours, whoever finds it books the useful cost.
+            Waiting::Taken(outcome) | Waiting::Look { outcome, stored: true } => over(outcome.settled),
+            Waiting::Cost(booking) => over(booking.then.settled()),
+        };
+        effects.extend(more);
+        (state, effects)
+    }
+
+    /// Writes down how the attempt failed, if the job is still its own.
+    pub(super) fn write_end(&mut self, end: Box<End>) -> Step {
+        if let Some(step) = self.not_ours(&end) {
+            return step;
+        }
+        let trace = Trace::Failed { failure: end.failure.clone(), cost_usd: end.settled.cost };
+        let journal = self.journal_with(self.entry(end.started, trace));
+        (State::WritingEnd(end), vec![Effect::WriteJournal(Box::new(journal))])
+    }
+
+    /// Gives the job back, unless another attempt has it.
+    pub(super) fn give_back(&mut self, end: End, now: Moment) -> Step {
+        if let Some(step) = self.not_ours(&end) {
+            return step;
+        }
+        if self.rival == Rival::Runs {
+            // Should the other attempt fail, too, the dispatcher takes the job up again.
+            return over(Settled { kept: true, ..end.settled });
+        }
+        let back = self.return_of(end.failure, end.settled.cost, now);
+        (State::Over, vec![Effect::GiveBack(back), Effect::Settle(end.settled)])
+    }
+
+    /// The end of a failed attempt whose job is another's now.
+    fn not_ours(&self, end: &End) -> Option<Step> {
+        if self.rival == Rival::Won {
+            return Some(over(end.settled));
+        }
+        let lost = || vec![Effect::Report(Report::LeaseLost), Effect::Settle(end.settled)];
+        (!self.sure).then(|| (State::Over, lost()))
+    }
+}
+
+impl Waiting {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Result(_) | Self::Look { .. } | Self::Taken(_) => "result",
+            Self::Output(_) => "output",
+            Self::Cost(_) => "cost",
+        }
+    }
+}
+
+impl Then {
+    fn settled(&self) -> Settled {
+        match self {
+            Self::Finish(_, settled) | Self::Settle(settled) => *settled,
+            Self::Store(outcome) | Self::TellTaken(outcome) => outcome.settled,
+            Self::GiveBack(end) => end.settled,
+        }
+    }
+}
+
+/// This attempt gave the job's result: its cost is the useful one.
+fn ours(outcome: Outcome, result: &JobResult) -> Step {
+    match stored::useful_event(result, &outcome.job.subject.tenant) {
+        Some(event) => book(Booking { event, then: Then::Finish(outcome.job, outcome.settled) }),
+        // Taken back: its cost was booked before.
+        None => finish(&outcome.job, outcome.settled),
+    }
+}
+
+fn publish(outcome: Box<Outcome>) -> Step {
+    let effect = Effect::StoreResult(ResultName::OfJob, outcome.result.clone());
+    (State::StoringResult(outcome), vec![effect])
+}
+
+fn look(outcome: Box<Outcome>) -> Step {
+    (State::Looking(outcome), vec![Effect::LookForResult])
+}
+
+fn store_output(outcome: Box<Outcome>) -> Step {
+    let effect = Effect::StoreOutput(outcome.result.clone());
+    (State::StoringOutput(outcome), vec![effect])
+}
+
+/// What is told and removed when another attempt gave the result.
+fn left_over(outcome: &Outcome) -> Vec<Effect> {
+    let remove = outcome.result.output_ref.clone().map(Effect::RemoveOutput);
+    [Effect::Report(Report::Beaten)].into_iter().chain(remove).collect()
+}

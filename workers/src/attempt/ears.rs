@@ -1,0 +1,41 @@
+//! What a dispatcher tells an attempt while it runs.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::course::News;
+
+/// News on its way to an attempt.
+#[derive(Debug, Default)]
+pub struct Ears {
+    heard: Mutex<Vec<News>>,
+    bell: Notify,
+}
+
+impl Ears {
+    /// Tells it.
+    pub fn tell(&self, news: News) {
+        self.lock().push(news);
+        self.bell.notify_one();
+    }
+
+    /// All that was told since the last look.
+    pub(super) fn take(&self) -> Vec<News> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Returns when something was told. Cancel-safe: nothing is taken.
+    pub(super) async fn told(&self) {
+        loop {
+            if !self.lock().is_empty() {
+                return;
+            }
+            self.bell.notified().await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<News>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

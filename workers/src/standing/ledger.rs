@@ -1,0 +1,123 @@
+//! Books a pool's standing cost: the bucket, the provider, the ledger, in the order that books every span once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use schemas::{Micros, prices::PriceError, time::Clock as _};
+use tracing::{debug, error, warn};
+use transport::{
+    PublishError, SystemClock,
+    api::ApiError,
+    bucket::{Bucket, ReadError},
+    stored,
+};
+
+use super::Account;
+use crate::{kit::Kit, nats};
+
+/// How often the account is read again because another worker of the pool was first. Each time that worker has booked.
+const TRIES: u32 = 5;
+
+/// Why nothing is booked now.
+#[derive(Debug, thiserror::Error)]
+enum BookError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Never booked from nothing instead: everything would be booked again.
+    #[error("the account of standing cost does not read: {0}")]
+    Account(#[from] serde_json::Error),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error("standing usage without a price: {0}")]
+    Price(#[from] PriceError),
+}
+
+/// Books for one pool.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    pub(crate) kit: Arc<Kit>,
+    /// The bucket of accounts.
+    pub(crate) accounts: Bucket,
+}
+
+/// What one look at the account came to.
+enum Outcome {
+    /// Everything is booked.
+    Done,
+    /// The account has changed: look again.
+    Again,
+}
+
+impl Ledger {
+    /// Books what the provider counts as standing since it was last booked, by whichever worker of this pool. What cannot be
+    /// booked now is booked the next time: the provider's count is cumulative.
+    pub(crate) async fn book(&self) {
+        for _ in 0..TRIES {
+            match self.step().await {
+                Ok(Outcome::Done) => return,
+                Ok(Outcome::Again) => {}
+                Err(error @ (BookError::Price(_) | BookError::Account(_))) => {
+                    error!(pool = %self.kit.config.pool, %error, "standing cost not booked");
+                    return;
+                }
+                Err(error) => {
+                    warn!(pool = %self.kit.config.pool, %error, "standing cost not booked now");
+                    return;
+                }
+            }
+        }
+        debug!(pool = %self.kit.config.pool, "other workers of the pool book its standing cost");
+    }
+
+    async fn step(&self) -> Result<Outcome, BookError> {
+        let config = &self.kit.config;
+        let key = format!("standing.{}.{}", config.pool.region, config.pool.provider);
+        let found = self.accounts.read(&key).await?;
+        let account = found.value.as_deref().map(serde_json::from_slice::<Account>).transpose()?;
+        let account = account.unwrap_or_default();
+        if account.pending.is_some() {
+            self.store(&account, true).await?;
+            self.replace(&key, &account.settled(), found.revision).await?;
+            return Ok(Outcome::Again);
+        }
+        // After the account was read: what the account says is never newer than the total.
+        let Some(total) = config.provider.standing().await else { return Ok(Outcome::Done) };
+        let pending = account.advance(&config.prices, &config.price_name, &total, SystemClock.now())?;
+        let Some(pending) = pending else { return Ok(Outcome::Done) };
+        let Some(revision) = self.replace(&key, &pending, found.revision).await? else {
+            return Ok(Outcome::Again);
+        };
+        self.store(&pending, false).await?;
+        // If another worker has completed the span meanwhile, it has written the same.
+        self.replace(&key, &pending.settled(), revision).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Stores the event of the pending span. One that was `left` by another worker may be stored already, perhaps so long ago
+    /// that the server has forgotten its message id.
+    async fn store(&self, account: &Account, left: bool) -> Result<(), BookError> {
+        let Some((event, id)) = account.event(&self.kit.config.pool) else { return Ok(()) };
+        if left && self.is_stored(&id, event.at_us).await? {
+            return Ok(());
+        }
+        let (subject, headers, body) = nats::standing(&event, id);
+        let stored = self.kit.publisher.publish(subject, headers, body).await?;
+        if !stored.duplicate {
+            self.kit.metrics.booked(event.purpose, event.amount_usd);
+        }
+        Ok(())
+    }
+
+    async fn is_stored(&self, id: &str, since: Micros) -> Result<bool, BookError> {
+        let (tenant, mailbox) = nats::standing_mailbox();
+        let costs = stored::costs_since(&self.kit.control, &tenant, &mailbox, since).await?;
+        Ok(costs.contains(id))
+    }
+
+    async fn replace(&self, key: &str, account: &Account, revision: u64) -> Result<Option<u64>, BookError> {
+        let bytes = serde_json::to_vec(account).expect("an account has only string keys");
+        Ok(self.accounts.replace(key, Bytes::from(bytes), revision).await?)
+    }
+}
