@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AttemptKey, JobId, Micros, ModelToken, PoolId, ProviderId, Region, Tenant, UsdNanos, job::Head,
-    journal::Entry, prices::Unit,
+    journal::Entry,
 };
+
+pub use crate::line::CostLine;
 
 /// What the money was good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,23 +23,6 @@ pub enum Purpose {
     Cancelled,
     /// Capacity that stood ready and that no job used.
     Standing,
-}
-
-/// One line of an attempt's bill: a quantity of one unit at one price.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CostLine {
-    /// What was billed for, as the provider calls it: `T4`, `standard`.
-    pub sku: String,
-    /// What is counted.
-    pub unit: Unit,
-    /// How much: microseconds for times, else a plain count.
-    pub quantity: u64,
-    /// What the line is for: `execution`, `cold_start`, `input_tokens`, `idle`, `warm_start`.
-    pub item: String,
-    /// Price of one unit, dollars.
-    pub unit_price_usd: UsdNanos,
-    /// Quantity times price, rounded up to the nano-dollar.
-    pub amount_usd: UsdNanos,
 }
 
 /// The bill of one attempt: the lines, their sum, and by which prices.

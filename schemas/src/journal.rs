@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AttemptKey, Micros, PoolId, UsdNanos, cost::CostLine, failure::Failure, money};
+use crate::{AttemptKey, Micros, PoolId, UsdNanos, failure::Failure, line::CostLine, money};
 
 /// Entries kept per job; of those that go first, [`Dropped`] keeps the sums.
 pub const ENTRIES_MAX: usize = 32;

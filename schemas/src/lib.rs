@@ -1,9 +1,9 @@
-//! The words Beacon's parts share: types, wire formats, subjects, topology as data, transitions.
+//! The words Beacon's parts share: types, wire formats, subjects, topology as data.
 //!
-//! Nothing here awaits, logs, reads a clock or touches the network. Reading order: the small types
-//! ([`token`], [`ids`], [`money`], [`time`]), then what travels ([`job`], [`reply`], [`cost`], [`handover`],
-//! [`heartbeat`], [`live`], [`dead`], [`cancel`], [`recurring`], [`why`]), then what decides ([`failure`]), then the map ([`subjects`],
-//! [`catalog`], [`topology`], [`prices`]).
+//! Nothing here awaits, logs, reads a clock or touches the network. Reading order: the small types ([`token`], [`ids`],
+//! [`money`], [`time`], [`line`]), then messages ([`job`], [`reply`], [`journal`], [`cost`], [`handover`], [`heartbeat`],
+//! [`live`], [`dead`], [`cancel`], [`recurring`], [`why`]), then decisions ([`failure`], [`lease`]), then the map
+//! ([`subjects`], [`catalog`], [`topology`], [`prices`]).
 
 pub mod cancel;
 pub mod catalog;
@@ -19,6 +19,7 @@ pub mod ids;
 pub mod job;
 pub mod journal;
 pub mod lease;
+pub mod line;
 pub mod live;
 pub mod money;
 pub mod prices;

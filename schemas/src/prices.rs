@@ -2,43 +2,14 @@
 //!
 //! A price may hold for a time only. Every question is about a moment, and is answered with the prices in force at it.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Micros, ProviderId, UsdNanos, cost::CostLine};
+use crate::{Micros, ProviderId, UsdNanos, line::CostLine};
 
-/// What a price is the price of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unit {
-    /// A second of a machine.
-    Second,
-    /// An hour of a machine, charged by the microsecond.
-    Hour,
-    /// One inference, however long.
-    Inference,
-    /// A million tokens, read or written.
-    MillionTokens,
-    /// A million tokens read.
-    MillionInputTokens,
-    /// A million tokens written.
-    MillionOutputTokens,
-}
-
-impl fmt::Display for Unit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Second => "second",
-            Self::Hour => "hour",
-            Self::Inference => "inference",
-            Self::MillionTokens => "million tokens",
-            Self::MillionInputTokens => "million input tokens",
-            Self::MillionOutputTokens => "million output tokens",
-        })
-    }
-}
+pub use crate::line::Unit;
 
 /// One price.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

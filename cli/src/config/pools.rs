@@ -42,8 +42,8 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// What a dispatcher knows of it before anything was heard of it: its models, and what an attempt there is expected to cost by
-    /// the prices in force at `at`.
+    /// A dispatcher's knowledge of the pool before the first heartbeat: its models, and the cost of an attempt there that is
+    /// expected by the prices in force at `at`.
     pub(crate) fn known(&self, prices: &PriceBook, at: Micros) -> KnownPool {
         let known = |model: &PoolModel| KnownModel {
             model: model.model.clone(),
@@ -52,9 +52,11 @@ impl Pool {
         };
         KnownPool { id: self.id.clone(), models: self.models.iter().map(known).collect() }
     }
-}
 
+<<<<<<< HEAD
 impl Pool {
+=======
+>>>>>>> wt-house
     /// Reads the secrets and gives a worker's configuration.
     pub(super) fn build(
         &self,

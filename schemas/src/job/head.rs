@@ -9,7 +9,7 @@ use serde::{
     de::{SeqAccess, Visitor},
 };
 
-use super::{
+use super::parts::{
     ATTEMPTS_DEFAULT, ATTEMPTS_MAX, InputRef, JobError, JobHeaders, LABEL_LENGTH_MAX, LABELS_MAX, Params,
     Routing, null_is_default,
 };
