@@ -53,10 +53,6 @@ impl Pool {
         KnownPool { id: self.id.clone(), models: self.models.iter().map(known).collect() }
     }
 
-<<<<<<< HEAD
-impl Pool {
-=======
->>>>>>> wt-house
     /// Reads the secrets and gives a worker's configuration.
     pub(super) fn build(
         &self,
