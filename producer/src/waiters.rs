@@ -186,6 +186,9 @@ impl Waiting {
         let found = held.into_iter().find(|(stored, result)| waiters[at].meant.is(*stored, result));
         if let Some((_, result)) = found {
             let _ = waiters.swap_remove(at).done.send(result);
+            if waiters.is_empty() {
+                registry.jobs.remove(&self.job);
+            }
         }
     }
 
