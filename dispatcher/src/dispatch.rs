@@ -267,7 +267,8 @@ impl Dispatcher {
         }
         match nats::read_delivery(message, SystemClock.now()) {
             Delivery::Alien(error) => warn!(%error, "a message that no pull of ours brought"),
-            Delivery::Broken(message, lease, error) => {
+            Delivery::Broken(parts) => {
+                let (message, lease, error) = *parts;
                 let Some(feed) = self.jobs.counted(&lease) else { return };
                 let (region, model) = (feed.region.clone(), feed.model.clone());
                 warn!(stream = lease.stream(), seq = lease.stream_seq, %error, "not a job");

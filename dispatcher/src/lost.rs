@@ -62,7 +62,7 @@ pub async fn book(client: Client, publisher: Publisher, journals: Bucket, lost: 
         match known(&client, &journals, &lost).await {
             Ok(known) => break known,
             Err(error) => {
-                warn!(job = %head.id, error, "what is stored of a lost attempt is not known; asking again")
+                warn!(job = %head.id, error, "what is stored of a lost attempt is not known; asking again");
             }
         }
         pauses.wait().await;

@@ -4,6 +4,7 @@
 //! Nothing here sleeps to be safe: [`wait::until`] waits for a condition with a deadline.
 
 pub mod audit;
+pub mod by_hand;
 pub mod imports;
 pub mod llm;
 pub mod nats_server;

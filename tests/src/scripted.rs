@@ -31,6 +31,8 @@ pub enum Script {
     Measure,
     /// Fails at once, unbilled.
     Fail(Failure),
+    /// Fails at once, and bills an inference all the same.
+    FailBilled(Failure),
     /// Waits until [`Scripted::release`], then answers.
     Hold,
     /// Waits until [`Scripted::release`], then fails, unbilled.
@@ -104,6 +106,9 @@ impl Provider for Scripted {
             let script = self.script.lock().unwrap().clone();
             match &script {
                 Script::Fail(failure) => return Ended::unbilled(failure.clone()),
+                Script::FailBilled(failure) => {
+                    return Ended { used: vec![inference(call)], ..Ended::unbilled(failure.clone()) };
+                }
                 Script::Succeed | Script::Measure => {}
                 Script::After(pause) => tokio::time::sleep(*pause).await,
                 Script::Hold => self.released().await,
@@ -122,10 +127,9 @@ impl Provider for Scripted {
             };
             let output = Output { text, finish_reason: "stop".into() };
             let usage = Usage { prompt_tokens: 1, completion_tokens: 2, estimated: false };
-            let used = UsedItem { sku: call.sku.clone(), item: "inference", used: Used::Inferences(1) };
             Ended {
                 outcome: Ok(Success { output, usage }),
-                used: vec![used],
+                used: vec![inference(call)],
                 estimated: false,
                 cold_start: Duration::ZERO,
                 first_token: Duration::ZERO,
@@ -136,4 +140,8 @@ impl Provider for Scripted {
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(async { Health::Up })
     }
+}
+
+fn inference(call: &Call) -> UsedItem {
+    UsedItem { sku: call.sku.clone(), item: "inference", used: Used::Inferences(1) }
 }

@@ -24,6 +24,9 @@ use crate::{
 /// Heartbeats come each second: so long, and every pool was heard.
 const LISTEN: Duration = Duration::from_millis(1_500);
 
+/// Lines named in a message.
+const LOST_SHOWN: usize = 20;
+
 /// Runs one, or asks something of one.
 pub(crate) async fn run(args: Backfill, session: Session) -> anyhow::Result<()> {
     match args {
@@ -203,9 +206,20 @@ fn conclude(ending: Ending, backfill: &backfill::Backfill, session: &Session) ->
             if failed == 0 {
                 return Ok(());
             }
-            let text = format!(
+            let mut text = format!(
                 "{failed} lines failed; they are in {folder}/errors.jsonl and can be run again as they are"
             );
+            if !backfill.lost().is_empty() {
+                let shown: Vec<String> =
+                    backfill.lost().iter().take(LOST_SHOWN).map(ToString::to_string).collect();
+                let more = if backfill.lost().len() > LOST_SHOWN { ", …" } else { "" };
+                text = format!(
+                    "{text}; {} of them (lines {}{more}) ended, but REPLIES holds their results no more: they stand there as \
+                     result_lost; run that file under another --name to get them",
+                    backfill.lost().len(),
+                    shown.join(", "),
+                );
+            }
             Err(Unsuccessful(text).into())
         }
         Ending::Stopped => {

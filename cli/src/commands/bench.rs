@@ -164,7 +164,8 @@ async fn backlog(
 ) -> anyhow::Result<Backlog> {
     let url = link.urls.first().context("no NATS address")?;
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["dispatcher", "--nats-url", url, "--log", "warn"])
+        .args(["dispatcher", "--log", "warn"])
+        .env("BEACON_NATS_URL", url.exposed())
         .stdout(std::process::Stdio::null())
         .kill_on_drop(true)
         .spawn()?;

@@ -12,7 +12,11 @@ use producer::{
     log,
     replay::{Destination, Means, Plan, Replay, Sent, plan},
 };
-use schemas::{JobId, Mailbox, Tenant, reply::JobResult, time::Clock as _};
+use schemas::{
+    JobId, Mailbox, Tenant,
+    reply::{JobResult, Output},
+    time::Clock as _,
+};
 use serde_json::json;
 use similar::TextDiff;
 use tokio::time::{Instant, sleep};
@@ -142,7 +146,7 @@ async fn compare(
     let pairs: Vec<(JobId, JobId)> = plan.picked.values().flatten().map(|p| (p.job, p.new)).collect();
     let old: BTreeSet<JobId> = pairs.iter().map(|(old, _)| *old).collect();
     let new: BTreeSet<JobId> = pairs.iter().map(|(_, new)| *new).collect();
-    let old = log::results_of(producer.client(), &old, None).await?;
+    let old = with_outputs(producer, log::results_of(producer.client(), &old, None).await?).await;
     let end = Instant::now() + args.timeout.get();
     let mut missing = new;
     let mut new = HashMap::new();
@@ -150,7 +154,8 @@ async fn compare(
     let mut since = None;
     loop {
         let looked = SystemClock.now();
-        new.extend(log::results_of(producer.client(), &missing, since).await?);
+        let found = log::results_of(producer.client(), &missing, since).await?;
+        new.extend(with_outputs(producer, found).await);
         missing.retain(|job| !new.contains_key(job));
         if missing.is_empty() || Instant::now() >= end {
             break;
@@ -173,6 +178,23 @@ async fn compare(
     let summary: Vec<String> = counts.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
     session.say(summary.join(", "));
     Ok(())
+}
+
+/// The same results with the outputs that lie in the object store. One whose output is gone says so in its place.
+async fn with_outputs(producer: &Producer, results: HashMap<JobId, JobResult>) -> HashMap<JobId, JobResult> {
+    let mut found = HashMap::with_capacity(results.len());
+    for (job, result) in results {
+        let result = match producer::nats::with_output(producer.client(), result).await {
+            Ok(result) => result,
+            Err(lost) => {
+                let text = format!("[output not kept: {}]", lost.source);
+                let output = Output { text, finish_reason: String::new() };
+                JobResult { output: Some(output), ..lost.result }
+            }
+        };
+        found.insert(job, result);
+    }
+    found
 }
 
 /// The outcome of a comparison, in words.

@@ -49,7 +49,7 @@ async fn with_simulators(session: &Session, nats: &mut Running, simulated: &Simu
 
 fn ready(session: &Session, nats: &Running) -> anyhow::Result<()> {
     let config = &session.config;
-    let url = nats.link.urls.join(",");
+    let url = nats.link.shown();
     let pools: Vec<String> = config.pools.iter().map(|pool| pool.id.to_string()).collect();
     if session.json {
         let version = nats.server.as_ref().map(|server| server.version().to_owned());

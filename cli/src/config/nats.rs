@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use transport::LinkConfig;
+use transport::{Address, LinkConfig};
 
 use super::rule::Rule;
 
@@ -50,7 +50,7 @@ impl RawNats {
         if let Some(bad) = urls.iter().find(|url| !is_address(url)) {
             return Err(Rule::new(
                 "nats.url",
-                format!("`{bad}` must be nats://host:port or tls://host:port"),
+                format!("`{}` must be nats://host:port or tls://host:port", Address::from(bad)),
             ));
         }
         let beneath = |path: Option<PathBuf>| path.map(|p| folder.join(p));
@@ -76,11 +76,13 @@ impl RawNats {
                 ));
             }
         }
-        Ok(Nats::Remote(LinkConfig {
-            urls,
+        let link = LinkConfig {
+            urls: urls.into_iter().map(Address::from).collect(),
             credentials: beneath(credentials),
             root_certificates: beneath(root_certificates),
-        }))
+        };
+        link.check().map_err(|error| Rule::new("nats", error.to_string()))?;
+        Ok(Nats::Remote(link))
     }
 }
 

@@ -237,7 +237,7 @@ impl Jobs {
                 (line.0, line.1) = (record.held_since, *key);
             }
         }
-        let mut held: HashMap<&'static str, u32> = HashMap::new();
+        let mut held: BTreeMap<&'static str, u32> = BTreeMap::new();
         for (_, key, count) in oldest.into_values() {
             let Some(record) = self.records.get(&key) else { continue };
             let gate = if matches!(record.stage, Stage::LookUp { .. }) {

@@ -152,7 +152,7 @@ impl Scene {
         offer(&effects).unwrap_or_else(|| panic!("no offer in {effects:?}"))
     }
 
-    fn news(&self, worker: &str) -> Acceptances {
+    fn news(worker: &str) -> Acceptances {
         let pool = if worker == "w1" { "golem@us-east" } else { "modal@us-east" };
         Acceptances {
             pool: pool.parse().unwrap(),
@@ -167,7 +167,7 @@ impl Scene {
     }
 
     fn accept(&mut self, worker: &str, offer: u64) -> Vec<Effect> {
-        let news = Acceptances { accepted: vec![offer], running: 1, ..self.news(worker) };
+        let news = Acceptances { accepted: vec![offer], running: 1, ..Self::news(worker) };
         self.apply(Event::Answered(news))
     }
 
@@ -181,7 +181,7 @@ impl Scene {
             cost_usd: UsdNanos::new(100_000),
             kept,
         };
-        let news = Acceptances { ended: vec![ended], ..self.news(worker) };
+        let news = Acceptances { ended: vec![ended], ..Self::news(worker) };
         self.apply(Event::Answered(news))
     }
 
@@ -319,7 +319,7 @@ fn a_first_attempt_that_fails_while_the_second_is_refused_is_looked_up_and_goes_
     let mut scene = Scene::new();
     let (first, second) = hedged(&mut scene);
     scene.end("w1", first.offer, Some(FailureClass::ProviderDown), true);
-    let news = Acceptances { refused: vec![(second.offer, RefusedBecause::Busy)], ..scene.news("w2") };
+    let news = Acceptances { refused: vec![(second.offer, RefusedBecause::Busy)], ..Scene::news("w2") };
     scene.apply(Event::Answered(news));
     let effects = scene.pass(Duration::from_millis(20));
     scene.beat("modal@us-east", "w2", 1);
@@ -349,10 +349,10 @@ fn an_attempt_that_a_roll_call_does_not_name_has_ended_and_takes_no_slot() {
     let mut scene = Scene::new();
     let handover = scene.offered(1);
     scene.accept("w1", handover.offer);
-    let named = Acceptances { open: Some(vec![handover.offer]), ..scene.news("w1") };
+    let named = Acceptances { open: Some(vec![handover.offer]), ..Scene::news("w1") };
     scene.apply(Event::Answered(named));
     assert_eq!(scene.left().running, 1);
-    let effects = scene.apply(Event::Answered(Acceptances { open: Some(Vec::new()), ..scene.news("w1") }));
+    let effects = scene.apply(Event::Answered(Acceptances { open: Some(Vec::new()), ..Scene::news("w1") }));
     assert!(!effects.iter().any(|e| matches!(e, Effect::BookLost(_))), "its worker has booked it");
     assert_eq!(scene.left(), Count::default());
 }
@@ -389,7 +389,7 @@ fn after_a_freeze_or_a_jump_of_the_clock_nobodys_silence_means_anything_for_a_wh
     scene.accept("w1", handover.offer);
     assert!(scene.pass(Duration::from_secs(600)).is_empty());
     scene.beat("golem@us-east", "w1", 1);
-    scene.apply(Event::Answered(Acceptances { open: Some(vec![handover.offer]), ..scene.news("w1") }));
+    scene.apply(Event::Answered(Acceptances { open: Some(vec![handover.offer]), ..Scene::news("w1") }));
     for _ in 0..9 {
         assert!(scene.pass(Duration::from_secs(1)).is_empty());
     }
@@ -472,7 +472,7 @@ fn a_stopping_dispatcher_gives_back_what_it_holds_and_what_comes_back() {
     assert!(!scene.jobs.is_settled(), "an offer is open");
     let effects = scene.give_back(1, &running, FailureClass::ProviderDown);
     assert_eq!(given_back(&effects), 1, "{effects:?}");
-    let news = Acceptances { refused: vec![(open.offer, RefusedBecause::Busy)], ..scene.news("w1") };
+    let news = Acceptances { refused: vec![(open.offer, RefusedBecause::Busy)], ..Scene::news("w1") };
     assert_eq!(given_back(&scene.apply(Event::Answered(news))), 1);
     assert!(scene.jobs.is_settled());
 }
@@ -510,7 +510,7 @@ fn text_is_in_hand_only_while_the_job_is() {
     scene.deliver(1, 1);
     assert_eq!((scene.left().waiting, scene.left().bytes > 0), (1, true));
     scene.beat("golem@us-east", "w1", 1);
-    let news = Acceptances { accepted: vec![scene.jobs.next], ..scene.news("w1") };
+    let news = Acceptances { accepted: vec![scene.jobs.next], ..Scene::news("w1") };
     scene.apply(Event::Answered(news));
     assert_eq!((scene.left().running, scene.left().bytes, scene.jobs.bytes), (1, 0, 0));
 }
@@ -536,7 +536,7 @@ fn a_job_left_to_an_older_attempt_that_gives_it_back_goes_on() {
     let effects = scene.pass(Duration::from_millis(20));
     let effects = scene.found(&effects, || Fate::Again(Journal::default()));
     let second = offer(&effects).unwrap();
-    let news = Acceptances { refused: vec![(second.offer, RefusedBecause::Running)], ..scene.news("w1") };
+    let news = Acceptances { refused: vec![(second.offer, RefusedBecause::Running)], ..Scene::news("w1") };
     scene.apply(Event::Answered(news));
     assert!(
         scene.give_back(1, &first, FailureClass::ProviderDown).is_empty(),

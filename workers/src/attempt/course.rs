@@ -142,9 +142,9 @@ impl Course {
             (S::Reading, E::JobRead(job)) => self.read(job, now),
             (S::Reading, E::JobUnreadable(why)) => self.unreadable(&why, now),
             (S::Reading, E::JobGone) => over(Settled::NOTHING),
-            (S::BookingAbandoned { job, entries }, E::CostStored) => self.abandoned(job, entries, true, now),
-            (S::BookingAbandoned { job, entries }, E::CostRefused(_)) => {
-                self.abandoned(job, entries, false, now)
+            (S::BookingAbandoned { job, entries }, E::CostStored) => self.abandoned(job, entries, now),
+            (S::BookingAbandoned { job, entries }, E::CostRefused(why)) => {
+                self.wait(Waiting::Abandoned { job, entries }, why, now)
             }
             (S::WritingIntent { job }, E::JournalWritten(journal)) => {
                 self.journal = *journal;
@@ -194,7 +194,7 @@ impl Course {
                 self.journal = *journal;
                 self.give_back(*end, now)
             }
-            (S::Waiting(waiting), E::Waited) => self.again(waiting),
+            (S::Waiting(waiting), E::Waited) => self.again(waiting, now),
 
             (state, E::News(news)) => self.news(state, news, now),
             // Every other answer is stale: nobody asked, or the question was given up. Named one by one, so that a new event is

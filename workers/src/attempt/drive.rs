@@ -26,8 +26,10 @@ use super::{
 };
 use crate::nats;
 
-/// Between two tries to read a job from the log.
+/// Between two tries to read a stored message.
 const READ_AGAIN: Duration = Duration::from_millis(250);
+/// A replica that is asked may be a moment behind: "not there" is believed when it was said so often.
+const MISSES: u32 = 8;
 
 /// What carrying out an effect leads to.
 enum Next {
@@ -83,10 +85,7 @@ impl Attempt {
             Effect::Call(left) => self.call(left).await,
             Effect::LookForResult => Box::pin(self.look()).await,
             Effect::StoreResult(name, result) => self.store_result(name, result).await,
-            Effect::ReadStored(seq) => match Box::pin(stored::result_at(&self.kit.control, seq)).await {
-                Ok(found) => Event::StoredRead(found.map(Box::new)),
-                Err(error) => Event::Unanswered(error.to_string()),
-            },
+            Effect::ReadStored(seq) => Box::pin(self.read_stored(seq)).await,
             Effect::StoreOutput(result) => Box::pin(self.store_output(result)).await,
             Effect::Wait(pause) => {
                 let _waits = self.kit.metrics.waits();
@@ -171,15 +170,28 @@ impl Attempt {
 
     /// Reads headers and body from the log, as long as the lease is ours.
     async fn read_log(&self) -> Option<(async_nats::HeaderMap, bytes::Bytes)> {
-        let lease = self.keeper.lease();
-        while self.keeper.moment().sure && !self.kit.stop.is_cancelled() {
+        let (lease, mut misses) = (self.keeper.lease(), 0);
+        while misses < MISSES && self.keeper.moment().sure && !self.kit.stop.is_cancelled() {
             match stored::job_at(&self.kit.client, lease.stream(), lease.stream_seq).await {
-                Ok(found) => return found,
+                Ok(Some(found)) => return Some(found),
+                Ok(None) => misses += 1,
                 Err(error) => debug!(%lease, %error, "the job cannot be read from the log now"),
             }
             sleep(READ_AGAIN).await;
         }
         None
+    }
+
+    /// Reads the result that is stored at `seq`.
+    async fn read_stored(&self, seq: u64) -> Event {
+        for _ in 0..MISSES {
+            match stored::result_at(&self.kit.control, seq).await {
+                Ok(Some(found)) => return Event::StoredRead(Some(Box::new(found))),
+                Ok(None) => sleep(READ_AGAIN).await,
+                Err(error) => return Event::Unanswered(error.to_string()),
+            }
+        }
+        Event::StoredRead(None)
     }
 
     async fn store_cost(&self, event: CostEvent) -> Event {

@@ -13,6 +13,9 @@ const NEWS_MAX: usize = 1_000;
 /// digits are 840 KB. A worker with more slots for one dispatcher sends none.
 const OPEN_MAX: usize = 40_000;
 
+/// Roll calls that name nobody, after the last attempt of a dispatcher has ended: each is a message that can be lost.
+const LAST_CALLS: u8 = 5;
+
 /// One dispatcher's inbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Inbox {
@@ -23,8 +26,8 @@ pub(super) struct Inbox {
     pub(super) running: usize,
     /// Whether a roll call is due now, whatever the time.
     pub(super) due: bool,
-    /// When the last roll call was, and how many it named.
-    called: Option<(Duration, usize)>,
+    /// When the last roll call was, and how many more follow though they name nobody.
+    called: Option<(Duration, u8)>,
 }
 
 /// The inbox of that name.
@@ -42,16 +45,16 @@ impl Inbox {
     }
 
     /// When the next roll call is due: at once for a dispatcher that has attempts here and never heard one, each second while
-    /// something of it runs, and once more when nothing does.
+    /// something of it runs, and some times more when nothing does.
     pub(super) fn call_at(&self) -> Option<Duration> {
         match self.called {
             _ if self.due => Some(Duration::ZERO),
             None => (self.running > 0).then_some(Duration::ZERO),
-            Some((at, named)) => (self.running > 0 || named > 0).then(|| at + BEAT_EVERY),
+            Some((at, left)) => (self.running > 0 || left > 0).then(|| at + BEAT_EVERY),
         }
     }
 
-    /// Whether nothing is left to say: no news, and the last roll call named nobody.
+    /// Whether nothing is left to say: no news, and no roll call to come.
     pub(super) fn is_done(&self) -> bool {
         self.running == 0 && !self.has_news() && self.call_at().is_none()
     }
@@ -75,7 +78,9 @@ impl Inbox {
             }
         }
         if let Some(open) = open {
-            self.called = Some((now, open.len()));
+            let before = self.called.map_or(LAST_CALLS, |(_, left)| left);
+            let left = if open.is_empty() { before.saturating_sub(1) } else { LAST_CALLS };
+            self.called = Some((now, left));
             self.due = false;
             if let Some(last) = parts.last_mut().filter(|_| open.len() <= OPEN_MAX) {
                 last.open = Some(open);

@@ -57,7 +57,7 @@ pub(crate) async fn measure(
         "[nats]\nurl = {url:?}\n[beacon]\nregions = [\"{region}\"]\nmodels = [{models}]\n[[pools]]\nprovider = \"runpod\"\n\
          region = \"{region}\"\nkind = \"runpod\"\nbase_url = \"{base}/v2/ep-sim\"\nslots = {runs}\ntimeout = \"10m\"\n\
          models = [{{ model = {name:?}, sku = \"L4\", expected = \"2m\" }}]\n",
-        url = link.urls.first().context("no NATS address")?,
+        url = link.urls.first().context("no NATS address")?.exposed(),
         models = models.join(", "),
         base = endpoint.url(),
     );

@@ -129,7 +129,7 @@ async fn send(producer: Arc<Producer>, job: JobRequest) -> Result<Option<Seen>, 
     match producer.submit_and_wait(&job, LOST_AFTER).await {
         Ok(result) => Ok(Some(Seen { result, latency: started.elapsed() })),
         Err(WaitError::Timeout(_)) => Ok(None),
-        Err(error @ (WaitError::Submit(_) | WaitError::Closed(_))) => Err(error),
+        Err(error) => Err(error),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use schemas::{
     cost::Purpose,
-    failure::FailureClass,
+    failure::{Failure, FailureClass},
     journal::Trace,
     reply::{JobResult, OutputRef},
 };
@@ -145,18 +145,23 @@ impl Course {
     }
 
     /// The pause is over.
-    pub(super) fn again(&mut self, waiting: Waiting) -> Step {
+    pub(super) fn again(&mut self, waiting: Waiting, now: Moment) -> Step {
         match waiting {
             Waiting::Result(outcome) => self.store(outcome),
             Waiting::Look { outcome, .. } => look(outcome),
             Waiting::Output(outcome) => store_output(outcome),
             Waiting::Taken(outcome) => self.tell_taken(outcome),
+            // The next holder of the job books it, too.
+            Waiting::Abandoned { .. } if !self.sure => {
+                (State::Over, vec![Effect::Report(Report::LeaseLost), Effect::Settle(Settled::NOTHING)])
+            }
+            Waiting::Abandoned { job, entries } => self.book_next(job, entries, now),
             Waiting::Cost(booking) => book(*booking),
         }
     }
 
     /// The worker must stop before what waits could be stored. The job is delivered again: a result without its cost is found
-    /// and booked then; an output without a result is lost, and what it cost is wasted.
+    /// and booked then; an output without a result is lost, and what it cost is wasted, unless the journal leads to its run.
     pub(super) fn give_up(&mut self, waiting: Waiting, now: Moment) -> Step {
         let mut effects = vec![Effect::Report(Report::Abandoning(waiting.name()))];
         let (state, more) = match waiting {
@@ -165,7 +170,7 @@ impl Course {
             | Waiting::Look { outcome, stored: false } => {
                 let failed = outcome.settled.failed.or(Some(FailureClass::WorkerLost));
                 let settled = Settled { failed, ..outcome.settled };
-                match outcome.result.bill.clone() {
+                match outcome.result.bill.clone().filter(|_| !outcome.trail) {
                     Some(bill) => {
                         let event = self.cost(&outcome.job, Purpose::WastedFailure, bill, now.at);
                         book(Booking { event, then: Then::Settle(settled) })
@@ -175,6 +180,12 @@ impl Course {
             }
             // Should the result be ours, whoever finds it books the useful cost.
             Waiting::Taken(outcome) | Waiting::Look { outcome, stored: true } => over(outcome.settled),
+            // Nothing has begun: the job is given back, and its journal still says what is to be booked.
+            Waiting::Abandoned { .. } => {
+                let failure =
+                    Failure::new(FailureClass::Preempted, "the worker stopped before the job began");
+                self.unbegun(failure, now)
+            }
             Waiting::Cost(booking) => over(booking.then.settled()),
         };
         effects.extend(more);
@@ -219,7 +230,7 @@ impl Waiting {
         match self {
             Self::Result(_) | Self::Look { .. } | Self::Taken(_) => "result",
             Self::Output(_) => "output",
-            Self::Cost(_) => "cost",
+            Self::Abandoned { .. } | Self::Cost(_) => "cost",
         }
     }
 }

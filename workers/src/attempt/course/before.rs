@@ -24,18 +24,11 @@ impl Course {
         self.book_next(job, entries, now)
     }
 
-    /// An abandoned attempt is booked, or could not be. What could not be booked stays open in the journal, for the next.
-    pub(super) fn abandoned(
-        &mut self,
-        job: Arc<Job>,
-        mut entries: Vec<Entry>,
-        booked: bool,
-        now: Moment,
-    ) -> Step {
+    /// The first of the abandoned attempts is booked.
+    pub(super) fn abandoned(&mut self, job: Arc<Job>, mut entries: Vec<Entry>, now: Moment) -> Step {
+        self.refusals = 0;
         let entry = entries.remove(0);
-        if booked {
-            self.close(entry);
-        }
+        self.close(entry);
         self.book_next(job, entries, now)
     }
 
@@ -47,7 +40,7 @@ impl Course {
     }
 
     /// Books the first of these attempts that may have cost something; when none is left, the attempt itself begins.
-    fn book_next(&mut self, job: Arc<Job>, mut entries: Vec<Entry>, now: Moment) -> Step {
+    pub(super) fn book_next(&mut self, job: Arc<Job>, mut entries: Vec<Entry>, now: Moment) -> Step {
         let mut effects = Vec::new();
         while let Some(entry) = entries.first() {
             effects.push(Effect::Report(Report::Abandoned(Box::new(entry.clone()))));
@@ -114,7 +107,8 @@ impl Course {
         let mut result = self.result(&job, Status::Cancelled, now.at, UsdNanos::ZERO, now.at);
         result.error = Some(failure);
         let settled = Settled { failed: Some(FailureClass::Cancelled), ..Settled::NOTHING };
-        let (state, mut effects) = self.store(Box::new(Outcome { job, result: Arc::new(result), settled }));
+        let (state, mut effects) =
+            self.store(Box::new(Outcome { job, result: Arc::new(result), trail: false, settled }));
         effects.insert(0, Effect::Report(Report::Cancelled));
         (state, effects)
     }

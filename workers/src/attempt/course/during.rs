@@ -127,7 +127,7 @@ impl Course {
         result.timings.provider_us = micros(took);
         result.timings.cold_start_us = micros(cold_start);
         result.timings.first_token_us = micros(first_token);
-        self.store(Box::new(Outcome { job, result: Arc::new(result), settled }))
+        self.store(Box::new(Outcome { job, result: Arc::new(result), trail: call.trail, settled }))
     }
 
     /// The job was taken back while it ran.
@@ -143,7 +143,7 @@ impl Course {
         let mut result = self.result(&job, Status::Cancelled, call.started, bill.amount_usd, now.at);
         result.error = Some(failure);
         let event = (!bill.lines.is_empty()).then(|| self.cost(&job, Purpose::Cancelled, bill, now.at));
-        let outcome = Box::new(Outcome { job, result: Arc::new(result), settled });
+        let outcome = Box::new(Outcome { job, result: Arc::new(result), trail: call.trail, settled });
         let (state, mut effects) = match event {
             Some(event) => book(Booking { event, then: Then::Store(outcome) }),
             None => self.store(outcome),

@@ -81,6 +81,8 @@ pub(super) enum Why {
 pub(super) struct Outcome {
     pub(super) job: Arc<Job>,
     pub(super) result: Arc<JobResult>,
+    /// Whether the journal leads to the run that gave the output, so that the next holder of the job can have it again.
+    pub(super) trail: bool,
     pub(super) settled: Settled,
 }
 
@@ -123,6 +125,11 @@ pub(super) enum Waiting {
         stored: bool,
     },
     Output(Box<Outcome>),
+    /// The cost of an attempt that an earlier worker left, the first of these.
+    Abandoned {
+        job: Arc<Job>,
+        entries: Vec<Entry>,
+    },
     Taken(Box<Outcome>),
     Cost(Box<Booking>),
 }

@@ -323,6 +323,13 @@ fn attempts_that_earlier_workers_left_are_booked_before_the_job_begins() {
     assert_eq!(names(&effects), [&["ReadJob"][..], &booked, &booked, &["WriteJournal"]].concat());
     let Some(Effect::WriteJournal(journal)) = effects.last() else { panic!("{effects:?}") };
     assert_eq!((journal.entries.len(), journal.spent()), (3, UsdNanos::new(200)));
+    // What cannot be booked now is booked before the job begins all the same.
+    let mut refused = Course::new(terms.clone());
+    let full = Event::CostRefused(Refusal::Unavailable("full".into()));
+    let effects = feed(&mut refused, vec![Event::Accepted, Event::JobRead(small()), full, Event::Waited]);
+    assert_eq!(names(&effects[3..]), ["Report", "Wait", "Report", "StoreCost WastedFailure"]);
+    let later = feed(&mut refused, vec![Event::CostStored, Event::CostStored]);
+    assert_eq!(names(&later), ["Report", "StoreCost WastedFailure", "WriteJournal"]);
     // The attempt beside a hedge runs.
     terms.handover.hedge = true;
     let mut hedge = Course::new(terms);
@@ -384,6 +391,12 @@ fn a_worker_that_must_stop_books_an_output_it_cannot_store_as_wasted() {
     let effects = feed(&mut course, events);
     let end = ["Report", "StoreCost WastedFailure", "Settle Some(WorkerLost) kept false"];
     assert_eq!(names(&effects[3..]), end);
+    // The next holder has the output of a run that the journal leads to, and books it then.
+    let mut detached = calling();
+    feed(&mut detached, vec![Event::Submitting, Event::JournalWritten(Box::default())]);
+    let full = Event::ResultRefused(Refusal::Unavailable("full".into()));
+    let effects = feed(&mut detached, vec![answer(Ok("out")), full, Event::News(News::WorkerStops)]);
+    assert_eq!(names(&effects[3..]), ["Report", "Settle Some(WorkerLost) kept false"]);
 }
 
 #[test]
