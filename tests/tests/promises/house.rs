@@ -88,6 +88,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("dispatcher", &["schemas", "transport", "routing"]),
     ("workers", &["schemas", "transport"]),
     ("simulators", &[]),
+    ("lease-lab", &["schemas", "routing", "transport", "dispatcher", "workers"]),
     (
         "cli",
         &[
