@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.beacon/bin:$(PATH)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint doc bench check clean-data
+.PHONY: help setup build demo test lint doc bench sim check clean-data
 
 help: ## List these targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,14 @@ doc: ## Build the documentation with warnings as errors, and run its examples
 bench: setup ## Measure Beacon against raw JetStream, in release mode (ARGS="…" is passed on, as in ARGS="--runs 2000")
 	cargo build --release -p cli --bin beacon
 	"$(TARGET_DIR)/release/beacon" bench $(ARGS)
+
+# How many worlds `make sim` plays, and from which seed on.
+SEEDS ?= 100000
+FROM ?= 0
+
+sim: ## Play the lease protocol in many simulated worlds, optimised (SEEDS=1000000 FROM=0)
+	SEEDS=$(SEEDS) FROM=$(FROM) cargo test --profile bench -p lease-lab --test seeds -- \
+		--ignored --exact no_rule_is_broken_in_as_many_worlds_as_are_asked_for --nocapture
 
 check: lint test doc ## Everything that must pass before a change is shared
 

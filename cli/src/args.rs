@@ -33,7 +33,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, env = "BEACON_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// NATS server to use, instead of the configuration's
-    #[arg(long, global = true, env = "BEACON_NATS_URL", value_name = "URL")]
+    #[arg(long, global = true, env = "BEACON_NATS_URL", hide_env_values = true, value_name = "URL")]
     pub(crate) nats_url: Option<String>,
     /// Data folder of the embedded NATS server [default: .beacon/data]
     #[arg(long, global = true, env = "BEACON_DATA", value_name = "DIR")]

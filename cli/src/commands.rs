@@ -17,8 +17,6 @@ mod up;
 mod why;
 mod worker;
 
-pub(crate) use submit::{model_of, region_of};
-
 use crate::{args::Command, guard, session::Session};
 
 /// Runs a command to its end.

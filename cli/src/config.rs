@@ -1,22 +1,28 @@
-//! `beacon.toml`: what an operator may say, and what we make of it. Read once, before anything connects or starts.
+//! `beacon.toml`: read and checked once, before anything connects or starts.
 //!
-//! [`raw`] says what the file says and lives for one call; [`Config`] is always usable. A refusal names the file,
-//! the key, the value and the rule, on one line. Secrets are named here (a variable or a file) and read only by
-//! the process that needs them, when it builds a pool ([`pools`]).
+//! [`raw`] holds the file and lives for one call; [`Config`] is always usable. A refusal names the file, the key, the
+//! value and the rule, on one line. The file names secrets (a variable or a file); only the process that needs a secret
+//! reads it, when it builds a pool ([`pools`]).
+//!
+//! Reading order: [`span`] and [`rule`], then one module per section ([`nats`], [`streams`], [`worker`], [`raw_pool`],
+//! [`secret`], [`process`], [`call`], [`pools`], [`policy`], [`dispatching`], [`spending`]), then [`raw`].
 
 mod call;
+mod dispatching;
+mod nats;
+mod policy;
 pub(crate) mod pools;
+pub(crate) mod process;
 mod raw;
+mod raw_pool;
+mod rule;
+mod secret;
 pub(crate) mod span;
 mod spending;
+mod streams;
+mod worker;
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use dispatcher::config::{OfferConfig, TrimConfig};
 use routing::{
@@ -26,25 +32,17 @@ use routing::{
 };
 use schemas::{PoolId, Tenant, catalog::Catalog, prices::PriceBook, topology::Settings};
 use simulators::SimulatorConfig;
-use transport::LinkConfig;
-use workers::config::JournalMode;
+use workers::PoolConfig;
 
-pub(crate) use self::raw::is_address;
-use self::{pools::Pool, raw::RawConfig, span::Span};
+pub(crate) use self::nats::{Embedded, Nats, is_address};
+use self::{call::World, pools::Pool, process::Place, raw::RawConfig, rule::Rule, worker::Workers};
 
-/// What `beacon` uses when there is no file, and what the demo runs on.
+/// The configuration without a file, and of the demo.
 pub(crate) const BUILT_IN: &str = include_str!("config/built_in.toml");
 /// The prices when no file is named: the report's.
 const BUILT_IN_PRICES: &str = include_str!("../../prices.toml");
-/// Where a file is looked for when none is named.
+/// The file that is read when none is named and it exists.
 const HERE: &str = "beacon.toml";
-
-/// A lease shorter than this would be lost to an ordinary pause of a process or a network.
-const ACK_WAIT_MIN: Span = Span::secs(1);
-/// What NATS takes for a duplicate window at least.
-const WINDOW_MIN: Span = Span::millis(100);
-/// Offers younger than this would be refused for the network's delay alone.
-const ACCEPT_WITHIN_MIN: Span = Span::millis(10);
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -65,15 +63,15 @@ pub(crate) struct Config {
     pub(crate) trim: TrimConfig,
     /// How much may be tried again.
     pub(crate) retries: RetryConfig,
-    /// Who may spend how much.
+    /// The budgets in dollars.
     pub(crate) budgets: Rules,
     /// The shares of tenants that have another than 1.
     pub(crate) weights: HashMap<Tenant, u32>,
     /// How long a dispatcher waits for open offers at its end.
     pub(crate) dispatcher_grace: Duration,
-    /// What all pools have in common.
+    /// The settings that all pools share.
     pub(crate) workers: Workers,
-    /// What everything costs.
+    /// The price book.
     pub(crate) prices: Arc<PriceBook>,
     /// The pools.
     pub(crate) pools: Vec<Pool>,
@@ -85,44 +83,6 @@ pub(crate) struct Config {
     pub(crate) log_filter: Option<String>,
     /// Whether log lines are JSON.
     pub(crate) log_json: bool,
-}
-
-/// Where NATS is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Nats {
-    /// Somebody else runs it.
-    Remote(LinkConfig),
-    /// We start our own.
-    Embedded(Embedded),
-}
-
-/// How our own nats-server is started.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Embedded {
-    /// The program; searched when missing.
-    pub(crate) server: Option<PathBuf>,
-    /// Its data folder; the command's default when missing.
-    pub(crate) data: Option<PathBuf>,
-    /// Its port on loopback; a free one when missing.
-    pub(crate) port: Option<u16>,
-}
-
-/// What all pools have in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Workers {
-    pub(crate) journal: JournalMode,
-    pub(crate) standing_every: Duration,
-    pub(crate) grace: Duration,
-    pub(crate) webhooks: Option<ReceiveWebhooks>,
-}
-
-/// `[workers.webhooks]`, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ReceiveWebhooks {
-    /// Where to listen.
-    pub(crate) listen: SocketAddr,
-    /// How providers reach that.
-    pub(crate) public_url: String,
 }
 
 /// Why a configuration is refused.
@@ -143,22 +103,8 @@ pub(crate) enum ConfigError {
     Rule { file: String, rule: Rule },
 }
 
-/// A key, and the rule that its value breaks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {text}")]
-pub(crate) struct Rule {
-    pub(crate) key: String,
-    pub(crate) text: String,
-}
-
-impl Rule {
-    pub(crate) fn new(key: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { key: key.into(), text: text.into() }
-    }
-}
-
 impl Config {
-    /// Reads the named file, or `./beacon.toml` if there is one, or what is built in.
+    /// Reads the named file, or `./beacon.toml` if there is one, or the built-in configuration.
     pub(crate) fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
         let here = Path::new(HERE);
         match named.or_else(|| here.exists().then_some(here)) {
@@ -170,7 +116,7 @@ impl Config {
         }
     }
 
-    /// What is built in.
+    /// The built-in configuration.
     pub(crate) fn built_in() -> Result<Self, ConfigError> {
         Self::parse(BUILT_IN, "the built-in configuration", Path::new(""))
     }
@@ -201,17 +147,27 @@ impl Config {
         self.topology.catalog =
             Catalog::new(names).map_err(|error| refuse(Rule::new("beacon.models", error.to_string())))?;
         let raw = read_toml(pools, FILE)?;
-        let added = pools::check(
-            raw.pools,
-            &self.topology,
-            &self.prices,
-            &self.simulators,
-            Path::new(""),
-            self.workers.webhooks.is_some(),
-        )
-        .map_err(refuse)?;
+        let world = World {
+            topology: &self.topology,
+            prices: &self.prices,
+            simulators: &self.simulators,
+            folder: Path::new(""),
+            receives: self.workers.webhooks.is_some(),
+        };
+        let added = pools::check(raw.pools, &world).map_err(refuse)?;
         self.pools.extend(added);
         Ok(())
+    }
+
+    /// Reads the secrets of a pool and gives its worker's configuration.
+    pub(crate) fn build(&self, pool: &Pool, place: &Place<'_>) -> Result<PoolConfig, ConfigError> {
+        let built = pool.build(place, &self.workers, &self.topology, &self.prices);
+        built.map_err(|rule| self.refuse(rule))
+    }
+
+    /// Checks that every secret of all pools is there, before anything is started.
+    pub(crate) fn check_secrets(&self) -> Result<(), ConfigError> {
+        self.pools.iter().try_for_each(Pool::check_secrets).map_err(|rule| self.refuse(rule))
     }
 
     /// The pool of that name.
@@ -263,13 +219,20 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
         simulators,
     } = raw;
     let nats = nats.check(folder)?;
-    let topology = settings(beacon, &lease)?;
+    let topology = streams::settings(beacon, &lease)?;
     let offers = offers.check(topology.ack_wait)?;
     let trim = trim.check(topology.jobs_window)?;
     let workers = workers.check()?;
     check_simulators(&simulators)?;
-    let pools = pools::check(pools, &topology, &prices, &simulators, folder, workers.webhooks.is_some())?;
-    enough_pending(&topology, &pools)?;
+    let world = World {
+        topology: &topology,
+        prices: &prices,
+        simulators: &simulators,
+        folder,
+        receives: workers.webhooks.is_some(),
+    };
+    let pools = pools::check(pools, &world)?;
+    pools::enough_pending(&topology, &pools)?;
     let policy = routing.check(&pools)?;
     let budgets = spending::budgets(budgets, &pools)?;
     Ok(Config {
@@ -294,70 +257,6 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
     })
 }
 
-/// The map of streams.
-fn settings(beacon: raw::RawBeacon, lease: &raw::RawLease) -> Result<Settings, Rule> {
-    let raw::RawBeacon { regions, models, replicas, jobs_max_bytes, prices: _ } = beacon;
-    if regions.is_empty() {
-        return Err(Rule::new("beacon.regions", "must name at least one region"));
-    }
-    if let Some(twice) = (1..regions.len()).find(|&i| regions[..i].contains(&regions[i])) {
-        return Err(Rule::new(
-            format!("beacon.regions[{twice}]"),
-            format!("`{}` is named twice", regions[twice]),
-        ));
-    }
-    if ![1, 3].contains(&replicas) {
-        return Err(Rule::new(
-            "beacon.replicas",
-            format!("`{replicas}` must be 1 (one server) or 3 (a cluster)"),
-        ));
-    }
-    if jobs_max_bytes < raw::JOBS_BYTES_MIN {
-        return Err(Rule::new(
-            "beacon.jobs_max_bytes",
-            format!("`{jobs_max_bytes}` must be at least {} (1 MiB)", raw::JOBS_BYTES_MIN),
-        ));
-    }
-    at_least(
-        "lease.ack_wait",
-        lease.ack_wait,
-        ACK_WAIT_MIN,
-        ": it is extended each third of it, and two lost extensions must not cost a lease",
-    )?;
-    at_least("lease.jobs_window", lease.jobs_window, WINDOW_MIN, "")?;
-    longer(("lease.jobs_window", lease.jobs_window), ("lease.ack_wait", lease.ack_wait))?;
-    longer(("lease.replies_window", lease.replies_window), ("lease.ack_wait", lease.ack_wait))?;
-    positive("lease.max_ack_pending", lease.max_ack_pending)?;
-    Ok(Settings {
-        regions,
-        catalog: models,
-        replicas,
-        ack_wait: lease.ack_wait.get(),
-        max_ack_pending: lease.max_ack_pending,
-        jobs_max_bytes,
-        jobs_window: lease.jobs_window.get(),
-        replies_window: lease.replies_window.get(),
-    })
-}
-
-/// A consumer must be able to fill all slots of its region twice: running jobs and those on their way.
-fn enough_pending(topology: &Settings, pools: &[Pool]) -> Result<(), Rule> {
-    for region in &topology.regions {
-        let slots: u64 =
-            pools.iter().filter(|pool| pool.id.region == *region).map(|pool| u64::from(pool.slots)).sum();
-        if u64::from(topology.max_ack_pending) < 2 * slots {
-            return Err(Rule::new(
-                "lease.max_ack_pending",
-                format!(
-                    "`{}` must be at least twice the {slots} slots of region {region}",
-                    topology.max_ack_pending
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// Each by its own rules, and names and fixed addresses without repeats.
 fn check_simulators(simulators: &[SimulatorConfig]) -> Result<(), Rule> {
     for (index, simulator) in simulators.iter().enumerate() {
@@ -375,32 +274,6 @@ fn check_simulators(simulators: &[SimulatorConfig]) -> Result<(), Rule> {
         }
     }
     Ok(())
-}
-
-/// At least `min`; `why` goes on from there.
-fn at_least(key: &str, value: Span, min: Span, why: &str) -> Result<Duration, Rule> {
-    if value < min {
-        return Err(Rule::new(key, format!("`{value}` must be at least {min}{why}")));
-    }
-    Ok(value.get())
-}
-
-/// `long` must be longer than `short`; both with their keys.
-fn longer(long: (&str, Span), short: (&str, Span)) -> Result<Duration, Rule> {
-    if long.1 <= short.1 {
-        return Err(Rule::new(
-            long.0,
-            format!("`{}` must be longer than {} (`{}`)", long.1, short.0, short.1),
-        ));
-    }
-    Ok(long.1.get())
-}
-
-fn positive<T: PartialEq + From<u8>>(key: &str, value: T) -> Result<T, Rule> {
-    if value == T::from(0) {
-        return Err(Rule::new(key, "`0` must be at least 1"));
-    }
-    Ok(value)
 }
 
 #[cfg(test)]

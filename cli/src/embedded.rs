@@ -33,7 +33,7 @@ use transport::{Link, LinkConfig, api, link::new_enough};
 
 use crate::{config::Embedded, environment, guard};
 
-/// Where the data lies when nobody says.
+/// The data folder when none is named.
 pub(crate) const DATA_DEFAULT: &str = ".beacon/data";
 /// Where `make setup` puts the server, beneath the project's folder.
 const SETUP_PUTS: &str = ".beacon/bin/nats-server";
@@ -178,7 +178,7 @@ impl Server {
 
 /// The address of a server that another `beacon` runs on this data folder.
 pub(crate) fn address_in(data: &Path) -> Option<String> {
-    // Nobody holds the lock: the address is one that a killed process left behind.
+    // The lock is free, so the address belongs to a process that was killed.
     let lock = File::open(data.join("lock")).ok()?;
     match lock.try_lock_shared() {
         Err(TryLockError::WouldBlock) => fs::read_to_string(data.join("url")).ok(),

@@ -1,4 +1,4 @@
-//! The one room that reads the process's environment and looks around on the disk.
+//! The only module that reads the process's environment and searches the disk.
 
 use std::path::{Path, PathBuf};
 

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use transport::address::redacted;
+
 use crate::config::ConfigError;
 
 /// Something went wrong while we worked.
@@ -69,7 +71,8 @@ fn code(error: &anyhow::Error) -> u8 {
     FAILED
 }
 
-/// The whole chain of causes on one line, without saying anything twice.
+/// The whole chain of causes on one line, without saying anything twice, and without the login of an address: a parser may quote
+/// what it read.
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
@@ -82,7 +85,7 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
         }
         line.push_str(&text);
     }
-    line
+    redacted(&line)
 }
 
 #[cfg(test)]
@@ -96,6 +99,12 @@ mod tests {
         assert_eq!(one_line(&error), "cannot read x: no such file");
         let error = anyhow::anyhow!("refused").context("cannot connect");
         assert_eq!(one_line(&error), "cannot connect: refused");
+    }
+
+    #[test]
+    fn no_login_is_printed_whoever_quotes_it() {
+        let error = anyhow::anyhow!(r#"invalid type: string "nats://al:secret@h:1", expected a list"#);
+        assert_eq!(one_line(&error), r#"invalid type: string "nats://h:1", expected a list"#);
     }
 
     #[test]

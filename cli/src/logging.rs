@@ -7,7 +7,7 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::exit::Usage;
 
-/// Who shares standard error: bars draw on it, log lines are written above them.
+/// Standard error, shared by progress bars and log lines: the lines are written above the bars.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Screen {
     pub(crate) bars: MultiProgress,

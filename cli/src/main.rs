@@ -1,12 +1,15 @@
-//! The `beacon` command: reads arguments and configuration, wires the roles, and says how it went.
+//! The `beacon` command: reads arguments and configuration, wires the roles, and tells the outcome.
 //!
-//! Reading order: [`args`] and [`config`] (what we are told), [`commands`] (one file each), then what they share:
-//! [`embedded`] (our own nats-server), [`simulated`] (providers in this process), [`roles`] (dispatchers and pools),
-//! [`ledger`] and [`report`] (what a run came to), [`exit`] (how we end).
+//! Reading order, from the top: [`commands`], one file each; [`session`], from which every command starts; [`args`] and
+//! [`config`]. No module below [`commands`] imports a command. The commands share [`roles`] (dispatchers and pools),
+//! [`embedded`] (our own nats-server), [`simulated`] (providers in this process), [`selecting`] and [`named`] (which jobs,
+//! regions and models are meant), [`output`], [`table`] and [`confirm`] (the terminal), [`ledger`] and [`report`] (the
+//! outcome of the demo), and [`exit`] (how the process ends).
 
 mod args;
 mod commands;
 mod config;
+mod confirm;
 mod embedded;
 mod environment;
 mod exit;
@@ -14,6 +17,7 @@ mod guard;
 mod ledger;
 mod logging;
 mod metrics;
+mod named;
 mod output;
 mod report;
 mod roles;

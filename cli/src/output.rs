@@ -1,4 +1,4 @@
-//! Standard output: what a command was asked for, and nothing else. A reader that goes away ends us, quietly.
+//! Standard output: only the output that was asked for. When its reader goes away, the process ends quietly.
 
 use std::io::{self, Write};
 

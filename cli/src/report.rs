@@ -1,4 +1,4 @@
-//! What a run came to, beside what the discovery report asks for. Pure.
+//! The outcome of a demo beside the targets of the discovery report. Pure.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,7 +20,7 @@ pub(crate) mod target {
 
     /// 95 of 100 inferences are faster than this.
     pub(crate) const P95: Duration = Duration::from_secs(2);
-    /// Jobs that succeed, of those that ended, at least.
+    /// The least share of ended jobs that succeed.
     pub(crate) const AVAILABILITY: f64 = 0.995;
     /// Blended cost per inference, less than.
     pub(crate) const COST: UsdNanos = UsdNanos::new(500_000);
@@ -37,7 +37,7 @@ pub(crate) struct Seen {
     pub(crate) latency: Duration,
 }
 
-/// When a region's baseline was out, until it is trusted again: what ran there then is no steady traffic.
+/// The time in which a region's baseline was out, until it is trusted again. Jobs that ran there then are no steady traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outage {
     pub(crate) region: Region,
@@ -51,7 +51,7 @@ impl Outage {
     }
 }
 
-/// What a simulated provider billed in one region, and what the ledger says.
+/// A simulated provider's bill in one region, and the ledger's amount for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Audit {
     pub(crate) provider: ProviderId,
@@ -66,7 +66,7 @@ impl Audit {
     }
 }
 
-/// What a run came to; serialises to what `--json` prints.
+/// The outcome of a demo, as `--json` prints it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) jobs: usize,
@@ -93,26 +93,26 @@ pub(crate) struct Report {
     pub(crate) steady_baseline_share: f64,
     pub(crate) ledger_matches_bill: bool,
     pub(crate) bills: Vec<Audit>,
-    /// Cost events whose amount is an estimate of ours.
+    /// Cost events with an estimated amount.
     pub(crate) estimated_costs: usize,
     pub(crate) nats_server: String,
     pub(crate) elapsed_s: f64,
 }
 
-/// What a run left behind.
+/// The records of a demo.
 #[derive(Debug)]
 pub(crate) struct Run<'a> {
     /// Jobs accepted.
     pub(crate) accepted: usize,
     /// Jobs that ended.
     pub(crate) seen: &'a [Seen],
-    /// What is stored.
+    /// The stored results and costs.
     pub(crate) ledger: &'a Ledger,
-    /// What each simulated provider billed per region.
+    /// The bill of each simulated provider by region.
     pub(crate) bills: &'a [(ProviderId, Region, UsdNanos)],
     pub(crate) nats_server: &'a str,
     pub(crate) elapsed: Duration,
-    /// Who carries the steady load.
+    /// The providers that carry the steady load.
     pub(crate) baseline: &'a [ProviderId],
     pub(crate) outage: Option<&'a Outage>,
 }
@@ -217,7 +217,7 @@ impl Report {
     }
 }
 
-/// Each bill beside what the ledger has for that provider and region.
+/// Each bill beside the ledger's amount for that provider and region.
 fn audit(costs: &[CostEvent], bills: &[(ProviderId, Region, UsdNanos)]) -> Option<Vec<Audit>> {
     let mut audits = Vec::with_capacity(bills.len());
     for (provider, region, billed) in bills {

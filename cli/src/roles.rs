@@ -1,5 +1,5 @@
 //! The roles that run in this process, and the order in which they end: dispatchers first, so that no more work is
-//! handed out, then pools, which finish what they have and book what stood.
+//! handed out, then pools, which finish their jobs and book the standing cost.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +15,14 @@ use workers::{Pool, PoolConfig};
 use crate::{
     config::{
         Config,
-        pools::{Place, Shared},
+        process::{Place, Shared},
     },
     environment,
     signals::Signals,
     simulated::Simulated,
 };
 
-/// Beyond a role's own grace: what it takes to close connections.
+/// The time beyond a role's own grace period in which connections are closed.
 const MARGIN: Duration = Duration::from_secs(10);
 
 /// Running roles. Dropping it ends them where they stand.
@@ -120,12 +120,12 @@ impl Roles {
         let worker = environment::process_name();
         let regions = config.topology.regions.clone();
         self.dispatcher(dispatcher_config(config, link.clone(), worker.clone(), regions)).await?;
-        let shared = Shared::new(config);
+        let shared = Shared::new(&config.workers);
         self.webhooks(config, &shared).await?;
         let place =
             Place { link: link.clone(), worker, simulated: &|name| simulated.url(name), shared: &shared };
         for pool in &config.pools {
-            self.pool(pool.build(config, &place)?).await?;
+            self.pool(config.build(pool, &place)?).await?;
         }
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Roles {
     }
 }
 
-/// What a dispatcher of this configuration needs.
+/// The dispatcher's part of the configuration.
 pub(crate) fn dispatcher_config(
     config: &Config,
     link: LinkConfig,

@@ -1,13 +1,15 @@
-//! What `replay`, `dead` and `cancel` share: saying which jobs are meant.
+//! The arguments of `replay`, `dead` and `cancel` that select jobs.
 
 use clap::Args as ClapArgs;
 use producer::replay::Selection;
-use schemas::{JobId, Lane, ProviderId, Region, Tenant, failure::FailureClass, time::Clock as _};
+use schemas::{
+    JobId, Lane, ProviderId, Region, Tenant, failure::FailureClass, time::Clock as _, topology::Settings,
+};
 use transport::SystemClock;
 
-use crate::{commands::model_of, exit::Usage, session::Session, when::When};
+use crate::{exit::Usage, named, when::When};
 
-/// Which jobs; all that is said must hold.
+/// Selects jobs; every given condition must hold.
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub(crate) struct Which {
     /// Only jobs published to this region
@@ -24,7 +26,7 @@ pub(crate) struct Which {
     pub(crate) labels: Vec<(String, String)>,
 }
 
-/// Which entries of a log; all that is said must hold.
+/// Selects entries of a log; every given condition must hold.
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub(crate) struct Selecting {
     /// Only what was stored since: a span before now, or a time
@@ -70,8 +72,8 @@ fn range(text: &str) -> Result<(Option<u64>, Option<u64>), String> {
 }
 
 impl Selecting {
-    /// The same, checked against the configuration.
-    pub(crate) fn selection(&self, jobs: &[JobId], session: &Session) -> anyhow::Result<Selection> {
+    /// The selection, checked against the configuration.
+    pub(crate) fn selection(&self, jobs: &[JobId], topology: &Settings) -> anyhow::Result<Selection> {
         let now = SystemClock.now();
         let (first_seq, last_seq) = self.seq.unwrap_or_default();
         let (since, until) = (self.since.map(|w| w.from(now)), self.until.map(|w| w.from(now)));
@@ -85,7 +87,7 @@ impl Selecting {
             first_seq,
             last_seq,
             region: self.which.region.clone(),
-            model: self.which.model.as_deref().map(|name| model_of(Some(name), session)).transpose()?,
+            model: self.which.model.as_deref().map(|name| named::model(Some(name), topology)).transpose()?,
             lane: self.which.lane,
             tenant: self.tenant.clone(),
             class: self.class,

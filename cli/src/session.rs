@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use producer::{Producer, ProducerConfig};
 use schemas::{Mailbox, Tenant};
-use transport::LinkConfig;
+use transport::{Address, LinkConfig};
 
 use crate::{
     args::{Args, Command, Common},
@@ -47,14 +47,17 @@ impl Session {
         };
         if let Some(url) = nats_url {
             if !is_address(url) {
+                let url = Address::from(url);
                 return Err(
                     Usage(format!("--nats-url `{url}` must be nats://host:port or tls://host:port")).into()
                 );
             }
-            config.nats = Nats::Remote(match config.nats {
-                Nats::Remote(link) => LinkConfig { urls: vec![url.clone()], ..link },
+            let link = match config.nats {
+                Nats::Remote(link) => LinkConfig { urls: vec![url.into()], ..link },
                 Nats::Embedded(_) => LinkConfig::to(url),
-            });
+            };
+            link.check().map_err(|error| Usage(format!("--nats-url: {error}")))?;
+            config.nats = Nats::Remote(link);
         }
         let screen = Screen::default();
         let filter = log.as_deref().or(config.log_filter.as_deref()).unwrap_or(default_filter(&args.command));

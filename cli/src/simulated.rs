@@ -39,7 +39,7 @@ impl Simulated {
         self.find(name).map(Simulator::url)
     }
 
-    /// Ends all of them with what they still run.
+    /// Ends all simulators and the runs that they still have.
     pub(crate) async fn stop(mut self) {
         self.shutdown.cancel();
         for simulator in std::mem::take(&mut self.running) {

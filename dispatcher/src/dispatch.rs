@@ -6,20 +6,21 @@
 //!                                                                 └──────────────────────────────────────┘
 //! ```
 
+mod carry;
+mod start;
+
 use std::{sync::Arc, time::Duration};
 
 use async_nats::{Message, Subscriber};
 use futures_util::{FutureExt, StreamExt, stream::SelectAll};
-use rand::{SeedableRng, rngs::StdRng};
-use routing::pool::Change;
 use schemas::{
-    Lane, Micros,
+    Micros,
     failure::{Failure, FailureClass},
     handover::Acceptances,
     heartbeat::Heartbeat,
-    subjects::{self, JobSubject},
+    subjects::JobSubject,
     time::Clock as _,
-    topology::{JOURNAL_BUCKET, Topology},
+    topology::Topology,
 };
 use tokio::{
     task::JoinSet,
@@ -28,61 +29,33 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 use transport::{
-    LinkError, PublishError, SystemClock,
+    SystemClock,
     api::ApiError,
-    bucket::Bucket,
-    role::{Links, Publishes, Role, RoleError},
+    role::Role,
     topology::{self, TopologyError},
 };
+
+pub use self::start::StartError;
 
 use crate::{
     banker::Banker,
     config::DispatcherConfig,
     ending::Ending,
-    feed::Feed,
     jobs::{Effect, Event, Finding, Jobs},
     look_up::LookUp,
-    lost, metrics,
+    metrics,
     nats::{self, Delivery, Parcel},
-    recurring::Recurrer,
-    tenants,
-    trim::Trimmer,
-    why,
+    tenants, why,
 };
 
 /// How often open offers, leases in hand and lost pulls are looked at.
 const TICK: Duration = Duration::from_millis(20);
 /// Events handled before the next look at the other sources.
 const BURST: usize = 256;
-/// Look-ups at once. More would only queue at the server; what is left waits in hand, its lease kept.
-const LOOK_UPS_MAX: usize = 8;
 /// How often whose jobs wait behind a backlog is asked for.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often a missing stream or consumer is made anew, at most.
 const REPAIR_EVERY: Duration = Duration::from_secs(3);
-
-/// Why a dispatcher could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// No connection.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// Publisher, acks or cancellations did not start.
-    #[error(transparent)]
-    Role(#[from] RoleError),
-    /// The server does not agree with the map.
-    #[error(transparent)]
-    Topology(#[from] TopologyError),
-    /// The server did not answer.
-    #[error(transparent)]
-    Api(#[from] ApiError),
-    /// No subscription.
-    #[error("cannot subscribe")]
-    Subscribe(#[from] async_nats::SubscribeError),
-    /// No publisher.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-}
 
 /// Why a running dispatcher stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -143,63 +116,15 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Connects, makes the server agree with the map, and subscribes.
-    pub async fn connect(config: DispatcherConfig) -> Result<Self, StartError> {
-        let config = Arc::new(config);
-        let links = Links::connect(&config.link, &format!("dispatcher-{}", config.id)).await?;
-        topology::ensure(&links.bulk.client, &Topology::new(&config.topology)).await?;
-        let mut role = links.start(Publishes::OnControl).await?;
-        let (client, control) = (role.bulk.client.clone(), role.control.client.clone());
-        let (inbox, accept) = (client.new_inbox(), client.new_inbox());
-        let deliveries = client.subscribe(format!("{inbox}.*.*")).await?;
-        let answers = client.subscribe(accept.clone()).await?;
-        let beats = client.subscribe(subjects::HEARTBEATS).await?;
-        let deletions = control.subscribe(subjects::STREAM_DELETED).await?;
-        let (mut returns, mut questions) = (SelectAll::new(), SelectAll::new());
-        for region in &config.regions {
-            questions.push(control.subscribe(subjects::why(region)).await?);
-            let (subject, group) = (subjects::returns(region), subjects::dispatch_group(region));
-            returns.push(client.queue_subscribe(subject, group).await?);
-        }
-        let feeds = feeds(&config, &client).await?;
-        let trimmer = Trimmer::new(config.clone(), control.clone(), role.publisher.clone());
-        role.spawn(|stop| trimmer.run(stop));
-        let recurrer = Recurrer::new(config.clone(), control.clone(), role.publisher.clone());
-        role.spawn(|stop| recurrer.run(stop));
-        let journals = Bucket::new(control.clone(), role.publisher.clone(), JOURNAL_BUCKET);
-        let cancels = role.cancels.clone();
-        let taken_back =
-            Box::new(move |head: &_, stored_at| cancels.of(head, stored_at).map(|order| order.failure()));
-        let rng = StdRng::seed_from_u64(SystemClock.now().get());
-        Ok(Self {
-            jobs: Jobs::new(config.clone(), accept.clone(), feeds, taken_back, rng),
-            look_up: LookUp { client: control.clone(), publisher: role.publisher.clone(), journals },
-            banker: Banker::new(control),
-            effects: Vec::new(),
-            tasks: JoinSet::new(),
-            look_ups: Vec::new(),
-            looking_up: 0,
-            repair_at: None,
-            repairing: false,
-            asked_at: Micros::default(),
-            config,
-            role,
-            inbox,
-            accept,
-            deliveries,
-            answers,
-            beats,
-            returns,
-            questions,
-            deletions,
-        })
-    }
-
     /// Dispatches until `shutdown`, then gives back what it holds and settles open offers within the grace period.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
         info!(dispatcher = %self.config.id, regions = self.config.regions.len(), "dispatching");
         let outcome = self.dispatch(Some(&shutdown)).await;
-        self.wind_down().await;
+        let deadline = Instant::now() + self.config.grace;
+        self.wind_down(deadline).await;
+        // Results that are stored last are acknowledged last: acks and publisher end after everything else.
+        self.role.close(deadline.saturating_duration_since(Instant::now())).await;
+        info!(dispatcher = %self.config.id, "dispatcher stopped");
         outcome
     }
 
@@ -263,7 +188,8 @@ impl Dispatcher {
         }
         match nats::read_delivery(message, SystemClock.now()) {
             Delivery::Alien(error) => warn!(%error, "a message that no pull of ours brought"),
-            Delivery::Broken(message, lease, error) => {
+            Delivery::Broken(parts) => {
+                let (message, lease, error) = *parts;
                 let Some(feed) = self.jobs.counted(&lease) else { return };
                 let (region, model) = (feed.region.clone(), feed.model.clone());
                 warn!(stream = lease.stream(), seq = lease.stream_seq, %error, "not a job");
@@ -407,74 +333,8 @@ impl Dispatcher {
         }
     }
 
-    /// Does what [`Jobs`] wants done.
-    async fn carry_out(&mut self) {
-        let mut effects = std::mem::take(&mut self.effects);
-        for effect in effects.drain(..) {
-            self.carry_out_one(effect).await;
-        }
-        self.effects = effects;
-        while self.looking_up < LOOK_UPS_MAX
-            && let Some(suspects) = self.look_ups.pop()
-        {
-            self.looking_up += 1;
-            let look_up = self.look_up.clone();
-            self.tasks.spawn(async move { Told::Found(look_up.run(suspects).await) });
-        }
-    }
-
-    async fn carry_out_one(&mut self, effect: Effect) {
-        let (client, control) = (&self.role.bulk.client, &self.role.control.client);
-        match effect {
-            Effect::Pull { feed, number, batch } => {
-                let reply = format!("{}.{feed}.{number}", self.inbox);
-                nats::pull(client, &self.jobs.feeds()[feed], batch, reply).await;
-            }
-            Effect::Repair => {
-                self.repair_at.get_or_insert_with(Instant::now);
-            }
-            Effect::Offer { pool, handover, parcel } => {
-                if let Err(error) = nats::offer(client, &pool, &self.accept, *handover, parcel).await {
-                    // It lapses like one that nobody heard.
-                    debug!(%error, "offer not sent");
-                }
-            }
-            Effect::Order { pool, worker, order } => nats::order(control, &pool, &worker, &order).await,
-            Effect::Ack(lease) => self.role.acks.ack(lease).await,
-            Effect::GiveBack(lease) => nats::give_back(control, &lease).await,
-            Effect::Extend { job, lease } => {
-                let client = control.clone();
-                self.tasks.spawn(async move {
-                    let asked = SystemClock.now();
-                    if !nats::extend(&client, &lease).await {
-                        return Told::Nothing;
-                    }
-                    Told::Event(Event::Extended { job, delivery: lease.consumer_seq, asked })
-                });
-            }
-            Effect::LookUp(suspects) => self.look_ups.push(suspects),
-            Effect::End(ending) => {
-                let (publisher, acks) = (self.role.publisher.clone(), self.role.acks.clone());
-                let (client, key) = (control.clone(), ending.key());
-                self.tasks.spawn(async move {
-                    ending.publish(client, publisher, acks).await;
-                    key.map_or(Told::Nothing, |key| Told::Event(Event::Concluded(key)))
-                });
-            }
-            Effect::BookLost(lost) => {
-                let LookUp { client, publisher, journals } = self.look_up.clone();
-                self.tasks.spawn(async move {
-                    lost::book(client, publisher, journals, lost).await;
-                    Told::Nothing
-                });
-            }
-            Effect::Tell { pool, model, change, class } => tell(&pool, &model, change, class),
-        }
-    }
-
-    /// Takes no more, gives back what is in hand, waits for open offers and terminal results within the grace period.
-    async fn wind_down(&mut self) {
-        let deadline = Instant::now() + self.config.grace;
+    /// Takes no more, gives back what is in hand, waits for open offers and terminal results until `deadline`.
+    async fn wind_down(&mut self, deadline: Instant) {
         if let Err(error) = self.deliveries.drain().await {
             debug!(%error, "deliveries not drained");
         }
@@ -491,39 +351,9 @@ impl Dispatcher {
     }
 }
 
-/// The consumers to read, those of one (region, model) together.
-async fn feeds(config: &DispatcherConfig, client: &async_nats::Client) -> Result<Vec<Feed>, ApiError> {
-    let mut feeds = Vec::new();
-    for region in &config.regions {
-        for model in config.topology.catalog.tokens() {
-            feeds.extend(Lane::ALL.map(|lane| Feed::new(region.clone(), model.clone(), lane)));
-        }
-    }
-    for feed in &mut feeds {
-        nats::read_recreated(client, feed).await?;
-    }
-    Ok(feeds)
-}
-
 async fn stopped(shutdown: Option<&CancellationToken>) {
     match shutdown {
         Some(shutdown) => shutdown.cancelled().await,
         None => std::future::pending().await,
-    }
-}
-
-fn tell(pool: &schemas::PoolId, model: &schemas::ModelToken, change: Change, class: Option<FailureClass>) {
-    match change {
-        Change::None => {}
-        Change::Opened => {
-            metrics::breaker_opened();
-            let class = class.map_or("", FailureClass::as_str);
-            warn!(%pool, %model, class, "breaker opened");
-        }
-        Change::Closed => info!(%pool, %model, "breaker closed"),
-        Change::Suspect => {
-            metrics::suspected();
-            warn!(%pool, %model, "much slower than it was and than others; it is only tried from now on");
-        }
     }
 }

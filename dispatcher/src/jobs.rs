@@ -81,8 +81,9 @@ pub struct Jobs {
     hedges_at: BTreeSet<(Micros, u64)>,
     /// Jobs to be looked up, soonest first.
     suspects: VecDeque<JobKey>,
-    /// Bytes of text in hand: the sum over all records.
+    /// Bytes of text in hand, and jobs under look-up: the sums over all records, changed with them in one place each.
     bytes: usize,
+    looked_up: usize,
     feeds: Vec<Feed>,
     feed_of: HashMap<String, HashMap<String, usize>>,
     lines: Lines,
@@ -102,6 +103,9 @@ pub struct Jobs {
     /// When leases were last looked at, and when what is rarely looked at was.
     kept: Micros,
     swept: Micros,
+    /// When time was last looked at, and from when on the silence of workers means something.
+    ticked: Micros,
+    silence_counts_from: Micros,
 }
 
 /// How many jobs are where, counted from the records.
@@ -151,6 +155,7 @@ impl Jobs {
             hedges_at: BTreeSet::new(),
             suspects: VecDeque::new(),
             bytes: 0,
+            looked_up: 0,
             feed_of,
             feeds,
             lines: Lines::new(config.weights.clone()),
@@ -166,6 +171,8 @@ impl Jobs {
             stopping: false,
             kept: Micros::default(),
             swept: Micros::default(),
+            ticked: Micros::default(),
+            silence_counts_from: Micros::default(),
             config,
         }
     }
@@ -307,7 +314,7 @@ impl Jobs {
         if !record.in_hand() {
             record.held_since = now;
         }
-        record.stage = Stage::Waiting { ticket };
+        record.enter(Stage::Waiting { ticket }, &mut self.looked_up);
         self.stirred = true;
     }
 
@@ -341,7 +348,7 @@ impl Jobs {
         if !record.in_hand() {
             record.held_since = now;
         }
-        record.stage = Stage::LookUp { asked: false, confirm };
+        record.enter(Stage::LookUp { asked: false, confirm }, &mut self.looked_up);
         self.suspects.push_back(key);
     }
 
@@ -359,7 +366,7 @@ impl Jobs {
     fn over(&mut self, key: JobKey) {
         self.keep_text(key, None);
         let Some(record) = self.records.get_mut(&key) else { return };
-        record.stage = Stage::Over;
+        record.enter(Stage::Over, &mut self.looked_up);
         if record.open.is_empty() {
             self.records.remove(&key);
         }
@@ -369,7 +376,7 @@ impl Jobs {
     fn end(&mut self, key: JobKey, status: Status, failure: Failure, out: &mut Vec<Effect>) {
         let Some(record) = self.records.get_mut(&key) else { return };
         info!(job = %record.head.id, status = status.as_str(), class = %failure.class, "job ended without a worker");
-        record.stage = Stage::Ending;
+        record.enter(Stage::Ending, &mut self.looked_up);
         let ending = Ending::of(key, record, status, failure);
         self.keep_text(key, None);
         out.push(Effect::End(Box::new(ending)));

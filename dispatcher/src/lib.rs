@@ -2,7 +2,7 @@
 //! about pools, money and turns is in the crate `routing`.
 //!
 //! Reading order. What it is told: [`config`]. What it knows and decides, without a message: [`jobs`], which owns every job,
-//! [`feed`], which counts pulls, [`why`], which explains a wait. What it says: [`nats`], [`ending`], [`look_up`], [`lost`],
+//! [`feed`], which counts pulls, [`why`], which explains a wait. What it says: [`nats`], [`insist`], [`ending`], [`look_up`], [`lost`],
 //! [`banker`], [`tenants`]. What runs beside: [`trim`], [`recurring`]. And [`dispatch`], which joins them all.
 
 pub mod config;
@@ -13,6 +13,7 @@ pub mod why;
 
 pub mod banker;
 pub mod ending;
+pub mod insist;
 pub mod look_up;
 pub mod lost;
 pub mod metrics;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::BuildHasher,
     time::Duration,
 };
 
@@ -127,7 +128,8 @@ impl LookUp {
             let Some(id) = event.message_id() else { continue };
             let (subject, headers, body) = Address::of(&suspect.head).cost(&event, id);
             if let Err(error) = self.publisher.publish(subject, headers, body).await {
-                error!(job = %suspect.head.id, %error, "cost event not stored");
+                error!(job = %suspect.head.id, %error, "cost event not stored; the job comes again");
+                return Fate::Unknown;
             }
         }
         fate(suspect, &results)
@@ -167,7 +169,11 @@ pub fn fate(suspect: &Suspect, results: &[JobResult]) -> Fate {
 
 /// The useful cost event that follows from a job's result, if it is not among the message ids of `costs`: the worker died between
 /// the two.
-pub fn missing_event(suspect: &Suspect, result: &JobResult, costs: &HashSet<String>) -> Option<CostEvent> {
+pub fn missing_event<S: BuildHasher>(
+    suspect: &Suspect,
+    result: &JobResult,
+    costs: &HashSet<String, S>,
+) -> Option<CostEvent> {
     let event =
         stored::useful_event(result, &suspect.head.subject.tenant).filter(|_| is_of(result, suspect))?;
     (!costs.contains(&event.message_id()?)).then_some(event)

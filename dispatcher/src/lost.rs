@@ -13,10 +13,14 @@ use schemas::{
     reply::JobResult,
     time::Clock as _,
 };
-use tracing::{debug, error, warn};
-use transport::{Publisher, SystemClock, api::ApiError, bucket::Bucket, replies::Address, stored};
+use tracing::{debug, warn};
+use transport::{Publisher, SystemClock, api::ApiError, bucket::Bucket, stored};
 
-use crate::{jobs::Lost, metrics};
+use crate::{
+    insist::{self, Pauses},
+    jobs::Lost,
+    metrics,
+};
 
 /// Price book of a cost event that follows from what a worker's heartbeat said an attempt would cost.
 const AS_EXPECTED: &str = "expected";
@@ -49,20 +53,19 @@ impl Lost {
     }
 }
 
-/// Books an attempt, unless somebody else does. Where the server does not say what is stored, the attempt is booked: its message id
-/// makes that harmless if its worker has booked it.
+/// Books an attempt, unless somebody else does. Asks until the server says what is stored: booked on a guess, an attempt that gave
+/// the result would be booked twice.
 pub async fn book(client: Client, publisher: Publisher, journals: Bucket, lost: Box<Lost>) {
     let (head, pool) = (&lost.head, &lost.pool);
-    let results = match results(&client, &lost).await {
-        Ok(results) => results,
-        Err(error) => {
-            warn!(job = %head.id, %error, "stored results not read");
-            Vec::new()
+    let mut pauses = Pauses::default();
+    let (results, journal) = loop {
+        match known(&client, &journals, &lost).await {
+            Ok(known) => break known,
+            Err(error) => {
+                warn!(job = %head.id, error, "what is stored of a lost attempt is not known; asking again");
+            }
         }
-    };
-    let journal = match journals.get(&head.id.journal_key(&head.subject.tenant)).await {
-        Ok(Some(bytes)) => serde_json::from_slice::<Journal>(&bytes).unwrap_or_default(),
-        Ok(None) | Err(_) => Journal::default(),
+        pauses.wait().await;
     };
     let Some(event) = lost.event(&results, &journal, SystemClock.now()) else {
         debug!(job = %head.id, attempt = lost.attempt, "the attempt of a vanished worker is left to the next holder");
@@ -72,11 +75,16 @@ pub async fn book(client: Client, publisher: Publisher, journals: Bucket, lost: 
         warn!(job = %head.id, attempt = lost.attempt, %pool, "its worker vanished; booked as possibly wasted");
         metrics::booked_lost();
     }
-    let Some(id) = event.message_id() else { return };
-    let (subject, headers, body) = Address::of(head).cost(&event, id);
-    if let Err(error) = publisher.publish(subject, headers, body).await {
-        error!(job = %head.id, %error, "cost event not stored");
-    }
+    insist::book(&publisher, head, &event).await;
+}
+
+/// What is stored of the job: its results and its journal, or why the server does not say.
+async fn known(client: &Client, journals: &Bucket, lost: &Lost) -> Result<(Vec<JobResult>, Journal), String> {
+    let head = &lost.head;
+    let results = results(client, lost).await.map_err(|error| error.to_string())?;
+    let found = journals.get(&head.id.journal_key(&head.subject.tenant)).await;
+    let bytes = found.map_err(|error| error.to_string())?;
+    Ok((results, bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()))
 }
 
 /// The stored results that have the job's id.

@@ -1,6 +1,6 @@
 //! Every number this crate reports.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use metrics::{counter, gauge};
 use routing::budget::Rule;
@@ -113,7 +113,7 @@ pub fn holding(count: &Count) {
 }
 
 /// Jobs that are in hand for long, by the gate that holds the oldest of their line. Gates that hold nothing any more go to 0.
-pub fn held_long(by_gate: &HashMap<&'static str, u32>) {
+pub fn held_long(by_gate: &BTreeMap<&'static str, u32>) {
     for gate in Refusal::ALL.map(Refusal::as_str).into_iter().chain(["look_up", "open"]) {
         let count = by_gate.get(gate).copied().unwrap_or(0);
         gauge!("dispatcher_jobs_held_long", "gate" => gate).set(f64::from(count));

@@ -72,7 +72,8 @@ pub fn read_status(message: &Message, status: StatusCode) -> Option<(usize, u64,
         StatusCode::NOT_FOUND | StatusCode::TIMEOUT => PullEnd::Empty,
         StatusCode::NO_RESPONDERS => PullEnd::Gone,
         _ if what.contains("Consumer Deleted") => PullEnd::Gone,
-        _ if what.contains("MaxBytes") => PullEnd::Full,
+        // A pull with a limit of bytes says so when it has brought all it may.
+        _ if what.contains("MaxBytes") || what.contains("Batch Completed") => PullEnd::Full,
         _ => {
             tracing::debug!(feed, %status, what, "pull ended");
             PullEnd::Unserved
@@ -86,7 +87,7 @@ pub enum Delivery {
     /// A job.
     Job(Box<Delivered>),
     /// Not a job we can read; it has a lease all the same.
-    Broken(Message, Lease, JobError),
+    Broken(Box<(Message, Lease, JobError)>),
     /// Not even a lease: none of ours.
     Alien(LeaseError),
 }
@@ -102,7 +103,7 @@ pub fn read_delivery(message: Message, now: Micros) -> Delivery {
         Ok(subject) => subject,
         Err(error) => {
             let error = JobError::Field { field: "subject", rule: format!("{error}") };
-            return Delivery::Broken(message, lease, error);
+            return Delivery::Broken(Box::new((message, lease, error)));
         }
     };
     match Head::read(subject, job_headers(message.headers.as_ref()), &message.payload, now) {
@@ -110,7 +111,7 @@ pub fn read_delivery(message: Message, now: Micros) -> Delivery {
             let parcel = Parcel { headers: message.headers.unwrap_or_default(), body: message.payload };
             Delivery::Job(Box::new(Delivered { head, parcel, lease }))
         }
-        Err(error) => Delivery::Broken(message, lease, error),
+        Err(error) => Delivery::Broken(Box::new((message, lease, error))),
     }
 }
 
@@ -139,18 +140,17 @@ pub async fn offer(
 ) -> Result<(), async_nats::PublishError> {
     let mut json = headers::json(&handover);
     let fits = |parcel: &Parcel| parcel.bytes() + json.len() + FRAME <= client.max_payload();
-    let mut parcel = match parcel.filter(fits) {
-        Some(parcel) => parcel,
-        None => {
-            handover.in_log = true;
+    let mut parcel = if let Some(parcel) = parcel.filter(fits) {
+        parcel
+    } else {
+        handover.in_log = true;
+        json = headers::json(&handover);
+        if json.len() + FRAME > client.max_payload() {
+            // The worker does without; what is left is bounded by the entries of a journal.
+            handover.decision = None;
             json = headers::json(&handover);
-            if json.len() + FRAME > client.max_payload() {
-                // The worker does without; what is left is bounded by the entries of a journal.
-                handover.decision = None;
-                json = headers::json(&handover);
-            }
-            Parcel::default()
         }
+        Parcel::default()
     };
     parcel.headers.insert(headers::HANDOVER, json);
     client
@@ -187,10 +187,7 @@ pub fn read_return(message: &Message) -> Result<Return, ReturnError> {
 /// Joins what a worker says with the job itself.
 pub fn join_return(back: Return, parcel: Parcel, now: Micros) -> Result<Returned, ReturnError> {
     let headers = job_headers(Some(&parcel.headers));
-    let head = match Head::read(back.subject.clone(), headers, &parcel.body, now) {
-        Ok(head) => head,
-        Err(error) => return Err(error.into()),
-    };
+    let head = Head::read(back.subject.clone(), headers, &parcel.body, now)?;
     Ok(Returned { back, head, parcel })
 }
 

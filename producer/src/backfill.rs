@@ -131,6 +131,16 @@ pub enum BackfillError {
         #[source]
         source: serde_json::Error,
     },
+    /// There is no stream of results.
+    #[error(
+        "stream REPLIES is gone, and with it the results that are not written down yet; a dispatcher makes it anew when it starts, then run this again"
+    )]
+    NoReplies,
+    /// The stream of results is another one than before.
+    #[error(
+        "stream REPLIES was made anew, and results may be lost; run this again: it goes on, and says which lines have no result"
+    )]
+    RepliesAnew,
     /// The server did not answer well.
     #[error(transparent)]
     Mailbox(#[from] crate::nats::MailboxError),

@@ -1,32 +1,22 @@
-//! The producer: sends jobs with many on the way, and hands each result to whoever waits for it.
+//! The producer: sends jobs with many on the way, and hands each result to all who wait for it.
 //!
 //! ```text
 //!  submit ──▶ Publisher ──▶ JOBS_<region>
-//!  wait   ◀── waiters ◀── router ◀── core subscription on the mailbox      (fast)
-//!                            └────── REPLIES, after a reconnect or a while  (sure)
+//!  wait   ◀── waiters ◀─┬─ router   ◀── core subscription on the mailbox                         (fast)
+//!                       └─ follower ◀── REPLIES, after a reconnect, after a while, when asked    (sure)
 //! ```
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
-use async_nats::{Client, Subscriber};
-use futures_util::{Stream, StreamExt};
+use async_nats::Client;
 use schemas::{
     JobId, Mailbox, Micros, Tenant, headers,
     job::{Input, Job, JobBody, JobHeaders},
-    reply::JobResult,
     subjects::{self, JobSubject},
     time::Clock,
     token::TokenError,
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use transport::{
@@ -36,12 +26,13 @@ use transport::{
 };
 
 use crate::{
+    follower::{Asked, Follower},
     nats::{self, Kind, MailboxError, Reply},
     request::{JobRequest, new_job_id},
+    router::Router,
+    waiters::Waiters,
 };
 
-/// A waiter this old is looked up in the stream: its result may have come while we were not connected.
-const LOOK_UP_AFTER: Duration = Duration::from_secs(5);
 /// Replies that a mailbox reader may be behind; beyond it the subscription waits, and then the server drops.
 const REPLIES_AHEAD: usize = 4_096;
 
@@ -103,28 +94,6 @@ pub enum SubmitError {
     Publish(#[from] PublishError),
 }
 
-/// Why there is no result yet.
-#[derive(Debug, thiserror::Error)]
-pub enum WaitError {
-    /// It was not accepted.
-    #[error(transparent)]
-    Submit(#[from] SubmitError),
-    /// It was accepted and has not ended; the result will come to the mailbox.
-    #[error("job {0} is accepted and has not ended yet; its result will come to the mailbox")]
-    Timeout(JobId),
-    /// The producer was closed.
-    #[error("the producer was closed while job {0} was waited for")]
-    Closed(JobId),
-}
-
-struct Waiter {
-    since: Instant,
-    published: Micros,
-    done: oneshot::Sender<JobResult>,
-}
-
-type Waiters = Arc<Mutex<HashMap<JobId, Waiter>>>;
-
 /// A connected producer.
 pub struct Producer {
     client: Client,
@@ -133,6 +102,7 @@ pub struct Producer {
     patience: Duration,
     mailbox: Mailbox,
     waiters: Waiters,
+    asked: Asked,
     tasks: JoinSet<()>,
     shutdown: CancellationToken,
     server_version: String,
@@ -162,20 +132,24 @@ impl Producer {
         let refuse = |e: &dyn std::error::Error| StartError::Subscribe(e.to_string());
         let (publisher, task) = publisher(&link, patience).await.map_err(|e| refuse(&e))?;
         let subject = subjects::result(&config.tenant, &config.mailbox);
-        let live = link.client.subscribe(subject).await.map_err(|e| refuse(&e))?;
+        // Before the subscription: it may be denied at once.
+        let denials = link.denials();
+        let live = link.client.subscribe(subject.clone()).await.map_err(|e| refuse(&e))?;
         let server_version = link.server_version();
-        let (shutdown, waiters) = (CancellationToken::new(), Waiters::default());
+        let (shutdown, waiters, asked) = (CancellationToken::new(), Waiters::default(), Asked::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(task.run(shutdown.clone()));
-        let router = Router {
-            client: link.client.clone(),
-            reconnects: link.reconnects.clone(),
-            tenant: config.tenant.clone(),
-            mailbox: config.mailbox.clone(),
-            waiters: waiters.clone(),
-            live,
-        };
+        let reconnects = link.reconnects.clone();
+        let router = Router { live, subject, reconnects, denials, waiters: waiters.clone() };
         tasks.spawn(router.run(shutdown.clone()));
+        let follower = Follower::new(
+            link.client.clone(),
+            (&config.tenant, &config.mailbox),
+            link.reconnects.clone(),
+            waiters.clone(),
+            asked.clone(),
+        );
+        tasks.spawn(follower.run(shutdown.clone()));
         Ok(Self {
             client: link.client,
             publisher,
@@ -183,6 +157,7 @@ impl Producer {
             patience: config.patience,
             mailbox: config.mailbox,
             waiters,
+            asked,
             tasks,
             shutdown,
             server_version,
@@ -213,6 +188,18 @@ impl Producer {
 
     pub(crate) fn tenant(&self) -> &Tenant {
         &self.tenant
+    }
+
+    pub(crate) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    pub(crate) fn waiters(&self) -> &Waiters {
+        &self.waiters
+    }
+
+    pub(crate) fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// How long a submit may go without an acknowledgement.
@@ -272,62 +259,6 @@ impl Producer {
         Ok(Ticket { job: id, seq: stored.seq, duplicate: stored.duplicate, due })
     }
 
-    /// Submits a job and waits for its result, which must go to this producer's own mailbox.
-    pub async fn submit_and_wait(
-        &self,
-        request: &JobRequest,
-        timeout: Duration,
-    ) -> Result<JobResult, WaitError> {
-        let id = id_of(request)?;
-        // Before the job is sent: its result may be here before the acknowledgement.
-        let answer = self.expect(id);
-        if let Err(error) = self.submit_for(&self.tenant, id, request).await {
-            self.lock().remove(&id);
-            return Err(error.into());
-        }
-        let outcome = tokio::time::timeout(timeout, answer).await;
-        match outcome {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) => Err(WaitError::Closed(id)),
-            Err(_) => {
-                self.lock().remove(&id);
-                Err(WaitError::Timeout(id))
-            }
-        }
-    }
-
-    /// Submits each job and waits for its result, `outstanding` of them at a time; results come in the order in which jobs end,
-    /// with the job's number, from 0. A job that has no result after `timeout` is an error; it still ends in the mailbox.
-    pub fn run_all(
-        &self,
-        jobs: impl Stream<Item = JobRequest>,
-        outstanding: usize,
-        timeout: Duration,
-    ) -> impl Stream<Item = (usize, Result<JobResult, WaitError>)> {
-        jobs.enumerate()
-            .map(move |(nth, job)| async move { (nth, self.submit_and_wait(&job, timeout).await) })
-            .buffer_unordered(outstanding.max(1))
-    }
-
-    /// Waits for the result of a job that was submitted before, by whomever, to this mailbox, since `published`.
-    pub async fn wait(
-        &self,
-        job: JobId,
-        published: Micros,
-        timeout: Duration,
-    ) -> Result<JobResult, WaitError> {
-        let answer = self.expect_since(job, published);
-        let found = tokio::time::timeout(timeout, answer).await;
-        match found {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) => Err(WaitError::Closed(job)),
-            Err(_) => {
-                self.lock().remove(&job);
-                Err(WaitError::Timeout(job))
-            }
-        }
-    }
-
     /// Every stored reply of the mailbox since `since`, then new ones as they come when `follow`. Bounded: a slow
     /// reader slows the reading and loses nothing.
     pub fn replies(
@@ -365,20 +296,6 @@ impl Producer {
         replies
     }
 
-    fn expect(&self, job: JobId) -> oneshot::Receiver<JobResult> {
-        self.expect_since(job, SystemClock.now())
-    }
-
-    fn expect_since(&self, job: JobId, published: Micros) -> oneshot::Receiver<JobResult> {
-        let (done, answer) = oneshot::channel();
-        self.lock().insert(job, Waiter { since: Instant::now(), published, done });
-        answer
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Waiter>> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Ends the background tasks and the connection.
     pub async fn close(mut self) {
         self.shutdown.cancel();
@@ -402,83 +319,4 @@ pub(crate) fn id_of(request: &JobRequest) -> Result<JobId, SubmitError> {
 /// Takes the input out of a body.
 fn take_input(body: &mut JobBody) -> Option<Input> {
     body.messages.take().map(Input::Messages).or_else(|| body.prompt.take().map(Input::Prompt))
-}
-
-struct Router {
-    client: Client,
-    reconnects: tokio::sync::watch::Receiver<u64>,
-    tenant: Tenant,
-    mailbox: Mailbox,
-    waiters: Waiters,
-    live: Subscriber,
-}
-
-impl Router {
-    async fn run(mut self, shutdown: CancellationToken) {
-        let mut tick = interval(LOOK_UP_AFTER);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.reconnects.mark_unchanged();
-        loop {
-            let look_up = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                message = self.live.next() => match message {
-                    Some(message) => { self.route(&message); None }
-                    None => break,
-                },
-                Ok(()) = self.reconnects.changed() => self.oldest(Duration::ZERO),
-                _ = tick.tick() => self.oldest(LOOK_UP_AFTER),
-            };
-            if let Some(since) = look_up {
-                tokio::select! {
-                    () = shutdown.cancelled() => break,
-                    () = self.look_up(since) => {}
-                }
-            }
-        }
-        // Dropping the senders tells every waiter.
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    /// A result may come twice, live and stored: the first one finds the waiter.
-    fn route(&self, message: &async_nats::Message) {
-        if !nats::is_result(message) {
-            return;
-        }
-        let Some(job) = nats::job_of(message) else { return };
-        let waiter = self.waiters.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
-        let Some(waiter) = waiter else { return };
-        match nats::read_reply(message) {
-            Ok(Reply::Result(result)) => drop(waiter.done.send(*result)),
-            Ok(Reply::Cost(_)) => {}
-            Err(error) => warn!(%job, %error, "result does not read"),
-        }
-    }
-
-    fn oldest(&self, age: Duration) -> Option<Micros> {
-        let waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        waiters.values().filter(|w| w.since.elapsed() >= age).map(|w| w.published).min()
-    }
-
-    async fn look_up(&self, since: Micros) {
-        let (out, mut stored) = mpsc::channel(REPLIES_AHEAD);
-        let since = since - Duration::from_secs(5);
-        let reading = nats::stored_replies(
-            &self.client,
-            &self.tenant,
-            &self.mailbox,
-            Kind::Results,
-            Some(since),
-            false,
-            out,
-        );
-        let routing = async {
-            while let Some(message) = stored.recv().await {
-                self.route(&message);
-            }
-        };
-        if let (Err(error), ()) = tokio::join!(reading, routing) {
-            warn!(%error, "cannot look up stored results, trying again");
-        }
-    }
 }

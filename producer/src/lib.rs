@@ -15,20 +15,26 @@
 //!
 //! [`request`] is what a caller says, [`lines`] reads files of them, [`backfill`] runs such a file to its end,
 //! [`replay`] runs jobs of the past again, [`unique`] keeps a job from being submitted twice,
-//! [`cancel`] takes jobs back, [`later`] is for those that wait for their time, [`client`] sends it and routes replies, [`nats`] reads the mailbox.
+//! [`cancel`] takes jobs back, [`later`] is for those that wait for their time, [`client`] sends jobs, [`waiting`] waits for their results
+//! (behind it `waiters` knows who waits, `router` hears results live, `follower` finds stored ones), [`nats`] reads the mailbox.
 
 pub mod backfill;
 pub mod cancel;
 pub mod client;
+mod follower;
 pub mod later;
 pub mod lines;
 pub mod log;
 pub mod nats;
 pub mod replay;
 pub mod request;
+mod router;
 pub mod unique;
+mod waiters;
+pub mod waiting;
 
-pub use client::{Producer, ProducerConfig, SubmitError, Ticket, WaitError};
+pub use client::{Producer, ProducerConfig, SubmitError, Ticket};
 pub use nats::Reply;
 pub use request::JobRequest;
 pub use unique::Unique;
+pub use waiting::WaitError;

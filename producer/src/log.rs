@@ -26,8 +26,9 @@ use transport::{
 };
 
 use crate::{
-    nats::{MailboxError, Reply, job_of, read_reply, read_stored, start},
+    nats::{MailboxError, Reply, job_of, read_reply, read_stored, result_of, start},
     replay::{Selection, Source},
+    waiters::StoredAs,
 };
 
 /// One entry of a log.
@@ -163,7 +164,8 @@ pub async fn results_of(
     }
     let config = pull::OrderedConfig { deliver_policy: start(since)?, ..pull::OrderedConfig::default() };
     read_stored(client, REPLIES, config, |message| {
-        if job_of(message).is_some_and(|job| jobs.contains(&job))
+        // One that tells a second job that its id was taken is not the job's own.
+        if result_of(message).is_some_and(|(job, stored)| stored == StoredAs::First && jobs.contains(&job))
             && let Ok(Reply::Result(result)) = read_reply(message)
         {
             found.insert(result.job, *result);

@@ -65,6 +65,16 @@ impl JobId {
         text.strip_suffix(":result")?.split(':').next()?.parse().ok()
     }
 
+    /// Reads the sequence out of the message id of a result that tells a second job that its id was taken; `None` for any other
+    /// text, such as the id of the first job's result.
+    pub fn taken_seq(text: &str) -> Option<u64> {
+        let mut parts = text.strip_suffix(":result")?.split(':');
+        match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(_), Some(_), Some(seq), None) => seq.parse().ok(),
+            _ => None,
+        }
+    }
+
     /// The job's key in the bucket of journals: `<tenant>.<job>`.
     pub fn journal_key(self, tenant: &Tenant) -> String {
         format!("{tenant}.{}", self.0)
@@ -171,6 +181,10 @@ mod tests {
         assert_eq!(JobId::from_result_message(&id.result_message(&acme)), Some(id));
         assert_eq!(JobId::from_result_message(&id.taken_message(&acme, 9)), Some(id));
         assert_eq!(JobId::from_result_message(&id.cost_message(&acme, 1, key)), None);
+        assert_eq!(JobId::taken_seq(&id.taken_message(&acme, 9)), Some(9));
+        for other in [id.result_message(&acme), id.useful_message(&acme), id.cost_message(&acme, 1, key)] {
+            assert_eq!(JobId::taken_seq(&other), None, "{other}");
+        }
         let text = format!("0198c0de-0000-7000-8000-000000000001:acme:2:{key}:cost");
         assert_eq!(id.cost_message(&acme, 2, key), text);
     }

@@ -11,6 +11,7 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
+use transport::address::{Address, Login};
 
 use crate::wait;
 
@@ -39,16 +40,24 @@ pub struct NatsServer {
     child: Child,
     port: u16,
     folder: TempDir,
+    /// `user:password@` of whom it asks for one.
+    login: &'static str,
 }
 
 impl NatsServer {
     /// Starts a server with JetStream and waits until it answers.
     pub async fn start() -> Self {
+        Self::configured("", "").await
+    }
+
+    /// The same with more of a configuration, by which `login`, a `user:password`, may do everything.
+    pub async fn configured(more: &str, login: &'static str) -> Self {
         logs();
         for _ in 0..10 {
             let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+            std::fs::write(folder.path().join("nats.conf"), more).unwrap();
             let child = spawn(folder.path(), port);
-            let mut server = Self { child, port, folder };
+            let mut server = Self { child, port, folder, login };
             if server.ready().await {
                 return server;
             }
@@ -56,9 +65,20 @@ impl NatsServer {
         panic!("no nats-server came up; is {} there? `make setup` installs one", binary().display());
     }
 
-    /// Where it listens.
+    /// Where it listens, with the login of whom may do everything.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        self.url_as(self.login)
+    }
+
+    /// Where it listens, with another login, none if empty.
+    pub fn url_as(&self, login: &str) -> String {
+        let at = if login.is_empty() { "" } else { "@" };
+        format!("nats://{login}{at}127.0.0.1:{}", self.port)
+    }
+
+    /// Where it listens, without any login.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// SIGKILL, then the same server on the same port and data.
@@ -107,7 +127,13 @@ impl Drop for NatsServer {
 
 async fn jetstream_answers(url: &str) -> bool {
     let options = async_nats::ConnectOptions::new().connection_timeout(Duration::from_millis(500));
-    let Ok(client) = options.connect(url).await else {
+    let address = Address::from(url);
+    let options = match address.login() {
+        Some(Login::User { name, password }) => options.user_and_password(name.clone(), password.clone()),
+        Some(Login::Token(token)) => options.token(token.clone()),
+        None => options,
+    };
+    let Ok(client) = options.connect(address.url()).await else {
         return false;
     };
     let request = async_nats::Request::new().timeout(Some(Duration::from_secs(1)));
@@ -120,6 +146,8 @@ fn spawn(folder: &Path, port: u16) -> Child {
         .arg(folder.join("data"))
         .arg("-l")
         .arg(folder.join("nats.log"))
+        .arg("-c")
+        .arg(folder.join("nats.conf"))
         .stdin(Stdio::null())
         .spawn()
         .unwrap_or_else(|e| panic!("cannot start {}: {e}; `make setup` installs it", binary().display()))

@@ -57,10 +57,15 @@ pub fn settings(ack_wait: Duration) -> Settings {
     }
 }
 
+/// A connection to `urls`.
+fn link(urls: &[String]) -> LinkConfig {
+    LinkConfig { urls: urls.iter().map(Into::into).collect(), credentials: None, root_certificates: None }
+}
+
 /// A dispatcher's settings against `urls`.
 pub fn dispatcher_config(urls: &[String], id: &str, topology: Settings) -> DispatcherConfig {
     DispatcherConfig {
-        link: LinkConfig { urls: urls.to_vec(), credentials: None, root_certificates: None },
+        link: link(urls),
         id: id.parse().unwrap(),
         regions: topology.regions.clone(),
         topology,
@@ -87,7 +92,7 @@ pub fn pool_config(
 ) -> PoolConfig {
     let pool: schemas::PoolId = pool.parse().unwrap();
     PoolConfig {
-        link: LinkConfig { urls: urls.to_vec(), credentials: None, root_certificates: None },
+        link: link(urls),
         price_name: pool.provider.clone(),
         pool,
         worker: worker.parse().unwrap(),
@@ -170,7 +175,7 @@ impl Role {
 /// A producer for tenant `acme`, mailbox `inbox`.
 pub async fn producer(urls: &[String]) -> Producer {
     let mut config = ProducerConfig::new(&urls[0], "acme", "inbox").unwrap();
-    config.link.urls = urls.to_vec();
+    config.link = link(urls);
     Producer::connect(config).await.unwrap()
 }
 

@@ -33,6 +33,8 @@ pub enum Script {
     Write(usize),
     /// Fails at once, unbilled.
     Fail(Failure),
+    /// Fails at once, and bills an inference all the same.
+    FailBilled(Failure),
     /// Waits until [`Scripted::release`], then answers.
     Hold,
     /// Waits until [`Scripted::release`], then fails, unbilled.
@@ -106,7 +108,14 @@ impl Provider for Scripted {
             let script = self.script.lock().unwrap().clone();
             match &script {
                 Script::Fail(failure) => return Ended::unbilled(failure.clone()),
+<<<<<<< HEAD
                 Script::Succeed | Script::Measure | Script::Write(_) => {}
+=======
+                Script::FailBilled(failure) => {
+                    return Ended { used: vec![inference(call)], ..Ended::unbilled(failure.clone()) };
+                }
+                Script::Succeed | Script::Measure => {}
+>>>>>>> main
                 Script::After(pause) => tokio::time::sleep(*pause).await,
                 Script::Hold => self.released().await,
                 Script::HoldThenFail(failure) => {
@@ -125,10 +134,9 @@ impl Provider for Scripted {
             };
             let output = Output { text, finish_reason: "stop".into() };
             let usage = Usage { prompt_tokens: 1, completion_tokens: 2, estimated: false };
-            let used = UsedItem { sku: call.sku.clone(), item: "inference", used: Used::Inferences(1) };
             Ended {
                 outcome: Ok(Success { output, usage }),
-                used: vec![used],
+                used: vec![inference(call)],
                 estimated: false,
                 cold_start: Duration::ZERO,
                 first_token: Duration::ZERO,
@@ -136,25 +144,11 @@ impl Provider for Scripted {
         })
     }
 
-    fn reattach<'a>(
-        &'a self,
-        _call: &'a Call,
-        _run: &'a str,
-        _age: Duration,
-        _progress: &'a dyn Progress,
-    ) -> BoxFuture<'a, Option<Ended>> {
-        Box::pin(async { None })
-    }
-
-    fn cancel<'a>(&'a self, _run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
-    }
-
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(async { Health::Up })
     }
+}
 
-    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
-        Box::pin(async { None })
-    }
+fn inference(call: &Call) -> UsedItem {
+    UsedItem { sku: call.sku.clone(), item: "inference", used: Used::Inferences(1) }
 }

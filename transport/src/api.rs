@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::{Client, Message, Request, StatusCode, client::RequestErrorKind};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use futures_util::StreamExt as _;
+use schemas::Micros;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -181,6 +182,29 @@ impl Gets {
             }
         }
     }
+}
+
+/// The message at a sequence of a stream, by direct get; `None` when it is not there, or not yet at the replica that answers. Where
+/// it lay stands in its headers, as [`read_all`] says.
+pub async fn at(client: &Client, stream: &str, seq: u64) -> Result<Option<Message>, ApiError> {
+    let subject = format!("DIRECT.GET.{stream}");
+    let body = serde_json::json!({ "seq": seq }).to_string();
+    let request = Request::new().payload(body.into()).timeout(Some(TIMEOUT));
+    let answer = client
+        .send_request(format!("$JS.API.{subject}"), request)
+        .await
+        .map_err(|source| ApiError::Silent { subject: subject.clone(), source })?;
+    match answer.status {
+        None => Ok(Some(answer)),
+        Some(StatusCode::NOT_FOUND) => Ok(None),
+        Some(status) => Err(ApiError::Odd { subject, what: format!("status {}", status.as_u16()) }),
+    }
+}
+
+/// When a message that [`at`] or [`read_all`] gave was stored.
+pub fn stored_at(message: &Message) -> Option<Micros> {
+    let time = header(message, "Nats-Time-Stamp")?;
+    chrono::DateTime::parse_from_rfc3339(time).ok().map(|time| time.to_utc().into())
 }
 
 /// The newest message on a subject of a stream with its sequence. By the leader and not by direct get: a replica may be

@@ -1,6 +1,7 @@
 //! How Beacon speaks JetStream: the code that producers, dispatchers and workers would otherwise each write again.
 //!
-//! - Connect and ask: [`link`] opens a connection, [`api`] asks the server, [`topology`] makes the server agree with the
+//! - Connect and ask: [`address`] is where a server is and who connects, [`link`] opens a connection
+//!   and hears what is [`denied`], [`api`] asks the server, [`topology`] makes the server agree with the
 //!   map in `schemas::topology`.
 //! - Store and finish: [`publisher`] stores many messages at once, [`acks`] finishes leases and confirms each ack.
 //! - Messages: [`replies`] writes results and costs, [`stored`] finds results that exist already, [`bucket`] reads and
@@ -10,12 +11,14 @@
 //! - Together: [`role`] is what a dispatcher and a worker both stand on.
 
 pub mod acks;
+pub mod address;
 pub mod api;
 pub mod bucket;
 pub mod cancels;
 pub mod clock;
 pub mod counters;
 pub mod delayed;
+pub mod denied;
 pub mod link;
 pub mod payloads;
 pub mod publisher;
@@ -26,6 +29,7 @@ pub mod stored;
 pub mod topology;
 pub mod unique;
 
+pub use address::Address;
 pub use clock::SystemClock;
 pub use link::{Link, LinkConfig, LinkError};
 pub use publisher::{Headers, PublishError, Publisher, Stored};

@@ -2,9 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use async_nats::{Client, ConnectOptions, Event};
-use tokio::sync::watch;
-use tracing::{info, warn};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use tokio::sync::{broadcast, watch};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    address::{Address, Login},
+    denied::Denied,
+};
 
 /// The oldest server with message schedules and work-queue sourcing.
 pub const SERVER_MIN: (u64, u64) = (2, 14);
@@ -16,11 +21,14 @@ const CLIENT_CAPACITY: usize = 65_536;
 /// the lease redelivers them.
 const SUBSCRIPTION_CAPACITY: usize = 131_072;
 
+/// Denials that a listener may be behind. One that is further behind hears of the same denial again when it repeats what was denied.
+const DENIALS_AHEAD: usize = 256;
+
 /// Where to connect and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkConfig {
-    /// One or more `nats://host:port`.
-    pub urls: Vec<String>,
+    /// One or more servers of one cluster.
+    pub urls: Vec<Address>,
     /// A credentials file (JWT and key).
     pub credentials: Option<PathBuf>,
     /// Trusted root certificates in PEM; TLS is required when set.
@@ -28,9 +36,30 @@ pub struct LinkConfig {
 }
 
 impl LinkConfig {
-    /// One server without authentication.
-    pub fn to(url: impl Into<String>) -> Self {
+    /// One server, as the user that its address names, if any.
+    pub fn to(url: impl Into<Address>) -> Self {
         Self { urls: vec![url.into()], credentials: None, root_certificates: None }
+    }
+
+    /// The addresses for people to read; no secret is in them.
+    pub fn shown(&self) -> String {
+        self.urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Checks what can be checked before anything connects.
+    pub fn check(&self) -> Result<(), LinkError> {
+        self.login().map(drop)
+    }
+
+    /// Who connects, as the addresses say: the same to each server, since the client goes to any of them.
+    fn login(&self) -> Result<Option<&Login>, LinkError> {
+        let mut logins = self.urls.iter().filter_map(Address::login);
+        let first = logins.next();
+        match (logins.any(|other| Some(other) != first), first, &self.credentials) {
+            (true, ..) => Err(LinkError::Logins),
+            (false, Some(_), Some(path)) => Err(LinkError::TwoLogins { path: path.clone() }),
+            (false, ..) => Ok(first),
+        }
     }
 }
 
@@ -39,7 +68,16 @@ impl LinkConfig {
 pub enum LinkError {
     /// An address does not read.
     #[error("nats.url `{0}` must be nats://host:port")]
-    Address(String),
+    Address(Address),
+    /// The addresses name different users.
+    #[error("nats.urls name different users; each must name the same one, or only one of them any")]
+    Logins,
+    /// Address and credentials file each say who connects.
+    #[error("nats.url names a user, and so does nats.credentials `{path}`; only one of them may")]
+    TwoLogins {
+        /// The file.
+        path: PathBuf,
+    },
     /// The credentials file does not read.
     #[error("nats.credentials `{path}` cannot be read")]
     Credentials {
@@ -78,18 +116,20 @@ pub struct Link {
     pub client: Client,
     /// How often the connection came back. Whatever was sent shortly before a change may be lost.
     pub reconnects: watch::Receiver<u64>,
+    denials: broadcast::Sender<Denied>,
 }
 
 impl Link {
     /// Connects as `name` and checks the server.
     pub async fn connect(config: &LinkConfig, name: &str) -> Result<Self, LinkError> {
-        let urls = config.urls.join(", ");
-        let addresses: Vec<async_nats::ServerAddr> = config
-            .urls
-            .iter()
-            .map(|url| url.parse().map_err(|_| LinkError::Address(url.clone())))
-            .collect::<Result<_, _>>()?;
+        let urls = config.shown();
+        let read = |address: &Address| {
+            address.url().parse::<ServerAddr>().map_err(|_| LinkError::Address(address.clone()))
+        };
+        let addresses: Vec<ServerAddr> = config.urls.iter().map(read).collect::<Result<_, _>>()?;
         let (tell, reconnects) = watch::channel(0u64);
+        let denials = broadcast::Sender::new(DENIALS_AHEAD);
+        let deny = denials.clone();
         let mut options = ConnectOptions::new()
             .name(name)
             // The default prefix would let every client read every other's inbox under the permissions we document.
@@ -99,9 +139,14 @@ impl Link {
             .ping_interval(Duration::from_secs(10))
             .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
-                hear(&event, &tell);
+                hear(&event, &tell, &deny);
                 std::future::ready(())
             });
+        options = match config.login()? {
+            None => options,
+            Some(Login::User { name, password }) => options.user_and_password(name.clone(), password.clone()),
+            Some(Login::Token(token)) => options.token(token.clone()),
+        };
         if let Some(path) = &config.credentials {
             options = options
                 .credentials_file(path)
@@ -122,7 +167,12 @@ impl Link {
         if !server.jetstream {
             return Err(LinkError::NoJetStream(urls));
         }
-        Ok(Self { client, reconnects })
+        Ok(Self { client, reconnects, denials })
+    }
+
+    /// What the server does not permit this connection, from now on.
+    pub fn denials(&self) -> broadcast::Receiver<Denied> {
+        self.denials.subscribe()
     }
 
     /// The server's version, as it says.
@@ -147,7 +197,7 @@ fn reconnect_delay(attempts: usize) -> Duration {
     Duration::from_millis(rand::random_range(0..=ceiling))
 }
 
-fn hear(event: &Event, tell: &watch::Sender<u64>) {
+fn hear(event: &Event, tell: &watch::Sender<u64>, deny: &broadcast::Sender<Denied>) {
     match event {
         // The first `Connected` counts too: nobody has sent anything before it.
         Event::Connected => {
@@ -158,8 +208,20 @@ fn hear(event: &Event, tell: &watch::Sender<u64>) {
         Event::SlowConsumer(subscription) => {
             warn!(subscription, "a subscription overflowed, messages were dropped");
         }
-        // A denied publish shows only here: the call itself just times out.
-        Event::ServerError(error) => warn!(%error, "NATS server refused something"),
+        // What is denied shows only here: the call itself gets no answer.
+        Event::ServerError(server_error) => {
+            let Some(denied) = Denied::read(&server_error.to_string()) else {
+                warn!(error = %server_error, "NATS server refused something");
+                return;
+            };
+            match &denied {
+                Denied::Subscribe { .. } => error!("NATS does not permit this user to {denied}"),
+                // Whoever publishes tells its caller.
+                Denied::Publish { .. } => debug!("NATS does not permit this user to {denied}"),
+            }
+            // Nobody may listen, which is no error.
+            let _ = deny.send(denied);
+        }
         Event::ClientError(error) => warn!(%error, "NATS client error"),
         Event::LameDuckMode | Event::Draining | Event::Closed => info!(%event, "NATS connection"),
     }

@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
     /// It is larger than [`INPUT_MAX`].
-    #[error("the input has {0} bytes; it must have at most {INPUT_MAX}")]
+    #[error("the payload has {0} bytes; it must have at most {INPUT_MAX}")]
     TooLarge(u64),
     /// The store does not have it, or not any more.
     #[error(

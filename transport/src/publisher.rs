@@ -4,7 +4,10 @@
 //! id, and all of them after a reconnect, so that the caller hears "stored" or a reason, and never "perhaps" unless
 //! it set a limit. Messages without a `Nats-Msg-Id` may be stored twice that way; only idempotent values do without.
 
+mod answer;
+
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,19 +15,19 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, HeaderMap, HeaderName, Message, StatusCode, Subject, Subscriber};
+use async_nats::{Client, HeaderMap, HeaderName, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use serde::Deserialize;
-use std::collections::HashMap;
 use tokio::{
-    sync::{Semaphore, oneshot, watch},
+    sync::{Semaphore, broadcast, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
-use crate::link::Link;
+use self::answer::Answer;
+pub use self::answer::{PublishError, Stored};
+use crate::{denied::Denied, link::Link};
 
 /// Messages on the way. A larger window starves consumers on the same server: 25,000 outstanding left a consumer
 /// at a twentieth of its rate; about a thousand is enough to keep the server busy. Beyond it a caller waits.
@@ -35,13 +38,6 @@ const RESEND_AFTER: Duration = Duration::from_secs(2);
 /// After "the same id is in process" or "too many requests".
 const RETRY_SOON: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_millis(20);
-
-const STORE_FAILED: u64 = 10_077;
-/// The message is over the stream's own limit.
-const OVER_LIMIT: u64 = 10_054;
-const DUPLICATE_IN_PROCESS: u64 = 10_158;
-const SUBJECT_IN_PROCESS: u64 = 10_164;
-const TOO_MANY_REQUESTS: u64 = 10_167;
 
 /// Headers as they are kept for sending again: a handful of pairs is cheaper to copy than a map.
 #[derive(Clone, Debug, Default)]
@@ -89,66 +85,13 @@ impl Headers {
     }
 }
 
-/// Where a message was stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// Its sequence in the stream.
-    pub seq: u64,
-    /// True when an earlier message with the same id was there already; `seq` is that one's.
-    pub duplicate: bool,
-}
-
-/// Why a message was not stored.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
-    /// No stream takes this subject: the region, model or lane is unknown.
-    #[error("no stream takes subject `{0}`: unknown region, model or lane")]
-    NoStream(String),
-    /// The stream is full of unfinished work; publish again later.
-    #[error("the stream behind `{subject}` is full ({reason}); publish again when it has drained")]
-    Full {
-        /// Where.
-        subject: String,
-        /// Which limit.
-        reason: String,
-    },
-    /// No answer within the caller's patience. It may still be stored: publish again with the same id.
-    #[error("no acknowledgement for `{0}` in time; it may be stored, so publish again with the same id")]
-    Unknown(String),
-    /// The server said no.
-    #[error("the server refused `{subject}`: {reason} (code {code})")]
-    Refused {
-        /// Where.
-        subject: String,
-        /// The server's code.
-        code: u64,
-        /// The server's words.
-        reason: String,
-    },
-    /// It is larger than the server or the stream takes, headers included.
-    #[error("a message of {bytes} bytes to `{subject}` is too large")]
-    TooLarge {
-        /// Where.
-        subject: String,
-        /// How large.
-        bytes: usize,
-    },
-    /// The client cannot send it: the connection is closed for good.
-    #[error("cannot send to `{subject}`: {reason}")]
-    Client {
-        /// Where.
-        subject: String,
-        /// Why.
-        reason: String,
-    },
-}
-
 /// How long to insist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
     /// How long "no stream takes it" may be a leader election. After that it is an unknown subject.
     pub no_stream: Duration,
-    /// How long to go without an acknowledgement; `None` insists for ever.
+    /// How long to go without an acknowledgement; `None` insists for ever, also where the server permits no publish: an operator
+    /// may put that right.
     pub total: Option<Duration>,
 }
 
@@ -173,6 +116,8 @@ struct Shared {
     next: AtomicU64,
     window: Semaphore,
     pending: Mutex<HashMap<u64, Pending, rustc_hash::FxBuildHasher>>,
+    /// Why no acknowledgement can be heard on this connection.
+    deaf: Mutex<Option<Denied>>,
 }
 
 /// A handle to publish with; cheap to clone.
@@ -193,10 +138,13 @@ pub struct PublisherTask {
     shared: Arc<Shared>,
     acks: Subscriber,
     reconnects: watch::Receiver<u64>,
+    denials: broadcast::Receiver<Denied>,
 }
 
 /// Makes a publisher on `link` and the task that must run for it.
 pub async fn publisher(link: &Link, patience: Patience) -> Result<(Publisher, PublisherTask), PublishError> {
+    // Before the subscription: it may be denied at once.
+    let denials = link.denials();
     let inbox = link.client.new_inbox();
     let acks = link
         .client
@@ -209,8 +157,9 @@ pub async fn publisher(link: &Link, patience: Patience) -> Result<(Publisher, Pu
         next: AtomicU64::new(0),
         window: Semaphore::new(WINDOW),
         pending: Mutex::default(),
+        deaf: Mutex::default(),
     });
-    let task = PublisherTask { shared: shared.clone(), acks, reconnects: link.reconnects.clone() };
+    let task = PublisherTask { shared: shared.clone(), acks, reconnects: link.reconnects.clone(), denials };
     Ok((Publisher { shared, patience }, task))
 }
 
@@ -234,6 +183,10 @@ impl Publisher {
         let bytes = headers.wire_len() + payload.len();
         if bytes > shared.client.max_payload() {
             return Err(PublishError::TooLarge { subject, bytes });
+        }
+        // A caller with a limit would rather know than wait.
+        if let Some(denied) = self.patience.total.and_then(|_| shared.deaf()) {
+            return Err(PublishError::NotPermitted(denied));
         }
         let subject = Subject::from(subject);
         let _permit = shared.window.acquire().await.map_err(|_| closed(&subject))?;
@@ -261,6 +214,15 @@ impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Pending, rustc_hash::FxBuildHasher>> {
         // A panic while holding it leaves the map whole: every change is one call.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why nobody would hear an acknowledgement.
+    fn deaf(&self) -> Option<Denied> {
+        self.deaf.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_deaf(&self, why: Option<Denied>) {
+        *self.deaf.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Keeps a message until it is acknowledged.
@@ -297,24 +259,6 @@ impl Shared {
     }
 }
 
-#[derive(Deserialize)]
-struct PubAck<'a> {
-    #[serde(default)]
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
-    #[serde(borrow, default)]
-    error: Option<PubAckError<'a>>,
-}
-
-#[derive(Deserialize)]
-struct PubAckError<'a> {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(borrow, default)]
-    description: std::borrow::Cow<'a, str>,
-}
-
 impl PublisherTask {
     /// Runs until `shutdown`, which must come after everything that publishes has ended.
     pub async fn run(mut self, shutdown: CancellationToken) {
@@ -328,7 +272,10 @@ impl PublisherTask {
                     Some(ack) => self.settle_ready(&ack),
                     None => break,
                 },
+                Ok(denied) = self.denials.recv() => self.deny(&denied),
                 Ok(()) = self.reconnects.changed() => {
+                    // The server looks at every subscription anew.
+                    self.shared.set_deaf(None);
                     // What was written just before the break is lost without a word.
                     self.send_due(Instant::now() + RESEND_AFTER).await;
                 }
@@ -356,28 +303,21 @@ impl PublisherTask {
         let Some(entry) = pending.get_mut(&number) else {
             return;
         };
-        let outcome = if ack.status == Some(StatusCode::NO_RESPONDERS) {
-            if entry.first.elapsed() < entry.patience.no_stream {
+        let outcome = match answer::read(&entry.subject, ack) {
+            Answer::Settled(outcome) => outcome,
+            Answer::Busy => {
+                entry.send_again = Instant::now() + RETRY_SOON;
+                return;
+            }
+            Answer::NoStream if entry.first.elapsed() < entry.patience.no_stream => {
                 entry.send_again = Instant::now() + RETRY_SOON * 5;
                 return;
             }
-            Err(PublishError::NoStream(entry.subject.to_string()))
-        } else {
-            match serde_json::from_slice::<PubAck<'_>>(&ack.payload) {
-                Ok(PubAck { error: None, seq, duplicate }) => Ok(Stored { seq, duplicate }),
-                Ok(PubAck { error: Some(error), .. }) => match error.err_code {
-                    DUPLICATE_IN_PROCESS | SUBJECT_IN_PROCESS | TOO_MANY_REQUESTS => {
-                        entry.send_again = Instant::now() + RETRY_SOON;
-                        return;
-                    }
-                    OVER_LIMIT => Err(PublishError::TooLarge {
-                        subject: entry.subject.to_string(),
-                        bytes: entry.headers.wire_len() + entry.payload.len(),
-                    }),
-                    code => Err(refused(&entry.subject, code, &error.description)),
-                },
-                Err(error) => Err(refused(&entry.subject, 0, &error.to_string())),
-            }
+            Answer::TooLarge => Err(PublishError::TooLarge {
+                subject: entry.subject.to_string(),
+                bytes: entry.headers.wire_len() + entry.payload.len(),
+            }),
+            Answer::NoStream => Err(PublishError::NoStream(entry.subject.to_string())),
         };
         if let Some(entry) = pending.remove(&number) {
             drop(pending);
@@ -386,11 +326,40 @@ impl PublisherTask {
         }
     }
 
+    /// Tells every caller whose message the server does not permit, or whose acknowledgement.
+    fn deny(&self, denied: &Denied) {
+        let meant = |pending: &Pending| match denied {
+            Denied::Publish { subject } => pending.subject.as_str() == subject,
+            Denied::Subscribe { .. } => true,
+        };
+        if let Denied::Subscribe { subject } = denied {
+            if subject.strip_suffix(".*") != Some(&self.shared.inbox) {
+                // Of a subscription of others the link says so.
+                return;
+            }
+            self.shared.set_deaf(Some(denied.clone()));
+        }
+        let mut pending = self.shared.lock();
+        let meant: Vec<(u64, bool)> =
+            pending.iter().filter(|(_, p)| meant(p)).map(|(n, p)| (*n, p.patience.total.is_some())).collect();
+        // Whoever insists for ever goes on, since an operator may put it right; and somebody else may have asked.
+        if !meant.iter().any(|(_, limited)| *limited) {
+            error!(waiting = meant.len(), "NATS does not permit this user to {denied}");
+        }
+        for (number, _) in meant.into_iter().filter(|(_, limited)| *limited) {
+            if let Some(entry) = pending.remove(&number) {
+                let _ = entry.done.send(Err(PublishError::NotPermitted(denied.clone())));
+            }
+        }
+    }
+
     /// Sends again what is due at `at`, and gives up on what is past the caller's patience.
     async fn send_due(&self, at: Instant) {
         let mut again = Vec::new();
         {
             let mut pending = self.shared.lock();
+            // A caller that went away wants nothing to be insisted on.
+            pending.retain(|_, p| !p.done.is_closed());
             let lost: Vec<u64> = pending
                 .iter()
                 .filter(|(_, p)| p.patience.total.is_some_and(|total| p.first.elapsed() >= total))
@@ -415,13 +384,5 @@ impl PublisherTask {
                 warn!(%error, "cannot send again");
             }
         }
-    }
-}
-
-fn refused(subject: &str, code: u64, reason: &str) -> PublishError {
-    let (subject, reason) = (subject.to_owned(), reason.to_owned());
-    match code {
-        STORE_FAILED => PublishError::Full { subject, reason },
-        code => PublishError::Refused { subject, code, reason },
     }
 }

@@ -56,13 +56,6 @@ impl<'a> Address<'a> {
         (subjects::result(self.tenant, self.mailbox), headers, body.into())
     }
 
-    /// The result that tells the sender of a second job with an id, stored at `seq`, that the id was taken.
-    pub fn result_of_taken_id(&self, result: &JobResult, seq: u64) -> Outgoing {
-        let body = self.codec.encode(result).expect("a result has only string keys and no failing parts");
-        let headers = self.headers(result.job.taken_message(self.tenant, seq), headers::RESULT_V1);
-        (subjects::result(self.tenant, self.mailbox), headers, body.into())
-    }
-
     /// A cost event; `id` names what it is the cost of.
     pub fn cost(&self, event: &CostEvent, id: String) -> Outgoing {
         let body = self.codec.encode(event).expect("a cost event has only string keys and no failing parts");

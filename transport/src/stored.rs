@@ -18,11 +18,16 @@ use schemas::{
     subjects, topology,
 };
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::api::{self, ApiError};
 
 /// A scan reads headers only; a million of them take seconds, more means that a mailbox is shared by too many.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often, and after which pause, a job that a replica does not have is asked for again: two seconds in all.
+const ASK_AGAIN: u32 = 7;
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
 /// How long a single message may take to be read.
 const GET_WITHIN: Duration = Duration::from_secs(5);
@@ -78,7 +83,16 @@ pub async fn result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, A
 
 /// Headers and body of a job by its place in the log, as its producer sent them; `None` where it was trimmed.
 pub async fn job_at(client: &Client, stream: &str, seq: u64) -> Result<Option<(HeaderMap, Bytes)>, ApiError> {
-    let Some(message) = get(client, stream, seq).await? else { return Ok(None) };
+    // A replica that is a moment behind does not have yet what was stored a moment ago: it is asked again before it is believed.
+    let mut found = get(client, stream, seq).await?;
+    for _ in 0..ASK_AGAIN {
+        if found.is_some() {
+            break;
+        }
+        sleep(ASK_AGAIN_AFTER).await;
+        found = get(client, stream, seq).await?;
+    }
+    let Some(message) = found else { return Ok(None) };
     let own = message
         .headers
         .iter()

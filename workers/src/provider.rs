@@ -1,7 +1,7 @@
 //! The seam to a provider: one small trait, implemented by each file under `adapters/`.
 //!
-//! An adapter speaks one provider's API and classifies its failures. It knows nothing of NATS, leases, journals
-//! or prices: it says what was *used*, and the pool turns that into money.
+//! An adapter speaks one provider's API and classifies its failures. It knows nothing of NATS, leases, journals or prices:
+//! it reports the use, and the pool turns use into money.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ pub struct Call {
     pub attempt: u16,
     /// The model's name at this provider.
     pub model: String,
-    /// What the pool calls the machine; an adapter repeats it where the provider does not say better.
+    /// The pool's name for the machine. An adapter repeats it where the provider names no machine itself.
     pub sku: String,
-    /// What the model reads.
+    /// The model's input.
     pub input: Input,
     /// Sampling parameters.
     pub params: Params,
@@ -33,12 +33,12 @@ pub struct Call {
     pub timeout: Duration,
     /// W3C trace context to pass on.
     pub traceparent: Option<String>,
-    /// Whether anybody wants the output while it is being written.
+    /// True if the output is wanted while it is being written.
     pub live: bool,
 }
 
 impl Call {
-    /// `<job>-<attempt>`: what we tell a provider this call is, for its logs, its bill, and to find it again.
+    /// `<job>-<attempt>`: the call's name at the provider, in its logs and its bill, and to find the call again.
     pub fn request_id(&self) -> String {
         format!("{}-{}", self.job, self.attempt)
     }
@@ -47,7 +47,7 @@ impl Call {
 /// One thing that was used and will be on the provider's bill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsedItem {
-    /// What it was, as the provider calls it: `T4`.
+    /// The provider's name for it: `T4`.
     pub sku: String,
     /// `execution`, `cold_start`, `inference`, `tokens`; as standing cost `idle`, `warm_start`.
     pub item: &'static str,
@@ -58,9 +58,9 @@ pub struct UsedItem {
 /// How a call ended, good or bad, and what it used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ended {
-    /// What the model wrote, or why not.
+    /// The model's output, or the failure.
     pub outcome: Result<Success, Failure>,
-    /// What the provider will bill; empty when nothing ran.
+    /// The use that the provider will bill; empty when nothing ran.
     pub used: Vec<UsedItem>,
     /// True when the provider did not say and `used` is our own measurement.
     pub estimated: bool,
@@ -70,7 +70,7 @@ pub struct Ended {
     pub first_token: Duration,
 }
 
-/// What a good call gives.
+/// The result of a good call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Success {
     /// The text.
@@ -92,10 +92,10 @@ impl Ended {
     }
 }
 
-/// What an adapter reports while a call goes on.
+/// The news that an adapter reports while a call goes on.
 pub trait Progress: Send + Sync {
-    /// The provider is about to be asked for a run that goes on without us. Awaited before the request is sent: when
-    /// it returns, the journal says so, and whoever comes after a crash knows that something may be running.
+    /// The provider is about to be asked for a run that outlives its connection. Awaited before the request is sent: when it
+    /// returns, the journal says so, and after a crash the next worker knows that something may be running.
     fn submitting(&self) -> BoxFuture<'_, ()>;
 
     /// The provider gave the run an id by which it can be found again. Awaited before the first poll: when it
@@ -105,22 +105,21 @@ pub trait Progress: Send + Sync {
     /// A piece of output came.
     fn token(&self, text: &str);
 
-    /// Returns, with the reason, when the job is taken back: a run that goes on without us is to be stopped then, and its
-    /// bill read. A call that is held by a connection need not listen; it is dropped. Cancel-safe.
+    /// Returns, with the reason, when the job is cancelled: a run that outlives its connection is then stopped, and its bill
+    /// is read. A call that ends with its connection need not listen; it is dropped. Cancel-safe.
     fn taken_back(&self) -> BoxFuture<'_, Failure> {
         Box::pin(std::future::pending())
     }
 }
 
-/// What is left of a call whose worker was lost between asking for a run and writing down its id.
+/// The trace of a call whose worker was lost between asking for a run and writing down the run's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trail {
     /// The run was found; it goes on, or has ended, under this id.
     Run(String),
-    /// The call can simply be made: nothing was started, or the provider knows the call by our own id and will not
-    /// start it twice.
+    /// The call can be made: nothing was started, or the provider knows the call by our own id and does not start it twice.
     Clean,
-    /// Nobody can tell. Something may have run and been billed.
+    /// Unknown. Something may have run and been billed.
     Lost,
 }
 
@@ -138,25 +137,32 @@ pub trait Provider: Send + Sync + 'static {
     /// Runs a job to its end. Never longer than `call.timeout`.
     fn run<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> BoxFuture<'a, Ended>;
 
-    /// Goes on with a run that was started `age` ago. `None` when the provider knows it no more, or has no such thing.
+    /// Goes on with a run that was started `age` ago. `None` when the provider no longer knows the run, and, by default, for
+    /// a provider whose runs end with their connection.
     fn reattach<'a>(
         &'a self,
         call: &'a Call,
         run: &'a str,
         age: Duration,
         progress: &'a dyn Progress,
-    ) -> BoxFuture<'a, Option<Ended>>;
+    ) -> BoxFuture<'a, Option<Ended>> {
+        let _ = (call, run, age, progress);
+        Box::pin(async { None })
+    }
 
-    /// Looks for the run of this very call (same job, same attempt), which somebody was about to make `age` ago.
+    /// Looks for the run of this very call (same job, same attempt), which a lost worker was about to start `age` ago.
     fn find<'a>(&'a self, call: &'a Call, age: Duration) -> BoxFuture<'a, Trail> {
         let _ = (call, age);
         Box::pin(async { Trail::Lost })
     }
 
-    /// Asks the provider to stop a run. Best effort; `Ok` also where closing the connection is all there is.
-    fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
+    /// Asks the provider to stop a run. Best effort. By default nothing is left to do: closing the connection stops the run.
+    fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        let _ = run;
+        Box::pin(async { Ok(()) })
+    }
 
-    /// Whether a run goes on without us, so that the journal must lead to it.
+    /// True if a run outlives its connection, so that the journal must lead to it.
     fn detached(&self) -> bool {
         false
     }
@@ -166,8 +172,8 @@ pub trait Provider: Send + Sync + 'static {
         false
     }
 
-    /// Has so many containers of a model (its name at the provider) ready, running ones included. Best effort: what it costs
-    /// comes with [`Provider::standing`].
+    /// Keeps so many containers of a model (its name at the provider) ready, running containers included. Best effort. Their
+    /// cost comes with [`Provider::standing`].
     fn warm<'a>(&'a self, model: &'a str, containers: u32) -> BoxFuture<'a, Result<(), Failure>> {
         let _ = (model, containers);
         Box::pin(async { Ok(()) })
@@ -176,7 +182,9 @@ pub trait Provider: Send + Sync + 'static {
     /// A cheap check that starts no machine.
     fn health(&self) -> BoxFuture<'_, Health>;
 
-    /// Capacity that was paid for and that no job used, all of it since the provider began to count; `None`
-    /// where there is none. The pool books the difference to what it booked before.
-    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>>;
+    /// Capacity that was paid for and that no job used, in total since the provider began to count. The pool books the
+    /// difference to the total that it booked before. `None`, the default, for a provider that bills no such capacity.
+    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
+        Box::pin(async { None })
+    }
 }

@@ -16,14 +16,16 @@ use serde_json::json;
 
 use crate::{
     args::{Backfill, BackfillOf, BackfillRun},
-    commands::{model_of, region_of},
     exit::{Unsuccessful, Usage},
-    output,
+    named, output,
     session::Session,
 };
 
 /// Heartbeats come each second: so long, and every pool was heard.
 const LISTEN: Duration = Duration::from_millis(1_500);
+
+/// Lines named in a message.
+const LOST_SHOWN: usize = 20;
 
 /// Runs one, or asks something of one.
 pub(crate) async fn run(args: Backfill, session: Session) -> anyhow::Result<()> {
@@ -82,8 +84,12 @@ fn options(args: &BackfillRun, session: &Session) -> anyhow::Result<Options> {
         file: args.file.clone(),
         name,
         tenant: args.tenant.clone(),
-        region: region_of(args.region.as_ref(), session)?,
-        model: args.model.as_deref().map(|name| model_of(Some(name), session)).transpose()?,
+        region: named::region(args.region.as_ref(), &session.config.topology)?,
+        model: args
+            .model
+            .as_deref()
+            .map(|name| named::model(Some(name), &session.config.topology))
+            .transpose()?,
         lane: args.lane,
         catalog: topology.catalog.clone(),
         regions: topology.regions.clone(),
@@ -200,9 +206,20 @@ fn conclude(ending: Ending, backfill: &backfill::Backfill, session: &Session) ->
             if failed == 0 {
                 return Ok(());
             }
-            let text = format!(
+            let mut text = format!(
                 "{failed} lines failed; they are in {folder}/errors.jsonl and can be run again as they are"
             );
+            if !backfill.lost().is_empty() {
+                let shown: Vec<String> =
+                    backfill.lost().iter().take(LOST_SHOWN).map(ToString::to_string).collect();
+                let more = if backfill.lost().len() > LOST_SHOWN { ", …" } else { "" };
+                text = format!(
+                    "{text}; {} of them (lines {}{more}) ended, but REPLIES holds their results no more: they stand there as \
+                     result_lost; run that file under another --name to get them",
+                    backfill.lost().len(),
+                    shown.join(", "),
+                );
+            }
             Err(Unsuccessful(text).into())
         }
         Ending::Stopped => {

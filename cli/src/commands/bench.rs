@@ -2,6 +2,7 @@
 //!
 //! Everything runs in this process but the server: producer, dispatcher, one worker with a provider that does nothing.
 
+mod figures;
 mod logs;
 mod measure;
 mod runs;
@@ -20,7 +21,8 @@ use workers::{JournalMode, PoolConfig, PoolModel, adapters::noop::Noop, provider
 
 use crate::{args::Bench, output, roles::Roles, session::Session};
 
-use measure::{Backlog, Figures, MAILBOX};
+use figures::{Backlog, Figures};
+use measure::MAILBOX;
 
 /// Slots of the pool that does nothing: more than jobs can be on the way.
 const SLOTS: u32 = 4_096;
@@ -124,7 +126,7 @@ async fn measure_all(args: &Bench, session: &Session, link: &LinkConfig) -> anyh
     Ok(figures)
 }
 
-/// `--runs`: what one worker process needs for so many runs.
+/// `--runs`: memory and processor time of one worker process with so many runs.
 async fn many_runs(count: u64, session: &Session) -> anyhow::Result<()> {
     let nats = session.nats_for_once().await?;
     let outcome = async {
@@ -162,7 +164,8 @@ async fn backlog(
 ) -> anyhow::Result<Backlog> {
     let url = link.urls.first().context("no NATS address")?;
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["dispatcher", "--nats-url", url, "--log", "warn"])
+        .args(["dispatcher", "--log", "warn"])
+        .env("BEACON_NATS_URL", url.exposed())
         .stdout(std::process::Stdio::null())
         .kill_on_drop(true)
         .spawn()?;
@@ -189,7 +192,7 @@ async fn backlog(
     measure::submit(producer, &job, jobs).await?;
     let rss_after_mib = measure::resident_mib(process)?;
     child.kill().await?;
-    // The pool's jobs would run for hours: what holds them goes away with this process.
+    // The pool's jobs would run for hours. They go away with this process.
     drop(roles);
     Ok(Backlog { jobs, rss_before_mib, rss_after_mib })
 }

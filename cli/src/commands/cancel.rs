@@ -1,18 +1,24 @@
 //! `beacon cancel`: takes jobs back, by id or by what they have in common.
 
+use std::collections::{BTreeSet, HashMap};
+
 use futures_util::{StreamExt as _, stream};
-use producer::Producer;
+use producer::{
+    Producer, log,
+    replay::{Selection, Source},
+};
 use schemas::{
-    JobId, Mailbox, Micros,
+    JobId, Mailbox, Micros, Region,
     cancel::{Filter, Order, Target},
     reply::{JobResult, Status},
+    time::Clock as _,
 };
+use transport::{SystemClock, delayed};
 
 use crate::{
     args::Cancel,
-    commands::model_of,
     exit::{Unsuccessful, Usage},
-    output,
+    named, output,
     session::Session,
 };
 
@@ -33,7 +39,7 @@ pub(crate) async fn run(args: Cancel, session: Session) -> anyhow::Result<()> {
                 tell(&order, session.json)?;
             }
         }
-        if args.wait { wait_for(&producer, &args, session.json).await } else { Ok(()) }
+        if args.wait { wait_for(&producer, &args, &session).await } else { Ok(()) }
     };
     let outcome = session.unless_interrupted(work).await;
     producer.close().await;
@@ -56,7 +62,12 @@ async fn take_back(
 
 /// What is meant; a filter that says nothing is refused.
 fn targets(args: &Cancel, session: &Session) -> anyhow::Result<Vec<Target>> {
-    let model = args.which.model.as_deref().map(|name| model_of(Some(name), session)).transpose()?;
+    let model = args
+        .which
+        .model
+        .as_deref()
+        .map(|name| named::model(Some(name), &session.config.topology))
+        .transpose()?;
     let filter = Filter {
         tenant: None,
         region: args.which.region.clone(),
@@ -92,32 +103,93 @@ fn tell(order: &Order, json: bool) -> anyhow::Result<()> {
     }
 }
 
-async fn wait_for(producer: &Producer, args: &Cancel, json: bool) -> anyhow::Result<()> {
+/// Waits for the result of each job. What has ended, or was never accepted, is not waited for: a look at the stored results and the job
+/// log goes on beside the waiting, and says so.
+async fn wait_for(producer: &Producer, args: &Cancel, session: &Session) -> anyhow::Result<()> {
     let mailbox = args.mailbox.clone().unwrap_or_default();
     let mut ends = stream::iter(&args.jobs)
-        .map(async |job| producer.wait(*job, made_at(*job), args.timeout.get()).await)
+        .map(async |job| (*job, producer.wait(*job, made_at(*job), args.timeout.get()).await))
         .buffer_unordered(AT_ONCE);
-    let mut late = None;
-    while let Some(end) = ends.next().await {
-        match end {
-            Ok(result) if json => output::json(&result)?,
-            Ok(result) => output::line(line(&result))?,
-            Err(error) => drop(late.get_or_insert_with(|| silent(&error, &mailbox))),
+    let mut open: BTreeSet<JobId> = args.jobs.iter().copied().collect();
+    let mut look = std::pin::pin!(look_for(producer, &session.config.topology.regions, open.clone()));
+    let (mut looking, mut trouble) = (true, None);
+    while !open.is_empty() {
+        tokio::select! {
+            found = &mut look, if looking => {
+                looking = false;
+                let Looked { ended, unknown } = found?;
+                for result in ended.into_values().filter(|result| open.remove(&result.job)) {
+                    tell_end(&result, session.json)?;
+                }
+                for job in unknown.into_iter().filter(|job| open.remove(job)) {
+                    trouble.get_or_insert_with(|| format!(
+                        "job {job} is in no stream: it was never accepted, or it ended longer ago than results are kept"
+                    ));
+                }
+            }
+            Some((job, end)) = ends.next() => {
+                if !open.remove(&job) {
+                    continue;
+                }
+                match end {
+                    Ok(result) => tell_end(&result, session.json)?,
+                    Err(error) => drop(trouble.get_or_insert_with(|| silent(&error, &mailbox))),
+                }
+            }
         }
     }
-    late.map_or(Ok(()), |why| Err(Unsuccessful(why).into()))
+    trouble.map_or(Ok(()), |why| Err(Unsuccessful(why).into()))
+}
+
+/// What is known of jobs, whatever mailbox their replies go to and whatever time their ids say.
+struct Looked {
+    ended: HashMap<JobId, JobResult>,
+    unknown: BTreeSet<JobId>,
+}
+
+async fn look_for(producer: &Producer, regions: &[Region], jobs: BTreeSet<JobId>) -> anyhow::Result<Looked> {
+    let client = producer.client();
+    let ended = log::results_of(client, &jobs, None).await?;
+    let mut unknown: BTreeSet<JobId> = jobs.into_iter().filter(|job| !ended.contains_key(job)).collect();
+    for region in regions {
+        for job in unknown.clone() {
+            if delayed::find(client, region, job).await?.is_some() {
+                unknown.remove(&job);
+            }
+        }
+        if unknown.is_empty() {
+            break;
+        }
+        for (stream, region) in log::streams(Source::Jobs, std::slice::from_ref(region)) {
+            let selection = Selection { jobs: unknown.clone(), ..Selection::default() };
+            log::read(client, Source::Jobs, (&stream, region.as_ref()), &selection, |entry| {
+                if let Some(job) = entry.job {
+                    unknown.remove(&job);
+                }
+                !unknown.is_empty()
+            })
+            .await?;
+        }
+    }
+    // It may have ended, and its job been trimmed, between the two looks.
+    let late = log::results_of(client, &unknown, None).await?;
+    unknown.retain(|job| !late.contains_key(job));
+    Ok(Looked { ended: ended.into_iter().chain(late).collect(), unknown })
+}
+
+fn tell_end(result: &JobResult, json: bool) -> anyhow::Result<()> {
+    if json { output::json(result) } else { output::line(line(result)) }
 }
 
 fn silent(error: &producer::WaitError, mailbox: &Mailbox) -> String {
-    format!("{error} (looked in mailbox `{mailbox}`; a job that waits for a pool ends when it is its turn)")
+    format!(
+        "{error}; it has not ended yet (looked in mailbox `{mailbox}`; a job that waits for a pool ends when it is its turn)"
+    )
 }
 
-/// A job's id says when it was made, to the millisecond, if it is of version 7; else all that is stored is looked at.
+/// Results are looked for from here on: a job's id says when it was made, if it is of version 7.
 fn made_at(job: JobId) -> Micros {
-    let made = job.uuid().get_timestamp().map(|t| t.to_unix());
-    made.map_or(Micros::default(), |(seconds, nanos)| {
-        Micros::new(seconds.saturating_mul(1_000_000).saturating_add(u64::from(nanos) / 1_000))
-    })
+    job.made_at().map_or(Micros::default(), |made| made.min(SystemClock.now()))
 }
 
 fn line(result: &JobResult) -> String {

@@ -1,4 +1,4 @@
-//! `beacon dead`: jobs that will not be tried again, grouped by what went wrong.
+//! `beacon dead`: jobs that will not be tried again, grouped by their failure.
 
 use producer::{
     Producer,
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     args::{Dead, DeadList, DeadPurge, DeadShow},
-    commands::replay::confirm,
+    confirm::confirm,
     exit::{Unsuccessful, Usage},
     output,
     session::Session,
@@ -52,7 +52,7 @@ async fn letters(producer: &Producer, selection: &Selection, whole: bool) -> any
 }
 
 async fn list(args: &DeadList, producer: &Producer, session: &Session) -> anyhow::Result<()> {
-    let found = letters(producer, &args.selecting.selection(&[], session)?, false).await?;
+    let found = letters(producer, &args.selecting.selection(&[], &session.config.topology)?, false).await?;
     if args.each {
         for entry in &found {
             line(entry, session)?;
@@ -162,7 +162,7 @@ fn whole(entry: &Entry, body: bool) -> anyhow::Result<()> {
 }
 
 async fn purge(args: &DeadPurge, producer: &Producer, session: &Session) -> anyhow::Result<()> {
-    let selection = args.selecting.selection(&args.jobs, session)?;
+    let selection = args.selecting.selection(&args.jobs, &session.config.topology)?;
     if selection.is_empty() && !args.all {
         return Err(Usage("nothing says which letters: give ids, a filter, or --all".into()).into());
     }

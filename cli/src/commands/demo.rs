@@ -1,4 +1,4 @@
-//! `beacon demo`: the whole pipeline in one process, with faults, and what it came to beside the report's targets.
+//! `beacon demo`: the whole pipeline in one process, with faults, and its outcome beside the report's targets.
 //!
 //! ```text
 //!  crowd ─▶ nats-server ─▶ dispatcher ─▶ pools ─▶ simulators, real model        faults strike the last two
@@ -56,7 +56,7 @@ pub(crate) async fn run(args: Demo, mut session: Session) -> anyhow::Result<()> 
     let name = args.prompts.as_ref().map_or_else(|| "prompts".into(), |file| file.display().to_string());
     let lines =
         lines::read(&text, &name, &session.config.topology.catalog).map_err(|e| Usage(e.to_string()))?;
-    session.config.pools.iter().try_for_each(|pool| pool.check_secrets(&session.config))?;
+    session.config.check_secrets()?;
     let mut models = LocalModels::none();
     let outcome = async {
         if args.no_local {
@@ -94,13 +94,13 @@ async fn on_server(
             error = roles.ended() => Err(error),
             played = play(args, session, &simulated, models, &producer, jobs) => played,
         }?;
-        // They book what stood.
+        // They book the standing cost.
         roles.stop().await?;
         report(session, &simulated, &producer, &played).await
     };
     let outcome = tokio::select! {
         biased;
-        // Nothing is worth finishing: what runs ends with its connections.
+        // Nothing is worth finishing: calls that still run end with their connections.
         () = session.signals.shutdown().cancelled() => Err(session.signals.interrupted()),
         error = nats.died() => Err(error),
         outcome = play => outcome,
@@ -119,7 +119,7 @@ fn audience(link: &LinkConfig) -> anyhow::Result<ProducerConfig> {
     })
 }
 
-/// What the crowd saw.
+/// The results that the crowd received.
 struct Played {
     seen: Vec<Seen>,
     accepted: usize,
@@ -128,7 +128,7 @@ struct Played {
     outage: Option<Outage>,
 }
 
-/// Sends all jobs while the faults strike, until the last result is here and nobody bills any more.
+/// Sends all jobs while the faults strike, until the last result is here and no simulator bills any more.
 async fn play(
     args: &Demo,
     session: &Session,
@@ -177,7 +177,7 @@ async fn report(
     Report::new(&run).context("the costs add up to more than fits")
 }
 
-/// What each simulated pool was billed.
+/// The bill of each simulated pool.
 fn bills(pools: &[Pool], simulated: &Simulated) -> Vec<(ProviderId, Region, UsdNanos)> {
     let of_pool = |pool: &Pool| {
         let simulator = simulated.find(pool.simulator()?)?;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    io::{BufRead as _, IsTerminal as _, Write as _},
     path::PathBuf,
     time::Duration,
 };
@@ -13,23 +12,21 @@ use producer::{
     log,
     replay::{Destination, Means, Plan, Replay, Sent, plan},
 };
-use schemas::{JobId, Mailbox, Tenant, reply::JobResult, time::Clock as _};
+use schemas::{
+    JobId, Mailbox, Tenant,
+    reply::{JobResult, Output},
+    time::Clock as _,
+};
 use serde_json::json;
 use similar::TextDiff;
 use tokio::time::{Instant, sleep};
 use transport::SystemClock;
 
-use crate::{
-    args::ReplayArgs,
-    commands::{model_of, region_of},
-    exit::{Unsuccessful, Usage},
-    output,
-    session::Session,
-};
+use crate::{args::ReplayArgs, confirm::confirm, exit::Usage, named, output, session::Session};
 
 /// Heartbeats come each second: so long, and every pool was heard.
 const LISTEN: Duration = Duration::from_millis(1_500);
-/// Jobs whose outputs are held beside each other; more is for a file and a tool of its own.
+/// Jobs whose outputs are compared side by side. Larger comparisons need a file and a tool of their own.
 const DIFF_MAX: usize = 10_000;
 /// Clocks differ: how much further back each look goes than the one before.
 const MARGIN: Duration = Duration::from_secs(30);
@@ -38,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Plans, asks, sends, compares.
 pub(crate) async fn run(args: ReplayArgs, session: Session) -> anyhow::Result<()> {
-    let selection = args.selecting.selection(&args.jobs, &session)?;
+    let selection = args.selecting.selection(&args.jobs, &session.config.topology)?;
     if selection.is_empty() && !args.all {
         let text =
             "nothing says which jobs: give ids, a filter (see --help), or --all for everything the log holds";
@@ -49,8 +46,16 @@ pub(crate) async fn run(args: ReplayArgs, session: Session) -> anyhow::Result<()
         selection,
         to: Destination {
             provider: args.to_provider.clone(),
-            region: args.to_region.as_ref().map(|region| region_of(Some(region), &session)).transpose()?,
-            model: args.to_model.as_deref().map(|name| model_of(Some(name), &session)).transpose()?,
+            region: args
+                .to_region
+                .as_ref()
+                .map(|region| named::region(Some(region), &session.config.topology))
+                .transpose()?,
+            model: args
+                .to_model
+                .as_deref()
+                .map(|name| named::model(Some(name), &session.config.topology))
+                .transpose()?,
             mailbox: args.mailbox.clone(),
         },
         unfinished: args.unfinished,
@@ -109,7 +114,7 @@ async fn go(
     if args.diff { compare(&plan, producer, args, session).await } else { Ok(()) }
 }
 
-/// How many, what they may cost, and what is left out.
+/// The number of jobs, the most that they may cost, and the jobs that are left out.
 async fn tell_plan(plan: &Plan, producer: &Producer, session: &Session) -> anyhow::Result<()> {
     let survey = Survey { models: plan.models.clone(), ..Survey::default() };
     let estimate =
@@ -131,27 +136,7 @@ async fn tell_plan(plan: &Plan, producer: &Producer, session: &Session) -> anyho
     Ok(())
 }
 
-/// Asks a person, who must be there to be asked.
-pub(super) fn confirm(what: &str, yes: bool) -> anyhow::Result<()> {
-    if yes {
-        return Ok(());
-    }
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Usage(format!("nobody is there to confirm: give --yes to {what}")).into());
-    }
-    eprint!("{what}? [y/N] ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    stdin.lock().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        Ok(())
-    } else {
-        Err(Unsuccessful("nothing was done".into()).into())
-    }
-}
-
-/// Waits for the new results and holds each against the old one.
+/// Waits for the new results and compares each with the old one.
 async fn compare(
     plan: &Plan,
     producer: &Producer,
@@ -161,15 +146,16 @@ async fn compare(
     let pairs: Vec<(JobId, JobId)> = plan.picked.values().flatten().map(|p| (p.job, p.new)).collect();
     let old: BTreeSet<JobId> = pairs.iter().map(|(old, _)| *old).collect();
     let new: BTreeSet<JobId> = pairs.iter().map(|(_, new)| *new).collect();
-    let old = log::results_of(producer.client(), &old, None).await?;
+    let old = with_outputs(producer, log::results_of(producer.client(), &old, None).await?).await;
     let end = Instant::now() + args.timeout.get();
     let mut missing = new;
     let mut new = HashMap::new();
-    // Those of an earlier run of this replay may be older than this one; after that, only what is new is read.
+    // Results of an earlier call of this replay may be older than this call; after them, only new results are read.
     let mut since = None;
     loop {
         let looked = SystemClock.now();
-        new.extend(log::results_of(producer.client(), &missing, since).await?);
+        let found = log::results_of(producer.client(), &missing, since).await?;
+        new.extend(with_outputs(producer, found).await);
         missing.retain(|job| !new.contains_key(job));
         if missing.is_empty() || Instant::now() >= end {
             break;
@@ -179,22 +165,40 @@ async fn compare(
     }
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for (of, by) in &pairs {
-        let verdict = verdict(old.get(of), new.get(by));
-        *counts.entry(verdict).or_default() += 1;
+        let outcome = outcome(old.get(of), new.get(by));
+        *counts.entry(outcome).or_default() += 1;
         if session.json {
             output::json(
-                &json!({ "job": of, "replay": by, "verdict": verdict, "old": old.get(of), "new": new.get(by) }),
+                &json!({ "job": of, "replay": by, "verdict": outcome, "old": old.get(of), "new": new.get(by) }),
             )?;
-        } else if verdict != "same" {
+        } else if outcome != "same" {
             output::line(difference(*of, *by, old.get(of), new.get(by)))?;
         }
     }
-    let summary: Vec<String> = counts.iter().map(|(verdict, count)| format!("{count} {verdict}")).collect();
+    let summary: Vec<String> = counts.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
     session.say(summary.join(", "));
     Ok(())
 }
 
-fn verdict(old: Option<&JobResult>, new: Option<&JobResult>) -> &'static str {
+/// The same results with the outputs that lie in the object store. One whose output is gone says so in its place.
+async fn with_outputs(producer: &Producer, results: HashMap<JobId, JobResult>) -> HashMap<JobId, JobResult> {
+    let mut found = HashMap::with_capacity(results.len());
+    for (job, result) in results {
+        let result = match producer::nats::with_output(producer.client(), result).await {
+            Ok(result) => result,
+            Err(lost) => {
+                let text = format!("[output not kept: {}]", lost.source);
+                let output = Output { text, finish_reason: String::new() };
+                JobResult { output: Some(output), ..lost.result }
+            }
+        };
+        found.insert(job, result);
+    }
+    found
+}
+
+/// The outcome of a comparison, in words.
+fn outcome(old: Option<&JobResult>, new: Option<&JobResult>) -> &'static str {
     match (old, new) {
         (_, None) => "not ended",
         (None, Some(_)) => "old result no longer kept",
@@ -204,7 +208,7 @@ fn verdict(old: Option<&JobResult>, new: Option<&JobResult>) -> &'static str {
     }
 }
 
-/// What a person compares: the output, or why there is none.
+/// The side of a comparison: the output, or the reason why there is none.
 fn text(result: &JobResult) -> String {
     match (&result.output, &result.error) {
         (Some(output), _) => output.text.clone(),

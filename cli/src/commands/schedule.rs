@@ -12,9 +12,8 @@ use transport::SystemClock;
 
 use crate::{
     args::{Schedule, ScheduleAdd, ScheduleList, ScheduleRemove},
-    commands::{model_of, region_of},
     exit::{Unsuccessful, Usage},
-    output,
+    named, output,
     session::Session,
     table::table,
 };
@@ -49,8 +48,8 @@ async fn add(args: ScheduleAdd, session: &Session) -> anyhow::Result<()> {
         missed: args.missed,
         start_within_us: args.start_within.map(|span| schemas::time::micros(span.get())),
         subject: JobSubject {
-            region: region_of(args.place.region.as_ref(), session)?,
-            model: model_of(args.place.model.as_deref(), session)?,
+            region: named::region(args.place.region.as_ref(), &session.config.topology)?,
+            model: named::model(args.place.model.as_deref(), &session.config.topology)?,
             lane: args.place.lane,
             tenant: args.place.tenant,
         },
@@ -88,7 +87,7 @@ fn texts(runs: &[Micros]) -> String {
 async fn list(args: ScheduleList, session: &Session) -> anyhow::Result<()> {
     let producer = session.producer(&args.tenant, &Mailbox::default()).await?;
     let regions: Vec<Region> = match &args.region {
-        Some(region) => vec![region_of(Some(region), session)?],
+        Some(region) => vec![named::region(Some(region), &session.config.topology)?],
         None => session.config.topology.regions.clone(),
     };
     let recurring = producer.recurring().await?;

@@ -1,22 +1,23 @@
-//! `beacon simulate`: plays scenarios under every policy, on as many threads as there are cores, and tells what came of it.
+//! `beacon simulate`: plays scenarios under every policy, on as many threads as there are cores, and tells the outcomes.
 //!
-//! Reads files and prints; `routing_lab` plays and compares.
+//! This module reads files and prints. `routing_lab` plays the scenarios and compares outcomes with targets.
 
+mod case;
 mod plot;
 mod tell;
 
 use std::{
     collections::VecDeque,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use routing_lab::{Arrivals, Outcome, Policy, Scenario, Trace};
+use routing_lab::{Outcome, Policy};
 use tokio::sync::mpsc;
 
+use self::case::Case;
 use crate::{
     args::Simulate,
     exit::{Unsuccessful, Usage},
@@ -24,20 +25,12 @@ use crate::{
     session::Session,
 };
 
-/// A scenario with all that it takes.
-#[derive(Debug)]
-struct Case {
-    scenario: Scenario,
-    /// What its file of arrivals holds, or stands in for it.
-    trace: Option<Trace>,
-}
-
 /// Plays, tells and draws.
 pub(crate) async fn run(args: Simulate, session: Session) -> anyhow::Result<()> {
-    // Here and not where arguments are read: what is wrong is one line.
+    // Parsed here and not with the arguments, so that an error is one line.
     let named = args.policies.iter().map(|name| name.parse::<Policy>());
     let named = named.collect::<Result<Vec<_>, _>>().map_err(|error| Usage(format!("--policy: {error}")))?;
-    let cases = args.scenarios.iter().map(|path| read(path, &args)).collect::<Result<Vec<_>, _>>()?;
+    let cases = args.scenarios.iter().map(|path| Case::read(path, &args)).collect::<Result<Vec<_>, _>>()?;
     if let Some(twice) =
         (1..cases.len()).find(|i| cases[..*i].iter().any(|c| c.scenario.name == cases[*i].scenario.name))
     {
@@ -73,29 +66,6 @@ pub(crate) async fn run(args: Simulate, session: Session) -> anyhow::Result<()> 
     Err(Unsuccessful(format!("beacon misses a target in {}", missed.join(", "))).into())
 }
 
-fn read(path: &Path, args: &Simulate) -> Result<Case, Usage> {
-    let refuse = |what: String| Usage(format!("{}: {what}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
-    let scenario = Scenario::parse(&text).map_err(|error| refuse(error.to_string()))?;
-    let trace = match &scenario.arrivals {
-        Arrivals::Drawn { .. } => None,
-        Arrivals::Trace { file, .. } => Some(trace(file, args, path)?),
-    };
-    Ok(Case { scenario: scenario.scaled(args.scale), trace })
-}
-
-/// The named file, or arrivals like it where no folder of traces is given.
-fn trace(file: &str, args: &Simulate, scenario: &Path) -> Result<Trace, Usage> {
-    let Some(folder) = &args.traces else {
-        let refuse = |error| Usage(format!("{}: arrivals.trace: {error}", scenario.display()));
-        return Trace::stand_in(file, args.seed).map_err(refuse);
-    };
-    let path: PathBuf = folder.join(file);
-    let refuse = |what: String| Usage(format!("{}: {what}", path.display()));
-    let text = std::fs::read_to_string(&path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
-    Trace::read(&text).map_err(|error| refuse(error.to_string()))
-}
-
 /// Every scenario under every policy; outcomes in that order, whichever thread was first.
 async fn play(
     cases: &Arc<Vec<Case>>,
@@ -110,7 +80,7 @@ async fn play(
         args.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     let (done, mut outcomes) = mpsc::channel(count.max(1));
     let seed = args.seed;
-    // Threads and not tasks: they compute for seconds without a pause. On Ctrl-C the process ends, and they with it.
+    // Threads and not tasks: they compute for seconds without a pause. Ctrl-C ends the process, and the threads with it.
     for _ in 0..threads.min(count) {
         let (work, cases, done) = (Arc::clone(&work), Arc::clone(cases), done.clone());
         thread::spawn(move || {

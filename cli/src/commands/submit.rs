@@ -21,7 +21,7 @@ use transport::SystemClock;
 use crate::{
     args::Submit,
     exit::{Unsuccessful, Usage},
-    output,
+    named, output,
     session::Session,
 };
 
@@ -61,9 +61,9 @@ pub(crate) async fn run(args: Submit, session: Session) -> anyhow::Result<()> {
 /// Everything that was asked for, checked, before anything is sent.
 fn jobs(args: &Submit, session: &Session) -> anyhow::Result<Vec<Named>> {
     let topology = &session.config.topology;
-    let region = region_of(args.place.region.as_ref(), session)?;
+    let region = named::region(args.place.region.as_ref(), topology)?;
     let Some(file) = &args.file else {
-        let token = model_of(args.place.model.as_deref(), session)?;
+        let token = named::model(args.place.model.as_deref(), topology)?;
         let prompt = args.prompt.clone().unwrap_or_default();
         if prompt.trim().is_empty() {
             return Err(Usage("PROMPT must not be empty".into()).into());
@@ -77,31 +77,6 @@ fn jobs(args: &Submit, session: &Session) -> anyhow::Result<Vec<Named>> {
         request: line.request(new_job_id(), region.clone(), args.place.lane),
     });
     Ok(named.collect())
-}
-
-/// The region that was named, if there is one of that name; else the first.
-pub(crate) fn region_of(named: Option<&Region>, session: &Session) -> Result<Region, Usage> {
-    let regions = &session.config.topology.regions;
-    match named {
-        Some(region) if regions.contains(region) => Ok(region.clone()),
-        Some(region) => {
-            let known = regions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            Err(Usage(format!("--region `{region}` is not in beacon.regions ({known})")))
-        }
-        None => Ok(regions[0].clone()),
-    }
-}
-
-/// The model that was named, by name or token; else the first of the catalog.
-pub(crate) fn model_of(named: Option<&str>, session: &Session) -> anyhow::Result<ModelToken> {
-    let catalog = &session.config.topology.catalog;
-    let found = match named {
-        Some(name) => {
-            catalog.find(name).ok_or_else(|| Usage(lines::unknown_model(name, catalog, "--model")))?
-        }
-        None => catalog.tokens().next().context("the catalog is empty")?,
-    };
-    Ok(found.clone())
 }
 
 /// When each is to run, and by when it must have started.

@@ -13,7 +13,7 @@ use crate::{
 /// Runs until a signal or until something fails, then ends in order: dispatcher, pools, simulators, server.
 pub(crate) async fn run(session: Session) -> anyhow::Result<()> {
     let config = &session.config;
-    config.pools.iter().try_for_each(|pool| pool.check_secrets(config))?;
+    config.check_secrets()?;
     metrics::serve(config.metrics)?;
     let mut nats = session.nats().await?;
     let outcome = with_server(&session, &mut nats).await;
@@ -49,7 +49,7 @@ async fn with_simulators(session: &Session, nats: &mut Running, simulated: &Simu
 
 fn ready(session: &Session, nats: &Running) -> anyhow::Result<()> {
     let config = &session.config;
-    let url = nats.link.urls.join(",");
+    let url = nats.link.shown();
     let pools: Vec<String> = config.pools.iter().map(|pool| pool.id.to_string()).collect();
     if session.json {
         let version = nats.server.as_ref().map(|server| server.version().to_owned());

@@ -67,16 +67,36 @@ pub(crate) async fn run(args: Why, session: Session) -> anyhow::Result<()> {
 }
 
 async fn explain(args: &Why, session: &Session, producer: &Producer) -> anyhow::Result<Found> {
-    let (client, job) = (producer.client(), args.job);
-    // Nothing of it is older than its id.
+    let job = args.job;
+    // Nothing of it is older than its id, if the clock of whoever made that was right. Else everything is looked through.
     let since = job.made_at().map(|at| at - CLOCKS_DIFFER);
+    for since in since.map(Some).into_iter().chain([None]) {
+        if let Some(found) = find(job, since, session, producer).await? {
+            return Ok(found);
+        }
+    }
+    Err(Unsuccessful(format!(
+        "job {job} is in no stream: it was never accepted, or it ended longer ago than results and logs are kept"
+    ))
+    .into())
+}
+
+/// Looks for a job in everything that was stored since then.
+async fn find(
+    job: JobId,
+    since: Option<Micros>,
+    session: &Session,
+    producer: &Producer,
+) -> anyhow::Result<Option<Found>> {
+    let client = producer.client();
     let ended = log::results_of(client, &BTreeSet::from([job]), since).await?.remove(&job);
     if let Some(result) = ended {
-        return Ok(Found { job, state: State::Ended(Box::new(result)), dispatchers: Vec::new() });
+        return Ok(Some(Found { job, state: State::Ended(Box::new(result)), dispatchers: Vec::new() }));
     }
     for region in &session.config.topology.regions {
         if let Some(delayed) = delayed::find(client, region, job).await? {
-            return Ok(Found { job, state: State::Delayed { until: delayed.at }, dispatchers: Vec::new() });
+            let state = State::Delayed { until: delayed.at };
+            return Ok(Some(Found { job, state, dispatchers: Vec::new() }));
         }
         let Some(entry) = in_log(client, region, job, since).await? else { continue };
         let Some(subject) = entry.subject.clone() else { continue };
@@ -100,12 +120,9 @@ async fn explain(args: &Why, session: &Session, producer: &Producer) -> anyhow::
         } else {
             State::Out { stream, seq, stored }
         };
-        return Ok(Found { job, state, dispatchers });
+        return Ok(Some(Found { job, state, dispatchers }));
     }
-    Err(Unsuccessful(format!(
-        "job {job} is in no stream: it was never accepted, or it ended longer ago than results and logs are kept"
-    ))
-    .into())
+    Ok(None)
 }
 
 /// Finds the job's message. Its id is no subject, so the log is read; that is as fast as the server delivers.

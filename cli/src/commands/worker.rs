@@ -2,7 +2,10 @@
 
 use crate::{
     args::Worker,
-    config::pools::{Place, Pool, Shared},
+    config::{
+        pools::Pool,
+        process::{Place, Shared},
+    },
     environment,
     exit::Usage,
     metrics, output,
@@ -31,9 +34,9 @@ pub(crate) async fn run(args: Worker, session: Session) -> anyhow::Result<()> {
     let link = session.link()?;
     let worker = id.unwrap_or_else(environment::process_name);
     // All of them before the first connects: a missing secret is found at once.
-    let shared = Shared::new(config);
+    let shared = Shared::new(&config.workers);
     let place = Place { link: link.clone(), worker: worker.clone(), simulated: &|_| None, shared: &shared };
-    let ready = chosen.iter().map(|pool| pool.build(config, &place)).collect::<Result<Vec<_>, _>>()?;
+    let ready = chosen.iter().map(|pool| config.build(pool, &place)).collect::<Result<Vec<_>, _>>()?;
     metrics::serve(config.metrics)?;
     let mut roles = Roles::default();
     roles.webhooks(config, &shared).await?;

@@ -6,22 +6,23 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use schemas::{prices::PriceBook, topology::Settings};
 use simulators::SimulatorConfig;
 use workers::{
     adapters::{
-        Billing, Dialect, Modal, ModalConfig, ModalMode, Noop, OpenAi, OpenAiConfig, Replicate,
-        ReplicateConfig, RunPod, RunPodConfig, RunPodMode, Secret as Hidden,
+        Billing, Modal, ModalConfig, ModalMode, Noop, OpenAi, OpenAiConfig, Replicate, ReplicateConfig,
+        RunPod, RunPodConfig, RunPodMode, Secret as Hidden,
         http::{BaseUrl, BuildError},
-        replicate::{InputKeys, Target},
     },
     provider::Provider,
     webhooks::SigningKey,
 };
 
 use super::{
-    Rule, at_least,
-    pools::{Place, Secret},
+    process::Place,
+    raw_pool::{Kind, Mode, RawPool},
+    rule::{Rule, at_least},
+    secret::Secret,
     span::Span,
 };
 use crate::environment;
@@ -29,56 +30,7 @@ use crate::environment;
 /// Shorter limits would refuse a healthy server.
 const LIMIT_MIN: Span = Span::millis(10);
 
-/// How a provider is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Kind {
-    /// An OpenAI-compatible server.
-    OpenAi,
-    /// Beacon's app on Modal.
-    Modal,
-    /// A queue-based endpoint on RunPod.
-    RunPod,
-    /// Replicate's predictions.
-    Replicate,
-    /// Nobody: every job succeeds at once. For measurements.
-    Noop,
-}
-
-/// The keys of a pool that say how to call.
-#[derive(Debug)]
-pub(super) struct RawCall {
-    pub(super) kind: Kind,
-    pub(super) base_url: Option<String>,
-    pub(super) simulator: Option<String>,
-    pub(super) dialect: Option<Dialect>,
-    pub(super) billing: Option<Billing>,
-    pub(super) stream: Option<bool>,
-    pub(super) health_path: Option<String>,
-    pub(super) connect_timeout: Option<Span>,
-    pub(super) first_byte_timeout: Option<Span>,
-    pub(super) idle_timeout: Option<Span>,
-    pub(super) mode: Option<Mode>,
-    pub(super) wait: Option<Span>,
-    pub(super) queue_timeout: Option<Span>,
-    pub(super) trust_requests: Option<bool>,
-    pub(super) target: Option<Target>,
-    pub(super) input: Option<InputKeys>,
-    pub(super) poll_min: Option<Span>,
-    pub(super) poll_max: Option<Span>,
-    pub(super) webhook: Option<bool>,
-    pub(super) webhook_secret_env: Option<String>,
-    pub(super) webhook_secret_file: Option<PathBuf>,
-    pub(super) api_key_env: Option<String>,
-    pub(super) api_key_file: Option<PathBuf>,
-    pub(super) modal_key_env: Option<String>,
-    pub(super) modal_key_file: Option<PathBuf>,
-    pub(super) modal_secret_env: Option<String>,
-    pub(super) modal_secret_file: Option<PathBuf>,
-    pub(super) delay: Option<Span>,
-}
-
-/// How to call, checked; secrets are not read yet.
+/// How to call, checked. Secrets are not read yet.
 #[derive(Clone, Debug)]
 pub(super) enum Call {
     /// The adapter's own settings, without address and key.
@@ -102,23 +54,12 @@ pub(super) enum Call {
         at: At,
         settings: Box<ReplicateConfig>,
         key: Option<Secret>,
-        /// What the account signs its webhooks with.
+        /// The key with which the account signs its webhooks.
         webhook: Option<Secret>,
     },
     Noop {
         delay: Duration,
     },
-}
-
-/// How calls are made, in the words of every kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Mode {
-    OpenAi,
-    Wait,
-    Spawn,
-    Run,
-    RunSync,
 }
 
 /// Where the provider is.
@@ -129,22 +70,28 @@ pub(super) enum At {
     Simulator(String),
 }
 
-impl RawCall {
-    pub(super) fn check(
-        self,
-        pool: &str,
-        simulators: &[SimulatorConfig],
-        folder: &Path,
-        receives: bool,
-    ) -> Result<Call, Rule> {
+/// The parts of the configuration that a pool is checked against.
+pub(super) struct World<'a> {
+    pub(super) topology: &'a Settings,
+    pub(super) prices: &'a PriceBook,
+    pub(super) simulators: &'a [SimulatorConfig],
+    /// Relative paths start here.
+    pub(super) folder: &'a Path,
+    /// True if `[workers.webhooks]` is configured.
+    pub(super) receives: bool,
+}
+
+/// The keys of a pool that say how to call.
+impl RawPool {
+    fn call(&self, pool: &str, world: &World<'_>) -> Result<Call, Rule> {
         self.only_its_own_keys(pool)?;
-        if self.webhook == Some(true) && !receives {
+        if self.webhook == Some(true) && !world.receives {
             let rule = "needs [workers.webhooks] with listen and public_url";
             return Err(Rule::new(format!("{pool}.webhook"), rule));
         }
-        let place = || place(pool, self.base_url.as_deref(), self.simulator.as_deref(), simulators);
+        let place = || place(pool, self.base_url.as_deref(), self.simulator.as_deref(), world.simulators);
         let secret = |name, variable: &Option<String>, file: &Option<PathBuf>| {
-            Secret::named(pool, name, variable.clone(), file.clone(), folder)
+            Secret::named(pool, name, variable.clone(), file.clone(), world.folder)
         };
         match self.kind {
             Kind::Noop => Ok(Call::Noop { delay: self.delay.map_or(Duration::ZERO, Span::get) }),
@@ -198,7 +145,7 @@ impl RawCall {
         }
     }
 
-    /// What the OpenAI adapter is told besides address and key.
+    /// The settings of the OpenAI adapter, without address and key.
     fn settings(&self, pool: &str) -> Result<OpenAiConfig, Rule> {
         let plan = OpenAiConfig::new("");
         let key = |field: &str| format!("{pool}.{field}");
@@ -248,7 +195,7 @@ impl RawCall {
         Ok((min, max))
     }
 
-    /// What the RunPod adapter is told besides address and key.
+    /// The settings of the RunPod adapter, without address and key.
     fn runpod(&self, pool: &str) -> Result<RunPodConfig, Rule> {
         let plan = RunPodConfig::new("");
         let mode = match self.mode {
@@ -274,7 +221,7 @@ impl RawCall {
         })
     }
 
-    /// What the Replicate adapter is told besides address and key.
+    /// The settings of the Replicate adapter, without address and key.
     fn replicate(&self, pool: &str) -> Result<ReplicateConfig, Rule> {
         let plan = ReplicateConfig::new("");
         let key = |field: &str| format!("{pool}.{field}");
@@ -304,7 +251,7 @@ impl RawCall {
         })
     }
 
-    /// A key of another kind would be ignored, and somebody meant something by it.
+    /// Refuses a key of another kind: ignored, it would not do what its author meant.
     fn only_its_own_keys(&self, pool: &str) -> Result<(), Rule> {
         use Kind as K;
         let remote: &[Kind] = &[K::OpenAi, K::Modal, K::RunPod, K::Replicate];
@@ -363,7 +310,7 @@ fn place(
         (None, None) => Err(Rule::new(key("base_url"), "must be given (or simulator)")),
         (Some(url), None) => match BaseUrl::parse(url) {
             Ok(_) => Ok(At::Url(url.to_owned())),
-            // Its message begins with the key, which we say ourselves.
+            // The error's message begins with the key, which is named here already.
             Err(error) => Err(Rule::new(key("base_url"), error.to_string().trim_start_matches("base_url "))),
         },
         (None, Some(name)) => {
@@ -376,6 +323,11 @@ fn place(
 }
 
 impl Call {
+    /// How a pool calls; `pool` is its key in the file.
+    pub(super) fn check(raw: &RawPool, pool: &str, world: &World<'_>) -> Result<Self, Rule> {
+        raw.call(pool, world)
+    }
+
     /// The simulator it names, if it names one.
     pub(super) fn simulator(&self) -> Option<&str> {
         match self {
@@ -390,7 +342,7 @@ impl Call {
         }
     }
 
-    /// Whether every secret is there.
+    /// Checks that every secret is there.
     pub(super) fn check_secrets(&self) -> Result<(), Rule> {
         let secrets = match self {
             Self::OpenAi { key, .. } | Self::RunPod { key, .. } => vec![key.as_ref()],

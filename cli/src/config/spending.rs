@@ -1,4 +1,4 @@
-//! Who may spend how much, who gets which share, and how much may be tried again.
+//! `[[budgets]]`, `[[tenants]]` and `[retries]`: budgets in dollars, fair shares, and the share of repeated attempts.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,10 @@ use routing::{
 use schemas::{ProviderId, Tenant, UsdNanos};
 use serde::Deserialize;
 
-use super::{Rule, pools::Pool};
+use super::{
+    pools::Pool,
+    rule::{Rule, positive},
+};
 
 /// `[[budgets]]`
 #[derive(Debug, Deserialize)]
@@ -29,7 +32,7 @@ pub(super) fn budgets(raw: Vec<RawBudget>, pools: &[Pool]) -> Result<Rules, Rule
     for (index, RawBudget { tenant, provider, period, limit_usd: limit, mode }) in raw.into_iter().enumerate()
     {
         let key = |field: &str| format!("budgets[{index}].{field}");
-        // A misspelt provider would be a budget that holds nobody.
+        // A misspelt provider would make a budget that limits nothing.
         if let Some(name) = provider.as_ref().filter(|p| !pools.iter().any(|pool| pool.id.provider == **p)) {
             return Err(Rule::new(key("provider"), format!("provider `{name}` has no pool")));
         }
@@ -61,7 +64,7 @@ pub(super) fn weights(raw: Vec<RawTenant>) -> Result<HashMap<Tenant, u32>, Rule>
     let mut weights = HashMap::with_capacity(raw.len());
     for (index, RawTenant { name, weight }) in raw.into_iter().enumerate() {
         let key = |field: &str| format!("tenants[{index}].{field}");
-        let weight = super::positive(&key("weight"), weight.unwrap_or(1))?;
+        let weight = positive(&key("weight"), weight.unwrap_or(1))?;
         if weights.contains_key(&name) {
             return Err(Rule::new(key("name"), format!("`{name}` is named twice")));
         }

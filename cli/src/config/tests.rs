@@ -1,4 +1,4 @@
-//! Every refusal names the file, the key, the value and the rule, on one line; what we ship is accepted.
+//! Every refusal names the file, the key, the value and the rule, on one line. The files that we ship are accepted.
 
 use schemas::UsdNanos;
 
@@ -201,13 +201,13 @@ fn a_pool_must_say_where_and_how_to_call() {
 #[test]
 fn a_missing_secret_names_its_variable() {
     let config = parse(&pool(&[("api_key_env", "\"BEACON_TEST_NOT_SET\"")])).unwrap();
-    let said = config.pools[0].check_secrets(&config).unwrap_err().to_string();
+    let said = config.check_secrets().unwrap_err().to_string();
     assert_eq!(
         said,
         "beacon.toml: pools[0].api_key_env: the environment variable `BEACON_TEST_NOT_SET` is not set or empty"
     );
     let config = parse(&pool(&[("api_key_file", "\"/no/such/file\"")])).unwrap();
-    let said = config.pools[0].check_secrets(&config).unwrap_err().to_string();
+    let said = config.check_secrets().unwrap_err().to_string();
     assert!(said.contains("pools[0].api_key_file") && said.contains("/no/such/file"), "{said}");
 }
 
@@ -244,7 +244,7 @@ fn a_missing_file_and_missing_prices_are_told_by_name() {
     assert_eq!(error.to_string(), "/no/none.toml: cannot be read");
 }
 
-/// What a simulator charges is what the price book says: else no ledger could ever agree.
+/// A simulator charges the prices of the price book; otherwise no ledger could equal its bill.
 fn prices_agree(config: &Config) {
     let now = schemas::time::Clock::now(&transport::SystemClock);
     for pool in &config.pools {

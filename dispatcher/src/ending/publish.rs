@@ -17,7 +17,7 @@ use transport::{
 };
 
 use super::Ending;
-use crate::{look_up, metrics, nats::Parcel};
+use crate::{insist, look_up, metrics, nats::Parcel};
 
 /// What a dead letter's headers need besides the obituary, at most.
 const LETTER_HEADERS: usize = 2_048;
@@ -41,9 +41,8 @@ impl Ending {
             // A dead letter that cannot be stored must not keep its job alive for ever.
             error!(%error, "dead letter not stored");
         }
-        if let Err(error) = self.book_unfinished(&publisher, now).await {
-            error!(%error, "cost event not stored");
-        }
+        // The job's journal is not read again after this: what is not booked now is booked by nobody.
+        self.book_unfinished(&publisher, now).await;
         if let Err(error) = self.tell(&client, &publisher, now).await {
             error!(%error, "terminal result not stored; the job will be delivered again");
             return;
@@ -87,15 +86,12 @@ impl Ending {
         Ok(())
     }
 
-    async fn book_unfinished(&self, publisher: &Publisher, now: Micros) -> Result<(), PublishError> {
-        let Some(head) = &self.head else { return Ok(()) };
+    async fn book_unfinished(&self, publisher: &Publisher, now: Micros) {
+        let Some(head) = &self.head else { return };
         for event in self.unfinished(now) {
             warn!(job = %head.id, attempt = event.attempt, provider = %event.provider, "its job has ended while an attempt may go on; booked as possibly wasted");
-            let Some(id) = event.message_id() else { continue };
-            let (subject, map, body) = Address::of(head).cost(&event, id);
-            publisher.publish(subject, map, body).await?;
+            insist::book(publisher, head, &event).await;
         }
-        Ok(())
     }
 
     async fn tell(&self, client: &Client, publisher: &Publisher, now: Micros) -> Result<(), PublishError> {
@@ -127,7 +123,7 @@ impl Ending {
             }
         }
         result.status = Status::Failed;
-        let (subject, map, body) = address.result_of_taken_id(&result, self.lease.stream_seq);
+        let (subject, map, body) = address.id_taken(&result, self.lease.stream_seq);
         publisher.publish(subject, map, body).await.map(drop)
     }
 }

@@ -114,7 +114,14 @@ impl Jobs {
             match record.stage {
                 // The job was delivered again meanwhile, or ends: the newer holder goes on, with what is known now.
                 Stage::LookUp { .. } | Stage::Waiting { .. } | Stage::Ending => return,
-                Stage::Away | Stage::Over if newer => return,
+                Stage::Away if newer => return,
+                // It was left to this attempt, or it is done: the server knows whether the lease still stands.
+                Stage::Over if newer => {
+                    (record.lease, record.leased, record.asked) = (back.lease, back.leased_us, None);
+                    self.keep_text(key, Some(parcel));
+                    self.look_up(key, true, now, out);
+                    return;
+                }
                 Stage::Away | Stage::Over => {}
             }
             // A second attempt is open: the job is its own, and it must know so.

@@ -26,8 +26,16 @@ use crate::metrics;
 const KEEP_EVERY: Duration = Duration::from_millis(50);
 /// How often is done what need not be done with each job.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// A worker that was silent for so many times the usual limit has vanished, and so have its attempts.
+/// A worker that was silent for so many times the usual limit has vanished, and so have its attempts. Not before its leases may have
+/// run out, though: until then it may be alive, and finish them.
 const VANISHED_AFTER: u32 = 3;
+/// An attempt that a worker does not name in its roll calls, one each second, for so long has ended.
+const UNNAMED_AFTER: Duration = Duration::from_secs(10);
+/// A tick that comes so late says that this process was frozen, or that its clock was set: nobody's silence means anything until they
+/// had time to speak again.
+const LATE: Duration = Duration::from_secs(2);
+/// How long they have for it: several heartbeats.
+const TIME_TO_SPEAK: Duration = Duration::from_secs(5);
 /// A job that is held longer is counted under the gate that holds it, for a person to see.
 const HELD_LONG: Duration = Duration::from_secs(30);
 /// Jobs that are held for long, looked at in one sweep for a gate that never opens.
@@ -41,6 +49,10 @@ impl Jobs {
         for feed in &mut self.feeds {
             feed.forget_lost(now);
         }
+        if now.since(self.ticked) > LATE {
+            self.silence_counts_from = now + TIME_TO_SPEAK;
+        }
+        self.ticked = now;
         self.lapse(now, out);
         self.hedge(now, out);
         if now.since(self.kept) >= KEEP_EVERY {
@@ -131,8 +143,12 @@ impl Jobs {
 
     /// What need not be done with each job.
     fn sweep(&mut self, now: Micros, out: &mut Vec<Effect>) {
-        let silent = self.config.policy.silent_after * VANISHED_AFTER;
-        self.forget_silent(silent, now, out);
+        if now >= self.silence_counts_from {
+            let silent =
+                (self.config.policy.silent_after * VANISHED_AFTER).max(self.config.topology.ack_wait);
+            self.forget_silent(silent, now, out);
+            self.close_unnamed(UNNAMED_AFTER, now, out);
+        }
         self.pools.forget_silent(now);
         self.end_those_in_vain(now, out);
         self.count_open_at_pools();
@@ -221,7 +237,7 @@ impl Jobs {
                 (line.0, line.1) = (record.held_since, *key);
             }
         }
-        let mut held: HashMap<&'static str, u32> = HashMap::new();
+        let mut held: BTreeMap<&'static str, u32> = BTreeMap::new();
         for (_, key, count) in oldest.into_values() {
             let Some(record) = self.records.get(&key) else { continue };
             let gate = if matches!(record.stage, Stage::LookUp { .. }) {

@@ -53,7 +53,8 @@ impl Jobs {
             return;
         }
         self.pools.answered(&attempt.pool, &record.head.subject.model, true);
-        attempt.course = Course::Running { worker: news.worker.clone(), life: news.started_us, since: now };
+        attempt.course =
+            Course::Running { worker: news.worker.clone(), life: news.started_us, since: now, named: now };
         let tell = attempt.tell.take();
         let (current, hedge_after) = (attempt.current, attempt.hedge_after);
         record.attempts = record.attempts.max(attempt.number);
@@ -254,6 +255,13 @@ impl Jobs {
 
     /// A worker names all attempts of ours that it runs.
     fn roll_called(&mut self, news: &Acceptances, open: &[u64], now: Micros, out: &mut Vec<Effect>) {
+        for offer in open {
+            let record = self.offers.get(offer).and_then(|key| self.records.get_mut(key));
+            let attempt = record.and_then(|record| record.attempt(*offer));
+            if let Some(Course::Running { named, .. }) = attempt.map(|attempt| &mut attempt.course) {
+                *named = now;
+            }
+        }
         let open: rustc_hash::FxHashSet<u64> = open.iter().copied().collect();
         let unheard = |attempt: &Attempt| match &attempt.course {
             Course::Running { worker, life, .. } => {
@@ -307,6 +315,24 @@ impl Jobs {
         for offer in offers {
             metrics::vanished();
             self.lost_sight(offer, true, now, out);
+        }
+    }
+
+    /// Closes attempts that their workers have not named for so long that they must have ended, although the workers speak: the news
+    /// and the last roll call were lost together.
+    pub(super) fn close_unnamed(&mut self, late: Duration, now: Micros, out: &mut Vec<Effect>) {
+        let unnamed = |attempt: &Attempt| match &attempt.course {
+            Course::Running { worker, named, .. } => {
+                let pool = self.pools.iter().find(|pool| pool.id == attempt.pool);
+                now.since(*named) > late && pool.is_some_and(|pool| pool.heard_of(worker, late / 2, now))
+            }
+            Course::Offered { .. } => false,
+        };
+        let gone: Vec<u64> =
+            self.records.values().flat_map(|r| &r.open).filter(|a| unnamed(a)).map(|a| a.offer).collect();
+        for offer in gone {
+            metrics::unheard();
+            self.lost_sight(offer, false, now, out);
         }
     }
 

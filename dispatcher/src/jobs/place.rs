@@ -278,7 +278,7 @@ impl Jobs {
             in_log: record.parcel.is_none(),
         };
         record.open.push(attempt);
-        record.stage = Stage::Away;
+        record.enter(Stage::Away, &mut self.looked_up);
         self.offers.insert(offer, key);
         self.lapses.push_back((accept_by, offer));
         let parcel = record.parcel.clone();

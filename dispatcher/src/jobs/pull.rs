@@ -80,7 +80,7 @@ impl Jobs {
         let free = self.pools.free_slots(region, model, policy.silent_after, breaker, now);
         let group = self.lines.group(region, model);
         // Jobs that are looked up come on top of those in the line: a crash brings back many at once.
-        let in_hand = group.line.len() + self.suspects.len();
+        let in_hand = group.line.len() + self.looked_up;
         let free = if in_hand >= IN_HAND_MAX { 0 } else { free };
         // While several tenants compete, the next in the stream is not the next in fairness.
         let backlog = self.feeds[start..start + Lane::ALL.len()].iter().any(|f| f.backlog > 0);

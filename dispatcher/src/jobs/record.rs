@@ -123,6 +123,8 @@ pub enum Course {
         life: Micros,
         /// Since when, by our clock.
         since: Micros,
+        /// When the worker last named it in a roll call, or took it.
+        named: Micros,
     },
 }
 
@@ -145,6 +147,13 @@ impl Record {
     /// Whether the lease is ours to use or to give back.
     pub fn in_hand(&self) -> bool {
         matches!(self.stage, Stage::LookUp { .. } | Stage::Waiting { .. })
+    }
+
+    /// Moves the job to another stage, counting jobs under look-up.
+    pub(super) fn enter(&mut self, stage: Stage, looked_up: &mut usize) {
+        *looked_up -= usize::from(matches!(self.stage, Stage::LookUp { .. }));
+        *looked_up += usize::from(matches!(stage, Stage::LookUp { .. }));
+        self.stage = stage;
     }
 
     /// Attempts made with the newest lease.

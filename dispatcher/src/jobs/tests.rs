@@ -152,7 +152,7 @@ impl Scene {
         offer(&effects).unwrap_or_else(|| panic!("no offer in {effects:?}"))
     }
 
-    fn news(&self, worker: &str) -> Acceptances {
+    fn news(worker: &str) -> Acceptances {
         let pool = if worker == "w1" { "golem@us-east" } else { "modal@us-east" };
         Acceptances {
             pool: pool.parse().unwrap(),
@@ -167,7 +167,7 @@ impl Scene {
     }
 
     fn accept(&mut self, worker: &str, offer: u64) -> Vec<Effect> {
-        let news = Acceptances { accepted: vec![offer], running: 1, ..self.news(worker) };
+        let news = Acceptances { accepted: vec![offer], running: 1, ..Self::news(worker) };
         self.apply(Event::Answered(news))
     }
 
@@ -181,7 +181,7 @@ impl Scene {
             cost_usd: UsdNanos::new(100_000),
             kept,
         };
-        let news = Acceptances { ended: vec![ended], ..self.news(worker) };
+        let news = Acceptances { ended: vec![ended], ..Self::news(worker) };
         self.apply(Event::Answered(news))
     }
 
@@ -233,7 +233,9 @@ impl Scene {
 
     /// What stays known; every scene that ends well ends with nothing.
     fn left(&self) -> Count {
-        self.jobs.count()
+        let count = self.jobs.count();
+        assert_eq!((count.bytes, count.looked_up), (self.jobs.bytes, self.jobs.looked_up));
+        count
     }
 }
 
@@ -319,7 +321,7 @@ fn a_first_attempt_that_fails_while_the_second_is_refused_is_looked_up_and_goes_
     let mut scene = Scene::new();
     let (first, second) = hedged(&mut scene);
     scene.end("w1", first.offer, Some(FailureClass::ProviderDown), true);
-    let news = Acceptances { refused: vec![(second.offer, RefusedBecause::Busy)], ..scene.news("w2") };
+    let news = Acceptances { refused: vec![(second.offer, RefusedBecause::Busy)], ..Scene::news("w2") };
     scene.apply(Event::Answered(news));
     let effects = scene.pass(Duration::from_millis(20));
     scene.beat("modal@us-east", "w2", 1);
@@ -349,10 +351,10 @@ fn an_attempt_that_a_roll_call_does_not_name_has_ended_and_takes_no_slot() {
     let mut scene = Scene::new();
     let handover = scene.offered(1);
     scene.accept("w1", handover.offer);
-    let named = Acceptances { open: Some(vec![handover.offer]), ..scene.news("w1") };
+    let named = Acceptances { open: Some(vec![handover.offer]), ..Scene::news("w1") };
     scene.apply(Event::Answered(named));
     assert_eq!(scene.left().running, 1);
-    let effects = scene.apply(Event::Answered(Acceptances { open: Some(Vec::new()), ..scene.news("w1") }));
+    let effects = scene.apply(Event::Answered(Acceptances { open: Some(Vec::new()), ..Scene::news("w1") }));
     assert!(!effects.iter().any(|e| matches!(e, Effect::BookLost(_))), "its worker has booked it");
     assert_eq!(scene.left(), Count::default());
 }
@@ -370,13 +372,42 @@ fn attempts_of_a_worker_that_began_a_new_life_are_booked_once_and_take_no_slot()
 }
 
 #[test]
-fn a_silent_worker_has_vanished_with_its_attempts() {
+fn a_worker_that_is_silent_for_longer_than_a_lease_has_vanished_with_its_attempts() {
     let mut scene = Scene::new();
     let handover = scene.offered(1);
     scene.accept("w1", handover.offer);
-    assert!(scene.pass(Duration::from_secs(11)).is_empty());
-    let effects = scene.pass(Duration::from_secs(3));
+    for _ in 0..59 {
+        assert!(scene.pass(Duration::from_secs(1)).is_empty());
+    }
+    let effects: Vec<Effect> = (0..3).flat_map(|_| scene.pass(Duration::from_secs(1))).collect();
     assert!(matches!(effects[..], [Effect::BookLost(_)]), "{effects:?}");
+    assert_eq!(scene.left(), Count::default());
+}
+
+#[test]
+fn after_a_freeze_or_a_jump_of_the_clock_nobodys_silence_means_anything_for_a_while() {
+    let mut scene = Scene::new();
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    assert!(scene.pass(Duration::from_secs(600)).is_empty());
+    scene.beat("golem@us-east", "w1", 1);
+    scene.apply(Event::Answered(Acceptances { open: Some(vec![handover.offer]), ..Scene::news("w1") }));
+    for _ in 0..9 {
+        assert!(scene.pass(Duration::from_secs(1)).is_empty());
+    }
+    assert_eq!(scene.left().running, 1);
+}
+
+#[test]
+fn an_attempt_that_a_worker_which_speaks_does_not_name_any_more_has_ended() {
+    let mut scene = Scene::new();
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    for _ in 0..12 {
+        scene.beat("golem@us-east", "w1", 1);
+        let effects = scene.pass(Duration::from_secs(1));
+        assert!(effects.is_empty(), "its worker has booked it: {effects:?}");
+    }
     assert_eq!(scene.left(), Count::default());
 }
 
@@ -443,7 +474,7 @@ fn a_stopping_dispatcher_gives_back_what_it_holds_and_what_comes_back() {
     assert!(!scene.jobs.is_settled(), "an offer is open");
     let effects = scene.give_back(1, &running, FailureClass::ProviderDown);
     assert_eq!(given_back(&effects), 1, "{effects:?}");
-    let news = Acceptances { refused: vec![(open.offer, RefusedBecause::Busy)], ..scene.news("w1") };
+    let news = Acceptances { refused: vec![(open.offer, RefusedBecause::Busy)], ..Scene::news("w1") };
     assert_eq!(given_back(&scene.apply(Event::Answered(news))), 1);
     assert!(scene.jobs.is_settled());
 }
@@ -481,7 +512,7 @@ fn text_is_in_hand_only_while_the_job_is() {
     scene.deliver(1, 1);
     assert_eq!((scene.left().waiting, scene.left().bytes > 0), (1, true));
     scene.beat("golem@us-east", "w1", 1);
-    let news = Acceptances { accepted: vec![scene.jobs.next], ..scene.news("w1") };
+    let news = Acceptances { accepted: vec![scene.jobs.next], ..Scene::news("w1") };
     scene.apply(Event::Answered(news));
     assert_eq!((scene.left().running, scene.left().bytes, scene.jobs.bytes), (1, 0, 0));
 }
@@ -496,4 +527,24 @@ fn a_lease_in_hand_is_extended_and_let_go_when_the_server_does_not_answer() {
     assert!(scene.pass(Duration::from_secs(1)).is_empty(), "one request at a time");
     scene.pass(Duration::from_secs(34));
     assert_eq!(scene.left(), Count::default(), "it may be another dispatcher's by now");
+}
+
+#[test]
+fn a_job_left_to_an_older_attempt_that_gives_it_back_goes_on() {
+    let mut scene = Scene::new();
+    let first = scene.offered(1);
+    scene.accept("w1", first.offer);
+    scene.deliver(1, 2);
+    let effects = scene.pass(Duration::from_millis(20));
+    let effects = scene.found(&effects, || Fate::Again(Journal::default()));
+    let second = offer(&effects).unwrap();
+    let news = Acceptances { refused: vec![(second.offer, RefusedBecause::Running)], ..Scene::news("w1") };
+    scene.apply(Event::Answered(news));
+    assert!(
+        scene.give_back(1, &first, FailureClass::ProviderDown).is_empty(),
+        "its lease is made sure of first"
+    );
+    let effects = scene.pass(Duration::from_millis(20));
+    let effects = scene.found(&effects, || Fate::Again(Journal::default()));
+    assert!(offer(&effects).is_some(), "{effects:?}");
 }

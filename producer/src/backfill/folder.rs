@@ -35,6 +35,9 @@ pub struct Manifest {
 pub struct Checkpoint {
     /// Results up to this sequence of `REPLIES` are in the output.
     pub replies_seq: u64,
+    /// When that `REPLIES` was made; another one has other sequences. Zero in a checkpoint of an older version.
+    #[serde(default)]
+    pub replies_created_us: Micros,
     /// Bytes of `results.jsonl`.
     pub results_len: u64,
     /// Bytes of `errors.jsonl`.

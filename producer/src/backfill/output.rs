@@ -3,7 +3,7 @@
 use schemas::{
     JobId, ModelToken, ProviderId, UsdNanos,
     failure::Failure,
-    reply::{JobResult, Status},
+    reply::{JobResult, OutputRef, Status},
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -122,6 +122,14 @@ pub fn bad_job(result: &JobResult) -> Value {
     json!({
         "class": class, "message": message, "status": result.status, "job": result.job,
         "attempts": result.attempts, "cost_usd": result.cost_usd,
+    })
+}
+
+/// What went wrong with a job that succeeded and whose output is not in the object store any more.
+pub fn lost_output(result: &JobResult, gone: &OutputRef) -> Value {
+    json!({
+        "class": "output_lost", "job": result.job, "cost_usd": result.cost_usd, "attempts": result.attempts,
+        "message": format!("its output `{}` is not in the object store; outputs are kept for a week", gone.object),
     })
 }
 

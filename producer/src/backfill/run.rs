@@ -2,12 +2,13 @@
 //!
 //! Files are written on the task's own thread: a checkpoint a second is some milliseconds, and nothing may pass it.
 
+mod lost;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
-use async_nats::Message;
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use schemas::{
     JobId, Micros, Tenant, UsdNanos,
@@ -22,7 +23,6 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 use transport::{PublishError, SystemClock};
 
 use super::{
@@ -30,9 +30,9 @@ use super::{
     survey::survey,
 };
 use crate::{
-    JobRequest, Producer, Reply, SubmitError,
+    JobRequest, Producer, SubmitError,
     lines::{Defaults, Line, parse_line},
-    nats::{self, Arrived},
+    nats::{self, Arrived, Kind},
 };
 
 /// How often how far it is is written down, and told.
@@ -50,6 +50,8 @@ const UNPRICED: u64 = 4;
 const BURST: u32 = 1_024;
 /// Results that may wait to be written; then the reading waits.
 const RESULTS_AHEAD: usize = 4_096;
+/// How often is looked whether `REPLIES` has dropped results that are not in the output.
+const LOOK_FOR_LOST_EVERY: Duration = Duration::from_secs(10);
 /// Clocks differ: how much before a reservation its jobs are looked for.
 const MARGIN: Duration = Duration::from_secs(30);
 
@@ -107,6 +109,13 @@ pub struct Backfill {
     asked: Control,
     since_kept: u64,
     began: Option<(Instant, u64)>,
+    /// What `LEDGER` says that all attempts have cost, those of jobs that have not ended included; read while there is a limit.
+    ledger_usd: UsdNanos,
+    /// Lines that will never have a result.
+    lost: Vec<u64>,
+    /// The first sequence of `REPLIES` when lost results were looked for last, and how many lines were in doubt then.
+    suspicious_of: Option<u64>,
+    doubtful: usize,
 }
 
 type Sent = (u64, Box<JobRequest>, Result<(), SubmitError>);
@@ -141,6 +150,10 @@ impl Backfill {
             asked: Control::Run,
             since_kept: 0,
             began: None,
+            ledger_usd: UsdNanos::ZERO,
+            lost: Vec::new(),
+            suspicious_of: None,
+            doubtful: 0,
             options,
             folder,
             input,
@@ -150,6 +163,16 @@ impl Backfill {
     /// What the file holds and how far it is.
     pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// Lines whose jobs have ended and whose results are not kept any more, as far as this run found out.
+    pub fn lost(&self) -> &[u64] {
+        &self.lost
+    }
+
+    /// What was spent: on jobs that have ended by their results, on all by the ledger; one of the two may be behind.
+    fn spent(&self) -> UsdNanos {
+        self.folder.checkpoint.spent_usd.max(self.ledger_usd)
     }
 
     /// How far it is.
@@ -167,7 +190,7 @@ impl Backfill {
             succeeded: checkpoint.succeeded,
             failed: checkpoint.failed,
             running: self.running,
-            spent_usd: checkpoint.spent_usd,
+            spent_usd: self.spent(),
             to_go_usd: (ended > 0).then(|| {
                 let sum = u128::from(checkpoint.spent_usd.get()) * u128::from(left) / u128::from(ended);
                 UsdNanos::new(u64::try_from(sum).unwrap_or(u64::MAX))
@@ -200,7 +223,16 @@ impl Backfill {
         let mut reading = JoinSet::new();
         let (client, tenant) = (producer.client().clone(), self.options.tenant.clone());
         let (mailbox, after) = (self.options.mailbox(), self.folder.checkpoint.replies_seq);
-        reading.spawn(async move { nats::results_after(&client, &tenant, &mailbox, after, out).await });
+        if self.options.max_cost.is_some() {
+            let (client, tenant, mailbox, out) =
+                (client.clone(), tenant.clone(), mailbox.clone(), out.clone());
+            reading.spawn(async move {
+                nats::stored_after(&client, (Kind::Costs, &tenant, &mailbox), 0, out).await
+            });
+        }
+        reading.spawn(async move {
+            nats::stored_after(&client, (Kind::Results, &tenant, &mailbox), after, out).await
+        });
         let ending = self.work(producer, arrived, &mut reading, shutdown, tell).await?;
         self.folder.checkpoint.finished = matches!(ending, Ending::Finished | Ending::Cancelled);
         self.folder.checkpoint.cancelled = ending == Ending::Cancelled;
@@ -221,8 +253,11 @@ impl Backfill {
         let mut tick = interval(KEEP_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What has ended already must be known before anything is sent.
-        let mut caught_up = false;
+        let mut to_catch_up = 1 + u32::from(self.options.max_cost.is_some());
+        let mut look = interval(LOOK_FOR_LOST_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let caught_up = to_catch_up == 0;
             let (mut limited, mut end, mut read) = (false, false, 0);
             let most = self.options.outstanding as u64;
             while caught_up && !end && self.asked == Control::Run && self.running < most && read < BURST {
@@ -253,12 +288,17 @@ impl Backfill {
                     self.keep()?;
                     tell(&self.snapshot());
                 }
+                _ = look.tick(), if caught_up && arrived.is_empty() => self.look_for_lost(producer).await?,
                 Some(news) = arrived.recv() => {
                     let mut next = Some(news);
                     while let Some(news) = next {
                         match news {
-                            Arrived::Reply { seq, message } => self.take(seq, &message)?,
-                            Arrived::CaughtUp => caught_up = true,
+                            Arrived::Result { seq, result } => self.take(seq, result)?,
+                            Arrived::Cost(cost) => {
+                                let sum = self.ledger_usd.checked_add(cost.amount_usd);
+                                self.ledger_usd = sum.unwrap_or(UsdNanos::new(u64::MAX));
+                            }
+                            Arrived::CaughtUp => to_catch_up -= 1,
                         }
                         next = arrived.try_recv().ok();
                     }
@@ -268,6 +308,8 @@ impl Backfill {
                     Err(SubmitError::Publish(PublishError::Full { .. } | PublishError::Unknown(_))) => {
                         sending.push(send(producer, line, request, AGAIN_AFTER));
                     }
+                    // No line of the file can change that.
+                    Err(SubmitError::Publish(error @ PublishError::NotPermitted(_))) => return Err(error.into()),
                     Err(error) => self.refused(line, &error.to_string())?,
                 },
                 Some(ended) = reading.join_next() => {
@@ -310,10 +352,10 @@ impl Backfill {
         let checkpoint = &self.folder.checkpoint;
         let dearest = self.quote.dearest().unwrap_or_default().max(checkpoint.dearest_usd);
         if dearest == UsdNanos::ZERO {
-            return self.running < UNPRICED && checkpoint.spent_usd < max;
+            return self.running < UNPRICED && self.spent() < max;
         }
         let at_stake = u128::from(dearest.get()) * u128::from(self.running + 1);
-        u128::from(checkpoint.spent_usd.get()) + at_stake <= u128::from(max.get())
+        u128::from(self.spent().get()) + at_stake <= u128::from(max.get())
     }
 
     /// Goes one line on in the file.
@@ -382,18 +424,11 @@ impl Backfill {
         self.folder.keep()
     }
 
-    /// Takes a stored result in.
-    fn take(&mut self, seq: u64, message: &Message) -> Result<(), BackfillError> {
+    /// Takes a stored result in; nothing when it does not read.
+    fn take(&mut self, seq: u64, result: Option<Box<JobResult>>) -> Result<(), BackfillError> {
         self.since_kept += 1;
         self.folder.checkpoint.replies_seq = seq;
-        let result = match nats::read_reply(message) {
-            Ok(Reply::Result(result)) => result,
-            Ok(Reply::Cost(_)) => return Ok(()),
-            Err(error) => {
-                warn!(seq, %error, "a result does not read, left alone");
-                return Ok(());
-            }
-        };
+        let Some(result) = result else { return Ok(()) };
         let line = result.labels.get(LINE).and_then(|text| text.parse::<u64>().ok());
         let Some(line) = line.filter(|line| (1..=self.folder.manifest.survey.lines).contains(line)) else {
             return Ok(());
@@ -420,7 +455,10 @@ impl Backfill {
             let chat = parse_line(&text, line, &defaults(&self.options)).is_ok_and(|line| line.chat);
             (text, chat)
         };
-        if output::is_good(result) {
+        if let (true, None, Some(gone)) = (output::is_good(result), &result.output, &result.output_ref) {
+            let why = output::lost_output(result, gone);
+            self.folder.failed(line, &output::error(&text, &why))
+        } else if output::is_good(result) {
             self.folder.succeeded(line, &output::result(result, chat))
         } else {
             self.folder.failed(line, &output::error(&text, &output::bad_job(result)))

@@ -30,12 +30,11 @@ const FROZEN: Duration = Duration::from_secs(14);
 async fn simulator(name: &str, kind: Kind, shutdown: &CancellationToken) -> Simulator {
     let mut model = SimulatedModel::new(roles::MODEL);
     (model.slots, model.service_ms_p50) = (32, 120);
-    match kind {
-        Kind::Golem => model.price_per_inference_nanos = 100_000,
-        _ => {
-            model.sku = "T4".into();
-            (model.price_per_second_nanos, model.cold_start_ms) = (164_000, 200);
-        }
+    if kind == Kind::Golem {
+        model.price_per_inference_nanos = 100_000;
+    } else {
+        model.sku = "T4".into();
+        (model.price_per_second_nanos, model.cold_start_ms) = (164_000, 200);
     }
     let mut config = SimulatorConfig::new(name, kind, vec![model]);
     config.modal.scaledown_window_ms = 2_000;
@@ -50,6 +49,7 @@ struct Roles {
     starts: usize,
 }
 
+/// Dispatchers, then workers of Golem and of Modal.
 const NAMES: [&str; 5] = ["d1", "d2", "g1", "g2", "m1"];
 
 impl Roles {
@@ -97,7 +97,9 @@ impl Roles {
         std::fs::write(&path, text).unwrap();
         let config = path.to_str().unwrap().to_owned();
         let mut roles = Self { folder, config, running: HashMap::new(), starts: 0 };
-        NAMES.into_iter().for_each(|name| roles.start(name));
+        for name in NAMES {
+            roles.start(name);
+        }
         roles
     }
 
@@ -124,13 +126,14 @@ impl Roles {
             return format!("{name} is frozen already");
         }
         let Some(process) = self.running.remove(name) else { return String::new() };
-        match rng.random_range(0..3u8) {
-            0 => {
+        // Half of them are SIGKILL, which leaves most behind.
+        match rng.random_range(0..4u8) {
+            0 | 1 => {
                 process.kill();
                 self.start(name);
                 format!("SIGKILL of {name}")
             }
-            1 => {
+            2 => {
                 assert_eq!(process.terminate(), Some(0), "{name} stops in order");
                 self.start(name);
                 format!("SIGTERM of {name}")

@@ -11,6 +11,7 @@ use schemas::{
     topology::Settings,
 };
 use tests::{
+    audit::Audit,
     nats_server::NatsServer,
     roles::{self, Role},
     scripted::{Script, Scripted},
@@ -51,13 +52,22 @@ async fn an_id_that_is_used_again_gets_a_clear_end_and_its_attempt_is_booked() {
         (!ticket.duplicate).then_some(ticket)
     })
     .await;
-    let taken: JobResult = next(&mut results).await;
+    // Core subscribers see whatever is published; what is stored is what holds.
+    let audit = wait::until("both results and both costs", || async {
+        let mut reader = roles::producer(&urls).await;
+        let audit = Audit::read(&mut reader).await;
+        reader.close().await;
+        (audit.results.get(&first.job).map_or(0, Vec::len) + audit.costs.len() == 4).then_some(audit)
+    })
+    .await;
+    let taken = &audit.results[&first.job][1];
     let error = taken.error.as_ref().unwrap();
     assert_eq!((taken.status, error.class), (Status::Failed, FailureClass::IdTaken));
     assert_eq!(taken.log.as_ref().unwrap().seq, second.seq);
     assert!(error.message.contains("field `id`"), "{}", error.message);
-    let cost: CostEvent = next(&mut costs).await;
-    assert_eq!(cost.purpose, Purpose::WastedRace, "it ran, was billed, and its answer was not needed");
+    // It ran, was billed, and its answer was not needed.
+    let purposes: Vec<Purpose> = audit.costs.iter().map(|cost| cost.purpose).collect();
+    assert_eq!(purposes, [Purpose::Useful, Purpose::WastedRace]);
     worker.stop().await;
     dispatcher.stop().await;
     producer.close().await;

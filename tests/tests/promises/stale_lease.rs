@@ -39,8 +39,8 @@ async fn check(late: Script) {
     wait::until("the late holder to finish", || async { (slow.runs().len() == 1).then_some(()) }).await;
     let audit = Audit::all_ended(&mut producer, &jobs).await;
     assert_eq!(audit.count(Status::Succeeded), 1);
+    // The second holder finishes, or is stopped since the result is there; both attempts are booked either way.
     good.release();
-    wait::until("the second holder to finish", || async { (good.runs().len() == 1).then_some(()) }).await;
     other.stop().await;
     sleeper.stop().await;
     let audit = Audit::all_ended(&mut producer, &jobs).await;

@@ -89,7 +89,7 @@ async fn documented_jobs_run_with_a_plain_client_in_both_codecs() {
                 tokio::time::timeout(Duration::from_secs(30), results.next()).await.unwrap().unwrap();
             let headers = message.headers.as_ref().unwrap();
             assert_eq!(headers.get("Content-Type").unwrap().as_str(), codec.content_type());
-            assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), format!("{id}:result"));
+            assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), format!("{id}:acme:result"));
             assert!(headers.get("traceparent").unwrap().as_str().starts_with("00-4bf9"));
             let result: JobResult = codec.decode(&message.payload).unwrap();
             assert_eq!((result.job.to_string(), result.labels), (id.clone(), body.labels));

@@ -1,4 +1,4 @@
-//! The words of the OpenAI API: what is asked, and what an answer adds up to. Pure.
+//! The OpenAI API: the body of a request, and the sum of a streamed answer. Pure.
 
 use schemas::{
     failure::{Failure, FailureClass},
@@ -8,17 +8,31 @@ use schemas::{
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::Value;
 
-use super::{http, openai::Dialect, refusal, sse::Event};
+use super::{dialect::Dialect, http, json, refusal, sse::Event};
 use crate::provider::{Call, Success};
 
-/// The longest output taken, in bytes: forty times what the longest usual answer has, and it fits a NATS message.
+/// The longest output taken, in bytes: about forty times the longest usual answer. The limit bounds a worker's memory. The
+/// server's limit on a message, 1 MiB by default, is another matter.
 pub(super) const OUTPUT_MAX: usize = 4 * 1024 * 1024;
 
-/// How Modal's app says what a run used, as the last comment of its stream.
+/// Begins the last comment of a stream of Modal's app, which holds the run's bill.
 const BILLING: &str = "beacon-billing ";
 
-/// Bytes of English text in a token (OpenAI's rule of thumb), for prompts that nobody counted.
+/// Bytes of English text in a token (OpenAI's rule of thumb), for prompts whose tokens the server does not count.
 const BYTES_PER_TOKEN: usize = 4;
+
+/// An estimate of the tokens of an input.
+pub(super) fn tokens_of_input(input: &Input) -> u64 {
+    tokens_of(match input {
+        Input::Prompt(text) => text.len(),
+        Input::Messages(messages) => messages.iter().map(|message| message.content.len()).sum(),
+    })
+}
+
+/// An estimate of the tokens of so many bytes of text.
+pub(super) fn tokens_of(bytes: usize) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN) as u64
+}
 
 #[derive(Serialize)]
 struct Request<'a> {
@@ -57,14 +71,14 @@ pub(super) fn path(input: &Input) -> &'static str {
     }
 }
 
-/// The body of the request. The limit on tokens always stands in it: the servers' own is 16 or none at all.
+/// The body of the request. It always names the limit on tokens, because the servers' own is 16 or none at all.
 pub(super) fn request(call: &Call, dialect: Dialect, stream: bool) -> Vec<u8> {
     let (messages, prompt) = match &call.input {
         Input::Messages(messages) => (Some(messages.as_slice()), None),
         Input::Prompt(prompt) => (None, Some(prompt.as_str())),
     };
     let limit = call.params.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT);
-    // OpenAI's newer models refuse the older name, which is the only one that all others know.
+    // OpenAI's newer models refuse the older name; every other server knows only the older name.
     let newer = dialect == Dialect::OpenAi && messages.is_some();
     let request = Request {
         model: &call.model,
@@ -83,7 +97,7 @@ pub(super) fn request(call: &Call, dialect: Dialect, stream: bool) -> Vec<u8> {
     serde_json::to_vec(&request).expect("texts and numbers always make JSON")
 }
 
-/// A chunk of a stream, or a whole answer: the two differ in where the text is.
+/// A chunk of a stream, or a whole answer. They differ in the place of the text.
 #[derive(Deserialize)]
 struct Chunk {
     #[serde(default)]
@@ -111,7 +125,7 @@ struct Choice {
 struct Delta {
     #[serde(default)]
     content: Option<String>,
-    /// What a model thinks before it speaks is no output, but it was generated. Two servers, two names.
+    /// The model's thoughts before its answer. They are no output, but they were generated. Two servers have two names.
     #[serde(default)]
     reasoning_content: Option<String>,
     #[serde(default)]
@@ -126,7 +140,7 @@ struct Counts {
     completion_tokens: Option<u64>,
 }
 
-/// What has been said so far.
+/// The answer so far.
 #[derive(Debug)]
 pub(super) struct Transcript {
     dialect: Dialect,
@@ -154,7 +168,7 @@ impl Transcript {
         }
     }
 
-    /// Takes an event of a stream; gives the piece of output it added, if any.
+    /// Takes an event of a stream and gives the piece of output that it adds, if any.
     pub(super) fn event(&mut self, event: Event) -> Option<&str> {
         match event {
             Event::Comment(text) => {
@@ -177,25 +191,23 @@ impl Transcript {
         }
     }
 
-    /// Takes a chunk, or a whole answer; gives the piece of output it added, if any.
-    pub(super) fn chunk(&mut self, json: &[u8]) -> Option<&str> {
-        let chunk = match serde_json::from_slice::<Chunk>(json) {
+    /// Takes a chunk, or a whole answer, and gives the piece of output that it adds, if any.
+    pub(super) fn chunk(&mut self, bytes: &[u8]) -> Option<&str> {
+        let chunk: Chunk = match json::read(bytes, "the answer") {
             Ok(chunk) => chunk,
-            Err(error) => {
-                // The error's text may repeat what the model wrote; its place is enough.
-                let place = format!("unreadable JSON in the answer at column {}", error.column());
-                self.broke(Failure::new(FailureClass::ProviderDown, place));
+            Err(failure) => {
+                self.broke(failure);
                 return None;
             }
         };
         if chunk.error.is_some() || chunk.object.as_deref() == Some("error") {
-            let error = serde_json::from_slice(json).unwrap_or_default();
+            let error = serde_json::from_slice(bytes).unwrap_or_default();
             self.fail(refusal::inside(&error, self.dialect));
             return None;
         }
         let choices = chunk.choices.unwrap_or_default();
         self.count(chunk.usage, choices.is_empty());
-        // One choice was asked for.
+        // Every request asks for one choice.
         let choice = choices.into_iter().next()?;
         if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
             self.finish = Some(reason);
@@ -233,24 +245,24 @@ impl Transcript {
         }
     }
 
-    /// The first failure is the cause; what follows is its echo.
+    /// Only the first failure counts: later failures follow from it.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.failure.get_or_insert(failure);
     }
 
-    /// The stream broke, or makes no sense any more. After a reason to finish that spoils nothing.
+    /// The stream broke, or no longer makes sense. After a finish reason this does not spoil the answer.
     pub(super) fn broke(&mut self, failure: Failure) {
         if self.finish.is_none() {
             self.fail(failure);
         }
     }
 
-    /// Whether the outcome stands: what may follow are counts and a bill.
+    /// True once the outcome is known: only counts and a bill may follow.
     pub(super) fn is_decided(&self) -> bool {
         self.finish.is_some() || self.failure.is_some()
     }
 
-    /// Whether the server said that nothing follows.
+    /// True once the server said that nothing follows.
     pub(super) fn is_done(&self) -> bool {
         self.done
     }
@@ -259,15 +271,8 @@ impl Transcript {
         self.billing.as_deref()
     }
 
-    /// The tokens, by the provider's count or ours; `None` when nothing was generated and nothing said.
+    /// The tokens, by the provider's count or our estimate; `None` when nothing was generated and no count came.
     pub(super) fn usage(&self, input: &Input) -> Option<Usage> {
-        let prompt = || {
-            let bytes = match input {
-                Input::Prompt(text) => text.len(),
-                Input::Messages(messages) => messages.iter().map(|m| m.content.len()).sum(),
-            };
-            bytes.div_ceil(BYTES_PER_TOKEN) as u64
-        };
         match self.usage {
             Some(Counts {
                 prompt_tokens: Some(prompt_tokens),
@@ -275,14 +280,14 @@ impl Transcript {
             }) => Some(Usage { prompt_tokens, completion_tokens, estimated: false }),
             None if self.pieces == 0 && self.finish.is_none() => None,
             counts => Some(Usage {
-                prompt_tokens: counts.and_then(|c| c.prompt_tokens).unwrap_or_else(prompt),
+                prompt_tokens: counts.and_then(|c| c.prompt_tokens).unwrap_or_else(|| tokens_of_input(input)),
                 completion_tokens: counts.and_then(|c| c.completion_tokens).unwrap_or(self.pieces),
                 estimated: true,
             }),
         }
     }
 
-    /// What it came to.
+    /// The outcome of the whole answer.
     pub(super) fn outcome(self, input: &Input) -> Result<Success, Failure> {
         let usage = self.usage(input).unwrap_or_default();
         if let Some(failure) = self.failure {

@@ -6,8 +6,8 @@
 //!   └────────────────────────────── call.timeout ──────────────────────────────┘
 //! ```
 //!
-//! Dropping the future closes the connection, which is how these servers are told to stop. A head with status 200
-//! says that the server admitted the request: from there on it may be billed, however it ends.
+//! Dropping the future closes the connection, which tells these servers to stop. A head with status 200
+//! means that the server admitted the request: from then on the request may be billed, however it ends.
 
 use std::time::Duration;
 
@@ -23,9 +23,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     chat::{self, OUTPUT_MAX, Transcript},
-    http,
-    openai::Dialect,
-    refusal,
+    dialect::Dialect,
+    http, refusal,
     sse::Reader,
 };
 use crate::provider::{Call, Progress, Success};
@@ -33,16 +32,16 @@ use crate::provider::{Call, Progress, Success};
 /// One event of a stream. A chunk with a token is a few hundred bytes; a whole answer in one chunk fits as well.
 const EVENT_MAX: usize = OUTPUT_MAX;
 
-/// A whole answer: the output, and as much again for what JSON adds to it.
+/// A whole answer: the output, and as much again for its JSON.
 const BODY_MAX: usize = 2 * OUTPUT_MAX;
 
 /// Once the outcome is known, counts and bill follow at once or not at all.
 const TAIL: Duration = Duration::from_secs(1);
 
-/// After `[DONE]` only the end of the body is missing. Reading it lets the connection serve the next call.
+/// After `[DONE]` only the end of the body is missing. Once it is read, the connection can serve the next call.
 const END: Duration = Duration::from_millis(20);
 
-/// What to ask, and how long to wait for what.
+/// A request, and how long to wait for each part of its answer.
 pub(super) struct Exchange<'a> {
     pub(super) client: &'a Client,
     pub(super) url: Url,
@@ -56,17 +55,17 @@ pub(super) struct Exchange<'a> {
 /// How far a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reached {
-    /// The connection failed; nobody answered.
+    /// The connection failed.
     Nobody,
-    /// It was sent, and no answer came in time.
+    /// The request was sent, and no answer came in time.
     Silence,
-    /// It was refused with this status.
+    /// The server refused the request with this status.
     Refusal(u16),
-    /// It was admitted.
+    /// The server admitted the request.
     Admission,
 }
 
-/// How it ended.
+/// The end of an exchange.
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) outcome: Result<Success, Failure>,
@@ -147,7 +146,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// A server may answer in one piece though a stream was asked for; it says so.
+    /// True for a stream. A server may answer in one piece although a stream was asked for; its content type says so.
     fn is_stream(&self, response: &Response) -> bool {
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         self.stream && !content_type.is_some_and(|text| text.contains("json") && !text.contains("ndjson"))
@@ -159,10 +158,10 @@ struct Reading<'a> {
     transcript: Transcript,
     sent: Instant,
     deadline: Instant,
-    /// When the next bytes must have come.
+    /// The next bytes must come before this.
     next_by: Instant,
     idle: Duration,
-    /// Once the outcome is known: when to stop reading what follows it.
+    /// Once the outcome is known: when to stop reading.
     over_by: Option<Instant>,
     first_token: Option<Duration>,
     progress: &'a dyn Progress,
@@ -189,7 +188,7 @@ impl Reading<'_> {
         loop {
             let limit = self.over_by.unwrap_or(self.next_by).min(self.deadline);
             let ended = match timeout_at(limit, response.chunk()).await {
-                // Whatever comes is a sign of life, a comment as well.
+                // Any bytes are a sign of life, a comment included.
                 Ok(Ok(Some(bytes))) => {
                     began = true;
                     self.next_by = Instant::now() + self.idle;
@@ -234,7 +233,8 @@ impl Reading<'_> {
         }
     }
 
-    /// Set once and only shortened, so that a server which never stops talking is not listened to for ever.
+    /// Sets the end of the reading once the outcome is known, and only ever makes it sooner: a server that never
+    /// stops sending is not read for ever.
     fn note_the_end(&mut self) {
         let rest = match (self.transcript.is_done(), self.transcript.is_decided()) {
             (true, _) => END,

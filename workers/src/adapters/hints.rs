@@ -1,5 +1,5 @@
-//! Hints that a run has ended: what a webhook says, and whoever follows the run asks at once. Never more than a hint:
-//! anybody may send one, so what a run gave is always read from the provider itself.
+//! Hints that a run has ended. A webhook brings the hint, and the task that follows the run polls at once. Anybody may
+//! send a webhook, so the result of a run is always read from the provider itself.
 
 use std::{
     collections::HashMap,
@@ -16,9 +16,9 @@ pub struct Hints(Mutex<HashMap<String, Arc<Notify>>>);
 /// Where a provider may send its hints.
 #[derive(Clone)]
 pub struct Callback {
-    /// What the provider is told to call. May hold a token, so it is never shown.
+    /// The URL that the provider calls. May hold a token, so it is never shown.
     pub url: String,
-    /// Whom the receiver tells.
+    /// The hints that the receiver passes on.
     pub hints: Arc<Hints>,
 }
 
@@ -43,12 +43,12 @@ impl Hints {
         Hint { hints: self, run: run.to_owned(), notify }
     }
 
-    /// Whether anybody follows the run.
+    /// True if a task of this process follows the run.
     pub fn is_followed(&self, run: &str) -> bool {
         self.runs().contains_key(run)
     }
 
-    /// Tells whoever follows the run; says whether anybody does.
+    /// Wakes the task that follows the run; false if there is none.
     pub fn tell(&self, run: &str) -> bool {
         let found = self.runs().get(run).cloned();
         found.inspect(|notify| notify.notify_one()).is_some()

@@ -166,8 +166,8 @@ pub(super) async fn error_body(mut response: Response) -> Vec<u8> {
     let mut body = Vec::new();
     let read = async {
         while let Ok(Some(part)) = response.chunk().await {
-            let room = ERROR_BODY_MAX - body.len();
-            body.extend_from_slice(&part[..part.len().min(room)]);
+            let left = ERROR_BODY_MAX - body.len();
+            body.extend_from_slice(&part[..part.len().min(left)]);
             if body.len() == ERROR_BODY_MAX {
                 break;
             }

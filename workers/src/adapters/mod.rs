@@ -1,11 +1,16 @@
 //! One file per provider, each behind [`crate::provider::Provider`].
 //!
-//! Reading order: the tools ([`secret`], [`http`], [`sse`]), what the servers say (`chat` reads answers, `refusal`
-//! reads errors; both pure), one streamed request (`exchange`), then the providers: [`openai`] for every server
-//! that speaks that API, Golem rentals included; [`modal`], [`runpod`] and [`replicate`], whose runs go on without us
-//! (`runs` follows them, `polled` sends the requests two of them share, [`throttle`] keeps the pace, [`hints`] wakes it);
-//! and [`noop`] for benchmarks.
+//! Reading order; each module imports only modules before it:
+//!
+//! - the tools: [`secret`], [`http`], [`sse`], `json`;
+//! - the OpenAI API: [`dialect`] names the servers, `refusal` reads errors, `chat` reads answers (all pure), `exchange`
+//!   makes one streamed request;
+//! - runs that outlive their connection: [`throttle`] keeps the pace, [`hints`] wakes it, `runs` follows a run, `polled`
+//!   sends the requests that two providers share;
+//! - the providers: [`openai`] for every server that speaks that API, Golem rentals included; [`modal`], [`runpod`] and
+//!   [`replicate`]; and [`noop`] for benchmarks.
 
+pub mod dialect;
 pub mod hints;
 pub mod http;
 pub mod modal;
@@ -19,14 +24,16 @@ pub mod throttle;
 
 mod chat;
 mod exchange;
+mod json;
 mod polled;
 mod refusal;
 mod runs;
 
+pub use dialect::Dialect;
 pub use http::BuildError;
 pub use modal::{Modal, ModalConfig, ModalMode};
 pub use noop::Noop;
-pub use openai::{Billing, Dialect, OpenAi, OpenAiConfig};
+pub use openai::{Billing, OpenAi, OpenAiConfig};
 pub use replicate::{Replicate, ReplicateConfig};
 pub use runpod::{RunPod, RunPodConfig, RunPodMode};
 pub use secret::Secret;

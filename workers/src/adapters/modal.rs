@@ -7,12 +7,12 @@
 //! | `spawn` | a POST that names the run at once, then polls; the same job and attempt never start twice | yes |
 //!
 //! Modal's edge answers in plain text that begins with `modal-http:`; its redirects are followed by hand, because the
-//! run's id must be in the journal before the result is fetched. What a run used is measured by the app, in the
-//! container, and told in a `billing` object; without one, our own clock gives an estimate.
+//! run's id must be in the journal before the result is fetched. The app measures the use of a run inside its
+//! container and reports it in a `billing` object; without one, our own clock gives an estimate.
 //!
-//! In any mode `PUT /v1/warm` `{"model", "containers"}` has so many containers up, running ones included; the app lets go of
-//! them about a minute after it was last asked. What they cost, their start included, is standing cost (`GET /billing`). An
-//! app that says it has no such route is not asked again.
+//! In any mode `PUT /v1/warm` `{"model", "containers"}` keeps so many containers up, running ones included, for about a
+//! minute after the last such order. Their cost, starts included, is standing cost (`GET /billing`). An
+//! app that has no such route gets no further order.
 
 mod app;
 mod runs;
@@ -36,9 +36,10 @@ use tracing::{debug, warn};
 
 use self::app::Billing as AppBilling;
 use super::{
+    dialect::Dialect,
     exchange::{Answered, Reached},
     http::{self, BaseUrl, BuildError},
-    openai::{self, Billing, Dialect, OpenAi, OpenAiConfig},
+    openai::{self, Billing, OpenAi, OpenAiConfig},
     refusal,
     runs::{Remote as _, Runs, Typical},
     secret::Secret,
@@ -46,7 +47,7 @@ use super::{
 };
 use crate::provider::{Call, Ended, Health, Progress, Provider, Trail, UsedItem};
 
-/// Modal's edge takes 200 requests a second of an account; what is left over is for other clients of it.
+/// Modal's edge takes 200 requests a second of an account; the rest is for the account's other clients.
 const LIMIT: Limit = Limit { count: 150, per: Duration::from_secs(1), concurrent: 1_000 };
 
 /// How calls are made.
@@ -58,7 +59,7 @@ pub enum ModalMode {
     OpenAi,
     /// Held until done; for jobs of some minutes.
     Wait,
-    /// Started and polled; for long jobs, and whatever must not be billed twice.
+    /// Started and polled; for long jobs, and for jobs that must not be billed twice.
     Spawn,
 }
 
@@ -114,7 +115,7 @@ pub struct Modal {
     streamed: OpenAi,
     throttle: Throttle,
     typical: Typical,
-    /// Whether the app serves `PUT /v1/warm`, as far as we know.
+    /// False once the app has said that it does not serve `PUT /v1/warm`.
     warmable: AtomicBool,
     config: ModalConfig,
 }
@@ -158,7 +159,7 @@ impl Modal {
     }
 }
 
-/// What a call without a bill used, by our own clock. `item` says what it was doing.
+/// The use of a call without a bill, by our own clock. `item` names its part.
 fn measured(call: &Call, item: &'static str, took: Duration) -> Vec<UsedItem> {
     vec![UsedItem { sku: call.sku.clone(), item, used: Used::Time(took) }]
 }
@@ -170,7 +171,7 @@ fn ended(call: &Call, answered: Answered) -> Ended {
     let (used, estimated, cold_start) = match (reached, billing) {
         (_, Some(billing)) => (billing.used(), false, billing.cold_start()),
         (Reached::Admission, None) => (measured(call, "execution", took), true, Duration::ZERO),
-        // Modal queues only above our own slot limit: who waits, waits for a container that is starting, and pays.
+        // Modal queues only above our own slot limit, so a call that waits, waits for a container that starts, and pays.
         (Reached::Silence, None) => (measured(call, "cold_start", took), true, Duration::ZERO),
         (Reached::Refusal(status), None) if died(status) => {
             (measured(call, "execution", took), true, Duration::ZERO)
@@ -180,7 +181,7 @@ fn ended(call: &Call, answered: Answered) -> Ended {
     Ended { outcome, used, estimated, cold_start, first_token }
 }
 
-/// Whether this status of the edge tells of a container that began and did not end well.
+/// True if this status of the edge means a container that began and did not end well.
 fn died(status: u16) -> bool {
     matches!(status, 502 | 504)
 }
@@ -286,7 +287,7 @@ impl Modal {
         Err(refusal::refused(status, &body, wait, Dialect::Vllm))
     }
 
-    /// What all containers used so far for no run, by GPU; `None` where the app does not count it.
+    /// The use of all containers so far that belongs to no run, by GPU; `None` for an app that does not count it.
     async fn unused(&self) -> Result<Option<Vec<UsedItem>>, Failure> {
         let request = self.client.get(self.base.join("/billing")).headers(self.headers.clone());
         let response = request.send().await.map_err(http::broken)?;
@@ -300,7 +301,7 @@ impl Modal {
         }
     }
 
-    /// Without our credentials, should a message repeat them.
+    /// The failure without our credentials, in case its message repeats them.
     fn scrubbed(&self, mut failure: Failure) -> Failure {
         for secret in self.config.key.iter().chain(&self.config.secret) {
             failure.message = secret.scrub(&failure.message);

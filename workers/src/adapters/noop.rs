@@ -13,7 +13,7 @@ use schemas::{
 
 use crate::provider::{Call, Ended, Health, Progress, Provider, Success, UsedItem};
 
-/// What it always says.
+/// Every answer.
 const TEXT: &str = "ok";
 
 /// Answers at once, or after a fixed delay.
@@ -52,25 +52,7 @@ impl Provider for Noop {
         })
     }
 
-    fn reattach<'a>(
-        &'a self,
-        _: &'a Call,
-        _: &'a str,
-        _: Duration,
-        _: &'a dyn Progress,
-    ) -> BoxFuture<'a, Option<Ended>> {
-        Box::pin(async { None })
-    }
-
-    fn cancel<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
-    }
-
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(async { Health::Up })
-    }
-
-    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
-        Box::pin(async { None })
     }
 }

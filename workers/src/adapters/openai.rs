@@ -1,8 +1,8 @@
 //! Any server that speaks the OpenAI API: vLLM, llama.cpp, Ollama, TGI, SGLang, OpenAI itself, and all rented
 //! machines, Golem's included, that run one of them.
 //!
-//! A call is one streamed request; nothing of it is kept at the server. So a lost connection is a lost attempt, there
-//! is nothing to re-attach to, and closing the connection is the only way to cancel.
+//! A call is one streamed request, and the server keeps nothing of it. So a lost connection is a lost attempt, there is
+//! nothing to re-attach to, and closing the connection is the only way to cancel.
 
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     chat,
+    dialect::Dialect,
     exchange::{Answered, Exchange, Reached},
     http::{self, BaseUrl, BuildError},
     refusal,
@@ -30,38 +31,7 @@ use crate::provider::{Call, Ended, Health, Progress, Provider, UsedItem};
 /// restarted for missing a shorter limit.
 pub(super) const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Which server it is, for what the API leaves open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dialect {
-    /// OpenAI itself, or a hosted service like it.
-    OpenAi,
-    /// vLLM.
-    #[default]
-    Vllm,
-    /// llama.cpp's `llama-server`; each stream gets a connection of its own.
-    LlamaCpp,
-    /// Ollama's `/v1`.
-    Ollama,
-    /// Hugging Face's text generation inference.
-    Tgi,
-    /// SGLang.
-    SgLang,
-}
-
-impl Dialect {
-    /// The cheapest route that says whether the server could take work.
-    pub const fn health_path(self) -> &'static str {
-        match self {
-            Self::OpenAi => "/v1/models",
-            Self::Vllm | Self::LlamaCpp | Self::Tgi | Self::SgLang => "/health",
-            // `/health` does not exist there.
-            Self::Ollama => "/api/version",
-        }
-    }
-}
-
-/// How whoever stands behind the server charges for a call.
+/// How the owner of the server charges for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Billing {
@@ -69,7 +39,7 @@ pub enum Billing {
     PerInference,
     /// The time from sending to the last byte of each admitted call. Our own measurement, so always an estimate.
     PerSecond,
-    /// The tokens of the answer's `usage`; without one, what was seen of them, as an estimate.
+    /// The tokens of the answer's `usage`; without one, an estimate from the tokens that came.
     PerToken,
 }
 
@@ -80,7 +50,7 @@ pub struct OpenAiConfig {
     pub base_url: String,
     /// Sent as `Authorization: Bearer`.
     pub api_key: Option<Secret>,
-    /// Which server it is.
+    /// The server's software.
     pub dialect: Dialect,
     /// Whether answers are streamed. Without it a cancelled call may run on, so only for servers whose streams break.
     pub stream: bool,
@@ -92,7 +62,7 @@ pub struct OpenAiConfig {
     pub first_byte_timeout: Duration,
     /// How long a stream may be silent. llama.cpp shows a sign of life every 30 s.
     pub idle_timeout: Duration,
-    /// Asked instead of the dialect's own health route: llama-cpp-python, for one, has only `/v1/models`.
+    /// Replaces the dialect's own health route: llama-cpp-python, for example, has only `/v1/models`.
     pub health_path: Option<String>,
     /// More headers for every request, by name.
     pub extra_headers: Vec<(String, Secret)>,
@@ -144,12 +114,12 @@ impl OpenAi {
         Ok(Self { client, base, health, headers, config })
     }
 
-    /// One call, before anybody asks what it cost.
+    /// One call and its answer, without its cost.
     pub(super) async fn answer(&self, call: &Call, progress: &dyn Progress) -> Answered {
         let mut headers = headers_of(&self.headers, call);
         if self.config.stream && self.config.dialect == Dialect::LlamaCpp {
-            // It offers to keep the connection and closes it some 30 ms after a stream has ended (measured with a
-            // build of 2026-10): a call sent within that time is lost. A new connection costs it next to nothing.
+            // llama-server offers to keep the connection, and closes it about 30 ms after a stream has ended (measured
+            // with a build of 2026-10). A call sent within that time is lost. A new connection is cheap.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let exchange = Exchange {
@@ -195,7 +165,7 @@ impl OpenAi {
     }
 }
 
-/// The headers of one call: `X-Request-Id` is not a key that makes a call happen once, but it stands in the logs.
+/// The headers of one call. `X-Request-Id` does not make a call happen only once; it is for the server's logs.
 pub(super) fn headers_of(base: &HeaderMap, call: &Call) -> HeaderMap {
     let mut headers = base.clone();
     let request_id = HeaderValue::from_str(&call.request_id()).expect("a UUID and a number are ASCII");
@@ -206,7 +176,7 @@ pub(super) fn headers_of(base: &HeaderMap, call: &Call) -> HeaderMap {
     headers
 }
 
-/// Whether a route answers with 2xx in time.
+/// Up if a route answers with 2xx in time.
 pub(super) async fn health_of(client: &Client, url: Url, headers: HeaderMap, dialect: Dialect) -> Health {
     let ask = async {
         let response = client.get(url).headers(headers).send().await.map_err(http::broken)?;
@@ -233,20 +203,6 @@ impl Provider for OpenAi {
         Box::pin(async move { self.ended(call, self.answer(call, progress).await) })
     }
 
-    fn reattach<'a>(
-        &'a self,
-        _: &'a Call,
-        _: &'a str,
-        _: Duration,
-        _: &'a dyn Progress,
-    ) -> BoxFuture<'a, Option<Ended>> {
-        Box::pin(async { None })
-    }
-
-    fn cancel<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
-    }
-
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(async move {
             match health_of(&self.client, self.health.clone(), self.headers.clone(), self.config.dialect)
@@ -260,10 +216,6 @@ impl Provider for OpenAi {
             }
         })
     }
-
-    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
-        Box::pin(async { None })
-    }
 }
 
 #[cfg(test)]
@@ -271,17 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dialect_reads_as_operators_write_it() {
-        for (text, dialect) in [
-            ("openai", Dialect::OpenAi),
-            ("vllm", Dialect::Vllm),
-            ("llamacpp", Dialect::LlamaCpp),
-            ("ollama", Dialect::Ollama),
-            ("tgi", Dialect::Tgi),
-            ("sglang", Dialect::SgLang),
-        ] {
-            assert_eq!(serde_json::from_str::<Dialect>(&format!("\"{text}\"")).unwrap(), dialect);
-        }
+    fn billing_reads_as_operators_write_it() {
         assert_eq!(serde_json::from_str::<Billing>("\"per_inference\"").unwrap(), Billing::PerInference);
     }
 

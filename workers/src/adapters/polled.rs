@@ -1,24 +1,23 @@
-//! What the requests of RunPod and Replicate have in common: a JSON API whose runs are started, asked about and stopped
-//! by one request each.
+//! The requests that RunPod and Replicate share: a JSON API whose runs are started, asked about and stopped by one request
+//! each.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use reqwest::{RequestBuilder, Response};
 use schemas::failure::{Failure, FailureClass};
 use tokio::time::timeout;
 
 use super::{
-    http,
-    openai::Dialect,
-    refusal,
+    dialect::Dialect,
+    http, refusal,
     runs::{Asked, Submitted},
     throttle::Turn,
 };
 
-/// Sends a submission. The error is what anything but an answer with a status of 2xx says of the run.
+/// Sends a submission. The error is what any answer but one with a status of 2xx means for the run.
 pub(super) async fn submitted(request: RequestBuilder, dialect: Dialect) -> Result<Response, Submitted> {
     let response = request.send().await.map_err(|error| {
-        // Where nobody was reached, nothing runs.
+        // Without a connection nothing runs.
         if error.is_connect() {
             Submitted::Refused(http::broken(error))
         } else {
@@ -29,13 +28,20 @@ pub(super) async fn submitted(request: RequestBuilder, dialect: Dialect) -> Resu
         return Ok(response);
     }
     Err(match refusal::read(response, dialect).await {
-        // An edge that lost the answer, or its patience.
+        // An edge that lost the answer, or gave up waiting for it.
         (502 | 504 | 520..=599, failure) => Submitted::Unsure(failure),
         (_, failure) => Submitted::Refused(failure),
     })
 }
 
-/// Asks about a run. The error is what anything but an answer with status 200 says of it.
+/// Bounds a submission. Without an answer in time it is not known whether the run exists.
+pub(super) async fn within(patience: Duration, submitted: impl Future<Output = Submitted>) -> Submitted {
+    timeout(patience, submitted).await.unwrap_or_else(|_| {
+        Submitted::Unsure(Failure::new(FailureClass::Timeout, "the submission was not answered in time"))
+    })
+}
+
+/// Asks about a run. The error is what any answer but one with status 200 means for the run.
 pub(super) async fn asked(request: RequestBuilder, dialect: Dialect) -> Result<Response, Asked> {
     let response = request.send().await.map_err(|error| Asked::Failed(http::broken(error)))?;
     match response.status().as_u16() {
@@ -48,7 +54,7 @@ pub(super) async fn asked(request: RequestBuilder, dialect: Dialect) -> Result<R
     }
 }
 
-/// Asks to stop a run. One that is unknown does not run.
+/// Asks to stop a run. An unknown run counts as stopped.
 pub(super) async fn stopped(
     request: RequestBuilder,
     limit: Duration,
@@ -66,7 +72,7 @@ pub(super) async fn stopped(
 }
 
 impl Asked {
-    /// What the answer to a submission says, which is about the run of this id.
+    /// The meaning of a submission's answer that is about the run of this id.
     pub(super) fn into_submitted(self, run: String) -> Submitted {
         match self {
             Self::Over(over) => Submitted::Over(over),
@@ -74,7 +80,7 @@ impl Asked {
         }
     }
 
-    /// Another run's output would be another job's result.
+    /// An answer about another run is refused: its output would be another job's result.
     pub(super) fn about_another() -> Self {
         Self::Hopeless(Failure::new(FailureClass::ProviderDown, "an answer about another run"))
     }

@@ -1,4 +1,4 @@
-//! What a server's error means: status first, its `type` or `code` second, never the message alone. Pure.
+//! The meaning of a server's error: status first, `type` or `code` second, never the message alone. Pure.
 //!
 //! Every server words errors in its own way, and a proxy in front may answer anything; see [`Said::read`]. The one
 //! exception to "never the message" is memory: no server has a code for an accelerator that is full.
@@ -12,12 +12,12 @@ use schemas::{
 };
 use serde_json::Value;
 
-use super::{http, openai::Dialect};
+use super::{dialect::Dialect, http};
 
 /// How much of a page that is no error object is repeated.
 const PAGE_MAX: usize = 200;
 
-/// A text of the job's input shorter than this may stand in a message by chance, and tells nobody anything.
+/// A text of the job's input shorter than this may stand in a message by chance, and reveals nothing.
 const INPUT_MIN: usize = 12;
 
 /// An error as far as it could be read.
@@ -70,7 +70,7 @@ impl Said {
             | "context_length_exceeded"
             | "validation"
             | "template_error" => Some(C::InvalidRequest),
-            // Nothing left to spend is 429 at OpenAI; waiting does not help, somebody must act.
+            // OpenAI answers 429 when the credit is used up. Waiting does not help; a person must act.
             "authentication_error" | "invalid_api_key" | "permission_error" | "insufficient_quota" => {
                 Some(C::Authentication)
             }
@@ -132,7 +132,7 @@ fn of_status(status: u16, said: &Said, dialect: Dialect) -> C {
         401..=403 => C::Authentication,
         408 => C::Timeout,
         429 => match said.class() {
-            // TGI's word for "more requests than I take": there is no rate to keep.
+            // TGI says so above its limit of concurrent requests: there is no rate to keep.
             Some(class @ (C::Capacity | C::Authentication)) => class,
             _ => C::RateLimited,
         },
@@ -145,12 +145,12 @@ fn of_status(status: u16, said: &Said, dialect: Dialect) -> C {
         500..=599 if said.is_out_of_memory() => C::OutOfMemory,
         // TGI answers 424 when the generation failed.
         424 | 500..=599 => C::ProviderDown,
-        // 404, 405, a redirect, an odd 2xx: the pool points at something that is not what we think.
+        // 404, 405, a redirect, an unexpected 2xx: the pool's address is not such a server.
         _ => C::Misconfigured,
     }
 }
 
-/// The seconds in "Your rate limit resets in ~30s.", which is all that Replicate says of them; at most an hour.
+/// The seconds in "Your rate limit resets in ~30s."; Replicate tells them nowhere else. At most an hour.
 fn resets_in(message: &str) -> Option<Duration> {
     let digits = message.split("resets in ~").nth(1)?;
     let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
@@ -173,7 +173,7 @@ pub(super) fn inside(error: &Value, dialect: Dialect) -> Failure {
     Failure::new(class, message)
 }
 
-/// The same failure without what the job said: a server that refuses a prompt may repeat it.
+/// The same failure without the job's input, which a server that refuses a prompt may repeat.
 pub(super) fn without_input(mut failure: Failure, input: &Input) -> Failure {
     let texts: Vec<&str> = match input {
         Input::Prompt(text) => vec![text],

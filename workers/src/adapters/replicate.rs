@@ -1,18 +1,19 @@
 //! Replicate: predictions of public models, official models and our own deployments.
 //!
-//! A call is a POST that is held for a while (`Prefer: wait`), answered with the prediction as far as it is, and then
-//! polled. `Cancel-After` ends a prediction that everybody forgot. There is no idempotency key: a submission that was
-//! not answered is looked for in the account's list of predictions, by model, time and input; two that could be it are
-//! none. Results are removed an hour after the end. For a job that is watched live the prediction's own stream is read
-//! beside the polls; what it misses comes with the result.
+//! A call is a POST that is held for a while (`Prefer: wait`), answered with the prediction so far, and then
+//! polled. `Cancel-After` ends a prediction that no worker follows. There is no idempotency key: a submission that was
+//! not answered is looked for in the account's list of predictions, by model, time and input; of two that match none is
+//! taken. Results are removed an hour after the end. For a job that is watched live the prediction's own stream is read
+//! beside the polls; output that the stream misses comes with the result.
 //!
-//! Billed is `predict_time` for public models, which the prediction tells; tokens for official language models. A
-//! deployment is billed for all the time its instances stand, which no prediction tells: what is booked for it is an
-//! estimate by `predict_time`, and the rest has to be read from the invoice. The names of the token counts in `metrics`
+//! Replicate bills `predict_time` for public models, which the prediction tells, and tokens for official language models. A
+//! deployment is billed for all the time its instances stand, which no prediction tells: Beacon books an
+//! estimate by `predict_time`, and the rest is only on the invoice. The names of the token counts in `metrics`
 //! were observed and not confirmed; without them a call by tokens is an estimate.
 
 mod live;
 mod remote;
+mod streams;
 mod wire;
 
 use std::{sync::Arc, time::Duration};
@@ -25,19 +26,20 @@ use reqwest::{
 use schemas::failure::Failure;
 use serde::{Deserialize, Serialize};
 
-use self::live::Streams;
+use self::streams::Streams;
 pub use self::wire::InputKeys;
 use super::{
+    dialect::Dialect,
     hints::{Callback, Hints},
     http::{BaseUrl, BuildError},
-    openai::{self, Billing, Dialect},
+    openai::{self, Billing},
     runs::{Remote as _, Runs, Typical},
     secret::Secret,
     throttle::{Limit, Throttle},
 };
-use crate::provider::{Call, Ended, Health, Progress, Provider, Trail, UsedItem};
+use crate::provider::{Call, Ended, Health, Progress, Provider, Trail};
 
-/// What predictions are made of: which of three routes the model's name belongs to.
+/// The kind of a model's name, which decides between three routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
@@ -76,9 +78,9 @@ pub struct ReplicateConfig {
     pub base_url: String,
     /// Sent as `Authorization: Bearer`.
     pub api_key: Option<Secret>,
-    /// What the models' names mean.
+    /// The kind of the models' names.
     pub target: Target,
-    /// How the model calls its inputs.
+    /// The model's names for its inputs.
     pub input: InputKeys,
     /// How predictions are charged: [`Billing::PerSecond`] or [`Billing::PerToken`].
     pub billing: Billing,
@@ -94,7 +96,7 @@ pub struct ReplicateConfig {
     pub request_timeout: Duration,
     /// The account's limits.
     pub limits: Arc<AccountLimits>,
-    /// Where Replicate tells that a prediction has ended; without it polls find out.
+    /// Where Replicate reports the end of a prediction. Without it only polls find the end.
     pub callback: Option<Callback>,
 }
 
@@ -189,7 +191,7 @@ impl Provider for Replicate {
         true
     }
 
-    /// There is no health check; the cheapest authenticated call says whether the front door is open to us.
+    /// Replicate has no health check. The cheapest authenticated call shows whether its API answers us.
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(async move {
             let url = self.base.join("/v1/account");
@@ -201,10 +203,6 @@ impl Provider for Replicate {
                 Health::Up => Health::Up,
             }
         })
-    }
-
-    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
-        Box::pin(async { None })
     }
 }
 

@@ -6,11 +6,11 @@
 //! | `runsync` | a POST that is held until the job ends or the wait is over, then polls; for jobs of some seconds | 1 min |
 //!
 //! There is no idempotency key: a submission that was not answered is looked for in the endpoint's list of requests by
-//! the `beacon` object in its input. Nobody confirmed how complete that list is, so a job that is not in it is taken as
-//! possibly wasted, unless `trust_requests` says otherwise; RunPod deletes it when its `ttl` passes.
+//! the `beacon` object in its input. It is not confirmed that the list is complete, so a job that is missing there counts as
+//! possibly wasted, unless `trust_requests` says otherwise. RunPod deletes the job when its `ttl` passes.
 //!
-//! RunPod bills a worker from its start to its stop. What a job tells is its own `executionTime`, which is what is
-//! booked for it; start and idle time of the workers are on no job, and have to be read from the invoice.
+//! RunPod bills a worker from its start to its stop. A job tells its own `executionTime`, which Beacon
+//! books. Start and idle time of the workers are on no job, only on the invoice.
 
 mod remote;
 mod wire;
@@ -37,7 +37,7 @@ use super::{
     secret::Secret,
     throttle::{Limit, Throttle},
 };
-use crate::provider::{Call, Ended, Health, Progress, Provider, Trail, UsedItem};
+use crate::provider::{Call, Ended, Health, Progress, Provider, Trail};
 
 /// How calls are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,10 +177,6 @@ impl Provider for RunPod {
 
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(self.workers(HEALTH_TIMEOUT))
-    }
-
-    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
-        Box::pin(async { None })
     }
 }
 

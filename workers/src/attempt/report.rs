@@ -73,8 +73,11 @@ pub(super) fn refusal(error: &transport::PublishError) -> Refusal {
     use transport::PublishError as E;
     match error {
         E::TooLarge { .. } => Refusal::TooLarge,
-        E::NoStream(_) | E::Full { .. } | E::Unknown(_) | E::Refused { .. } | E::Client { .. } => {
-            Refusal::Unavailable(error.to_string())
-        }
+        E::NoStream(_)
+        | E::Full { .. }
+        | E::NotPermitted(_)
+        | E::Unknown(_)
+        | E::Refused { .. }
+        | E::Client { .. } => Refusal::Unavailable(error.to_string()),
     }
 }

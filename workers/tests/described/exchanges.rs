@@ -88,7 +88,11 @@ async fn exercise(provider: &dyn Provider, simulator: &Simulator, model: &str, m
 }
 
 /// Fails with every drift on a line of its own. `allowed` says what differs on purpose.
-fn judge(description: &Description, exchanges: &[Exchange], allowed: impl Fn(&Exchange, &Drift) -> bool) {
+fn assert_described(
+    description: &Description,
+    exchanges: &[Exchange],
+    allowed: impl Fn(&Exchange, &Drift) -> bool,
+) {
     assert!(exchanges.len() > 8, "only {} exchanges were written down", exchanges.len());
     let mut drifts = Vec::new();
     for exchange in exchanges {
@@ -138,7 +142,7 @@ async fn openai_bodies_are_as_openai_describes_them() {
         exercise(&OpenAi::new(config).unwrap(), &simulator, "m", &most_params()).await;
         let exchanges: Vec<Exchange> =
             simulator.exchanges().into_iter().filter(|exchange| exchange.path != "/health").collect();
-        judge(&description, &exchanges, |exchange, drift| {
+        assert_described(&description, &exchanges, |exchange, drift| {
             // vLLM's own: it answers completions as a stream, which OpenAI describes without a schema, and an engine's
             // error with status 200; its answers have no `refusal`.
             is_error(exchange)
@@ -169,7 +173,7 @@ async fn replicate_bodies_are_as_replicate_describes_them() {
             simulator.set_fault(Some(Fault::times(FaultKind::StallMidStream { after_tokens: 1 }, 1)));
             let stalled = Call { timeout: Duration::from_millis(300), ..known };
             let _ = provider.run(&stalled, &Deaf).await;
-            judge(&description, &simulator.exchanges(), |exchange, drift| {
+            assert_described(&description, &simulator.exchanges(), |exchange, drift| {
                 // The description contradicts itself: `hidden` is also one of "any text", of which it wants only one.
                 is_error(exchange) || drift.reason.contains("\"hidden\" is valid under more than one")
             });

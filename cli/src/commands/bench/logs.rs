@@ -27,7 +27,7 @@ const ONE_IN: u64 = 100;
 /// Between two looks at the process.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What a backfill and a replay came to.
+/// The rates of a backfill and of a replay.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Logs {
     /// Lines of the file.
@@ -63,7 +63,8 @@ pub(crate) async fn measure(
     let url = link.urls.first().context("no NATS address")?;
     let begin = Instant::now();
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["backfill", "run", "--nats-url", url, "--outstanding", OUTSTANDING, "--json"])
+        .args(["backfill", "run", "--outstanding", OUTSTANDING, "--json"])
+        .env("BEACON_NATS_URL", url.exposed())
         .arg(&file)
         .stdout(std::process::Stdio::null())
         .kill_on_drop(true)

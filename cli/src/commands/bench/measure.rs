@@ -14,7 +14,6 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use producer::{JobRequest, Producer};
 use schemas::headers;
-use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use transport::api;
@@ -25,40 +24,6 @@ const OUTSTANDING: usize = 1_024;
 pub(crate) const PROMPT: &str = "Summarise the following in one sentence for a busy reader: the harbour was rebuilt twice, \
                       first after the storm of 1911 and then when the railway came, and each time the town argued \
                       for ten years about who should pay.";
-
-/// What was measured.
-#[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Figures {
-    /// Raw JetStream publishes with message ids, per second.
-    pub(crate) raw_publish_per_s: f64,
-    /// Jobs through the whole pipeline, result and cost stored and delivered, per second.
-    pub(crate) pipeline_jobs_per_s: f64,
-    /// The ratio of the two.
-    pub(crate) pipeline_per_raw: f64,
-    /// One publish at a time, median, microseconds.
-    pub(crate) raw_publish_sync_us: f64,
-    /// Submit to result on an idle system, median, microseconds.
-    pub(crate) idle_p50_us: f64,
-    /// The same, 99th percentile.
-    pub(crate) idle_p99_us: f64,
-    /// With `--backlog`: what a dispatcher process held before and while so many jobs waited.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) backlog: Option<Backlog>,
-    /// With `--lines`: a backfill, and choosing from the log.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) logs: Option<super::logs::Logs>,
-}
-
-/// A dispatcher's memory beside a backlog.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Backlog {
-    /// Jobs that waited.
-    pub(crate) jobs: u64,
-    /// Resident memory of an idle dispatcher, MiB.
-    pub(crate) rss_before_mib: f64,
-    /// The same with all jobs waiting.
-    pub(crate) rss_after_mib: f64,
-}
 
 /// Raw publishes into a stream of their own: rate with many outstanding, and the median of one at a time.
 pub(crate) async fn raw(client: &Client, count: usize, body: Bytes) -> anyhow::Result<(f64, f64)> {

@@ -1,4 +1,4 @@
-//! Many runs at a provider at once: what one worker process needs to hold them.
+//! Many runs at a provider at once: memory and processor time of the one worker process that follows them.
 //!
 //! The worker is a process of its own; dispatcher and simulated endpoint run here, so that only the worker is measured.
 
@@ -21,7 +21,7 @@ const RUN_MS: u64 = 120_000;
 /// How long the worker's time is measured.
 const SPAN: Duration = Duration::from_secs(15);
 
-/// What a worker needs that holds so many runs.
+/// Memory and processor time of a worker with so many runs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct WorkerLoad {
     /// Runs at once.
@@ -57,7 +57,7 @@ pub(crate) async fn measure(
         "[nats]\nurl = {url:?}\n[beacon]\nregions = [\"{region}\"]\nmodels = [{models}]\n[[pools]]\nprovider = \"runpod\"\n\
          region = \"{region}\"\nkind = \"runpod\"\nbase_url = \"{base}/v2/ep-sim\"\nslots = {runs}\ntimeout = \"10m\"\n\
          models = [{{ model = {name:?}, sku = \"L4\", expected = \"2m\" }}]\n",
-        url = link.urls.first().context("no NATS address")?,
+        url = link.urls.first().context("no NATS address")?.exposed(),
         models = models.join(", "),
         base = endpoint.url(),
     );

@@ -1,4 +1,4 @@
-//! Who sends the jobs: at a steady pace, each waiting for its own result.
+//! The senders of the demo's jobs: a steady pace, and each sender waits for its own result.
 
 use std::{
     sync::Arc,
@@ -129,7 +129,7 @@ async fn send(producer: Arc<Producer>, job: JobRequest) -> Result<Option<Seen>, 
     match producer.submit_and_wait(&job, LOST_AFTER).await {
         Ok(result) => Ok(Some(Seen { result, latency: started.elapsed() })),
         Err(WaitError::Timeout(_)) => Ok(None),
-        Err(error @ (WaitError::Submit(_) | WaitError::Closed(_))) => Err(error),
+        Err(error) => Err(error),
     }
 }
 

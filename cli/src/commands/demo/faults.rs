@@ -1,4 +1,4 @@
-//! What goes wrong in the demo, and when, in parts of the whole:
+//! The faults of the demo and their times, as parts of the whole:
 //!
 //! ```text
 //!  0      0.2        0.35       0.5          0.65      0.75          1
@@ -22,7 +22,7 @@ const FAILING: &str = "golem-us-east";
 /// However long the demo, the outage is as short as the report's availability allows for.
 const OUTAGE_MAX: Duration = Duration::from_secs(6);
 
-/// When what happens.
+/// One fault and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timeline {
     whole: Duration,

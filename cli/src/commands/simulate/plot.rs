@@ -24,7 +24,7 @@ const SIZE: (u32, u32) = (1_100, 1_200);
 const LEGEND_HEIGHT: u32 = 34;
 const FONT: &str = "sans-serif";
 const GREY: RGBColor = RGBColor(224, 224, 224);
-/// What is shaded.
+/// The colour of shaded spans.
 const SHADE: RGBColor = RGBColor(214, 39, 40);
 /// Where a logarithmic axis has its ticks.
 const TICKS: [f64; 10] = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
@@ -48,7 +48,7 @@ pub(super) fn plot(scenario: &Scenario, outcomes: &[Outcome]) -> anyhow::Result<
         let titles = ("95th percentile of latency, from arrival to end (log scale)", "seconds");
         plot.panel(&panels[0], titles, seconds, (floor, roof), latency)?;
         let titles = ("share of jobs at the baseline's providers", "percent");
-        // Above what there can be, there is room for the names of faults, and no tick.
+        // The axis goes on above 100 %, for the names of faults, and has no tick there.
         plot.panel(&panels[1], titles, 0.0..109.9, (0.0, 109.9), share)?;
         let roof = plot.extent(cost).map_or(0.1, |(_, most)| most).clamp(0.05, 10.0) * 1.25;
         let titles = ("cost of attempts, idle containers left out", "$ per 1,000 jobs");
@@ -58,7 +58,7 @@ pub(super) fn plot(scenario: &Scenario, outcomes: &[Outcome]) -> anyhow::Result<
     Ok(svg)
 }
 
-/// Which line is whose, in a strip of its own so that it hides nothing.
+/// The legend, in a strip of its own so that it hides no line.
 fn legend(strip: &Area<'_>, outcomes: &[Outcome]) -> anyhow::Result<()> {
     let mut x = 60;
     for outcome in outcomes {
@@ -141,7 +141,7 @@ impl Plot<'_> {
         Ok(())
     }
 
-    /// What a policy made, by minute, as long as jobs arrive.
+    /// The outcome of a policy by minute, as long as jobs arrive.
     fn points(
         &self,
         outcome: &Outcome,

@@ -1,10 +1,10 @@
-//! What came of it, for people and for machines. Every figure is rounded the same way each time: same seed, same bytes.
+//! The outcomes, for people and for machines. Every figure is rounded in one way: the same seed gives the same bytes.
 
 use routing_lab::{Against, Group, Outcome, Policy, Scenario, Spending, Standing, TargetsMet};
 use schemas::UsdNanos;
 use serde::Serialize;
 
-use super::Case;
+use super::case::Case;
 use crate::{args::Simulate, output, table::table};
 
 /// A scenario under all policies.
@@ -12,7 +12,7 @@ use crate::{args::Simulate, output, table::table};
 pub(super) struct Told<'a> {
     scenario: &'a str,
     about: &'a str,
-    /// What stands in for a file of arrivals that was not given.
+    /// The stand-in for a file of arrivals that was not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     stand_in: Option<&'a str>,
     outcomes: &'a [Outcome],
@@ -102,7 +102,7 @@ fn spent(spending: &Spending) -> String {
     format!("budget {rule}: ${most_usd} spent at most{waits}")
 }
 
-/// What must not be passed over: who beats ours in what, and in what even those are better who miss a target.
+/// The lines that a reader must see: where another policy beats ours, also a policy that misses a target.
 fn said(against: &Against) -> Option<String> {
     let what = against.beaten_in.join(", ");
     match against.standing {

@@ -1,4 +1,4 @@
-//! What Beacon's app on Modal is asked and what it answers. Pure.
+//! The wire format of Beacon's app on Modal: the bodies of requests and answers. Pure.
 
 use std::time::Duration;
 
@@ -11,11 +11,14 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    adapters::chat::OUTPUT_MAX,
+    adapters::{
+        chat::OUTPUT_MAX,
+        json::{self, span},
+    },
     provider::{Call, Success, UsedItem},
 };
 
-/// An answer of the app: the output, and as much again for what JSON adds to it.
+/// An answer of the app: the output, and as much again for its JSON.
 pub(super) const ANSWER_MAX: usize = 2 * OUTPUT_MAX;
 
 #[derive(Serialize)]
@@ -55,7 +58,7 @@ pub(super) struct Submitted {
     pub(super) call_id: String,
 }
 
-/// What the app measured of a run, inside its container.
+/// The app's measurements of a run, from inside its container.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Billing {
     gpu: String,
@@ -81,7 +84,7 @@ impl Billing {
         self.cold_start_s.and_then(span).unwrap_or_default()
     }
 
-    /// Execution and cold start apart, as Modal charges them; nothing for what took no time.
+    /// Execution and cold start apart, as Modal charges them; a part that took no time is left out.
     pub(super) fn used(&self) -> Vec<UsedItem> {
         let parts =
             [("execution", span(self.execution_s).unwrap_or_default()), ("cold_start", self.cold_start())];
@@ -90,18 +93,7 @@ impl Billing {
     }
 }
 
-/// Seconds as whole microseconds, rounded to the nearest; `None` for what is no span of less than three years.
-fn span(seconds: f64) -> Option<Duration> {
-    let micros = (seconds * 1e6).round();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the range is checked before"
-    )]
-    (0.0..1e14).contains(&micros).then(|| Duration::from_micros(micros as u64))
-}
-
-/// What `GET /v1/jobs/{id}` and `/v1/run` say of a run.
+/// The answer of `GET /v1/jobs/{id}` and `/v1/run` about a run.
 #[derive(Debug, PartialEq)]
 pub(super) enum Report {
     /// It goes on.
@@ -161,13 +153,9 @@ struct WireError {
     message: String,
 }
 
-/// Reads a report. The error says nothing of what the model wrote.
-pub(super) fn report(json: &[u8]) -> Result<Report, Failure> {
-    let unreadable = |error: serde_json::Error| {
-        let message = format!("unreadable JSON in the app's answer at column {}", error.column());
-        Failure::new(FailureClass::ProviderDown, message)
-    };
-    let (outcome, billing) = match serde_json::from_slice::<Wire>(json).map_err(unreadable)? {
+/// Reads a report.
+pub(super) fn report(bytes: &[u8]) -> Result<Report, Failure> {
+    let (outcome, billing) = match json::read::<Wire>(bytes, "the app's answer")? {
         Wire::Pending => return Ok(Report::Pending),
         Wire::Succeeded { output, finish_reason, usage, billing } => {
             (succeeded(output, finish_reason, usage.as_ref()), billing)
@@ -201,7 +189,8 @@ fn succeeded(
     Ok(Success { output: Output { text, finish_reason }, usage })
 }
 
-/// The app uses our words; those that only Beacon itself may use, and words it made up, are its own failure.
+/// The app uses Beacon's failure classes. A class that only Beacon itself may use, and an unknown class, count as the
+/// app's own failure.
 fn class(word: &str) -> FailureClass {
     use FailureClass as C;
     let ours = [C::RateLimited, C::Capacity, C::Connection, C::Timeout, C::OutOfMemory];
@@ -220,7 +209,7 @@ pub(super) fn order(model: &str, containers: u32) -> Vec<u8> {
     serde_json::to_vec(&Order { model, containers }).expect("texts and numbers always make JSON")
 }
 
-/// Whether a refusal of `PUT /v1/warm` tells of an app from before that route: it is the app's own JSON, and names no model.
+/// True if a refusal of `PUT /v1/warm` comes from an app without that route: it is the app's own JSON, and names no model.
 pub(super) fn knows_no_warmth(status: u16, body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Refusal {
@@ -240,13 +229,13 @@ struct Totals {
 struct Total {
     gpu: String,
     idle_us: u64,
-    /// Apps that keep nothing warm do not say it.
+    /// Missing in the answer of an app that keeps no containers warm.
     #[serde(default)]
     warm_start_us: u64,
 }
 
-/// What each GPU used for no run, in an answer of `GET /billing`: idle time, and starts ahead of any run. The start that a
-/// run waited for and its execution are on its own bill.
+/// The use of each GPU that belongs to no run, in an answer of `GET /billing`: idle time, and starts ahead of any run. A run's
+/// execution, and the start that it waited for, are on its own bill.
 pub(super) fn standing(json: &[u8]) -> Result<Vec<UsedItem>, Failure> {
     let unreadable = |_| Failure::new(FailureClass::ProviderDown, "unreadable answer for the standing cost");
     let totals: Totals = serde_json::from_slice(json).map_err(unreadable)?;

@@ -1,4 +1,4 @@
-//! Runs of Beacon's app that have an id: what is asked of the app, and what its answers mean.
+//! Runs of Beacon's app that have an id: the requests about them, and the meaning of the answers.
 //!
 //! ```text
 //!  wait ── POST /v1/run ──┬── 200 ────────────────────────────────▶ over
@@ -24,9 +24,8 @@ use super::{
 };
 use crate::{
     adapters::{
-        http, openai,
-        openai::Dialect,
-        refusal,
+        dialect::Dialect,
+        http, openai, refusal,
         runs::{Asked, Over, Pace, Remote, Submitted, Typical},
         throttle::Throttle,
     },
@@ -36,7 +35,7 @@ use crate::{
 /// Submitting again is harmless in `spawn` mode, where the app knows the id; more tries only delay the failover.
 const SUBMITS_MAX: u32 = 3;
 
-/// Modal holds a request for 150 s; longer than this and it is not going to answer.
+/// Modal holds a request for 150 s. After this time no answer comes any more.
 const HOLD_MAX: Duration = Duration::from_secs(170);
 
 /// The query parameter that makes a result URL.
@@ -78,7 +77,7 @@ impl Remote for Modal {
             match self.told(self.request(Method::GET, url)).await {
                 Told::Pending => Asked::Going,
                 Told::Over(over) => Asked::Over(over),
-                // Another run's id would be another job's result.
+                // With another run's id this call would take another job's result.
                 Told::Held(next) if next == run => Asked::Held,
                 Told::Held(_) => Asked::Hopeless(odd("a redirect to another run")),
                 Told::Refused(404 | 410, _) => Asked::Unknown,
@@ -119,14 +118,14 @@ impl Remote for Modal {
     }
 }
 
-/// What the app said to one request about a run.
+/// The app's answer to one request about a run.
 enum Told {
     Pending,
     Over(Over),
     /// A redirect to the result URL of this run.
     Held(String),
     Refused(u16, Failure),
-    /// It could not be asked, or the answer not be read.
+    /// The request failed, or its answer could not be read.
     Broken {
         failure: Failure,
         connected: bool,
@@ -157,7 +156,7 @@ impl Modal {
             Told::Refused(_, failure) | Told::Broken { failure, connected: false } => {
                 Submitted::Refused(failure)
             }
-            // From inside the first 150 s nobody knows whether it began; only a failed connection says that it did not.
+            // Within the first 150 s it is unknown whether the run began. Only a failed connection means that it did not.
             Told::Broken { failure, connected: true } => Submitted::Lost(failure),
         }
     }
@@ -191,7 +190,7 @@ impl Modal {
         request.header(CONTENT_TYPE, "application/json").body(app::job(call, limit))
     }
 
-    /// Asks the app to stop a run. One that is unknown or expired does not run.
+    /// Asks the app to stop a run. An unknown or expired run counts as stopped.
     pub(super) fn cancel_run(&self, run: &str) -> impl Future<Output = Result<(), Failure>> + Send {
         let request = self.request(Method::DELETE, self.job_url(run));
         let limit = Instant::now() + self.config.request_timeout;
@@ -246,7 +245,7 @@ impl From<Finished> for Over {
     }
 }
 
-/// The error is of the connection, or of an answer that broke off: the job may have arrived.
+/// Sends a submission. After an error of the connection, or an answer that broke off, the job may have arrived.
 async fn submitted(request: RequestBuilder) -> Submitted {
     let response = match request.send().await {
         Ok(response) => response,
@@ -265,13 +264,13 @@ async fn submitted(request: RequestBuilder) -> Submitted {
     }
 }
 
-/// Whether an error of the edge may pass while the run goes on.
+/// True if an error of the edge may pass while the run goes on.
 fn passes(class: FailureClass) -> bool {
     use FailureClass as C;
     matches!(class, C::RateLimited | C::Capacity | C::ProviderDown | C::Connection | C::Timeout)
 }
 
-/// The app does not keep to its contract.
+/// The failure of an app that breaks its contract.
 fn odd(why: &str) -> Failure {
     Failure::new(FailureClass::ProviderDown, why)
 }

@@ -1,11 +1,9 @@
-//! A prediction's output while it is being written, for jobs that are watched. Best effort: the result has everything.
+//! Passes a prediction's output on while it is being written, for jobs that are watched live. Best effort: the result holds
+//! the whole output.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use futures_util::future::BoxFuture;
@@ -24,26 +22,12 @@ use crate::{
     provider::{Call, Ended, Progress},
 };
 
-/// Where the streams of watched predictions are, by their ids.
-#[derive(Debug, Default)]
-pub(super) struct Streams(Mutex<HashMap<String, String>>);
-
-impl Streams {
-    pub(super) fn add(&self, run: &str, url: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(run.to_owned(), url);
-    }
-
-    fn take(&self, run: &str) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(run)
-    }
-}
-
-/// Passes on what was not told before: pieces of the stream first, and the rest with the result.
+/// Passes each piece of output on once: pieces of the stream first, and the rest with the result.
 struct Tee<'a> {
     inner: &'a dyn Progress,
     run: Mutex<Option<String>>,
     known: Notify,
-    /// Bytes that were told.
+    /// Bytes that were passed on.
     told: AtomicUsize,
 }
 
@@ -100,7 +84,7 @@ impl Replicate {
         {
             debug!(run, error = %error.without_url(), "live output broke off; the rest comes with the result");
         }
-        // Asked at once: the run is over, or its stream is.
+        // Polls at once: the run is over, or its stream is.
         self.hints.tell(&run);
         std::future::pending::<()>().await;
     }
@@ -126,7 +110,7 @@ impl Replicate {
         Ok(())
     }
 
-    /// The stream's address if our key may go there: the same place, or another host of the same domain over TLS.
+    /// The stream's address, if our key may go there: to the same place, or to another host of the same domain over TLS.
     pub(super) fn stream_url(&self, text: &str) -> Option<Url> {
         if let Some(url) = self.base.resolve_url(text) {
             return Some(url);

@@ -20,9 +20,10 @@ use super::{
 };
 use crate::{
     adapters::{
+        dialect::Dialect,
         hints::Hints,
-        http,
-        openai::{self, Billing, Dialect},
+        http, json,
+        openai::{self, Billing},
         polled, refusal,
         runs::{Asked, Over, Pace, Remote, Submitted, Typical},
         throttle::Throttle,
@@ -36,19 +37,22 @@ const KEPT: Duration = Duration::from_secs(3600);
 /// How long a new prediction may be missing from the list.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(5);
 
-/// The least that `Cancel-After` takes.
+/// The shortest `Cancel-After`.
 const CANCEL_AFTER_MIN: Duration = Duration::from_secs(5);
 
 /// How much longer than its call a prediction may live.
 const CANCEL_AFTER_MARGIN: Duration = Duration::from_secs(30);
 
-/// The most that `Prefer: wait` takes.
+/// The longest `Prefer: wait`.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Pages of the list looked through for a lost prediction: two thousand predictions.
 const PAGES_MAX: usize = 20;
 
-/// Two clocks, and a request on its way.
+/// The name of an answer of Replicate in errors.
+const PROVIDERS_ANSWER: &str = "the provider's answer";
+
+/// The difference of two clocks, and the time of a request on its way.
 const SLACK: Duration = Duration::from_secs(10);
 
 impl Remote for Replicate {
@@ -69,18 +73,13 @@ impl Remote for Replicate {
 
     fn submit<'a>(&'a self, call: &'a Call, limit: Duration) -> BoxFuture<'a, Submitted> {
         Box::pin(async move {
-            // Whoever watches wants the stream, whose address comes with the answer.
+            // A job that is watched live wants the stream at once; the answer has the stream's address.
             let wait = if call.live { Duration::ZERO } else { self.config.wait.min(limit).min(WAIT_MAX) };
             let request = match self.submission(call, limit, wait) {
                 Ok(request) => request,
                 Err(failure) => return Submitted::Refused(failure),
             };
-            let late = |_| {
-                let message = "the submission was not answered in time";
-                Submitted::Unsure(Failure::new(C::Timeout, message))
-            };
-            let patience = wait + self.config.request_timeout;
-            timeout(patience, self.submitted(request, call)).await.unwrap_or_else(late)
+            polled::within(wait + self.config.request_timeout, self.submitted(request, call)).await
         })
     }
 
@@ -201,7 +200,7 @@ impl Replicate {
         submitted
     }
 
-    /// A deployment is billed for standing, so what its predictions tell is only an estimate.
+    /// A deployment is billed for the time it stands, so its predictions give only an estimate.
     fn asked(&self, prediction: Prediction, call: &Call) -> Asked {
         match prediction.asked(call, self.config.billing) {
             Asked::Over(over) if self.config.target == Target::Deployment => {
@@ -231,7 +230,7 @@ impl Replicate {
                 .await
                 .ok()?
                 .ok()?;
-            let page: Page = wire::read(&body).ok()?;
+            let page: Page = json::read(&body, PROVIDERS_ANSWER).ok()?;
             let mut all_recent = true;
             for prediction in page.results {
                 all_recent &= prediction.created_at.is_some_and(|at| at >= since);
@@ -245,7 +244,7 @@ impl Replicate {
                     return Some(match found.as_slice() {
                         [] => Trail::Clean,
                         [one] => Trail::Run(one.clone()),
-                        // The same question, asked twice within the time: nobody can tell them apart.
+                        // The same input was submitted twice within the time, and nothing tells the two apart.
                         _ => Trail::Lost,
                     });
                 }
@@ -268,5 +267,5 @@ impl Replicate {
 }
 
 async fn prediction(response: Response) -> Result<Prediction, Failure> {
-    wire::read(&http::whole_body(response, ANSWER_MAX).await?)
+    json::read(&http::whole_body(response, ANSWER_MAX).await?, PROVIDERS_ANSWER)
 }

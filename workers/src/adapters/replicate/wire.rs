@@ -1,4 +1,4 @@
-//! What Replicate is asked and what it answers. Pure.
+//! Replicate's wire format: the bodies of requests and answers. Pure.
 
 use std::time::Duration;
 
@@ -14,8 +14,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     adapters::{
-        chat::OUTPUT_MAX,
+        chat::{self, OUTPUT_MAX},
         http,
+        json::span,
         openai::Billing,
         runs::{Asked, Over},
     },
@@ -31,16 +32,13 @@ pub(super) const PAGE_MAX: usize = 8 * OUTPUT_MAX;
 /// How much of an error text is kept.
 const ERROR_MAX: usize = 300;
 
-/// Bytes of English text in a token (OpenAI's rule of thumb), for models that do not count.
-const BYTES_PER_TOKEN: usize = 4;
-
-/// How a model calls its inputs: each model decides for itself. An empty name leaves the input out.
+/// A model's names for its inputs. Each model has its own. An empty name leaves the input out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InputKeys {
     /// The text to answer.
     pub prompt: String,
-    /// What the system says; without a name it is put in front of the prompt.
+    /// The system prompt. Without a name it is put in front of the prompt.
     pub system: String,
     /// The limit on the answer.
     pub max_tokens: String,
@@ -50,12 +48,12 @@ pub struct InputKeys {
     pub top_p: String,
     /// The seed.
     pub seed: String,
-    /// Where to stop: one text, the first that was asked for.
+    /// The stop text. Only the first of the job's stop texts is sent.
     pub stop: String,
 }
 
 impl Default for InputKeys {
-    /// As most language models there call them.
+    /// The names of most language models on Replicate.
     fn default() -> Self {
         Self {
             prompt: "prompt".to_owned(),
@@ -69,7 +67,7 @@ impl Default for InputKeys {
     }
 }
 
-/// A model's input. Of a chat with several turns each is a line that says who speaks.
+/// A model's input. In a chat with several turns each turn is a line that begins with its role.
 pub(super) fn input(call: &Call, keys: &InputKeys) -> Map<String, Value> {
     let (system, prompt) = match &call.input {
         Input::Prompt(text) => (String::new(), text.clone()),
@@ -183,16 +181,8 @@ pub(super) struct Page {
     pub(super) results: Vec<Prediction>,
 }
 
-/// Reads an answer. The error says nothing of what the model wrote.
-pub(super) fn read<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(json).map_err(|error| {
-        let message = format!("unreadable JSON in the provider's answer at column {}", error.column());
-        Failure::new(C::ProviderDown, message)
-    })
-}
-
 impl Prediction {
-    /// What its status says of the run.
+    /// The meaning of its status for the run.
     pub(super) fn asked(self, call: &Call, billing: Billing) -> Asked {
         match self.status.as_str() {
             "starting" => Asked::Queued,
@@ -201,7 +191,7 @@ impl Prediction {
         }
     }
 
-    /// How long from creation to one of its times; nothing for clocks that went backwards.
+    /// The span from creation to one of its times; zero if the clock went backwards.
     fn after(&self, at: Option<DateTime<Utc>>) -> Option<Duration> {
         (at? - self.created_at?).to_std().ok()
     }
@@ -215,7 +205,7 @@ impl Prediction {
         };
         let interrupted = matches!(&outcome, Err(failure) if failure.class == C::Preempted);
         Over {
-            // What the platform broke off, or never began, is not billed.
+            // A prediction that the platform broke off, or never began, is not billed.
             used: if interrupted || self.status == "aborted" {
                 Some(Vec::new())
             } else {
@@ -262,24 +252,19 @@ impl Prediction {
             return Err(http::too_long(OUTPUT_MAX));
         }
         let Metrics { input_token_count, output_token_count, .. } = self.metrics;
-        let tokens = |text: usize| text.div_ceil(BYTES_PER_TOKEN) as u64;
-        let prompt = match &call.input {
-            Input::Prompt(text) => text.len(),
-            Input::Messages(messages) => messages.iter().map(|message| message.content.len()).sum(),
-        };
         let usage = Usage {
-            prompt_tokens: input_token_count.unwrap_or_else(|| tokens(prompt)),
-            completion_tokens: output_token_count.unwrap_or_else(|| tokens(text.len())),
+            prompt_tokens: input_token_count.unwrap_or_else(|| chat::tokens_of_input(&call.input)),
+            completion_tokens: output_token_count.unwrap_or_else(|| chat::tokens_of(text.len())),
             estimated: input_token_count.is_none() || output_token_count.is_none(),
         };
-        // Nobody says why the model stopped; at the limit it most likely was the limit.
+        // Replicate does not say why the model stopped. At the limit, the limit is the likely reason.
         let limit = u64::from(call.params.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT));
         let cut = output_token_count.is_some_and(|count| count >= limit);
         let finish_reason = if cut { "length" } else { "stop" }.to_owned();
         Ok(Success { output: Output { text, finish_reason }, usage })
     }
 
-    /// Codes decide where there are any; words where there are none.
+    /// The failure, by its code if there is one, and by its words otherwise.
     fn failure(&self) -> Failure {
         let text = match &self.error {
             Value::String(text) => text.as_str(),
@@ -298,24 +283,13 @@ impl Prediction {
     }
 }
 
-/// Whether a code of the platform's own stands in a text: `E6716`.
+/// True if a text holds a code of the platform: `E6716`.
 fn has_code(text: &str) -> bool {
     let is_code = |word: &str| {
         word.strip_prefix('E')
             .is_some_and(|digits| digits.len() == 4 && digits.chars().all(|digit| digit.is_ascii_digit()))
     };
     text.split(|c: char| !c.is_ascii_alphanumeric()).any(is_code)
-}
-
-/// Seconds as whole microseconds, rounded to the nearest; `None` for what is no span of less than three years.
-fn span(seconds: f64) -> Option<Duration> {
-    let micros = (seconds * 1e6).round();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the range is checked before"
-    )]
-    (0.0..1e14).contains(&micros).then(|| Duration::from_micros(micros as u64))
 }
 
 #[cfg(test)]
@@ -339,7 +313,7 @@ mod tests {
     }
 
     fn over(json: &str, billing: Billing) -> Over {
-        let prediction: Prediction = read(json.as_bytes()).unwrap();
+        let prediction: Prediction = serde_json::from_str(json).unwrap();
         match prediction.asked(&call(&[("user", "hi")]), billing) {
             Asked::Over(over) => over,
             other => panic!("{other:?}"),

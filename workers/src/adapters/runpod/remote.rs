@@ -16,10 +16,9 @@ use super::{
 };
 use crate::{
     adapters::{
+        dialect::Dialect,
         hints::Hints,
-        http,
-        openai::{self, Dialect},
-        polled, refusal,
+        http, openai, polled, refusal,
         runs::{Asked, Pace, Remote, Submitted, Typical},
         throttle::Throttle,
     },
@@ -74,11 +73,7 @@ impl Remote for RunPod {
                 .headers(openai::headers_of(&self.headers, call))
                 .header(CONTENT_TYPE, "application/json")
                 .body(wire::submission(call, limit, webhook));
-            let late = |_| {
-                let message = "the submission was not answered in time";
-                Submitted::Unsure(Failure::new(C::Timeout, message))
-            };
-            timeout(patience, submitted(request, call)).await.unwrap_or_else(late)
+            polled::within(patience, submitted(request, call)).await
         })
     }
 

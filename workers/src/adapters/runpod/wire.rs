@@ -1,4 +1,4 @@
-//! What RunPod is asked and what it answers. Pure.
+//! RunPod's wire format: the bodies of requests and answers. Pure.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     adapters::{
         chat::{self, OUTPUT_MAX, Transcript},
-        http,
-        openai::Dialect,
+        dialect::Dialect,
+        http, json,
         runs::{Asked, Over},
     },
     provider::{Call, Success, UsedItem},
@@ -104,16 +104,13 @@ pub(super) struct Job {
     error: Option<Value>,
 }
 
-/// Reads a job. The error says nothing of what the model wrote.
-pub(super) fn job(json: &[u8]) -> Result<Job, Failure> {
-    serde_json::from_slice(json).map_err(|error| {
-        let message = format!("unreadable JSON in the answer about a job at column {}", error.column());
-        Failure::new(C::ProviderDown, message)
-    })
+/// Reads a job.
+pub(super) fn job(bytes: &[u8]) -> Result<Job, Failure> {
+    json::read(bytes, "the answer about a job")
 }
 
 impl Job {
-    /// What its status says of the run.
+    /// The meaning of its status for the run.
     pub(super) fn asked(self, call: &Call) -> Asked {
         match self.status.as_str() {
             "IN_QUEUE" => Asked::Queued,

@@ -107,7 +107,9 @@ impl Course {
 /// got.
 pub(super) fn taken(own: &JobResult, first: &JobResult) -> JobResult {
     let since = Micros::new(first.finished_us.get().saturating_sub(first.timings.total_us));
-    let message = format!("the id belongs to a job that was stored at {since} and has its result");
+    let message = format!(
+        "field `id`: it belongs to a job that was stored at {since} and has its result; a new job needs a new id"
+    );
     JobResult {
         status: Status::Failed,
         output: None,

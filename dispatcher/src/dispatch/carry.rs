@@ -1,0 +1,99 @@
+//! Does what [`Jobs`](crate::jobs::Jobs) wants done: a message, or a task beside the loop that tells when it has ended.
+
+use routing::pool::Change;
+use schemas::{ModelToken, PoolId, failure::FailureClass, time::Clock as _};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+use transport::SystemClock;
+
+use super::{Dispatcher, Told};
+use crate::{
+    jobs::{Effect, Event},
+    look_up::LookUp,
+    lost, metrics, nats,
+};
+
+/// Look-ups at once. More would only queue at the server; what is left waits in hand, its lease kept.
+const LOOK_UPS_MAX: usize = 8;
+impl Dispatcher {
+    /// Does what [`Jobs`] wants done.
+    pub(super) async fn carry_out(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            self.carry_out_one(effect).await;
+        }
+        self.effects = effects;
+        while self.looking_up < LOOK_UPS_MAX
+            && let Some(suspects) = self.look_ups.pop()
+        {
+            self.looking_up += 1;
+            let look_up = self.look_up.clone();
+            self.tasks.spawn(async move { Told::Found(look_up.run(suspects).await) });
+        }
+    }
+
+    async fn carry_out_one(&mut self, effect: Effect) {
+        let (client, control) = (&self.role.bulk.client, &self.role.control.client);
+        match effect {
+            Effect::Pull { feed, number, batch } => {
+                let reply = format!("{}.{feed}.{number}", self.inbox);
+                nats::pull(client, &self.jobs.feeds()[feed], batch, reply).await;
+            }
+            Effect::Repair => {
+                self.repair_at.get_or_insert_with(Instant::now);
+            }
+            Effect::Offer { pool, handover, parcel } => {
+                if let Err(error) = nats::offer(client, &pool, &self.accept, *handover, parcel).await {
+                    // It lapses like one that nobody heard.
+                    debug!(%error, "offer not sent");
+                }
+            }
+            Effect::Order { pool, worker, order } => nats::order(control, &pool, &worker, &order).await,
+            Effect::Ack(lease) => self.role.acks.ack(lease).await,
+            Effect::GiveBack(lease) => nats::give_back(control, &lease).await,
+            Effect::Extend { job, lease } => {
+                let client = control.clone();
+                self.tasks.spawn(async move {
+                    let asked = SystemClock.now();
+                    if !nats::extend(&client, &lease).await {
+                        return Told::Nothing;
+                    }
+                    Told::Event(Event::Extended { job, delivery: lease.consumer_seq, asked })
+                });
+            }
+            Effect::LookUp(suspects) => self.look_ups.push(suspects),
+            Effect::End(ending) => {
+                let (publisher, acks) = (self.role.publisher.clone(), self.role.acks.clone());
+                let (client, key) = (control.clone(), ending.key());
+                self.tasks.spawn(async move {
+                    ending.publish(client, publisher, acks).await;
+                    key.map_or(Told::Nothing, |key| Told::Event(Event::Concluded(key)))
+                });
+            }
+            Effect::BookLost(lost) => {
+                let LookUp { client, publisher, journals } = self.look_up.clone();
+                self.tasks.spawn(async move {
+                    lost::book(client, publisher, journals, lost).await;
+                    Told::Nothing
+                });
+            }
+            Effect::Tell { pool, model, change, class } => tell(&pool, &model, change, class),
+        }
+    }
+}
+
+fn tell(pool: &PoolId, model: &ModelToken, change: Change, class: Option<FailureClass>) {
+    match change {
+        Change::None => {}
+        Change::Opened => {
+            metrics::breaker_opened();
+            let class = class.map_or("", FailureClass::as_str);
+            warn!(%pool, %model, class, "breaker opened");
+        }
+        Change::Closed => info!(%pool, %model, "breaker closed"),
+        Change::Suspect => {
+            metrics::suspected();
+            warn!(%pool, %model, "much slower than it was and than others; it is only tried from now on");
+        }
+    }
+}

@@ -1,0 +1,552 @@
+//! A worker: its attempts and its books as they are, and a driver that carries their effects as the real pool does.
+
+mod attempt;
+mod call;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use schemas::{
+    JobId, Micros, PoolId, WorkerId,
+    handover::{Acceptances, Handover, OfferKey, Return},
+    headers,
+    journal::Journal,
+    reply::JobResult,
+    subjects,
+    topology::{JOURNAL_BUCKET, LEDGER, REPLIES, bucket_stream},
+};
+use transport::{Stored, stored};
+use workers::{
+    attempt::course::{Effect, Event, Found, News, Refusal, ResultName, Site, Terms},
+    clock::Now,
+    config::PoolModel,
+    shift::{Decision, Meaning, Message as Due, Post, Shift},
+};
+
+use self::attempt::Attempt;
+use super::{Process, producer::MAILBOX};
+use crate::{
+    client::{Client, FIRST_FREE, Said},
+    desk::Desk,
+    history::MANY,
+    mutation::Mutation,
+    net::{Line, Subscription},
+    plan::BEGIN,
+    setup,
+    wire::{self, API, Ack, Ask, Body, MAX_PAYLOAD, Message, Told},
+    world::CallNews,
+};
+
+/// What the steady clock shows when a world begins: more than any lease lasts.
+const ORIGIN: Duration = Duration::from_secs(86_400);
+/// What remains after the grace period for attempts to hear of its end.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long one request to extend a lease may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a question to the server may take.
+const GET_WITHIN: Duration = Duration::from_secs(5);
+/// Clocks differ: scans begin a little earlier.
+const MARGIN: Duration = Duration::from_secs(5);
+
+const OFFERS: u32 = FIRST_FREE;
+const ORDERS: u32 = FIRST_FREE + 1;
+
+/// A worker.
+pub(super) struct Worker {
+    /// Its pool, by its place in the plan.
+    pool: usize,
+    id: PoolId,
+    site: Arc<Site>,
+    ack_wait: Duration,
+    shift: Shift,
+    attempts: BTreeMap<u64, Attempt>,
+    client: Client<Token>,
+    next_call: u64,
+    keep_at: Micros,
+    /// Since it was asked to end: when the grace period is over.
+    grace_until: Option<Micros>,
+    told_to_stop: bool,
+    ended: bool,
+}
+
+/// What was asked of the server, for which attempt.
+#[derive(Debug)]
+struct Token {
+    attempt: u64,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Job,
+    Cost,
+    Result,
+    Results,
+    Costs(Vec<JobResult>),
+    Stored,
+    ReadJournal,
+    WriteJournal,
+    Extend(Duration),
+}
+
+impl Worker {
+    pub(super) fn start(pool: usize, desk: &mut Desk<'_>) -> Self {
+        let plan = desk.plan();
+        let (id, name) = (setup::pool(pool), desk.name().to_owned());
+        let worker: WorkerId = name.parse().expect("a name that is a token");
+        let client = Client::start(&desk.life_name(), desk);
+        let group = Some(subjects::work_group(&id).into());
+        desk.subscribe(
+            Line::Bulk,
+            Subscription { number: OFFERS, filter: subjects::work(&id).into(), group },
+        );
+        let filter = subjects::orders(&id, &worker).into();
+        desk.subscribe(Line::Control, Subscription { number: ORDERS, filter, group: None });
+        let post = Post {
+            pool: id.clone(),
+            worker,
+            started: desk.wall(),
+            slots: plan.slots,
+            models: vec![PoolModel {
+                model: setup::model(),
+                served_as: "phi".into(),
+                sku: setup::SKU.into(),
+                size: setup::SIZE,
+                expected: setup::EXPECTED,
+            }],
+            prices: Arc::new(setup::prices()),
+            price_name: id.provider.clone(),
+            idle: Duration::ZERO,
+            rented: false,
+            detached: desk.provider(pool).config.detached,
+        };
+        let site = Site { pool: id.clone(), journal: plan.journal, price_book: "sim".into() };
+        Self {
+            pool,
+            shift: Shift::new(post, Self::now(desk)),
+            id,
+            site: Arc::new(site),
+            ack_wait: plan.ack_wait,
+            attempts: BTreeMap::new(),
+            client,
+            next_call: 0,
+            keep_at: desk.now(),
+            grace_until: None,
+            told_to_stop: false,
+            ended: false,
+        }
+    }
+
+    fn now(desk: &Desk<'_>) -> Now {
+        Now { wall: desk.wall(), steady: steady(desk.now()) }
+    }
+
+    fn offered(&mut self, handover: &Handover, parcel: Option<wire::Job>, accept: &str, desk: &mut Desk<'_>) {
+        let decision = self.shift.offer(handover, accept, Self::now(desk));
+        desk.note(Some(handover.lease.stream_seq), || {
+            format!("hears offer {}: {decision:?}", handover.offer)
+        });
+        if let Decision::Accept(number) = decision {
+            let offer = OfferKey { accept: accept.to_owned(), offer: handover.offer };
+            let expected = attempt::bill(desk.provider(self.pool), setup::EXPECTED, true).lines;
+            let terms = Terms {
+                site: self.site.clone(),
+                offer,
+                handover: handover.clone(),
+                received: desk.wall(),
+                expected,
+            };
+            let attempt = Attempt::new(terms, parcel, self.ack_wait, desk);
+            self.attempts.insert(number, attempt);
+            self.apply(number, Event::Accepted, desk);
+        }
+    }
+
+    /// Gives an attempt an event and does what it wants done.
+    fn apply(&mut self, number: u64, event: Event, desk: &mut Desk<'_>) {
+        let Some(attempt) = self.attempts.get_mut(&number) else { return };
+        let moment = attempt.moment(desk);
+        for effect in attempt.course.apply(moment, event) {
+            self.carry_out(number, effect, desk);
+        }
+        if let Some(settled) = self.attempts.get(&number).and_then(|attempt| attempt.settled) {
+            self.attempts.remove(&number);
+            self.shift.ended(number, Some(settled), Self::now(desk));
+        }
+    }
+
+    fn carry_out(&mut self, number: u64, effect: Effect, desk: &mut Desk<'_>) {
+        let Some(attempt) = self.attempts.get_mut(&number) else { return };
+        let seq = attempt.lease().stream_seq;
+        match effect {
+            Effect::ReadJob => {
+                if let Some(parcel) = attempt.parcel.clone() {
+                    let event = attempt.read(&parcel, desk.wall());
+                    self.apply(number, event, desk);
+                } else {
+                    let stream = attempt.lease().stream().into();
+                    self.ask(number, What::Job, Ask::At { stream, seq }, desk);
+                }
+            }
+            Effect::StoreCost(event) => {
+                let tenant = event.tenant.clone();
+                let subject = subjects::cost(&tenant, &MAILBOX.parse().expect("a mailbox"));
+                let id = event.message_id().unwrap_or_default();
+                let message = Message::new(subject, Body::Cost(event.into())).with_id(id);
+                self.store(number, What::Cost, message, desk);
+            }
+            Effect::StoreResult(name, result) => {
+                let Some(job) = &attempt.job else { return };
+                let tenant = &job.subject.tenant;
+                let id = match name {
+                    ResultName::OfJob => result.job.result_message(tenant),
+                    ResultName::IdTaken(seq) => result.job.taken_message(tenant, seq),
+                };
+                let subject = subjects::result(tenant, &job.mailbox);
+                if desk.has(Mutation::UsefulTooSoon)
+                    && let Some(event) = stored::useful_event(&result, tenant)
+                {
+                    let subject = subjects::cost(tenant, &job.mailbox);
+                    let id = event.message_id().unwrap_or_default();
+                    let message = Message::new(subject, Body::Cost(event.into())).with_id(id);
+                    self.client.publish(Token { attempt: 0, what: What::Cost }, Line::Bulk, message, desk);
+                }
+                let message = Message::new(subject, Body::Result(result.as_ref().clone().into())).with_id(id);
+                if desk.has(Mutation::AcksTooSoon) {
+                    self.client.ack(attempt.lease(), desk);
+                }
+                self.store(number, What::Result, message, desk);
+            }
+            Effect::WriteJournal(journal) => {
+                attempt.writing = Some(journal);
+                // Where nobody is known to have written anything, the first write needs no read.
+                if std::mem::take(&mut attempt.fresh) {
+                    self.merge_journal(number, None, desk);
+                } else {
+                    self.read_journal(number, desk);
+                }
+            }
+            Effect::Check => self.apply(number, Event::Checked(None), desk),
+            Effect::FetchInput => self.apply(number, Event::InputFetched, desk),
+            Effect::Call(entry) => self.begin_call(number, entry.as_deref(), desk),
+            Effect::DropCall => self.drop_call(number, desk),
+            Effect::StopRun(why) => self.stop_run(number, why, desk),
+            Effect::LookForResult => {
+                let Some(job) = &attempt.job else { return };
+                let subject = subjects::result(&job.subject.tenant, &job.mailbox).into();
+                let since = attempt.lease().stored_at - MARGIN;
+                let ask = Ask::Since { stream: REPLIES.into(), subject, since };
+                self.ask(number, What::Results, ask, desk);
+            }
+            Effect::ReadStored(seq) => {
+                self.ask(number, What::Stored, Ask::At { stream: REPLIES.into(), seq }, desk);
+            }
+            Effect::StoreOutput(_) => {
+                let refusal = Refusal::Unavailable("no object store here".into());
+                self.apply(number, Event::OutputRefused(refusal), desk);
+            }
+            Effect::RemoveOutput(_) | Effect::RemoveInput => {}
+            Effect::Wait(pause) => attempt.waits = Some(desk.now() + pause),
+            Effect::Ack => {
+                let lease = attempt.lease().clone();
+                desk.note(Some(seq), || format!("acks delivery {}", lease.delivered));
+                self.client.ack(&lease, desk);
+            }
+            Effect::GiveBack(back) => {
+                let parcel = attempt.parcel.clone();
+                desk.note(Some(seq), || format!("gives it back: {}", back.failure.class));
+                desk.send(Line::Bulk, give_back(*back, parcel));
+            }
+            Effect::Report(report) => desk.note(Some(seq), || format!("{report:?}")),
+            Effect::Settle(settled) => {
+                desk.note(Some(seq), || format!("attempt {} has ended: {settled:?}", attempt.course.key()));
+                attempt.settled = Some(settled);
+            }
+        }
+    }
+
+    fn ask(&mut self, attempt: u64, what: What, ask: Ask, desk: &mut Desk<'_>) {
+        let message = Message::new(API, Body::Ask(ask));
+        self.client.request(Token { attempt, what }, Line::Control, message, GET_WITHIN, desk);
+    }
+
+    fn store(&mut self, attempt: u64, what: What, message: Message, desk: &mut Desk<'_>) {
+        self.client.publish(Token { attempt, what }, Line::Bulk, message, desk);
+    }
+
+    fn read_journal(&mut self, number: u64, desk: &mut Desk<'_>) {
+        let Some(subject) = self.journal_subject(number) else { return };
+        let stream = bucket_stream(JOURNAL_BUCKET).into();
+        self.ask(number, What::ReadJournal, Ask::Last { stream, subject: subject.into() }, desk);
+    }
+
+    fn journal_subject(&self, number: u64) -> Option<String> {
+        let job = self.attempts.get(&number)?.job.as_ref()?;
+        Some(format!("$KV.{JOURNAL_BUCKET}.{}", job.id.journal_key(&job.subject.tenant)))
+    }
+
+    /// The stored journal is known: what this attempt knows is merged into it and stored at the next revision.
+    fn merge_journal(&mut self, number: u64, found: Option<wire::Stored>, desk: &mut Desk<'_>) {
+        let Some(subject) = self.journal_subject(number) else { return };
+        let Some(attempt) = self.attempts.get_mut(&number) else { return };
+        let Some(own) = &attempt.writing else { return };
+        let (revision, mut journal) = match found {
+            Some(wire::Stored { seq, message: Message { body: Body::Journal(journal), .. }, .. }) => {
+                (seq, journal.as_ref().clone())
+            }
+            Some(_) | None => (0, Journal::default()),
+        };
+        journal.merge(own);
+        attempt.writing = Some(Box::new(journal.clone()));
+        let message =
+            Message { expect: Some(revision), ..Message::new(subject, Body::Journal(journal.into())) };
+        self.store(number, What::WriteJournal, message, desk);
+    }
+
+    fn journal_written(&mut self, number: u64, desk: &mut Desk<'_>) {
+        let journal = self.attempts.get_mut(&number).and_then(|attempt| attempt.writing.take());
+        if let Some(journal) = journal {
+            self.apply(number, Event::JournalWritten(journal), desk);
+            self.call_goes_on(number, desk);
+        }
+    }
+
+    fn said(&mut self, said: Said<Token>, desk: &mut Desk<'_>) {
+        let (Token { attempt: number, what }, told) = match said {
+            Said::Stored(token, seq, duplicate) => (token, Some(Told::Stored { seq, duplicate })),
+            Said::Refused(token, why) => (token, Some(Told::Refused(why))),
+            Said::Answered(token, told) => (token, Some(told)),
+            Said::Silent(token) => (token, None),
+        };
+        let full = || Refusal::Unavailable("the stream is full".into());
+        let Some(attempt) = self.attempts.get_mut(&number) else { return };
+        match (what, told) {
+            (What::Job, Some(Told::Got(found))) => {
+                let event = match found.map(|stored| stored.message.body) {
+                    Some(Body::Job(parcel)) => {
+                        attempt.parcel = Some(parcel.clone());
+                        attempt.read(&parcel, desk.wall())
+                    }
+                    Some(_) | None => Event::JobGone,
+                };
+                self.apply(number, event, desk);
+            }
+            (What::Cost, Some(Told::Stored { .. })) => self.apply(number, Event::CostStored, desk),
+            (What::Cost, _) => self.apply(number, Event::CostRefused(full()), desk),
+            (What::Result, Some(Told::Stored { seq, duplicate })) => {
+                self.apply(number, Event::ResultStored(Stored { seq, duplicate }), desk);
+            }
+            (What::Result, _) => self.apply(number, Event::ResultRefused(full()), desk),
+            (What::Results, Some(Told::Found(found))) => self.look_for_cost(number, &found, desk),
+            (What::Costs(results), Some(Told::Found(found))) => {
+                let (handover, key) = (&attempt.course.terms().handover, attempt.course.key());
+                let Some(job) = &attempt.job else { return };
+                let own = job.id.cost_message(&job.subject.tenant, handover.attempt, key);
+                let booked = found.iter().any(|stored| stored.message.id.as_deref() == Some(own.as_str()));
+                self.apply(number, Event::Looked(Box::new(Found { results, booked })), desk);
+            }
+            (What::Stored, Some(Told::Got(found))) => {
+                let body = found.map(|stored| stored.message.body);
+                let result = body.and_then(|body| {
+                    if let Body::Result(result) = body {
+                        Some(Box::new(result.as_ref().clone()))
+                    } else {
+                        None
+                    }
+                });
+                self.apply(number, Event::StoredRead(result), desk);
+            }
+            (What::ReadJournal, Some(Told::Got(found))) => {
+                self.merge_journal(number, found.map(|found| *found), desk);
+            }
+            // Somebody else wrote in between: it is read again.
+            (What::WriteJournal, Some(Told::Refused(wire::Refusal::WrongSequence))) => {
+                self.read_journal(number, desk);
+            }
+            // Stored; or what could not be read or stored is left, and the attempt goes on without.
+            (What::WriteJournal | What::ReadJournal, _) => self.journal_written(number, desk),
+            (What::Extend(asked), told) => attempt.hold.answered(asked, told.is_some()),
+            // Nobody answered: the question is asked again.
+            (What::Job, _) => self.carry_out(number, Effect::ReadJob, desk),
+            (What::Results | What::Costs(_) | What::Stored, _) => {
+                self.apply(number, Event::Unanswered("no answer".into()), desk);
+            }
+        }
+    }
+
+    /// A look for a result found these; whether the attempt's cost was booked is looked at next.
+    fn look_for_cost(&mut self, number: u64, found: &[wire::Stored], desk: &mut Desk<'_>) {
+        let Some(attempt) = self.attempts.get(&number) else { return };
+        let Some(job) = &attempt.job else { return };
+        let results = found.iter().filter_map(|stored| match (&stored.message.id, &stored.message.body) {
+            (Some(id), Body::Result(result)) if JobId::from_result_message(id) == Some(job.id) => {
+                Some(result.as_ref().clone())
+            }
+            _ => None,
+        });
+        let results = results.collect();
+        let subject = subjects::cost(&job.subject.tenant, &job.mailbox).into();
+        let since = attempt.lease().stored_at - MARGIN;
+        self.ask(number, What::Costs(results), Ask::Since { stream: LEDGER.into(), subject, since }, desk);
+    }
+
+    /// Extends leases that are due and tells attempts whose leases may be lost.
+    fn keep_leases(&mut self, desk: &mut Desk<'_>) {
+        let now = steady(desk.now());
+        self.keep_at =
+            desk.now() + (self.ack_wait / 12).clamp(Duration::from_millis(50), Duration::from_secs(1));
+        let numbers: Vec<u64> = self.attempts.keys().copied().collect();
+        for number in numbers {
+            let Some(attempt) = self.attempts.get_mut(&number) else { continue };
+            if !attempt.lost && !attempt.hold.is_sure(now) {
+                attempt.lost = true;
+                if desk.has(Mutation::NaksLostLease) {
+                    let nak = Body::Ack(Ack::Nak(Duration::ZERO));
+                    desk.send(Line::Control, Message::new(attempt.lease().subject(), nak));
+                }
+                self.apply(number, Event::News(News::LeaseLost), desk);
+                continue;
+            }
+            if attempt.hold.due(now) {
+                let patience = attempt.hold.lost_at().saturating_sub(now).min(PATIENCE);
+                let message = Message::new(attempt.lease().subject(), Body::Ack(Ack::Progress));
+                let token = Token { attempt: number, what: What::Extend(now) };
+                self.client.request(token, Line::Control, message, patience, desk);
+            }
+        }
+    }
+
+    fn speak(&mut self, due: Vec<Due>, desk: &mut Desk<'_>) {
+        for due in due {
+            let message = match due {
+                Due::Acceptances(accept, news) => {
+                    desk.note(Some(MANY), || told(&accept, &news));
+                    Message::new(accept, Body::Answers((*news).into()))
+                }
+                Due::Heartbeat(beat) => {
+                    Message::new(subjects::heartbeat(&self.id, &beat.worker), Body::Beat((*beat).into()))
+                }
+            };
+            desk.send(Line::Bulk, message);
+        }
+    }
+
+    /// What follows from being asked to end.
+    fn wind_down(&mut self, desk: &mut Desk<'_>) {
+        let Some(until) = self.grace_until else { return };
+        let now = desk.now();
+        if now >= until && !self.told_to_stop {
+            self.told_to_stop = true;
+            let numbers: Vec<u64> = self.attempts.keys().copied().collect();
+            for number in numbers {
+                self.apply(number, Event::News(News::WorkerStops), desk);
+            }
+        }
+        let idle = self.attempts.is_empty() && self.client.is_settled();
+        if !self.ended && (idle || now >= until + LAST_WORDS) {
+            let words = self.shift.close(Self::now(desk));
+            self.speak(words, desk);
+            self.ended = true;
+        }
+    }
+}
+
+impl Process for Worker {
+    fn heard(&mut self, _line: Line, number: u32, message: &Message, desk: &mut Desk<'_>) {
+        match (number, &message.body, &message.reply) {
+            (OFFERS, Body::Offer(handover, parcel), Some(accept)) => {
+                self.offered(handover, parcel.clone(), accept, desk);
+            }
+            (ORDERS, Body::Order(order), _) => {
+                let meaning = self.shift.order(order.as_ref().clone(), Self::now(desk));
+                if let Meaning::Attempt(number, news) = meaning {
+                    self.apply(number, Event::News(news), desk);
+                }
+            }
+            (0..FIRST_FREE, _, _) => {
+                if let Some(said) = self.client.heard(message, desk) {
+                    self.said(said, desk);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn connected(&mut self, line: Line, desk: &mut Desk<'_>) {
+        self.client.connected(line, desk);
+    }
+
+    fn answered(&mut self, news: &CallNews, desk: &mut Desk<'_>) {
+        self.call_answered(news, desk);
+    }
+
+    fn woken(&mut self, desk: &mut Desk<'_>) {
+        for said in self.client.woken(desk) {
+            self.said(said, desk);
+        }
+        let now = desk.now();
+        if self.keep_at <= now {
+            self.keep_leases(desk);
+        }
+        let waited = |attempt: &Attempt| attempt.waits.is_some_and(|at| at <= now);
+        let numbers: Vec<u64> = self.attempts.iter().filter(|(_, a)| waited(a)).map(|(n, _)| *n).collect();
+        for number in numbers {
+            if let Some(attempt) = self.attempts.get_mut(&number) {
+                attempt.waits = None;
+                self.apply(number, Event::Waited, desk);
+            }
+        }
+        if self.shift.wake_at() <= steady(now) {
+            let due = self.shift.tick(Self::now(desk));
+            self.speak(due, desk);
+        }
+        self.wind_down(desk);
+    }
+
+    fn end(&mut self, desk: &mut Desk<'_>) {
+        if self.grace_until.is_none() {
+            self.shift.drain(Self::now(desk));
+            self.grace_until = Some(desk.now() + setup::GRACE);
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    fn wake_at(&self) -> Option<Micros> {
+        let waits = self.attempts.values().filter_map(|attempt| attempt.waits);
+        let keeps = (!self.attempts.is_empty()).then_some(self.keep_at);
+        let last = self.grace_until.map(|until| until + LAST_WORDS);
+        let first = self.grace_until.filter(|_| !self.told_to_stop);
+        let due = [BEGIN + self.shift.wake_at().saturating_sub(ORIGIN)].into_iter();
+        due.chain(self.client.wake_at()).chain(waits).chain(keeps).chain(first).chain(last).min()
+    }
+
+    fn busy(&self) -> Option<String> {
+        let running =
+            self.attempts.values().next().map(|attempt| format!("an attempt: {:?}", attempt.course));
+        running.or_else(|| (!self.client.is_settled()).then(|| "messages on their way".to_owned()))
+    }
+}
+
+/// The steady clock at true time `now`.
+fn steady(now: Micros) -> Duration {
+    ORIGIN + now.since(BEGIN)
+}
+
+/// What a worker tells a dispatcher, in a few words.
+fn told(accept: &str, news: &Acceptances) -> String {
+    let Acceptances { open, accepted, refused, ended, .. } = news;
+    let ended: Vec<_> = ended.iter().map(|e| (e.offer, e.failed, e.kept)).collect();
+    format!("tells {accept}: accepted {accepted:?}, refused {refused:?}, ended {ended:?}, open {open:?}")
+}
+
+/// A job given back, as it is sent: one whose text does not fit beside what is said of it goes by its place in the log.
+fn give_back(mut back: Return, parcel: Option<wire::Job>) -> Message {
+    let size = headers::json(&back).len() + 512;
+    let parcel = parcel.filter(|parcel| parcel.bytes() + size <= MAX_PAYLOAD);
+    back.in_log = parcel.is_none();
+    let bytes = size + parcel.as_ref().map_or(0, |parcel| parcel.bytes());
+    let subject = subjects::returns(&back.subject.region);
+    Message { bytes, ..Message::new(subject, Body::Return(back.into(), parcel)) }
+}
