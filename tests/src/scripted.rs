@@ -108,14 +108,10 @@ impl Provider for Scripted {
             let script = self.script.lock().unwrap().clone();
             match &script {
                 Script::Fail(failure) => return Ended::unbilled(failure.clone()),
-<<<<<<< HEAD
-                Script::Succeed | Script::Measure | Script::Write(_) => {}
-=======
                 Script::FailBilled(failure) => {
                     return Ended { used: vec![inference(call)], ..Ended::unbilled(failure.clone()) };
                 }
-                Script::Succeed | Script::Measure => {}
->>>>>>> main
+                Script::Succeed | Script::Measure | Script::Write(_) => {}
                 Script::After(pause) => tokio::time::sleep(*pause).await,
                 Script::Hold => self.released().await,
                 Script::HoldThenFail(failure) => {
