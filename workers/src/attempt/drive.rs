@@ -170,11 +170,10 @@ impl Attempt {
 
     /// Reads headers and body from the log, as long as the lease is ours.
     async fn read_log(&self) -> Option<(async_nats::HeaderMap, bytes::Bytes)> {
-        let (lease, mut misses) = (self.keeper.lease(), 0);
-        while misses < MISSES && self.keeper.moment().sure && !self.kit.stop.is_cancelled() {
+        let lease = self.keeper.lease();
+        while self.keeper.moment().sure && !self.kit.stop.is_cancelled() {
             match stored::job_at(&self.kit.client, lease.stream(), lease.stream_seq).await {
-                Ok(Some(found)) => return Some(found),
-                Ok(None) => misses += 1,
+                Ok(found) => return found,
                 Err(error) => debug!(%lease, %error, "the job cannot be read from the log now"),
             }
             sleep(READ_AGAIN).await;
