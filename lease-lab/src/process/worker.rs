@@ -47,6 +47,9 @@ const GET_WITHIN: Duration = Duration::from_secs(5);
 /// Clocks differ: scans begin a little earlier.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// How often the log is asked again for a job that a replica does not have.
+const MISSES_MAX: u32 = 7;
+
 const OFFERS: u32 = FIRST_FREE;
 const ORDERS: u32 = FIRST_FREE + 1;
 
@@ -325,6 +328,12 @@ impl Worker {
                     Some(Body::Job(parcel)) => {
                         attempt.parcel = Some(parcel.clone());
                         attempt.read(&parcel, desk.wall())
+                    }
+                    // As `stored::job_at` does: asked again before it is believed.
+                    None if attempt.misses < MISSES_MAX => {
+                        attempt.misses += 1;
+                        self.carry_out(number, Effect::ReadJob, desk);
+                        return;
                     }
                     Some(_) | None => Event::JobGone,
                 };

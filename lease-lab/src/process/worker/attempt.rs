@@ -34,6 +34,8 @@ use crate::{
 pub(super) struct Attempt {
     pub(super) course: Course,
     pub(super) parcel: Option<wire::Job>,
+    /// How often the log was asked for the job in vain: a replica may be a moment behind.
+    pub(super) misses: u32,
     pub(super) job: Option<Arc<Job>>,
     pub(super) call: Option<Call>,
     /// Until when it waits before it tries something again.
@@ -83,6 +85,7 @@ impl Attempt {
         Self {
             course: Course::new(terms),
             parcel,
+            misses: 0,
             job: None,
             call: None,
             waits: None,

@@ -30,9 +30,10 @@ impl Course {
 
     /// We have looked.
     pub(super) fn looked(&mut self, outcome: Box<Outcome>, found: &Found, now: Moment) -> Step {
-        // Of several jobs with one id, this one's place in the log tells its own result.
-        let own = |r: &&JobResult| r.attempt_key == Some(self.key) || r.log.as_ref() == Some(&self.place());
-        let result = found.results.iter().find(own).or(found.results.first());
+        // This attempt's own result, sent before; else, of several jobs with one id, the result of this job.
+        let own = found.results.iter().find(|r| r.attempt_key == Some(self.key));
+        let of_job = || found.results.iter().find(|r| r.log.as_ref() == Some(&self.place()));
+        let result = own.or_else(of_job).or(found.results.first());
         if result.is_some() {
             return self.compare(outcome, result, now);
         }
