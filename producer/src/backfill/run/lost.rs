@@ -40,7 +40,7 @@ impl Backfill {
         let lost = self.lost_of(producer, &missing).await?;
         self.doubtful = missing.len() - lost.len();
         self.suspicious_of = Some(now.first_seq);
-        let ids = lost.iter().map(|(job, _)| *job).collect();
+        let ids = lost.keys().copied().collect();
         let costs =
             nats::costs_of(producer.client(), &self.options.tenant, &self.options.mailbox(), &ids).await?;
         for (job, line) in lost {
