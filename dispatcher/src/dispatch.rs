@@ -93,6 +93,8 @@ pub struct Dispatcher {
     /// Where workers answer offers.
     accept: String,
     deliveries: Subscriber,
+    /// Whether everything that was delivered has come; only after the dispatcher was told to stop.
+    drained: bool,
     answers: Subscriber,
     beats: Subscriber,
     returns: SelectAll<Subscriber>,
@@ -148,7 +150,12 @@ impl Dispatcher {
                 }
                 Some(beat) = self.beats.next() => self.heard(&beat),
                 Some(back) = self.returns.next() => self.returned(back),
-                Some(delivery) = self.deliveries.next() => {
+                delivery = self.deliveries.next(), if !self.drained => {
+                    let Some(delivery) = delivery else {
+                        self.drained = true;
+                        if shutdown.is_some() { return Err(RunError::Closed) }
+                        continue;
+                    };
                     self.delivered(delivery);
                     for _ in 0..BURST {
                         let Some(Some(delivery)) = self.deliveries.next().now_or_never() else { break };
@@ -169,7 +176,9 @@ impl Dispatcher {
             }
             self.jobs.settle(SystemClock.now(), &mut self.effects);
             self.carry_out().await;
-            if shutdown.is_none() && self.jobs.is_settled() && self.tasks.is_empty() {
+            // Jobs that were on their way here when we stopped listening have come, and were given back.
+            let quiet = self.drained && self.returns.is_empty();
+            if shutdown.is_none() && quiet && self.jobs.is_settled() && self.tasks.is_empty() {
                 return Ok(());
             }
         }
@@ -335,8 +344,11 @@ impl Dispatcher {
 
     /// Takes no more, gives back what is in hand, waits for open offers and terminal results until `deadline`.
     async fn wind_down(&mut self, deadline: Instant) {
-        if let Err(error) = self.deliveries.drain().await {
-            debug!(%error, "deliveries not drained");
+        // Other dispatchers hear of returns from now on.
+        for subscription in self.returns.iter_mut().chain([&mut self.deliveries]) {
+            if let Err(error) = subscription.drain().await {
+                debug!(%error, "subscription not drained");
+            }
         }
         self.apply(Event::Stop);
         self.carry_out().await;

@@ -85,6 +85,13 @@ impl Desk<'_> {
         }
     }
 
+    /// Ends a subscription.
+    pub(crate) fn unsubscribe(&mut self, line: Line, number: u32) {
+        if let Some(session) = self.core.net.unsubscribe(self.host, line, number) {
+            self.core.server.unsubscribe(session, number);
+        }
+    }
+
     /// Starts a run at a provider; it is told when it has ended, and for a detached provider when it was started.
     pub(crate) fn start_run(&mut self, pool: usize, call: u64, of: CallOf) {
         if !self.step() {

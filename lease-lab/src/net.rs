@@ -98,6 +98,13 @@ impl Net {
         connection.session
     }
 
+    /// Forgets a subscription for this session and those that follow. The caller tells the server, if there is a session.
+    pub(crate) fn unsubscribe(&mut self, host: Host, line: Line, number: u32) -> Option<Session> {
+        let connection = self.connection(host, line);
+        connection.subscriptions.retain(|subscription| subscription.number != number);
+        connection.session
+    }
+
     /// Sends a message to the server. Gives when it arrives; nothing while there is no session, when it waits.
     pub(crate) fn send(
         &mut self,

@@ -191,6 +191,11 @@ impl Server {
         self.subs.push(Sub { session, number, filter, group });
     }
 
+    /// A client does not want to hear of a subject any more; what is on its way to it still comes.
+    pub(crate) fn unsubscribe(&mut self, session: Session, number: u32) {
+        self.subs.retain(|sub| sub.session != session || sub.number != number);
+    }
+
     /// The server notices that a connection is gone.
     pub(crate) fn close(&mut self, session: Session) {
         self.subs.retain(|sub| sub.session != session);

@@ -92,6 +92,7 @@ impl Dispatcher {
             inbox,
             accept,
             deliveries,
+            drained: false,
             answers,
             beats,
             returns,

@@ -43,6 +43,9 @@ const FRAME: usize = 512;
 /// How long an extension may take.
 const EXTEND_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long messages that were sent before a subscription ended may take to come.
+const DRAINS: Duration = Duration::from_millis(500);
+
 const DELIVERIES: u32 = FIRST_FREE;
 const ANSWERS: u32 = FIRST_FREE + 1;
 const BEATS: u32 = FIRST_FREE + 2;
@@ -131,7 +134,9 @@ impl Dispatcher {
         }
         if let Some(by) = self.ends_by {
             let settled = self.jobs.is_settled() && self.chains.is_empty() && self.client.is_settled();
-            self.ended = settled || desk.now() >= by;
+            // What was on its way when it stopped listening comes first.
+            let quiet = desk.now() + setup::GRACE >= by + DRAINS;
+            self.ended = (settled && quiet) || desk.now() >= by;
         }
     }
 
@@ -320,6 +325,8 @@ impl Process for Dispatcher {
     fn end(&mut self, desk: &mut Desk<'_>) {
         if self.ends_by.is_none() {
             self.ends_by = Some(desk.now() + setup::GRACE);
+            desk.unsubscribe(Line::Bulk, RETURNS);
+            desk.unsubscribe(Line::Bulk, DELIVERIES);
             self.apply(Event::Stop, desk);
             self.carry_out(desk);
         }

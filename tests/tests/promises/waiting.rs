@@ -215,9 +215,10 @@ async fn while_some_wait_for_long_stored_results_are_read_once() {
     };
     let (result, ()) = tokio::join!(waits, others);
     assert_eq!(text(result), "at last");
-    // Live, and once as headers; a little for each look.
+    // Live, and once as headers; a little for each look, of which there are more on a slow machine. Read anew at each look it
+    // would be many times as much.
     let read = received() - before;
-    assert!(read < 2 * OTHERS + 200, "{read} messages for {OTHERS} results");
+    assert!(read < 3 * OTHERS, "{read} messages for {OTHERS} results");
 }
 
 #[tokio::test(flavor = "multi_thread")]
