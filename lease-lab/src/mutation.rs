@@ -6,8 +6,6 @@
 pub enum Mutation {
     /// A worker books the cost of a success as useful before it knows whether its result is the one that is stored.
     UsefulTooSoon,
-    /// A dispatcher that stops takes returned jobs and does nothing with them.
-    SwallowsReturns,
     /// A dispatcher does not listen to roll calls: an attempt whose end was not heard is counted for ever.
     DeafToRollCalls,
     /// A worker whose lease may be somebody else's gives it back.
@@ -18,11 +16,6 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::UsefulTooSoon,
-        Self::SwallowsReturns,
-        Self::DeafToRollCalls,
-        Self::NaksLostLease,
-        Self::AcksTooSoon,
-    ];
+    pub const ALL: [Self; 4] =
+        [Self::UsefulTooSoon, Self::DeafToRollCalls, Self::NaksLostLease, Self::AcksTooSoon];
 }

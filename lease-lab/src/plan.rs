@@ -245,12 +245,6 @@ fn faults(seed: u64, hosts: &[Kind], cluster: bool, calm_at: Micros) -> Vec<(Mic
         if gentle {
             let host = chance.between(1, hosts.len() as u64 - 1);
             faults.push((at, Fault::Restart { host: usize::try_from(host).expect("a small number") }));
-            // Half of them while a provider is in a bad mood, so that jobs come back to a dispatcher that stops.
-            if chance.one_in(1, 2) {
-                let before = at - Duration::from_secs(2);
-                let (pool, span) = (chance.index(POOLS.len()), Duration::from_secs(6));
-                faults.push((before, Fault::Mood { pool, mood: mood(&mut chance), span }));
-            }
             continue;
         }
         faults.push((at, fault(&mut chance, hosts, cluster, left)));

@@ -4,7 +4,7 @@
 use lease_lab::{Mutation, play, play_mutated};
 
 /// Each bug is found within so many seeds.
-const WITHIN: u64 = 2_000;
+const WITHIN: u64 = 1_000;
 
 /// The first seed that finds a bug breaks one of these rules, and passes without the bug.
 fn check(bug: Mutation, rules: &[&str]) {
@@ -24,11 +24,6 @@ fn a_cost_that_is_booked_as_useful_before_the_result_is_stored() {
             "an attempt is booked once",
         ],
     );
-}
-
-#[test]
-fn a_stopping_dispatcher_that_swallows_returned_jobs() {
-    check(Mutation::SwallowsReturns, &["where nobody dies or is cut off, no lease runs out"]);
 }
 
 #[test]

@@ -277,7 +277,6 @@ impl Process for Dispatcher {
                 news.open = news.open.filter(|_| !desk.has(Mutation::DeafToRollCalls));
                 self.apply(Event::Answered(news), desk);
             }
-            (RETURNS, _) if self.ends_by.is_some() && desk.has(Mutation::SwallowsReturns) => {}
             (BEATS, Body::Beat(beat)) => self.apply(Event::Heard(beat.as_ref().clone()), desk),
             (RETURNS, Body::Return(back, parcel)) => {
                 desk.note(Some(back.lease.stream_seq), || {
