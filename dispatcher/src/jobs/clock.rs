@@ -49,6 +49,9 @@ impl Jobs {
         for feed in &mut self.feeds {
             feed.forget_lost(now);
         }
+        if now < self.ticked {
+            self.clock_was_set_back(self.ticked.since(now));
+        }
         if now.since(self.ticked) > LATE {
             self.silence_counts_from = now + TIME_TO_SPEAK;
         }
@@ -65,6 +68,21 @@ impl Jobs {
             self.sweep(now, out);
         }
         self.stirred |= self.lines.groups().iter().any(|group| !group.line.is_empty());
+    }
+
+    /// What was noted by a clock that is set back now would lie ahead: a lease would look fresh, and an attempt just named, for as long
+    /// as the clock was ahead. So it moves back with the clock.
+    fn clock_was_set_back(&mut self, by: Duration) {
+        for record in self.records.values_mut() {
+            record.leased = record.leased - by;
+            for attempt in &mut record.open {
+                if let Course::Running { named, .. } = &mut attempt.course {
+                    *named = *named - by;
+                }
+            }
+        }
+        self.kept = self.kept - by;
+        self.swept = self.swept - by;
     }
 
     /// Takes back offers that nobody answered, once the worker must have dropped them too.

@@ -82,7 +82,8 @@ impl Jobs {
             RefusedBecause::Running => {
                 let Some(record) = self.records.get(&key) else { return };
                 debug!(job = %record.head.id, "runs there already under an older delivery; left to it");
-                if record.stage == Stage::Away && record.current().next().is_none() {
+                let left = record.stage == Stage::Away && record.current().next().is_none();
+                if left || (record.stage == Stage::Over && record.open.is_empty()) {
                     self.over(key);
                 }
             }

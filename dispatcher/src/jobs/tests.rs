@@ -548,3 +548,13 @@ fn a_job_left_to_an_older_attempt_that_gives_it_back_goes_on() {
     let effects = scene.found(&effects, || Fate::Again(Journal::default()));
     assert!(offer(&effects).is_some(), "{effects:?}");
 }
+
+#[test]
+fn an_offer_that_is_refused_after_the_job_has_ended_leaves_nothing_behind() {
+    let mut scene = Scene::new();
+    let (first, second) = hedged(&mut scene);
+    scene.end("w1", first.offer, None, false);
+    let news = Acceptances { refused: vec![(second.offer, RefusedBecause::Running)], ..Scene::news("w2") };
+    scene.apply(Event::Answered(news));
+    assert_eq!(scene.left(), Count::default());
+}

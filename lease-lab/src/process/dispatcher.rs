@@ -271,7 +271,10 @@ impl Process for Dispatcher {
             (DELIVERIES, _) => self.delivered(message, desk),
             (ANSWERS, Body::Answers(news)) => {
                 for offer in news.accepted.iter().copied().chain(news.ended.iter().map(|ended| ended.offer)) {
-                    desk.audit().hears_of(AttemptKey::of(&self.accept, offer));
+                    // Of an offer that lapsed before, it knows nothing any more.
+                    if self.jobs.records().any(|(_, record)| record.open.iter().any(|a| a.offer == offer)) {
+                        desk.audit().hears_of(AttemptKey::of(&self.accept, offer));
+                    }
                 }
                 let mut news = news.as_ref().clone();
                 news.open = news.open.filter(|_| !desk.has(Mutation::DeafToRollCalls));
