@@ -53,7 +53,6 @@ use schemas::{
 use tracing::info;
 
 pub use self::event::{Delivered, Effect, Event, Fate, Finding, JobKey, Lost, PullEnd, Returned, Suspect};
-pub use self::pull::PULL_BYTES;
 use self::{
     lines::Lines,
     record::{Attempt, Course, Record, Stage},
@@ -84,6 +83,8 @@ pub struct Jobs {
     /// Bytes of text in hand, and jobs under look-up: the sums over all records, changed with them in one place each.
     bytes: usize,
     looked_up: usize,
+    /// What the texts of the last jobs took on average.
+    usual_bytes: usize,
     feeds: Vec<Feed>,
     feed_of: HashMap<String, HashMap<String, usize>>,
     lines: Lines,
@@ -156,6 +157,7 @@ impl Jobs {
             suspects: VecDeque::new(),
             bytes: 0,
             looked_up: 0,
+            usual_bytes: pull::BYTES_AT_FIRST,
             feed_of,
             feeds,
             lines: Lines::new(config.weights.clone()),

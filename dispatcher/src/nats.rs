@@ -17,7 +17,7 @@ use transport::api::{self, ApiError};
 
 use crate::{
     feed::{Feed, PULL_EXPIRES},
-    jobs::{Delivered, PULL_BYTES, PullEnd, Returned},
+    jobs::{Delivered, PullEnd, Returned},
 };
 
 /// A job's own headers and body, passed on untouched.
@@ -43,7 +43,7 @@ impl Parcel {
 /// Asks a consumer for `batch` jobs; answers and deliveries come on `reply`. What is not sent is lost like a pull that nobody served.
 pub async fn pull(client: &Client, feed: &Feed, batch: u32, reply: String) {
     let expires = PULL_EXPIRES.as_nanos();
-    let body = format!(r#"{{"batch":{batch},"max_bytes":{PULL_BYTES},"expires":{expires}}}"#);
+    let body = format!(r#"{{"batch":{batch},"expires":{expires}}}"#);
     let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", feed.stream, feed.consumer);
     if let Err(error) = client.publish_with_reply(subject, reply, body.into()).await {
         tracing::debug!(consumer = feed.consumer, %error, "pull not sent");

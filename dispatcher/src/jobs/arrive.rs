@@ -22,6 +22,7 @@ impl Jobs {
         let (Some(feed), Some(key)) = (feed, self.key(&lease)) else { return };
         let feed = &mut self.feeds[feed];
         feed.delivered(&lease);
+        self.usual_bytes = (self.usual_bytes * 7 + parcel.bytes()) / 8;
         let again = lease.delivered > 1;
         metrics::delivered(again);
         let (seen, remade) = (lease.stream_seq <= feed.seen, lease.stream_seq <= feed.recreated_at);

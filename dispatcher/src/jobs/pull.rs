@@ -11,10 +11,12 @@ use super::{Effect, Jobs, PullEnd, Stage};
 /// default, so that a tenant without money does not stop the others any sooner than that.
 const IN_HAND_MAX: usize = 20_000;
 /// Bytes of text that may be in hand, all lines together; beyond it nothing is asked for. What open pulls may still bring comes
-/// on top: at most [`PULL_BYTES`] for each consumer.
+/// on top: about [`PULL_BYTES`] for each consumer.
 const BYTES_MAX: usize = 64 << 20;
-/// The most bytes that one pull may bring: larger than any message.
-pub const PULL_BYTES: usize = 8 << 20;
+/// Bytes that one pull is to bring at most, by what jobs took lately. (The server's own limit on a pull costs a message each time.)
+const PULL_BYTES: usize = 8 << 20;
+/// What a job is taken to take before any was seen.
+pub(super) const BYTES_AT_FIRST: usize = 64 << 10;
 /// Jobs of one line looked at ahead of their turn while several tenants compete. A tenant whose jobs lie further behind
 /// another's gets there no sooner than the stream does.
 const LOOK_AHEAD: usize = 2_000;
@@ -60,14 +62,16 @@ impl Jobs {
                 backlog: feed.backlog,
             }));
             credit::plan(open, self.config.offers.pull_batch, &wants, &mut asks);
-            for (offset, batch) in asks.iter().enumerate().filter(|(_, batch)| **batch > 0) {
+            let most = u32::try_from(PULL_BYTES / self.usual_bytes.max(1)).unwrap_or(u32::MAX).max(1);
+            let asks = asks.iter().map(|batch| (*batch).min(most));
+            for (offset, batch) in asks.enumerate().filter(|(_, batch)| *batch > 0) {
                 let feed = &mut self.feeds[start + offset];
                 if feed.is_paused(now) {
                     continue;
                 }
                 self.next += 1;
-                feed.asked(self.next, *batch, now);
-                out.push(Effect::Pull { feed: start + offset, number: self.next, batch: *batch });
+                feed.asked(self.next, batch, now);
+                out.push(Effect::Pull { feed: start + offset, number: self.next, batch });
             }
             start = end;
         }
