@@ -2,7 +2,7 @@
 //!
 //! Nothing here awaits, logs, reads a clock or touches the network. Reading order: the small types ([`token`], [`ids`],
 //! [`money`], [`time`], [`line`]), then messages ([`job`], [`reply`], [`journal`], [`cost`], [`handover`], [`heartbeat`],
-//! [`live`], [`dead`], [`cancel`], [`recurring`], [`why`]), then decisions ([`failure`], [`lease`]), then the map
+//! [`live`], [`machine`], [`dead`], [`cancel`], [`recurring`], [`why`]), then decisions ([`failure`], [`lease`]), then the map
 //! ([`subjects`], [`catalog`], [`topology`], [`prices`]).
 
 pub mod cancel;
@@ -21,6 +21,7 @@ pub mod journal;
 pub mod lease;
 pub mod line;
 pub mod live;
+pub mod machine;
 pub mod money;
 pub mod prices;
 pub mod recurring;
@@ -35,4 +36,4 @@ pub use codec::Codec;
 pub use ids::{AttemptKey, JobId};
 pub use money::UsdNanos;
 pub use time::Micros;
-pub use token::{Lane, Mailbox, ModelToken, PoolId, ProviderId, Region, Tenant, WorkerId};
+pub use token::{Lane, MachineId, Mailbox, ModelToken, PoolId, ProviderId, Region, Tenant, WorkerId};

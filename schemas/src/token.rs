@@ -97,6 +97,11 @@ token!(
     "model"
 );
 token!(
+    /// A rented machine, by the name that we gave it when it was ordered: the order id.
+    MachineId,
+    "machine"
+);
+token!(
     /// Who pays.
     Tenant,
     "tenant"

@@ -32,6 +32,9 @@ pub const UNIQUE_BUCKET: &str = "beacon-unique";
 /// Inputs that are too large for a message; a NATS object store.
 pub const PAYLOADS_BUCKET: &str = "beacon-payloads";
 
+/// Rented machines, the leases of their keepers, and what operators asked of them.
+pub const MACHINES_BUCKET: &str = "beacon-machines";
+
 /// Counters of what budgets have given out.
 pub const BUDGETS: &str = "BUDGETS";
 /// How long the server remembers the ids of draws; longer than a dispatcher asks the same draw again.
@@ -188,6 +191,7 @@ impl Topology {
             bucket(JOURNAL_BUCKET, 2 * DAY, settings.replicas),
             bucket(CANCEL_BUCKET, CANCEL_KEPT, settings.replicas),
             bucket(RECURRING_BUCKET, Duration::ZERO, settings.replicas),
+            bucket(MACHINES_BUCKET, Duration::ZERO, settings.replicas),
             StreamSpec { allow_msg_ttl: true, ..bucket(UNIQUE_BUCKET, Duration::ZERO, settings.replicas) },
             objects(PAYLOADS_BUCKET, 7 * DAY, settings.replicas),
             StreamSpec {

@@ -88,6 +88,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("producer", &["schemas", "transport"]),
     ("dispatcher", &["schemas", "transport", "routing"]),
     ("workers", &["schemas", "transport"]),
+    ("keepers", &["schemas", "transport"]),
     ("simulators", &[]),
     ("lease-lab", &["schemas", "routing", "transport", "dispatcher", "workers"]),
     (
@@ -98,6 +99,7 @@ const MAP: &[(&str, &[&str])] = &[
             "producer",
             "dispatcher",
             "workers",
+            "keepers",
             "simulators",
             "routing",
             "routing-lab",
@@ -111,6 +113,7 @@ const MAP: &[(&str, &[&str])] = &[
             "producer",
             "dispatcher",
             "workers",
+            "keepers",
             "simulators",
             "routing",
             "routing-lab",

@@ -1,0 +1,3 @@
+//! The providers of machines, a file each; none imports another. What all of them need of HTTP is in [`http`].
+
+pub mod http;
