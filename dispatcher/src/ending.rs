@@ -87,11 +87,6 @@ impl Ending {
         &self.lease
     }
 
-    /// What earlier attempts left.
-    pub const fn journal(&self) -> &Journal {
-        &self.journal
-    }
-
     /// Why the job ends.
     pub const fn failure(&self) -> &Failure {
         &self.failure

@@ -96,11 +96,6 @@ impl Feed {
         self.paused.is_some_and(|at| at > now)
     }
 
-    /// Whether the consumer did not serve the last pull.
-    pub const fn is_unserved(&self) -> bool {
-        self.paused.is_some()
-    }
-
     /// Forgets pulls the server must have forgotten.
     pub fn forget_lost(&mut self, now: Micros) {
         self.pulls.retain(|p| p.lost_at > now);

@@ -44,10 +44,10 @@ use routing::{
 };
 use rustc_hash::FxHashMap;
 use schemas::{
-    JobId, Micros, PoolId, Region, UsdNanos, WorkerId,
+    Micros, PoolId, Region, UsdNanos, WorkerId,
     failure::{Failure, FailureClass},
     job::Head,
-    lease::Lease,
+    lease::{self, Lease},
     reply::Status,
 };
 use tracing::info;
@@ -245,20 +245,6 @@ impl Jobs {
         self.records.iter().map(|(key, record)| (*key, record.as_ref()))
     }
 
-    /// A job by its id, if it is here; the newest one, should two have the id.
-    pub fn find(&self, job: JobId) -> Option<&Record> {
-        self.records
-            .iter()
-            .filter(|(_, r)| r.head.id == job)
-            .max_by_key(|(key, _)| **key)
-            .map(|(_, r)| r.as_ref())
-    }
-
-    /// The pools as they are known.
-    pub fn pools(&self) -> &Pools {
-        &self.pools
-    }
-
     /// The budgets, for whoever asks their counters.
     pub fn budgets_mut(&mut self) -> &mut Budgets {
         &mut self.budgets
@@ -358,7 +344,7 @@ impl Jobs {
     fn give_back(&mut self, key: JobKey, now: Micros, out: &mut Vec<Effect>) {
         let Some(record) = self.records.get(&key) else { return };
         let ack_wait = self.config.topology.ack_wait;
-        if record.age(now) + lease_margin(ack_wait) < ack_wait {
+        if record.age(now) + lease::margin(ack_wait) < ack_wait {
             out.push(Effect::GiveBack(record.lease.clone()));
         }
         self.over(key);
@@ -391,12 +377,17 @@ impl Jobs {
         }
     }
 
-    /// Takes out an attempt that has ended, was not taken, or will not be heard of again.
-    fn close(&mut self, offer: u64) -> Option<(JobKey, Attempt)> {
+    /// Takes out an attempt that has ended, was not taken, or will not be heard of again. A job that is over is forgotten with its last
+    /// attempt, so its head goes along.
+    fn close(&mut self, offer: u64) -> Option<(JobKey, Arc<Head>, Attempt)> {
         let key = self.offers.remove(&offer)?;
         let record = self.records.get_mut(&key)?;
         let at = record.open.iter().position(|attempt| attempt.offer == offer)?;
-        Some((key, record.open.swap_remove(at)))
+        let (head, attempt) = (record.head.clone(), record.open.swap_remove(at));
+        if record.stage == Stage::Over && record.open.is_empty() {
+            self.records.remove(&key);
+        }
+        Some((key, head, attempt))
     }
 
     /// Settles what an attempt is counted with. `actual` is what it cost, as far as anybody knows.
@@ -421,12 +412,6 @@ pub(crate) struct Desk<'a> {
     pub(crate) budgets: &'a Budgets,
     pub(crate) retries: &'a HashMap<Region, RetryBudget>,
     pub(crate) rng: &'a mut StdRng,
-}
-
-/// How long before `ack_wait` a lease counts as lost: another dispatcher may get it, and touching it would disturb
-/// that one, since the server does not fence acks.
-pub fn lease_margin(ack_wait: std::time::Duration) -> std::time::Duration {
-    (ack_wait / 6).max(std::time::Duration::from_millis(200))
 }
 
 #[cfg(test)]

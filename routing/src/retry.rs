@@ -81,11 +81,6 @@ pub fn rest(journal: &Journal, rng: &mut impl Rng) -> Option<Duration> {
     Some(pause(failures, if counts { BACKOFF_MAX } else { BACKOFF_UNCOUNTED_MAX }, rng))
 }
 
-/// The pause before a job goes back to a pool that failed it, by the number of attempts that count.
-pub fn backoff(attempts: u16, rng: &mut impl Rng) -> Duration {
-    pause(attempts, BACKOFF_MAX, rng)
-}
-
 /// Half fixed and half drawn, so that it is never nothing ("equal jitter" in Brooker, "Exponential Backoff And Jitter").
 fn pause(failures: u16, longest: Duration, rng: &mut impl Rng) -> Duration {
     let ceiling = BACKOFF_FIRST.saturating_mul(1 << failures.min(10)).min(longest);
@@ -170,7 +165,8 @@ mod tests {
     fn a_pause_grows_and_is_never_nothing() {
         let mut rng = rand::rngs::StdRng::seed_from_u64(1);
         for attempts in 0..30 {
-            let (pause, ceiling) = (backoff(attempts, &mut rng), BACKOFF_FIRST * (1 << attempts.min(10)));
+            let (pause, ceiling) =
+                (pause(attempts, BACKOFF_MAX, &mut rng), BACKOFF_FIRST * (1 << attempts.min(10)));
             assert!(pause >= ceiling.min(BACKOFF_MAX) / 2 && pause <= ceiling.min(BACKOFF_MAX), "{pause:?}");
         }
     }

@@ -174,11 +174,6 @@ pub fn budget(tenant: Option<&Tenant>, provider: Option<&ProviderId>, period: &s
 /// All counters of budgets.
 pub const BUDGETS: &str = "beacon.budget.*.*.*";
 
-/// Advisory that a consumer of `stream` has a new leader: acks sent just before may be lost.
-pub fn leader_elected(stream: &str) -> String {
-    format!("$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.{stream}.*")
-}
-
 /// Advisories that a stream was deleted; the stream's name is the last token.
 pub const STREAM_DELETED: &str = "$JS.EVENT.ADVISORY.STREAM.DELETED.*";
 

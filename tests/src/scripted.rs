@@ -73,11 +73,6 @@ impl Scripted {
         self.held.notify_waiters();
     }
 
-    /// Holds calls again from now on.
-    pub fn hold_again(&self) {
-        self.released.store(false, Ordering::SeqCst);
-    }
-
     /// Calls begun.
     pub fn begun(&self) -> u64 {
         self.begun.load(Ordering::SeqCst)

@@ -187,9 +187,19 @@ impl Gets {
 /// The message at a sequence of a stream, by direct get; `None` when it is not there, or not yet at the replica that answers. Where
 /// it lay stands in its headers, as [`read_all`] says.
 pub async fn at(client: &Client, stream: &str, seq: u64) -> Result<Option<Message>, ApiError> {
+    at_within(client, stream, seq, TIMEOUT).await
+}
+
+/// As [`at`], for whoever has less time.
+pub(crate) async fn at_within(
+    client: &Client,
+    stream: &str,
+    seq: u64,
+    within: Duration,
+) -> Result<Option<Message>, ApiError> {
     let subject = format!("DIRECT.GET.{stream}");
     let body = serde_json::json!({ "seq": seq }).to_string();
-    let request = Request::new().payload(body.into()).timeout(Some(TIMEOUT));
+    let request = Request::new().payload(body.into()).timeout(Some(within));
     let answer = client
         .send_request(format!("$JS.API.{subject}"), request)
         .await

@@ -199,11 +199,6 @@ impl Publisher {
         }
         answer.await.unwrap_or_else(|_| Err(closed(&subject)))
     }
-
-    /// Messages on the way now.
-    pub fn in_flight(&self) -> usize {
-        self.shared.lock().len()
-    }
 }
 
 fn closed(subject: &str) -> PublishError {

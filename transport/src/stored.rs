@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, HeaderMap, HeaderValue, Message, Request, StatusCode};
+use async_nats::{Client, HeaderMap, HeaderValue};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use schemas::{
@@ -75,7 +75,9 @@ pub async fn costs_since(
 
 /// A stored result by its sequence in `REPLIES`; `None` where there is none any more, or it does not read.
 pub async fn result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, ApiError> {
-    let Some(message) = get(client, topology::REPLIES, seq).await? else { return Ok(None) };
+    let Some(message) = api::at_within(client, topology::REPLIES, seq, GET_WITHIN).await? else {
+        return Ok(None);
+    };
     let content_type = message.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE));
     let codec = Codec::from_content_type(content_type.map(HeaderValue::as_str)).unwrap_or_default();
     Ok(codec.decode(&message.payload).ok())
@@ -84,13 +86,13 @@ pub async fn result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, A
 /// Headers and body of a job by its place in the log, as its producer sent them; `None` where it was trimmed.
 pub async fn job_at(client: &Client, stream: &str, seq: u64) -> Result<Option<(HeaderMap, Bytes)>, ApiError> {
     // A replica that is a moment behind does not have yet what was stored a moment ago: it is asked again before it is believed.
-    let mut found = get(client, stream, seq).await?;
+    let mut found = api::at_within(client, stream, seq, GET_WITHIN).await?;
     for _ in 0..ASK_AGAIN {
         if found.is_some() {
             break;
         }
         sleep(ASK_AGAIN_AFTER).await;
-        found = get(client, stream, seq).await?;
+        found = api::at_within(client, stream, seq, GET_WITHIN).await?;
     }
     let Some(message) = found else { return Ok(None) };
     let own = message
@@ -123,21 +125,6 @@ pub fn useful_event(result: &JobResult, tenant: &Tenant) -> Option<CostEvent> {
         price_book: bill.price_book,
         at_us: result.finished_us,
     })
-}
-
-async fn get(client: &Client, stream: &str, seq: u64) -> Result<Option<Message>, ApiError> {
-    let subject = format!("DIRECT.GET.{stream}");
-    let body = json!({ "seq": seq }).to_string();
-    let request = Request::new().payload(body.into()).timeout(Some(GET_WITHIN));
-    let answer = client
-        .send_request(format!("$JS.API.{subject}"), request)
-        .await
-        .map_err(|source| ApiError::Silent { subject: subject.clone(), source })?;
-    match answer.status {
-        None => Ok(Some(answer)),
-        Some(StatusCode::NOT_FOUND) => Ok(None),
-        Some(status) => Err(ApiError::Odd { subject, what: status.to_string() }),
-    }
 }
 
 /// Tells `each` the message id and sequence of everything that a stream holds on `filter` since `since`.

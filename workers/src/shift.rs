@@ -340,11 +340,6 @@ impl Shift {
         self.running.values().filter(move |r| r.offer.accept == accept).map(|r| r.offer.offer)
     }
 
-    /// Whether it takes no more offers.
-    pub fn is_draining(&self) -> bool {
-        self.draining
-    }
-
     /// Whether it drains and nothing runs any more.
     pub fn is_done(&self) -> bool {
         self.draining && self.running.is_empty()

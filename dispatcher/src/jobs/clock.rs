@@ -15,11 +15,12 @@ use schemas::{
     decision::Refusal,
     failure::{Failure, FailureClass},
     handover::Order,
+    lease,
     reply::Status,
 };
 use tracing::{debug, warn};
 
-use super::{Course, Effect, JobKey, Jobs, Stage, lease_margin, place};
+use super::{Course, Effect, JobKey, Jobs, Stage, place};
 use crate::metrics;
 
 /// How often leases in hand are looked at: several times between two extensions of the shortest lease that makes sense.
@@ -104,7 +105,7 @@ impl Jobs {
     /// Extends leases of jobs in hand, and lets go of those that may be somebody else's by now.
     fn keep_leases(&mut self, now: Micros, out: &mut Vec<Effect>) {
         let ack_wait = self.config.topology.ack_wait;
-        let limit = ack_wait.saturating_sub(lease_margin(ack_wait));
+        let limit = ack_wait.saturating_sub(lease::margin(ack_wait));
         let mut lost = Vec::new();
         for (key, record) in &mut self.records {
             // A lease that was somebody else's is extended by the look-up, which tells when.
@@ -275,8 +276,11 @@ impl Jobs {
         let open = self.records.values().flat_map(|record| {
             let model = &record.head.subject.model;
             record.open.iter().map(move |attempt| {
-                let offered = u32::from(matches!(attempt.course, Course::Offered { .. }));
-                (&attempt.pool, model, Ours { offered, running: 1 - offered })
+                let ours = match attempt.course {
+                    Course::Offered { .. } => Ours::OFFERED,
+                    Course::Running { .. } => Ours::RUNNING,
+                };
+                (&attempt.pool, model, ours)
             })
         });
         self.pools.set_ours(open);

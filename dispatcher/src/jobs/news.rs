@@ -82,8 +82,7 @@ impl Jobs {
             RefusedBecause::Running => {
                 let Some(record) = self.records.get(&key) else { return };
                 debug!(job = %record.head.id, "runs there already under an older delivery; left to it");
-                let left = record.stage == Stage::Away && record.current().next().is_none();
-                if left || (record.stage == Stage::Over && record.open.is_empty()) {
+                if record.stage == Stage::Away && record.current().next().is_none() {
                     self.over(key);
                 }
             }
@@ -117,8 +116,7 @@ impl Jobs {
 
     /// Closes an offer that nobody took: nothing was spent, and its tenant is charged nothing.
     fn untaken(&mut self, offer: u64, now: Micros) -> Option<(JobKey, Attempt)> {
-        let (key, mut attempt) = self.close(offer)?;
-        let head = self.records.get(&key)?.head.clone();
+        let (key, head, mut attempt) = self.close(offer)?;
         self.pools.answered(&attempt.pool, &head.subject.model, false);
         if attempt.hedge {
             self.hedges.settled(attempt.reserve, UsdNanos::ZERO);
@@ -143,10 +141,9 @@ impl Jobs {
         go_on: impl FnOnce(&mut Self, Micros, &mut Vec<Effect>),
     ) {
         let Some(record) = self.records.get(&key) else { return };
-        let (stage, alone) = (record.stage, record.open.is_empty());
+        let stage = record.stage;
         let beside = record.current().next().map(|beside| beside.offer);
         match stage {
-            Stage::Over if alone => self.over(key),
             Stage::Over | Stage::Ending | Stage::LookUp { .. } | Stage::Waiting { .. } => {}
             Stage::Away if !attempt.current => {}
             Stage::Away => match beside {
@@ -160,8 +157,7 @@ impl Jobs {
 
     /// An attempt of ours has ended.
     fn ended(&mut self, news: EndedAttempt, now: Micros, out: &mut Vec<Effect>) {
-        let Some((key, mut attempt)) = self.close(news.offer) else { return };
-        let Some(head) = self.records.get(&key).map(|record| record.head.clone()) else { return };
+        let Some((key, head, mut attempt)) = self.close(news.offer) else { return };
         if matches!(attempt.course, Course::Offered { .. }) {
             // The acceptance was lost; the end says as much.
             self.pools.answered(&attempt.pool, &head.subject.model, true);
@@ -206,10 +202,6 @@ impl Jobs {
         out: &mut Vec<Effect>,
     ) {
         let Some(record) = self.records.get_mut(&key) else { return };
-        if record.stage == Stage::Over && record.open.is_empty() {
-            self.over(key);
-            return;
-        }
         if record.stage != Stage::Away || !attempt.current {
             return;
         }
@@ -339,9 +331,8 @@ impl Jobs {
 
     /// Closes an attempt of which nothing more will be heard. `vanished` when its worker is gone, so that nobody may have booked it.
     fn lost_sight(&mut self, offer: u64, vanished: bool, now: Micros, out: &mut Vec<Effect>) {
-        let Some((key, mut attempt)) = self.close(offer) else { return };
-        let Some(record) = self.records.get(&key) else { return };
-        let (head, lease) = (record.head.clone(), record.lease.clone());
+        let lease = self.offers.get(&offer).and_then(|key| self.records.get(key)).map(|r| r.lease.clone());
+        let Some((lease, (key, head, mut attempt))) = lease.zip(self.close(offer)) else { return };
         self.pools.vanished(&attempt.pool, &head.subject.model);
         // Nobody can tell what it cost; as much as was set aside is the careful guess.
         self.settle_spend(&head, &mut attempt, None, now);
@@ -360,10 +351,8 @@ impl Jobs {
             })));
         }
         let Some(record) = self.records.get(&key) else { return };
-        let (stage, alone) = (record.stage, record.open.is_empty());
         let beside = record.current().next().map(|beside| beside.offer);
-        match (stage, beside) {
-            (Stage::Over, _) if alone => self.over(key),
+        match (record.stage, beside) {
             (Stage::Away, Some(beside)) if attempt.current => self.tell_alone(beside, None, out),
             // If it was not finished, its lease runs out and it comes again.
             (Stage::Away, None) => self.over(key),

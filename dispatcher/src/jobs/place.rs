@@ -22,10 +22,11 @@ use schemas::{
     decision::{Decision, Reason},
     failure::Failure,
     handover::Handover,
+    lease,
     reply::Status,
 };
 
-use super::{Attempt, Course, Effect, JobKey, Jobs, Record, Stage, lease_margin};
+use super::{Attempt, Course, Effect, JobKey, Jobs, Record, Stage};
 use crate::{config::DispatcherConfig, metrics};
 
 /// Jobs of one line placed before the next line is looked at.
@@ -289,7 +290,7 @@ impl Jobs {
 /// Whether a lease that has been running down for `age` outlasts an offer that would hand it over.
 pub(super) fn outlasts_offer(age: Duration, config: &DispatcherConfig) -> bool {
     let ack_wait = config.topology.ack_wait;
-    age + config.offers.accept_within + lease_margin(ack_wait) < ack_wait
+    age + config.offers.accept_within + lease::margin(ack_wait) < ack_wait
 }
 
 /// Where a run of an earlier attempt still is, if that pool can be asked.

@@ -13,7 +13,6 @@ use futures_util::future::BoxFuture;
 use schemas::{
     UsdNanos,
     cost::{Bill, CostEvent},
-    failure::Failure,
     prices::{PriceBook, Used},
     time::Clock as _,
     topology::FLOORS_BUCKET,
@@ -46,20 +45,6 @@ struct Idle {
 impl Provider for Idle {
     fn run<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> BoxFuture<'a, Ended> {
         self.inner.run(call, progress)
-    }
-
-    fn reattach<'a>(
-        &'a self,
-        call: &'a Call,
-        run: &'a str,
-        age: Duration,
-        progress: &'a dyn Progress,
-    ) -> BoxFuture<'a, Option<Ended>> {
-        self.inner.reattach(call, run, age, progress)
-    }
-
-    fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
-        self.inner.cancel(run)
     }
 
     fn health(&self) -> BoxFuture<'_, Health> {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use schemas::{cost::Purpose, failure::Failure, reply::Status};
+use schemas::{cost::Purpose, reply::Status};
 use tests::{
     audit::Audit,
     nats_server::NatsServer,
@@ -19,7 +19,7 @@ use tests::{
 use tokio::sync::oneshot;
 use workers::{
     PoolConfig,
-    provider::{Call, Ended, Health, Progress, Provider, UsedItem},
+    provider::{Call, Ended, Health, Progress, Provider},
 };
 
 const ACK_WAIT: Duration = Duration::from_secs(3);
@@ -56,26 +56,8 @@ impl Provider for Freezing {
         })
     }
 
-    fn reattach<'a>(
-        &'a self,
-        call: &'a Call,
-        run: &'a str,
-        age: Duration,
-        progress: &'a dyn Progress,
-    ) -> BoxFuture<'a, Option<Ended>> {
-        self.inner.reattach(call, run, age, progress)
-    }
-
-    fn cancel<'a>(&'a self, run: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
-        self.inner.cancel(run)
-    }
-
     fn health(&self) -> BoxFuture<'_, Health> {
         self.inner.health()
-    }
-
-    fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
-        self.inner.standing()
     }
 }
 

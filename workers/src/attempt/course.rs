@@ -101,28 +101,6 @@ impl Course {
         self.state == State::Over
     }
 
-    /// Whether a run may go on at the provider without the worker, as the journal says.
-    pub fn leaves_a_trail(&self) -> bool {
-        match &self.state {
-            State::Calling(call) | State::Dropping { call, .. } => call.trail,
-            State::Accepted
-            | State::Reading
-            | State::BookingAbandoned { .. }
-            | State::WritingIntent { .. }
-            | State::Checking { .. }
-            | State::Fetching { .. }
-            | State::Looking(_)
-            | State::StoringResult(_)
-            | State::StoringOutput(_)
-            | State::ReadingStored(_)
-            | State::TellingTaken(_)
-            | State::StoringCost(_)
-            | State::WritingEnd(_)
-            | State::Waiting(_)
-            | State::Over => false,
-        }
-    }
-
     /// Takes in what happened, and returns what is to be done about it, in order.
     ///
     /// An answer to a question that is not open, and any event after the end, changes nothing.
