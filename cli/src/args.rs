@@ -438,9 +438,9 @@ pub(crate) struct Cancel {
     /// Ids of jobs; without any, what the filters below have in common
     #[arg(value_name = "JOB")]
     pub(crate) jobs: Vec<JobId>,
-    /// Whose; needed with a filter
-    #[arg(long, default_value_t = Tenant::default())]
-    pub(crate) tenant: Tenant,
+    /// Whose [default: with ids, whoever has a job of that id; else the tenant `default`]
+    #[arg(long)]
+    pub(crate) tenant: Option<Tenant>,
     #[command(flatten)]
     pub(crate) which: Which,
     /// Only jobs whose replies go here; also where --wait looks for results [default: default]
