@@ -225,7 +225,8 @@ fn tick(row: &mut Row, site: &Site) -> Vec<Effect> {
         Life::Probing { ready_by_us, address, not_before_us, .. } => {
             if *ready_by_us <= now {
                 let why = row.because.take().unwrap_or_default();
-                row.because = Some(format!("not ready within {} s: {why}", site.rules.start_within.as_secs()));
+                row.because =
+                    Some(format!("not ready within {} s: {why}", site.rules.start_within.as_secs()));
                 let mut effects = stop(row, false, site);
                 effects.push(Effect::Cool("starts take too long".into()));
                 return effects;
@@ -352,7 +353,9 @@ fn unwanted(row: &mut Row, because: String, park: bool, site: &Site) -> Vec<Effe
             row.because = Some(because);
             stop(row, false, site)
         }
-        Life::Draining { park: later, .. } | Life::Stopping { park: later, accepted: false, .. } if *later && !park => {
+        Life::Draining { park: later, .. } | Life::Stopping { park: later, accepted: false, .. }
+            if *later && !park =>
+        {
             *later = false;
             row.because = Some(because);
             Vec::new()

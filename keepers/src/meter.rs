@@ -40,6 +40,12 @@ impl Meter {
         Self { unit_us: micros(unit), ..Self::default() }
     }
 
+    /// Nothing so far, rounded like this one.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        Self { unit_us: self.unit_us, ..Self::default() }
+    }
+
     /// Begins a stretch, or goes on with one at the same price. A stretch at another price ends first.
     pub fn run(&mut self, at: Micros, usd_per_hour: UsdNanos) {
         match self.stretches.last() {
@@ -59,7 +65,13 @@ impl Meter {
     }
 
     /// Takes in what the provider tells: when billing began and ended, or the amount itself. Amounts never fall.
-    pub fn told(&mut self, from: Option<Micros>, until: Option<Micros>, charged: Option<UsdNanos>, price: UsdNanos) {
+    pub fn told(
+        &mut self,
+        from: Option<Micros>,
+        until: Option<Micros>,
+        charged: Option<UsdNanos>,
+        price: UsdNanos,
+    ) {
         if let Some(charged) = charged {
             self.told_usd = Some(self.told_usd.map_or(charged, |before| before.max(charged)));
         }
@@ -97,7 +109,8 @@ impl Meter {
 
     fn price_of(&self, stretch: &Stretch, now: Micros) -> UsdNanos {
         let span = micros(stretch.until_us.unwrap_or(now).since(stretch.from_us));
-        let span = if self.unit_us == 0 { span } else { span.div_ceil(self.unit_us).saturating_mul(self.unit_us) };
+        let span =
+            if self.unit_us == 0 { span } else { span.div_ceil(self.unit_us).saturating_mul(self.unit_us) };
         stretch.usd_per_hour.for_hours(Duration::from_micros(span)).unwrap_or(UsdNanos::new(u64::MAX))
     }
 }

@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_completion_has_text() {
-        let body = |message: Value| serde_json::to_vec(&json!({ "choices": [{ "message": message }] })).unwrap();
+        let body =
+            |message: Value| serde_json::to_vec(&json!({ "choices": [{ "message": message }] })).unwrap();
         assert_eq!(text_of(&body(json!({ "content": "hi" }))).as_deref(), Some("hi"));
         assert_eq!(
             text_of(&body(json!({ "content": null, "reasoning_content": "so" }))).as_deref(),

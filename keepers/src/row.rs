@@ -174,6 +174,8 @@ pub struct Specs {
     pub machine: MachineId,
     /// The pool it works for.
     pub pool: PoolId,
+    /// The account it is rented in, by the name of its provider.
+    pub landlord: String,
     /// Its type.
     pub sku: String,
     /// Where it stands.

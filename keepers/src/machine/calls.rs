@@ -24,7 +24,9 @@ pub(super) fn answered(row: &mut Row, answer: Result<Ordered, CallError>, site: 
             row.id = Some(id);
             match row.life {
                 // Ordered by this call, or believed never to have been made.
-                Life::Ordered { .. } | Life::Unknown { .. } | Life::Wanted { .. } | Life::Gone => begin(row, site),
+                Life::Ordered { .. } | Life::Unknown { .. } | Life::Wanted { .. } | Life::Gone => {
+                    begin(row, site)
+                }
                 Life::Starting { .. }
                 | Life::Probing { .. }
                 | Life::Ready { .. }
@@ -145,7 +147,9 @@ fn failed_to_end(row: &mut Row, error: &CallError, site: &Site) -> Vec<Effect> {
     let alarm = *failed == END_ALARM || (*failed == 1 && error.needs_a_person());
     row.because = Some(format!("cannot be {verb}: {error}"));
     if alarm {
-        vec![Effect::Alarm(format!("a machine cannot be {verb} and goes on costing; it is tried again: {error}"))]
+        vec![Effect::Alarm(format!(
+            "a machine cannot be {verb} and goes on costing; it is tried again: {error}"
+        ))]
     } else {
         Vec::new()
     }
@@ -175,7 +179,9 @@ pub(super) fn woken(row: &mut Row, answer: Result<(), CallError>, site: &Site) -
             enter(row, Life::Parked { absent: Absence::default() }, site.now);
             row.meter.run(site.now, row.specs.parked_usd_per_hour);
             let tell = match error {
-                CallError::Authentication(_) | CallError::Misconfigured(_) => Effect::Close(error.to_string()),
+                CallError::Authentication(_) | CallError::Misconfigured(_) => {
+                    Effect::Close(error.to_string())
+                }
                 CallError::RateLimited(..)
                 | CallError::Capacity(_)
                 | CallError::Price { .. }

@@ -71,7 +71,8 @@ fn meter(row: &mut Row, phase: &Phase, site: &Site) {
         | (Phase::Up(_) | Phase::Broken(_), Billed::FromUp | Billed::FromOrder) => true,
     };
     // A machine whose end was accepted is not billed again because a list lags.
-    let over = matches!(row.life, Life::Stopping { accepted: true, .. }) && site.rules.billed == Billed::FromUp;
+    let over =
+        matches!(row.life, Life::Stopping { accepted: true, .. }) && site.rules.billed == Billed::FromUp;
     if !runs || over {
         row.meter.stop(now);
     } else {
@@ -126,7 +127,11 @@ fn parked(row: &mut Row, site: &Site) -> Vec<Effect> {
             Vec::new()
         }
         // Woken a moment ago: the list lags.
-        Life::Starting { .. } | Life::Parked { .. } | Life::Stopping { .. } | Life::Gone | Life::Lost { .. } => Vec::new(),
+        Life::Starting { .. }
+        | Life::Parked { .. }
+        | Life::Stopping { .. }
+        | Life::Gone
+        | Life::Lost { .. } => Vec::new(),
         Life::Probing { .. } | Life::Ready { .. } | Life::Draining { .. } => {
             row.because = Some("somebody else stopped it at the provider".into());
             enter(row, Life::Lost { absent: Absence::default() }, site.now);

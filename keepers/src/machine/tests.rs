@@ -30,6 +30,7 @@ fn specs() -> Specs {
     Specs {
         machine: "0192f3a4".parse().unwrap(),
         pool: "lambda@us-east".parse().unwrap(),
+        landlord: "lambda".into(),
         sku: "gpu_1x_a10".into(),
         place: "us-east-1".into(),
         slots: 4,
