@@ -207,9 +207,13 @@ impl Account {
         machine.server.as_ref().map(|running| Arc::clone(&running.simulator))
     }
 
-    /// The provider puts a machine into a state of its own, for instance `unhealthy`. Its server serves on, and it is billed on.
+    /// The provider puts a machine into a state of its own, for instance `unhealthy`. Its server serves on, and it is billed:
+    /// from now on, if it only booted so far.
     pub fn fail(&self, id: &str, word: &str) {
-        self.change(id, |machine, at| machine.enter(Stage::Broken(word.to_owned()), at));
+        self.change(id, |machine, at| {
+            machine.enter(Stage::Broken(word.to_owned()), at);
+            self.bill(machine, "machine", machine.price_per_hour_nanos, at);
+        });
     }
 
     /// A machine is gone at once, by nobody's order.

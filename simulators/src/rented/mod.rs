@@ -17,6 +17,7 @@
 mod account;
 mod door;
 mod fault;
+mod lambda;
 mod life;
 mod log;
 mod machine;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use account::{Account, Seen};
 pub use fault::{Canned, ControlFault};
+pub use lambda::{Lambda, LambdaConfig};
 pub use life::{Life, Serves};
 pub use log::{Act, Action};
 pub use machine::Stage;
