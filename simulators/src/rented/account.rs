@@ -216,6 +216,11 @@ impl Account {
         });
     }
 
+    /// The same for a state in which the machine does not run: its server is gone, and it is billed no longer.
+    pub fn crash(&self, id: &str, word: &str) {
+        self.change(id, |machine, at| self.over(machine, Stage::Broken(word.to_owned()), at));
+    }
+
     /// A machine is gone at once, by nobody's order.
     pub fn vanish(&self, id: &str) {
         self.change(id, |machine, at| self.over(machine, Stage::Gone, at));
@@ -325,6 +330,11 @@ impl Account {
     pub(super) fn amend(&self, id: &str, call: &str, change: impl FnOnce(&mut Value)) -> Option<Seen> {
         self.touch(id, call, None)?;
         self.change(id, |machine, _| change(&mut machine.papers))
+    }
+
+    /// The same by the provider itself, so that it stands in no log.
+    pub(super) fn note(&self, id: &str, change: impl FnOnce(&mut Value)) {
+        self.change(id, |machine, _| change(&mut machine.papers));
     }
 
     /// Enters a change of somebody else's machine, or `act` of one of ours. `None` if there is none of this id.

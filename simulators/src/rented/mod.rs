@@ -17,6 +17,7 @@
 mod account;
 mod door;
 mod fault;
+mod fly;
 mod lambda;
 mod life;
 mod log;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use account::{Account, Seen};
 pub use fault::{Canned, ControlFault};
+pub use fly::{Fly, FlyConfig};
 pub use lambda::{Lambda, LambdaConfig};
 pub use life::{Life, Serves};
 pub use log::{Act, Action};
