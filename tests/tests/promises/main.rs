@@ -19,6 +19,7 @@ mod faults;
 mod hedged;
 mod house;
 mod ids;
+mod keeper_killed;
 mod kept_warm;
 mod large_output;
 mod ledger;
