@@ -12,6 +12,7 @@
 mod acting;
 mod carry;
 mod desk;
+mod ears;
 mod money;
 mod plan;
 mod standby;

@@ -5,8 +5,8 @@
 //!   serves.
 //! - A pool: [`fleet`] compares lists with rows, [`books`] is its money, [`lease`] says who keeps it, [`wish`] is what operators
 //!   ask and are told, [`policy`] how many machines there are to be.
-//! - The process: [`config`] is what it is told, [`account`] lists, [`store`] is the bucket, [`keeper`] the loop, [`tap`] a seam
-//!   for tests.
+//! - The process: [`config`] is what it is told, [`account`] lists, [`store`] is the bucket, [`keeper`] the loop, [`operator`] what
+//!   commands do, [`tap`] a seam for tests.
 
 pub mod account;
 pub mod books;
@@ -19,6 +19,7 @@ pub mod lease;
 pub mod machine;
 pub mod meter;
 mod nats;
+pub mod operator;
 pub mod policy;
 pub mod probe;
 pub mod row;

@@ -1,12 +1,12 @@
 //! The pool's plan, carried: what is seen goes in, orders and endings come out.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use schemas::{MachineId, Micros, UsdNanos, machine::MachineState, time::Clock as _};
 use tokio::time::Instant;
 use transport::SystemClock;
 
-use super::{desk::Desk, money::Figures};
+use super::{desk::Desk, ears::Ears, money::Figures};
 use crate::{
     fleet,
     landlord::Quote,
@@ -61,7 +61,7 @@ pub(super) struct Decided {
 
 /// The plan of a pool and what it is made from.
 pub(super) struct Planner {
-    wish: Wish,
+    ears: Ears,
     cooling: BTreeMap<String, Rest>,
     closed: Option<Rest>,
     quotes: Vec<Quote>,
@@ -74,7 +74,7 @@ impl Planner {
     pub(super) async fn begin(desk: &Desk) -> Result<Self, StoreError> {
         let (wish, _) = desk.store.read::<Wish>(&Wish::key(&desk.settings.pool)).await?;
         Ok(Self {
-            wish: wish.unwrap_or_default(),
+            ears: Ears::open(desk, wish.unwrap_or_default()),
             cooling: BTreeMap::new(),
             closed: None,
             quotes: Vec::new(),
@@ -85,8 +85,11 @@ impl Planner {
     }
 
     /// Returns when a look is due. Cancel-safe.
-    pub(super) fn changed(&self) -> impl Future<Output = ()> + '_ {
-        tokio::time::sleep_until(self.next)
+    pub(super) async fn changed(&mut self) {
+        tokio::select! {
+            () = tokio::time::sleep_until(self.next) => {}
+            () = self.ears.heard() => {}
+        }
     }
 
     pub(super) fn urge(&mut self) {
@@ -127,10 +130,11 @@ impl Planner {
         self.next = Instant::now() + LOOK_EVERY;
         let mut decided = Decided::default();
         let settings = &desk.settings;
-        let want = if desk.orphaned || self.wish.stopped {
+        let wish = self.ears.wish();
+        let want = if desk.orphaned || wish.stopped {
             0
         } else {
-            self.wish.scale.unwrap_or(settings.policy.least)
+            wish.scale.unwrap_or(settings.policy.least)
         };
         let living: Vec<&&Row> = rows
             .iter()
