@@ -4,10 +4,10 @@
 //! A first run counts the steps: before and after each write and each control call. Then, for each step, a keeper is killed
 //! exactly there, and another one takes over.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
-use keepers::{account::Account, config::PoolSettings, landlord::Landlord, wish::Wish};
+use keepers::{account::Account, config::PoolSettings, landlord::Landlord, secret::Secret, wish::Wish};
 use schemas::{UsdNanos, machine::MachineState};
 use serde_json::json;
 use simulators::rented::{self, Act};
@@ -42,12 +42,14 @@ struct Life {
 
 /// One machine is wanted, comes up, takes jobs, is not wanted any more, and goes. A keeper is killed at step `at`.
 async fn live(url: &str, office: &Office, start: Start, name: &str, at: Option<usize>) -> Life {
-    let provider = start(format!("{name}-{}@us-east", at.map_or_else(|| "all".into(), |at| at.to_string()))).await;
+    let provider =
+        start(format!("{name}-{}@us-east", at.map_or_else(|| "all".into(), |at| at.to_string()))).await;
     let pool = provider.pool.pool.clone();
     provider.account.add_foreign("somebody-elses", &provider.pool.sku, &provider.pool.places[0], json!({}));
     let tap = KillAt::step(at);
     let config = |tap| {
-        let account = Account::new(provider.pool.account.clone(), Arc::new(Hasty(Arc::clone(&provider.landlord))));
+        let account =
+            Account::new(provider.pool.account.clone(), Arc::new(Hasty(Arc::clone(&provider.landlord))));
         keepers::config::KeeperConfig { tap, ..rent::config(url, "k1", account, vec![provider.pool.clone()]) }
     };
     let first = Running::start(config(tap.clone())).await;
@@ -67,10 +69,8 @@ async fn live(url: &str, office: &Office, start: Start, name: &str, at: Option<u
         }
     };
     let what = format!("{pool}: the ledger to equal the invoice");
-    wait::until(&what, || async {
-        (office.ledger(&pool).await == invoice(&provider.account)).then_some(())
-    })
-    .await;
+    wait::until(&what, || async { (office.ledger(&pool).await == invoice(&provider.account)).then_some(()) })
+        .await;
     keeper.stop().await;
     provider.shutdown.cancel();
     Life { steps: tap.passed().len(), account: provider.account }
@@ -100,3 +100,46 @@ async fn kill_at_every_step(name: &str, start: Start) {
     }
     office.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lambda_at_every_step() {
+    kill_at_every_step("lambda", |pool| Box::pin(lambda(pool))).await;
+}
+
+async fn lambda(pool: String) -> Provider {
+    use keepers::landlords::lambda::{Lambda, LambdaConfig, LambdaPlace, LambdaPool};
+    let shutdown = CancellationToken::new();
+    let (sku, place) = ("gpu_1x_a10", "us-east-1");
+    let simulated = rented::LambdaConfig { limited: false, ..rented::LambdaConfig::default() };
+    let key = simulated.key.clone();
+    let simulator = rented::Lambda::start(simulated, shutdown.clone()).await.unwrap();
+    let settings = rent::pool(&pool, "lambda", sku, &[place], 1);
+    let rents = LambdaPool {
+        sku: sku.into(),
+        places: vec![LambdaPlace { region: place.into(), firewall_ruleset: None }],
+        image_family: None,
+        image: "vllm/vllm-openai@sha256:0".into(),
+        args: vec!["--model".into(), "m".into()],
+        env: BTreeMap::new(),
+        port: simulator.account().port(),
+        start_within: None,
+    };
+    let config = LambdaConfig {
+        base_url: simulator.url(),
+        pace: Duration::ZERO,
+        launch_pace: Duration::ZERO,
+        pools: [(settings.pool.clone(), rents)].into(),
+        ..LambdaConfig::new(Secret::new(key), SSH_KEY)
+    };
+    Provider {
+        account: Arc::clone(simulator.account()),
+        landlord: Arc::new(Lambda::new(config).unwrap()),
+        pool: settings,
+        shutdown,
+        _simulator: Box::new(simulator),
+    }
+}
+
+/// A public key as ssh-keygen writes it; of no private key that anybody has.
+const SSH_KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDd4ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZm beacon";
