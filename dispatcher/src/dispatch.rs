@@ -8,6 +8,7 @@
 
 mod carry;
 mod start;
+mod tell;
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,6 +41,7 @@ pub use self::start::StartError;
 use crate::{
     banker::Banker,
     config::DispatcherConfig,
+    demand::Teller,
     ending::Ending,
     jobs::{Effect, Event, Finding, Jobs},
     look_up::LookUp,
@@ -78,6 +80,8 @@ enum Told {
     Repaired(Result<(), TopologyError>),
     /// Whose jobs wait in the streams.
     Newest(Result<Vec<(JobSubject, u64)>, ApiError>),
+    /// How many jobs wait at consumers, by index.
+    Pending(Vec<(usize, u64)>),
     /// The job of a return that came without its text.
     Read(Box<schemas::handover::Return>, Option<Parcel>),
     /// Nothing to tell.
@@ -115,6 +119,11 @@ pub struct Dispatcher {
     repair_at: Option<Instant>,
     repairing: bool,
     asked_at: Micros,
+    teller: Teller,
+    /// Whether the server is being asked what waits.
+    asking: bool,
+    /// Whether time was looked at, and what waits was not told since.
+    ticked: bool,
 }
 
 impl Dispatcher {
@@ -176,6 +185,9 @@ impl Dispatcher {
             }
             self.jobs.settle(SystemClock.now(), &mut self.effects);
             self.carry_out().await;
+            if std::mem::take(&mut self.ticked) {
+                self.tell_demand(shutdown.is_some()).await;
+            }
             // Jobs that were on their way here when we stopped listening have come, and were given back.
             let quiet = self.drained && self.returns.is_empty();
             if shutdown.is_none() && quiet && self.jobs.is_settled() && self.tasks.is_empty() {
@@ -294,6 +306,10 @@ impl Dispatcher {
             }
             Ok(Told::Newest(Ok(newest))) => self.jobs.waiting_behind(newest, SystemClock.now()),
             Ok(Told::Newest(Err(error))) => debug!(%error, "whose jobs wait is not known now"),
+            Ok(Told::Pending(pending)) => {
+                self.asking = false;
+                self.jobs.pending(pending);
+            }
             Ok(Told::Read(back, parcel)) => self.joined(*back, parcel),
             Ok(Told::Nothing) => {}
             Err(error) => error!(%error, "a task of the dispatcher panicked"),
@@ -320,6 +336,7 @@ impl Dispatcher {
 
     fn tick(&mut self) {
         let now = SystemClock.now();
+        self.ticked = true;
         self.apply(Event::Tick);
         for draw in self.jobs.budgets_mut().draws(now) {
             self.banker.ask(draw);

@@ -30,6 +30,10 @@ pub struct Feed {
     pub seen: u64,
     /// Jobs known to wait behind the last one delivered.
     pub backlog: u64,
+    /// Whether the server has told `backlog`.
+    pub heard: bool,
+    /// Jobs that were delivered here and nowhere before.
+    pub arrivals: u64,
     /// No pull before this: the last one found nobody.
     paused: Option<Micros>,
     pulls: VecDeque<Pull>,
@@ -54,6 +58,8 @@ impl Feed {
             recreated_at: 0,
             seen: 0,
             backlog: 0,
+            heard: false,
+            arrivals: 0,
             paused: None,
             pulls: VecDeque::new(),
         }
@@ -66,13 +72,18 @@ impl Feed {
 
     /// Counts a delivery against the oldest pull: the server serves them in order.
     pub fn delivered(&mut self, lease: &Lease) {
-        self.backlog = lease.pending;
+        self.waits_behind(lease.pending);
         if let Some(pull) = self.pulls.front_mut() {
             pull.left = pull.left.saturating_sub(1);
             if pull.left == 0 {
                 self.pulls.pop_front();
             }
         }
+    }
+
+    /// The server says how many jobs wait behind the last one delivered.
+    pub const fn waits_behind(&mut self, jobs: u64) {
+        (self.backlog, self.heard) = (jobs, true);
     }
 
     /// A pull begins.

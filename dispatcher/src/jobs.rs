@@ -255,6 +255,16 @@ impl Jobs {
         &self.feeds
     }
 
+    /// The lines in which jobs wait.
+    pub(crate) const fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
+    /// What is known of all pools.
+    pub(crate) const fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
     /// What a question about a waiting job is answered with.
     pub(crate) fn desk(&mut self) -> Desk<'_> {
         let Self { records, lines, pools, picker, budgets, retries, rng, .. } = self;

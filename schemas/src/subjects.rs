@@ -139,6 +139,11 @@ pub fn why(region: &Region) -> String {
     format!("beacon.admin.{region}.why")
 }
 
+/// What waits in a region, as its dispatchers tell whoever rents machines there.
+pub fn demand(region: &Region) -> String {
+    format!("beacon.demand.{region}")
+}
+
 /// All heartbeats.
 pub const HEARTBEATS: &str = "beacon.pool.>";
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use routing::retry::{self, Verdict};
 use schemas::{
-    Micros,
+    Lane, Micros,
     failure::{Failure, FailureClass},
     journal::Journal,
     reply::Status,
@@ -61,6 +61,8 @@ impl Jobs {
             debug!(job = %head.id, seq = key.seq, "delivered before and forgotten by the server; left to its holder");
             return;
         }
+        // A backfill says nothing about what comes next.
+        feed.arrivals += u64::from(!again && !remade && feed.lane != Lane::Low);
         let attempts = u16::try_from(lease.delivered - 1).unwrap_or(u16::MAX);
         self.insert(key, Arc::new(head), lease, now, Journal::default(), attempts);
         self.keep_text(key, Some(parcel));

@@ -1,3 +1,5 @@
+mod demand;
+
 use std::time::Duration;
 
 use rand::SeedableRng as _;
