@@ -121,6 +121,7 @@ impl Scene {
             succeeded: 0,
             failed: 0,
             models: vec![served],
+            machines: None,
         };
         self.apply(Event::Heard(beat))
     }

@@ -41,6 +41,7 @@ fn lines() -> Vec<CostLine> {
         item: "inference".into(),
         unit_price_usd: UsdNanos::new(100),
         amount_usd: UsdNanos::new(100),
+        machine: None,
     }]
 }
 
