@@ -54,6 +54,9 @@ mod runpod;
 mod control;
 mod server;
 
+// Accounts at providers that rent machines.
+pub mod rented;
+
 pub use bill::{Bill, BillKind, BillLine, GpuUsage, Price};
 pub use board::Stats;
 pub use config::{
