@@ -6,3 +6,4 @@ pub mod http;
 pub mod mark;
 
 pub mod railway;
+pub mod render;

@@ -17,10 +17,12 @@
 mod account;
 mod door;
 mod fault;
+pub mod graphql;
 mod life;
 mod log;
 mod machine;
 mod meter;
+pub mod railway;
 #[cfg(test)]
 mod tests;
 

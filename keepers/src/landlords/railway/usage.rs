@@ -27,23 +27,23 @@ struct Tags {
 
 /// What each service cost so far. A service with a number that does not read is left out.
 pub(crate) fn charges(used: &[Used], prices: &RailwayPrices, unit: UsageUnit) -> BTreeMap<String, UsdNanos> {
-    // Nano-dollars times 10⁹, so that a sum is rounded once.
+    // All sums have one denominator, a month's units times 10⁹, so that each is rounded once.
+    let month = u128::from(unit.per_month());
     let mut sums: BTreeMap<&str, Option<u128>> = BTreeMap::new();
     for used in used {
         let Some(service) = used.tags.service_id.as_deref() else { continue };
-        let (price, per) = match used.measurement.as_str() {
-            "CPU_USAGE" => (prices.vcpu_month, unit.per_month()),
-            "MEMORY_USAGE_GB" => (prices.gb_month, unit.per_month()),
-            "NETWORK_TX_GB" => (prices.egress_gb, 1),
+        let (price, scale) = match used.measurement.as_str() {
+            "CPU_USAGE" => (prices.vcpu_month, 1),
+            "MEMORY_USAGE_GB" => (prices.gb_month, 1),
+            "NETWORK_TX_GB" => (prices.egress_gb, month),
             _ => continue,
         };
-        // Below a nano-dollar times 10⁻⁹ nothing is lost that a bill could show.
         let cost = billionths(&used.value.to_string())
-            .and_then(|value| Some(value.checked_mul(u128::from(price.get()))? / u128::from(per)));
+            .and_then(|value| value.checked_mul(u128::from(price.get()))?.checked_mul(scale));
         let sum = sums.entry(service).or_insert(Some(0));
         *sum = sum.zip(cost).and_then(|(sum, cost)| sum.checked_add(cost));
     }
-    let whole = |sum: u128| u64::try_from(sum.div_ceil(1_000_000_000)).ok().map(UsdNanos::new);
+    let whole = |sum: u128| u64::try_from(sum.div_ceil(month * 1_000_000_000)).ok().map(UsdNanos::new);
     sums.into_iter().filter_map(|(service, sum)| Some((service.to_owned(), whole(sum?)?))).collect()
 }
 
