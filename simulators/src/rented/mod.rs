@@ -19,10 +19,12 @@ mod door;
 mod fault;
 mod fly;
 mod lambda;
+pub mod graphql;
 mod life;
 mod log;
 mod machine;
 mod meter;
+pub mod railway;
 #[cfg(test)]
 mod tests;
 
