@@ -6,7 +6,8 @@ use chrono::{DateTime, FixedOffset};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use producer::replay::Source;
 use schemas::{
-    JobId, Lane, MachineId, Mailbox, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId, recurring::Missed,
+    JobId, Lane, MachineId, Mailbox, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId,
+    recurring::Missed,
 };
 
 use crate::{

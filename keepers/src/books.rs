@@ -112,6 +112,7 @@ impl Books {
             unit: Unit::Hour,
             quantity: quantity_us,
             item: "machines".into(),
+            machine: None,
             unit_price_usd: amount_usd,
             amount_usd,
         };

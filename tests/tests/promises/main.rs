@@ -19,7 +19,6 @@ mod faults;
 mod hedged;
 mod house;
 mod ids;
-mod keeper_killed;
 mod kept_warm;
 mod large_output;
 mod ledger;
