@@ -119,15 +119,15 @@ mod tests {
         let told =
             [(0, "created"), (500, "starting"), (1_000, "started"), (4_001, "stopping"), (4_100, "stopped")];
         let charged = charge_at(&events(&told), Settled::default(), 6_000);
-        assert_eq!(charged.settled.usd, UsdNanos::new(4_000_000_000));
-        assert_eq!(charged.total, UsdNanos::new(4_002_000_000), "two begun seconds of storage");
+        assert_eq!(charged.settled.usd, UsdNanos::new(4_000_000));
+        assert_eq!(charged.total, UsdNanos::new(4_002_000), "two begun seconds of storage");
     }
 
     #[test]
     fn the_newest_event_comes_first_on_the_wire_and_an_end_ends_it() {
         let told = [(9_000, "destroyed"), (8_000, "destroying"), (1_000, "started"), (0, "created")];
         let charged = charge_at(&events(&told), Settled::default(), 99_000);
-        assert_eq!(charged.total, UsdNanos::new(8_000_000_000));
+        assert_eq!(charged.total, UsdNanos::new(8_000_000));
         assert_eq!(charge(&[], PRICES, Settled::default(), None).unwrap().total, UsdNanos::ZERO);
     }
 
