@@ -6,6 +6,7 @@ pub mod http;
 pub mod mark;
 pub mod pace;
 
+pub mod fly;
 pub mod golem;
 pub mod lambda;
 pub mod railway;
