@@ -23,6 +23,7 @@ mod log;
 mod machine;
 mod meter;
 pub mod railway;
+pub mod render;
 #[cfg(test)]
 mod tests;
 

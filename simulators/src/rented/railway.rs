@@ -105,14 +105,16 @@ struct Shop {
     config: RailwayConfig,
     hourly: Limit,
     secondly: Limit,
-    state: Mutex<State>,
+    state: Mutex<Shelf>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Shelf {
     services: Vec<Service>,
     /// Answered calls, for the headers.
     calls: u32,
+    /// Raised for each id.
+    ids: u64,
 }
 
 #[derive(Deserialize)]
@@ -199,7 +201,7 @@ impl Railway {
 }
 
 impl Shop {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Shelf> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -227,7 +229,11 @@ impl Shop {
 
     /// An id that looks like those of Railway.
     fn next_id(&self, kind: u8) -> String {
-        let number = self.state().services.iter().map(|service| service.deployments.len() + 1).sum::<usize>();
+        let number = {
+            let mut state = self.state();
+            state.ids += 1;
+            state.ids
+        };
         format!("{kind:08x}-0000-4000-8000-{number:012x}")
     }
 
