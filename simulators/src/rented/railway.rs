@@ -16,6 +16,7 @@ mod run;
 mod schema;
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -216,7 +217,7 @@ impl Shop {
             created_us: self.account.now_us(),
             deleted_us: None,
             foreign: false,
-            variables: Default::default(),
+            variables: BTreeMap::new(),
             settings: json!({}),
             limits: Value::Null,
             domain: None,

@@ -154,6 +154,11 @@ impl Render {
         });
     }
 
+    /// From now on no instance of a service is listed; its server goes on.
+    pub fn stop_instances(&self, id: &str) {
+        self.shop.change(id, |service| service.has_no_instance = true);
+    }
+
     /// Puts a service of somebody else into the workspace.
     pub fn add_foreign(&self, name: &str) {
         let id = self.shop.next_id("srv");

@@ -208,8 +208,8 @@ pub(super) async fn deploy(
 
 /// `GET /services/{id}/instances`
 pub(super) async fn instances(State(shop): State<Arc<Shop>>, Path(id): Path<String>) -> Response {
-    let Some((_, seen)) = find(&shop, &id) else { return not_found(&id) };
-    let runs = shop.account.server(&id).is_some();
+    let Some((service, seen)) = find(&shop, &id) else { return not_found(&id) };
+    let runs = shop.account.server(&id).is_some() && !service.has_no_instance;
     let instance =
         json!({ "id": format!("{id}-1"), "createdAt": time(seen.history.first().map_or(0, |(_, at)| *at)) });
     Json(if runs { vec![instance] } else { Vec::new() }).into_response()

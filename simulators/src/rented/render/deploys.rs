@@ -18,6 +18,8 @@ pub(super) struct Service {
     pub(super) deleted: bool,
     /// Who suspended it; empty while nobody did.
     pub(super) suspenders: Vec<String>,
+    /// Whether no instance is listed, by a test's word.
+    pub(super) has_no_instance: bool,
     /// The oldest first.
     pub(super) deploys: Vec<Deploy>,
 }
@@ -46,6 +48,7 @@ impl Shop {
             foreign,
             deleted: false,
             suspenders: Vec::new(),
+            has_no_instance: false,
             deploys: Vec::new(),
         });
     }
