@@ -7,6 +7,8 @@ mod cancel;
 mod dead;
 mod demo;
 mod dispatcher;
+mod keeper;
+mod pools;
 mod replay;
 mod results;
 mod schedule;
@@ -26,6 +28,8 @@ pub(crate) async fn run(command: Command, session: Session) -> anyhow::Result<()
         Command::Up => up::run(session).await,
         Command::Dispatcher(args) => dispatcher::run(args, session).await,
         Command::Worker(args) => worker::run(args, session).await,
+        Command::Keeper(args) => keeper::run(args, session).await,
+        Command::Pools(args) => pools::run(args, session).await,
         Command::Simulators => simulators::run(session).await,
         Command::Submit(args) => submit::run(args, session).await,
         Command::Results(args) => results::run(args, session).await,

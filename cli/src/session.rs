@@ -169,7 +169,11 @@ impl Running {
 /// Roles tell what they do; commands of a person tell only what went wrong.
 fn default_filter(command: &Command) -> &'static str {
     match command {
-        Command::Up | Command::Dispatcher(_) | Command::Worker(_) | Command::Simulators => {
+        Command::Up
+        | Command::Dispatcher(_)
+        | Command::Worker(_)
+        | Command::Keeper(_)
+        | Command::Simulators => {
             "info,async_nats=warn"
         }
         Command::Demo(_)
@@ -181,6 +185,7 @@ fn default_filter(command: &Command) -> &'static str {
         | Command::Dead(_)
         | Command::Backfill(_)
         | Command::Why(_)
+        | Command::Pools(_)
         | Command::Bench(_)
         | Command::Simulate(_)
         | Command::Completions(_)

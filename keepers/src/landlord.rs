@@ -105,6 +105,8 @@ pub struct Sighting {
     pub ordered_at: Option<Micros>,
     /// The provider's own account of it, where it gives one.
     pub told: Option<Told>,
+    /// When it ends by itself, where that is agreed: a successor is ordered in time.
+    pub expires_at: Option<Micros>,
     /// New notes for its row; merged over those that are there.
     pub notes: Notes,
 }

@@ -1,16 +1,30 @@
 //! Taking jobs back.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
 use schemas::{
-    JobId, Region,
-    cancel::{Order, Target},
+    JobId, Micros, Region, Tenant,
+    cancel::{Filter, Order, Target},
     time::Clock as _,
 };
 use transport::{
-    PublishError, SystemClock, cancels,
+    PublishError, SystemClock,
+    api::ApiError,
+    cancels,
     delayed::{self, BringForwardError},
 };
 
-use crate::Producer;
+use crate::{
+    Producer, log,
+    nats::MailboxError,
+    replay::{Selection, Source},
+};
+
+/// The clock of whoever made an id may be ahead by this much.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(600);
 
 /// Why a delayed job was not taken back.
 #[derive(Debug, thiserror::Error)]
@@ -23,39 +37,111 @@ pub enum CancelDelayedError {
     BringForward(#[from] BringForwardError),
 }
 
+/// Why it is not known whose a job is.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnersError {
+    /// The job log could not be read.
+    #[error(transparent)]
+    Log(#[from] MailboxError),
+    /// The delayed jobs could not be read.
+    #[error(transparent)]
+    Delayed(#[from] ApiError),
+}
+
 impl Producer {
     /// Takes jobs back: those that wait never start, those that run are stopped where the provider can, and each ends
     /// `cancelled`, unless it ended before. When it returns, the order is stored and holds through any restart.
     ///
-    /// A filter means this producer's own tenant unless it names one, and only jobs accepted before now.
+    /// An id means this producer's own tenant. So does a filter unless it names one, and only jobs accepted before now.
     pub async fn cancel(&self, target: Target, reason: &str) -> Result<Order, PublishError> {
-        let target = match target {
-            Target::Job(job) => Target::Job(job),
-            Target::Matching(mut filter) => {
-                filter.tenant.get_or_insert_with(|| self.tenant().clone());
-                Target::Matching(filter)
+        let own = Some(self.tenant().clone());
+        let (target, tenant) = match target {
+            Target::Job(job) => (Target::Job(job), own),
+            Target::Matching(filter) => {
+                (Target::Matching(Filter { tenant: filter.tenant.or(own), ..filter }), None)
             }
         };
-        let order = Order { target, at_us: SystemClock.now(), reason: reason.to_owned() };
-        cancels::order(self.publisher(), &order).await?;
-        Ok(order)
+        self.order(target, tenant, reason).await
     }
 
-    /// Takes back a job that may wait for its `run_at` in one of `regions`: it is due at once, and ends `cancelled`. The
-    /// order comes first, so that a crash in between leaves a job that is taken back when its time comes.
+    /// Takes back a job of this producer's tenant that may wait for its `run_at` in one of `regions`: it is due at once, and ends
+    /// `cancelled`. The order comes first, so that a crash in between leaves a job that is taken back when its time comes.
     pub async fn cancel_delayed(
         &self,
         regions: &[Region],
         job: JobId,
         reason: &str,
     ) -> Result<Order, CancelDelayedError> {
-        let order = self.cancel(Target::Job(job), reason).await?;
+        self.cancel_of(Some(self.tenant()), regions, job, reason).await
+    }
+
+    /// The same for the job of another tenant; without one, for the job of each tenant that has the id.
+    pub async fn cancel_of(
+        &self,
+        tenant: Option<&Tenant>,
+        regions: &[Region],
+        job: JobId,
+        reason: &str,
+    ) -> Result<Order, CancelDelayedError> {
+        let order = self.order(Target::Job(job), tenant.cloned(), reason).await?;
         for region in regions {
             let now = SystemClock.now();
-            if delayed::bring_forward(self.client(), self.publisher(), region, job, now).await? {
+            let which = (job, tenant);
+            if delayed::bring_forward(self.client(), self.publisher(), region, which, now).await? {
                 break;
             }
         }
         Ok(order)
+    }
+
+    async fn order(
+        &self,
+        target: Target,
+        tenant: Option<Tenant>,
+        reason: &str,
+    ) -> Result<Order, PublishError> {
+        let order = Order { target, tenant, at_us: SystemClock.now(), reason: reason.to_owned() };
+        cancels::order(self.publisher(), &order).await?;
+        Ok(order)
+    }
+
+    /// The tenants that have jobs of these ids, as far as job logs and delayed jobs of `regions` say. The logs are read from when the
+    /// ids were made, at the rate the server can deliver; for ids that are not found there, from their start.
+    pub async fn owners(
+        &self,
+        regions: &[Region],
+        jobs: &BTreeSet<JobId>,
+    ) -> Result<BTreeMap<JobId, BTreeSet<Tenant>>, OwnersError> {
+        let mut owners = BTreeMap::<JobId, BTreeSet<Tenant>>::new();
+        for region in regions {
+            for job in jobs {
+                if let Some(delayed) = delayed::find(self.client(), region, *job).await? {
+                    owners.entry(*job).or_default().insert(delayed.subject.tenant);
+                }
+            }
+        }
+        let made: Option<Vec<Micros>> = jobs.iter().map(|job| job.made_at()).collect();
+        let since =
+            made.and_then(|made| made.into_iter().min()).map(|at| at.min(SystemClock.now()) - CLOCKS_DIFFER);
+        for since in since.map(Some).into_iter().chain([None]) {
+            let left: BTreeSet<JobId> =
+                jobs.iter().filter(|job| !owners.contains_key(job)).copied().collect();
+            if left.is_empty() {
+                break;
+            }
+            let selection = Selection { jobs: left, since, ..Selection::default() };
+            for (stream, region) in log::streams(Source::Jobs, regions) {
+                log::read(self.client(), Source::Jobs, (&stream, region.as_ref()), &selection, |entry| {
+                    if let (Some(job), Some(subject)) = (entry.job, entry.subject)
+                        && selection.jobs.contains(&job)
+                    {
+                        owners.entry(job).or_default().insert(subject.tenant);
+                    }
+                    true
+                })
+                .await?;
+            }
+        }
+        Ok(owners)
     }
 }

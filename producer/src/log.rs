@@ -9,7 +9,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use schemas::{
-    Codec, JobId, Micros, Region,
+    Codec, JobId, Micros, Region, Tenant,
     codec::CodecError,
     dead::Obituary,
     headers,
@@ -152,9 +152,10 @@ pub async fn read(
     Ok(())
 }
 
-/// The stored results of `jobs`; those whose results are no longer kept are missing.
+/// The stored results of `jobs`, of one tenant or of whoever has these ids; those whose results are no longer kept are missing.
 pub async fn results_of(
     client: &Client,
+    tenant: Option<&Tenant>,
     jobs: &BTreeSet<JobId>,
     since: Option<Micros>,
 ) -> Result<HashMap<JobId, JobResult>, MailboxError> {
@@ -162,7 +163,11 @@ pub async fn results_of(
     if jobs.is_empty() {
         return Ok(found);
     }
-    let config = pull::OrderedConfig { deliver_policy: start(since)?, ..pull::OrderedConfig::default() };
+    let config = pull::OrderedConfig {
+        filter_subject: format!("beacon.reply.{}.*.result", tenant.map_or("*", Tenant::as_str)),
+        deliver_policy: start(since)?,
+        ..pull::OrderedConfig::default()
+    };
     read_stored(client, REPLIES, config, |message| {
         // One that tells a second job that its id was taken is not the job's own.
         if result_of(message).is_some_and(|(job, stored)| stored == StoredAs::First && jobs.contains(&job))

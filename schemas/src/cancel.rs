@@ -73,6 +73,10 @@ pub enum Target {
 pub struct Order {
     /// Which jobs.
     pub target: Target,
+    /// Whose, where one job is meant: two tenants may use one id. Without it, the job of each tenant that has the id. A filter names
+    /// its tenant itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Tenant>,
     /// When it was given. A filter does not mean jobs stored later, nor jobs stored after the order itself, whatever this says.
     #[serde(default = "whenever_stored")]
     pub at_us: Micros,
@@ -93,10 +97,13 @@ impl Order {
         Failure::new(FailureClass::Cancelled, reason)
     }
 
-    /// The key of the order in the bucket: an order for one job replaces an earlier one.
+    /// The key of the order in the bucket: an order for one job of a tenant replaces an earlier one.
     pub fn key(&self) -> String {
         match &self.target {
-            Target::Job(job) => format!("job.{job}"),
+            Target::Job(job) => match &self.tenant {
+                Some(tenant) => format!("job.{job}.{tenant}"),
+                None => format!("job.{job}"),
+            },
             Target::Matching(filter) => {
                 // Two orders of one moment are two.
                 let text =
@@ -118,30 +125,39 @@ struct Stored {
 /// All orders that hold.
 #[derive(Clone, Debug, Default)]
 pub struct Cancels {
-    jobs: HashMap<JobId, Stored>,
+    /// By job, then by the order's key: one for each tenant that is named.
+    jobs: HashMap<JobId, BTreeMap<String, Stored>>,
     matching: BTreeMap<String, Stored>,
 }
 
 impl Cancels {
     /// Takes in an order that the server stored under `key` at `at`.
     pub fn add(&mut self, key: &str, order: Order, at: Micros) {
-        match order.target {
-            Target::Job(job) => drop(self.jobs.insert(job, Stored { order, at })),
-            Target::Matching(_) => drop(self.matching.insert(key.to_owned(), Stored { order, at })),
-        }
+        let orders = match order.target {
+            Target::Job(job) => self.jobs.entry(job).or_default(),
+            Target::Matching(_) => &mut self.matching,
+        };
+        orders.insert(key.to_owned(), Stored { order, at });
     }
 
     /// Forgets the order with that key.
     pub fn remove(&mut self, key: &str) {
-        match key.strip_prefix("job.").and_then(|id| id.parse().ok()) {
-            Some(job) => drop(self.jobs.remove::<JobId>(&job)),
-            None => drop(self.matching.remove(key)),
+        let named = key.strip_prefix("job.").and_then(|rest| rest.split('.').next()?.parse::<JobId>().ok());
+        let Some(job) = named else { return drop(self.matching.remove(key)) };
+        if let Some(orders) = self.jobs.get_mut(&job) {
+            orders.remove(key);
+            if orders.is_empty() {
+                self.jobs.remove(&job);
+            }
         }
     }
 
     /// Forgets orders stored before `at`: the bucket has, too.
     pub fn forget_before(&mut self, at: Micros) {
-        self.jobs.retain(|_, stored| stored.at >= at);
+        self.jobs.retain(|_, orders| {
+            orders.retain(|_, stored| stored.at >= at);
+            !orders.is_empty()
+        });
         self.matching.retain(|_, stored| stored.at >= at);
     }
 
@@ -154,13 +170,14 @@ impl Cancels {
             Target::Matching(filter) => stored_at <= stored.order.at_us.min(stored.at) && filter.matches(job),
             Target::Job(_) => false,
         };
-        let stored = self.jobs.get(&job.id).or_else(|| self.matching.values().find(meant))?;
-        Some(&stored.order)
+        let owned = |stored: &&Stored| stored.order.tenant.as_ref().is_none_or(|t| *t == job.subject.tenant);
+        let named = self.jobs.get(&job.id).and_then(|orders| orders.values().find(owned));
+        Some(&named.or_else(|| self.matching.values().find(meant))?.order)
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.jobs.len() + self.matching.len()
+        self.jobs.values().map(BTreeMap::len).sum::<usize>() + self.matching.len()
     }
 
     /// Whether nothing was taken back.
@@ -242,9 +259,34 @@ mod tests {
     }
 
     #[test]
+    fn an_order_for_an_id_means_the_job_of_the_tenant_it_names() {
+        let order = |tenant: &str| -> Order {
+            serde_json::from_str(&format!(r#"{{"target":{{"job":"{ID}"}}{tenant}}}"#)).unwrap()
+        };
+        let orders = [order(r#","tenant":"other""#), order(r#","tenant":"acme""#), order("")];
+        assert_eq!(
+            orders.each_ref().map(Order::key),
+            [format!("job.{ID}.other"), format!("job.{ID}.acme"), format!("job.{ID}"),]
+        );
+        let mut cancels = Cancels::default();
+        for (order, meant) in orders.iter().zip([false, true, true]) {
+            cancels.add(&order.key(), order.clone(), AT);
+            assert_eq!(cancels.of(&job(), AT).is_some(), meant, "{order:?}");
+        }
+        assert_eq!(cancels.len(), 3);
+        for (order, meant) in orders.iter().zip([true, true, false]) {
+            cancels.remove(&order.key());
+            assert_eq!(cancels.of(&job(), AT).is_some(), meant, "{order:?}");
+        }
+        assert!(cancels.is_empty());
+    }
+
+    #[test]
     fn an_order_taken_back_no_longer_holds() {
-        let mut cancels = cancels(&format!(r#"{{"job":"{ID}"}}"#));
-        cancels.remove(&format!("job.{ID}"));
+        let order: Order = serde_json::from_str(&format!(r#"{{"target":{{"job":"{ID}"}}}}"#)).unwrap();
+        let mut cancels = Cancels::default();
+        cancels.add(&order.key(), order.clone(), AT);
+        cancels.remove(&order.key());
         assert!(cancels.is_empty());
     }
 }

@@ -124,6 +124,11 @@ pub fn heartbeat(pool: &PoolId, worker: &WorkerId) -> String {
     format!("beacon.pool.{}.{}.{worker}", pool.region, pool.provider)
 }
 
+/// The heartbeats of all workers of a pool.
+pub fn heartbeats_of(pool: &PoolId) -> String {
+    format!("beacon.pool.{}.{}.*", pool.region, pool.provider)
+}
+
 /// Orders to one worker.
 pub fn orders(pool: &PoolId, worker: &WorkerId) -> String {
     format!("beacon.order.{}.{}.{worker}", pool.region, pool.provider)

@@ -191,7 +191,7 @@ impl Topology {
             bucket(JOURNAL_BUCKET, 2 * DAY, settings.replicas),
             bucket(CANCEL_BUCKET, CANCEL_KEPT, settings.replicas),
             bucket(RECURRING_BUCKET, Duration::ZERO, settings.replicas),
-            bucket(MACHINES_BUCKET, Duration::ZERO, settings.replicas),
+            StreamSpec { allow_msg_ttl: true, ..bucket(MACHINES_BUCKET, Duration::ZERO, settings.replicas) },
             StreamSpec { allow_msg_ttl: true, ..bucket(UNIQUE_BUCKET, Duration::ZERO, settings.replicas) },
             objects(PAYLOADS_BUCKET, 7 * DAY, settings.replicas),
             StreamSpec {

@@ -9,6 +9,7 @@ pub mod imports;
 pub mod llm;
 pub mod nats_server;
 pub mod process;
+pub mod rent;
 pub mod roles;
 pub mod rust_text;
 pub mod scripted;

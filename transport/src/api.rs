@@ -8,6 +8,9 @@ use futures_util::StreamExt as _;
 use schemas::Micros;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use crate::{denied::Denied, link};
 
 /// Meta operations on a busy cluster take seconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,6 +44,9 @@ pub enum ApiError {
         #[source]
         source: async_nats::client::RequestError,
     },
+    /// The server does not let this user ask it.
+    #[error("NATS does not permit this user to {0}")]
+    Denied(Denied),
     /// It answered something else.
     #[error("JetStream answered {subject} with something unexpected: {what}")]
     Odd {
@@ -56,7 +62,7 @@ impl ApiError {
     pub fn code(&self) -> Option<u64> {
         match self {
             Self::Refused { code, .. } => Some(*code),
-            Self::Silent { .. } | Self::Odd { .. } => None,
+            Self::Silent { .. } | Self::Denied(_) | Self::Odd { .. } => None,
         }
     }
 
@@ -77,11 +83,7 @@ struct Refusal {
 /// Asks `$JS.API.<subject>` and gives the answer's JSON. `body` may be `Value::Null` for none.
 pub async fn ask(client: &Client, subject: &str, body: &Value) -> Result<Value, ApiError> {
     let payload = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    let request = Request::new().payload(payload.into()).timeout(Some(TIMEOUT));
-    let answer = client
-        .send_request(format!("$JS.API.{subject}"), request)
-        .await
-        .map_err(|source| ApiError::Silent { subject: subject.to_owned(), source })?;
+    let answer = request(client, subject, payload, TIMEOUT).await?;
     let odd = |what: String| ApiError::Odd { subject: subject.to_owned(), what };
     let mut value: Value = serde_json::from_slice(&answer.payload).map_err(|e| odd(e.to_string()))?;
     match value.get_mut("error").map(Value::take) {
@@ -90,6 +92,36 @@ pub async fn ask(client: &Client, subject: &str, body: &Value) -> Result<Value, 
             let Refusal { err_code, description } =
                 serde_json::from_value(error).map_err(|e| odd(e.to_string()))?;
             Err(ApiError::Refused { subject: subject.to_owned(), code: err_code, description })
+        }
+    }
+}
+
+/// Sends a question, and gives the answer as it comes.
+async fn request(
+    client: &Client,
+    subject: &str,
+    payload: Vec<u8>,
+    within: Duration,
+) -> Result<Message, ApiError> {
+    let to = format!("$JS.API.{subject}");
+    let denials = link::denials_of(client);
+    let request = Request::new().payload(payload.into()).timeout(Some(within));
+    tokio::select! {
+        answer = client.send_request(to.clone(), request) => {
+            answer.map_err(|source| ApiError::Silent { subject: subject.to_owned(), source })
+        }
+        denied = denial(denials, &to) => Err(ApiError::Denied(denied)),
+    }
+}
+
+/// Returns when the server says that nothing may be published to `subject`. A question that is denied has no answer.
+async fn denial(denials: Option<Receiver<Denied>>, subject: &str) -> Denied {
+    let Some(mut denials) = denials else { return std::future::pending().await };
+    loop {
+        match denials.recv().await {
+            Ok(denied @ Denied::Publish { .. }) if denied.subject() == subject => return denied,
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return std::future::pending().await,
         }
     }
 }
@@ -166,10 +198,14 @@ impl Gets {
         let subject = self.subject.clone();
         let odd = |what: String| ApiError::Odd { subject: subject.clone(), what };
         let (to, reply) = (self.subject.clone(), self.inbox.clone());
+        let mut denied = std::pin::pin!(denial(link::denials_of(&self.client), &subject));
         let asked = self.client.publish_with_reply(to, reply, body.to_string().into()).await;
         asked.map_err(|e| odd(e.to_string()))?;
         loop {
-            let answer = tokio::time::timeout(TIMEOUT, self.answers.next()).await;
+            let answer = tokio::select! {
+                answer = tokio::time::timeout(TIMEOUT, self.answers.next()) => answer,
+                denied = &mut denied => return Err(ApiError::Denied(denied)),
+            };
             let answer =
                 answer.map_err(|_| odd("no answer in time".into()))?.ok_or_else(|| odd("closed".into()))?;
             match answer.status {
@@ -199,11 +235,7 @@ pub(crate) async fn at_within(
 ) -> Result<Option<Message>, ApiError> {
     let subject = format!("DIRECT.GET.{stream}");
     let body = serde_json::json!({ "seq": seq }).to_string();
-    let request = Request::new().payload(body.into()).timeout(Some(within));
-    let answer = client
-        .send_request(format!("$JS.API.{subject}"), request)
-        .await
-        .map_err(|source| ApiError::Silent { subject: subject.clone(), source })?;
+    let answer = request(client, &subject, body.into_bytes(), within).await?;
     match answer.status {
         None => Ok(Some(answer)),
         Some(StatusCode::NOT_FOUND) => Ok(None),

@@ -11,6 +11,10 @@ use crate::publisher::{Headers, PublishError, Publisher};
 
 /// Names the version that a value must have to be replaced.
 pub(crate) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Says what a message does to its key, where it does not give it a value.
+const OPERATION: &str = "KV-Operation";
+/// The key has no value any more.
+const DELETED: &str = "DEL";
 /// The server's word for a value that has another version.
 pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10_071;
 
@@ -75,6 +79,14 @@ impl Bucket {
         replace(&self.publisher, subject, Headers::new(), value, revision).await
     }
 
+    /// Deletes the value at `revision`; `false` when somebody else was first. Followers hear of it for a day, after which the
+    /// server forgets the key; the bucket's stream must allow messages a life of their own.
+    pub async fn delete(&self, key: &str, revision: u64) -> Result<bool, PublishError> {
+        let subject = format!("$KV.{}.{key}", self.name);
+        let headers = Headers::new().with(OPERATION, DELETED).with("Nats-TTL", "24h");
+        Ok(replace(&self.publisher, subject, headers, Bytes::new(), revision).await?.is_some())
+    }
+
     /// Reads the newest value; `None` when there is none or it was deleted.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, ReadError> {
         self.read(key).await.map(|found| found.value)
@@ -94,7 +106,7 @@ impl Bucket {
         }
         let header = |name| answer.headers.as_ref().and_then(|map| map.get(name));
         let revision = header("Nats-Sequence").and_then(|text| text.as_str().parse().ok()).unwrap_or(0);
-        let value = header("KV-Operation").is_none().then_some(answer.payload.clone());
+        let value = header(OPERATION).is_none().then_some(answer.payload.clone());
         Ok(Revised { value, revision })
     }
 }

@@ -6,7 +6,7 @@
 use async_nats::{Client, HeaderMap, HeaderValue, Message};
 use bytes::Bytes;
 use schemas::{
-    Codec, JobId, Micros, Region,
+    Codec, JobId, Micros, Region, Tenant,
     codec::CodecError,
     headers,
     job::JobBody,
@@ -76,15 +76,18 @@ pub async fn find(client: &Client, region: &Region, job: JobId) -> Result<Option
     Ok(found.last().and_then(read))
 }
 
-/// Lets a delayed job's time be now. False when it does not wait any more.
+/// Lets a delayed job's time be now; with a tenant, only if the job is that tenant's. False when it does not wait any more.
 pub async fn bring_forward(
     client: &Client,
     publisher: &Publisher,
     region: &Region,
-    job: JobId,
+    (job, tenant): (JobId, Option<&Tenant>),
     now: Micros,
 ) -> Result<bool, BringForwardError> {
     let Some(delayed) = find(client, region, job).await? else { return Ok(false) };
+    if tenant.is_some_and(|tenant| *tenant != delayed.subject.tenant) {
+        return Ok(false);
+    }
     let get = |name| delayed.headers.get(name).map(HeaderValue::as_str);
     let own = Headers::new()
         .with_some(headers::CONTENT_TYPE, get(headers::CONTENT_TYPE))

@@ -18,6 +18,13 @@ pub enum Denied {
 }
 
 impl Denied {
+    /// The subject that is denied.
+    pub fn subject(&self) -> &str {
+        match self {
+            Self::Publish { subject } | Self::Subscribe { subject } => subject,
+        }
+    }
+
     /// Reads the server's words, `Permissions Violation for Publish to "x"` or `… for Subscription to "x" using queue "y"`; `None` for
     /// any other error.
     pub fn read(text: &str) -> Option<Self> {

@@ -5,7 +5,7 @@
 //!   map in `schemas::topology`.
 //! - Store and finish: [`publisher`] stores many messages at once, [`acks`] finishes leases and confirms each ack.
 //! - Messages: [`replies`] writes results and costs, [`stored`] finds results that exist already, [`bucket`] reads and
-//!   writes small values, [`cancels`] follows cancellations, [`delayed`] stores jobs for later, [`recurring`] stores
+//!   writes small values, [`follow`] follows the keys of a bucket, [`cancels`] follows cancellations, [`delayed`] stores jobs for later, [`recurring`] stores
 //!   repeated jobs, [`unique`] claims unique keys, [`payloads`] holds inputs that are too large for a message,
 //!   [`counters`] adds up what many processes spend.
 //! - Together: [`role`] is what a dispatcher and a worker both stand on.
@@ -19,6 +19,7 @@ pub mod clock;
 pub mod counters;
 pub mod delayed;
 pub mod denied;
+pub mod follow;
 pub mod link;
 pub mod payloads;
 pub mod publisher;

@@ -1,8 +1,12 @@
 //! A connection: made with our settings, refused when the server is too old, and able to say that it reconnected.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, Statistics};
 use tokio::sync::{broadcast, watch};
 use tracing::{debug, error, info, warn};
 
@@ -109,6 +113,18 @@ pub enum LinkError {
     NoJetStream(String),
 }
 
+/// Where the denials of each open connection are told. Whoever asks something has only a client, which has no place for it; its
+/// statistics are one object for each connection.
+static DENIALS: Mutex<Vec<(Weak<Statistics>, broadcast::Sender<Denied>)>> = Mutex::new(Vec::new());
+
+/// What the server does not permit the connection of `client`, from now on; `None` for a client that no [`Link`] made.
+pub(crate) fn denials_of(client: &Client) -> Option<broadcast::Receiver<Denied>> {
+    let statistics = Arc::downgrade(&client.statistics());
+    let connections = DENIALS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, denials) = connections.iter().find(|(of, _)| of.ptr_eq(&statistics))?;
+    Some(denials.subscribe())
+}
+
 /// A connected client that counts its reconnects.
 #[derive(Clone, Debug)]
 pub struct Link {
@@ -167,6 +183,10 @@ impl Link {
         if !server.jetstream {
             return Err(LinkError::NoJetStream(urls));
         }
+        let mut connections = DENIALS.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.retain(|(of, _)| of.strong_count() > 0);
+        connections.push((Arc::downgrade(&client.statistics()), denials.clone()));
+        drop(connections);
         Ok(Self { client, reconnects, denials })
     }
 

@@ -8,7 +8,7 @@ use producer::{
     replay::{Selection, Source},
 };
 use schemas::{
-    JobId, Mailbox, Micros, Region,
+    JobId, Mailbox, Micros, Region, Tenant,
     cancel::{Filter, Order, Target},
     reply::{JobResult, Status},
     time::Clock as _,
@@ -28,36 +28,100 @@ const AT_ONCE: usize = 256;
 /// Gives the orders, and waits for results if asked to.
 pub(crate) async fn run(args: Cancel, session: Session) -> anyhow::Result<()> {
     let targets = targets(&args, &session)?;
-    let producer = session.producer(&args.tenant, &args.mailbox.clone().unwrap_or_default()).await?;
     let work = async {
-        let mut orders = stream::iter(targets)
-            .map(async |target| take_back(&producer, &session, target, &args.reason).await)
-            .buffered(AT_ONCE);
-        while let Some(order) = orders.next().await {
-            let order = order?;
-            if !args.wait {
-                tell(&order, session.json)?;
-            }
-        }
-        if args.wait { wait_for(&producer, &args, &session).await } else { Ok(()) }
+        let whose = whose(&args, &session).await?;
+        let tenant = whose.of_wait(args.wait)?.unwrap_or_default();
+        let producer = session.producer(&tenant, &args.mailbox.clone().unwrap_or_default()).await?;
+        let outcome = cancel(&args, targets, &whose, &session, &producer).await;
+        producer.close().await;
+        outcome
     };
-    let outcome = session.unless_interrupted(work).await;
-    producer.close().await;
-    outcome
+    session.unless_interrupted(work).await
 }
 
-/// A job that waits for its time ends now; the filter's ones when theirs comes.
-async fn take_back(
-    producer: &Producer,
+async fn cancel(
+    args: &Cancel,
+    targets: Vec<Target>,
+    whose: &Whose,
     session: &Session,
-    target: Target,
-    reason: &str,
-) -> anyhow::Result<Order> {
+    producer: &Producer,
+) -> anyhow::Result<()> {
     let regions = &session.config.topology.regions;
-    match target {
-        Target::Job(job) => Ok(producer.cancel_delayed(regions, job, reason).await?),
-        filter @ Target::Matching(_) => Ok(producer.cancel(filter, reason).await?),
+    let mut orders = stream::iter(targets)
+        // A job that waits for its time ends now; the filter's ones when theirs comes.
+        .map(async |target| match target {
+            Target::Job(job) => {
+                anyhow::Ok(producer.cancel_of(whose.tenant(job), regions, job, &args.reason).await?)
+            }
+            filter @ Target::Matching(_) => Ok(producer.cancel(filter, &args.reason).await?),
+        })
+        .buffered(AT_ONCE);
+    while let Some(order) = orders.next().await {
+        let order = order?;
+        if !args.wait {
+            tell(&order, session.json)?;
+        }
     }
+    drop(orders);
+    if args.wait { wait_for(producer, args, whose.of_wait(true)?, session).await } else { Ok(()) }
+}
+
+/// Whose the named jobs are.
+enum Whose {
+    /// All of this tenant, as the caller says.
+    Said(Tenant),
+    /// As the streams say. Jobs that are in none of them are missing.
+    Found(HashMap<JobId, Tenant>),
+}
+
+impl Whose {
+    fn tenant(&self, job: JobId) -> Option<&Tenant> {
+        match self {
+            Self::Said(tenant) => Some(tenant),
+            Self::Found(tenants) => tenants.get(&job),
+        }
+    }
+
+    /// The one tenant whose results are waited for, as far as it is known.
+    fn of_wait(&self, wait: bool) -> Result<Option<Tenant>, Usage> {
+        let tenants = match self {
+            Self::Said(tenant) => return Ok(Some(tenant.clone())),
+            Self::Found(tenants) => tenants.values().collect::<BTreeSet<_>>(),
+        };
+        if wait && tenants.len() > 1 {
+            let names: Vec<&str> = tenants.into_iter().map(Tenant::as_str).collect();
+            let names = names.join(", ");
+            return Err(Usage(format!(
+                "the jobs are of tenants {names}: wait for one tenant's (--tenant) at a time"
+            )));
+        }
+        Ok(tenants.into_iter().next().cloned())
+    }
+}
+
+/// Finds out whose the named jobs are, where the caller does not say. An id that several tenants use is refused.
+async fn whose(args: &Cancel, session: &Session) -> anyhow::Result<Whose> {
+    match &args.tenant {
+        Some(tenant) => return Ok(Whose::Said(tenant.clone())),
+        None if args.jobs.is_empty() => return Ok(Whose::Said(Tenant::default())),
+        None => {}
+    }
+    let producer = session.producer(&Tenant::default(), &Mailbox::default()).await?;
+    let jobs = args.jobs.iter().copied().collect();
+    let owners = producer.owners(&session.config.topology.regions, &jobs).await;
+    producer.close().await;
+    let mut found = HashMap::new();
+    for (job, tenants) in owners? {
+        if tenants.len() > 1 {
+            let names = tenants.iter().map(Tenant::as_str).collect::<Vec<_>>().join(", ");
+            let text = format!(
+                "job {job}: tenants {names} each have a job of that id; say whose is meant (--tenant)"
+            );
+            return Err(Usage(text).into());
+        }
+        found.extend(tenants.into_iter().next().map(|tenant| (job, tenant)));
+    }
+    Ok(Whose::Found(found))
 }
 
 /// What is meant; a filter that says nothing is refused.
@@ -87,7 +151,8 @@ fn targets(args: &Cancel, session: &Session) -> anyhow::Result<Vec<Target>> {
         let text = "nothing says which jobs: give ids, a filter (--region, --model, --lane, --mailbox, --label), or --all";
         return Err(Usage(text.into()).into());
     }
-    Ok(vec![Target::Matching(Filter { tenant: Some(args.tenant.clone()), ..filter })])
+    let tenant = Some(args.tenant.clone().unwrap_or_default());
+    Ok(vec![Target::Matching(Filter { tenant, ..filter })])
 }
 
 fn tell(order: &Order, json: bool) -> anyhow::Result<()> {
@@ -105,13 +170,19 @@ fn tell(order: &Order, json: bool) -> anyhow::Result<()> {
 
 /// Waits for the result of each job. What has ended, or was never accepted, is not waited for: a look at the stored results and the job
 /// log goes on beside the waiting, and says so.
-async fn wait_for(producer: &Producer, args: &Cancel, session: &Session) -> anyhow::Result<()> {
+async fn wait_for(
+    producer: &Producer,
+    args: &Cancel,
+    tenant: Option<Tenant>,
+    session: &Session,
+) -> anyhow::Result<()> {
     let mailbox = args.mailbox.clone().unwrap_or_default();
     let mut ends = stream::iter(&args.jobs)
         .map(async |job| (*job, producer.wait(*job, made_at(*job), args.timeout.get()).await))
         .buffer_unordered(AT_ONCE);
     let mut open: BTreeSet<JobId> = args.jobs.iter().copied().collect();
-    let mut look = std::pin::pin!(look_for(producer, &session.config.topology.regions, open.clone()));
+    let regions = &session.config.topology.regions;
+    let mut look = std::pin::pin!(look_for(producer, regions, tenant.as_ref(), open.clone()));
     let (mut looking, mut trouble) = (true, None);
     while !open.is_empty() {
         tokio::select! {
@@ -147,13 +218,19 @@ struct Looked {
     unknown: BTreeSet<JobId>,
 }
 
-async fn look_for(producer: &Producer, regions: &[Region], jobs: BTreeSet<JobId>) -> anyhow::Result<Looked> {
+async fn look_for(
+    producer: &Producer,
+    regions: &[Region],
+    tenant: Option<&Tenant>,
+    jobs: BTreeSet<JobId>,
+) -> anyhow::Result<Looked> {
     let client = producer.client();
-    let ended = log::results_of(client, &jobs, None).await?;
+    let ended = log::results_of(client, tenant, &jobs, None).await?;
     let mut unknown: BTreeSet<JobId> = jobs.into_iter().filter(|job| !ended.contains_key(job)).collect();
     for region in regions {
         for job in unknown.clone() {
-            if delayed::find(client, region, job).await?.is_some() {
+            let delayed = delayed::find(client, region, job).await?;
+            if delayed.is_some_and(|delayed| tenant.is_none_or(|tenant| *tenant == delayed.subject.tenant)) {
                 unknown.remove(&job);
             }
         }
@@ -161,7 +238,8 @@ async fn look_for(producer: &Producer, regions: &[Region], jobs: BTreeSet<JobId>
             break;
         }
         for (stream, region) in log::streams(Source::Jobs, std::slice::from_ref(region)) {
-            let selection = Selection { jobs: unknown.clone(), ..Selection::default() };
+            let selection =
+                Selection { jobs: unknown.clone(), tenant: tenant.cloned(), ..Selection::default() };
             log::read(client, Source::Jobs, (&stream, region.as_ref()), &selection, |entry| {
                 if let Some(job) = entry.job {
                     unknown.remove(&job);
@@ -172,7 +250,7 @@ async fn look_for(producer: &Producer, regions: &[Region], jobs: BTreeSet<JobId>
         }
     }
     // It may have ended, and its job been trimmed, between the two looks.
-    let late = log::results_of(client, &unknown, None).await?;
+    let late = log::results_of(client, tenant, &unknown, None).await?;
     unknown.retain(|job| !late.contains_key(job));
     Ok(Looked { ended: ended.into_iter().chain(late).collect(), unknown })
 }

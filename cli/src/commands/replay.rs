@@ -146,7 +146,7 @@ async fn compare(
     let pairs: Vec<(JobId, JobId)> = plan.picked.values().flatten().map(|p| (p.job, p.new)).collect();
     let old: BTreeSet<JobId> = pairs.iter().map(|(old, _)| *old).collect();
     let new: BTreeSet<JobId> = pairs.iter().map(|(_, new)| *new).collect();
-    let old = with_outputs(producer, log::results_of(producer.client(), &old, None).await?).await;
+    let old = with_outputs(producer, log::results_of(producer.client(), None, &old, None).await?).await;
     let end = Instant::now() + args.timeout.get();
     let mut missing = new;
     let mut new = HashMap::new();
@@ -154,7 +154,7 @@ async fn compare(
     let mut since = None;
     loop {
         let looked = SystemClock.now();
-        let found = log::results_of(producer.client(), &missing, since).await?;
+        let found = log::results_of(producer.client(), None, &missing, since).await?;
         new.extend(with_outputs(producer, found).await);
         missing.retain(|job| !new.contains_key(job));
         if missing.is_empty() || Instant::now() >= end {

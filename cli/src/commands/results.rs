@@ -1,8 +1,9 @@
 //! `beacon results`: what a mailbox holds, and with `--follow` what comes.
 
-use producer::Reply;
+use producer::{Producer, Reply, nats};
 use schemas::{Micros, reply::JobResult, time::Clock as _};
-use transport::SystemClock;
+use tracing::warn;
+use transport::{SystemClock, payloads::PayloadError};
 
 use crate::{args::Results, output, session::Session};
 
@@ -23,8 +24,7 @@ pub(crate) async fn run(args: Results, session: Session) -> anyhow::Result<()> {
         };
         let printed = match reply {
             None => break Ok(()),
-            Some(Ok(Reply::Result(result))) if session.json => output::json(&result),
-            Some(Ok(Reply::Result(result))) => output::line(one_line(&result)),
+            Some(Ok(Reply::Result(result))) => print(&producer, *result, session.json).await,
             Some(Ok(Reply::Cost(_))) => Ok(()),
             Some(Err(error)) => Err(error.into()),
         };
@@ -36,19 +36,28 @@ pub(crate) async fn run(args: Results, session: Session) -> anyhow::Result<()> {
     outcome
 }
 
-fn one_line(result: &JobResult) -> String {
+/// Prints a result with its output, which may lie in the object store. One whose output is gone says where it was.
+async fn print(producer: &Producer, result: JobResult, json: bool) -> anyhow::Result<()> {
+    let (result, lost) = match nats::with_output(producer.client(), result).await {
+        Ok(result) => (result, None),
+        Err(lost) => (lost.result, Some(lost.source)),
+    };
+    if let Some(error) = lost.as_ref().filter(|_| json) {
+        // The result itself names the place, in `output_ref`.
+        warn!(job = %result.job, %error, "the output cannot be fetched");
+    }
+    if json { output::json(&result) } else { output::line(one_line(&result, lost.as_ref())) }
+}
+
+fn one_line(result: &JobResult, lost: Option<&PayloadError>) -> String {
     let provider = result.provider.as_ref().map_or("-", |p| p.as_str());
     let region = result.region.as_ref().map_or("-", |r| r.as_str());
-    let said = match (&result.output, &result.error) {
-        (Some(output), _) => output.text.clone(),
-        (None, Some(failure)) => format!("{}: {}", failure.class, failure.message),
-        (None, None) => String::new(),
+    let snippet = match (&result.output, &result.error, lost) {
+        (Some(output), ..) => snippet(&output.text),
+        (None, Some(failure), _) => snippet(&format!("{}: {}", failure.class, failure.message)),
+        (None, None, Some(error)) => format!("[no output: {error}]"),
+        (None, None, None) => String::new(),
     };
-    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut snippet: String = said.chars().take(SNIPPET).collect();
-    if snippet.len() < said.len() {
-        snippet.push('…');
-    }
     format!(
         "{}  {}  {:9}  {provider}@{region}  {} ms  ${}  {snippet}",
         result.finished_us,
@@ -57,4 +66,20 @@ fn one_line(result: &JobResult) -> String {
         result.timings.total_us / 1_000,
         result.cost_usd,
     )
+}
+
+/// The beginning of a text, on one line.
+fn snippet(text: &str) -> String {
+    let mut words = String::new();
+    for word in text.split_whitespace() {
+        if words.len() > 4 * SNIPPET {
+            break;
+        }
+        words.extend([if words.is_empty() { "" } else { " " }, word]);
+    }
+    let mut snippet: String = words.chars().take(SNIPPET).collect();
+    if snippet.len() < words.len() {
+        snippet.push('…');
+    }
+    snippet
 }

@@ -89,7 +89,7 @@ async fn find(
     producer: &Producer,
 ) -> anyhow::Result<Option<Found>> {
     let client = producer.client();
-    let ended = log::results_of(client, &BTreeSet::from([job]), since).await?.remove(&job);
+    let ended = log::results_of(client, None, &BTreeSet::from([job]), since).await?.remove(&job);
     if let Some(result) = ended {
         return Ok(Some(Found { job, state: State::Ended(Box::new(result)), dispatchers: Vec::new() }));
     }

@@ -177,6 +177,7 @@ impl Render {
                     place: None,
                     usd_per_hour: None,
                     told: None,
+                    expires_at: None,
                     notes: Notes::new(),
                 }));
             }
@@ -207,6 +208,7 @@ impl Render {
             place: details.region,
             usd_per_hour: price,
             told: None,
+            expires_at: None,
             notes,
         }
     }

@@ -140,7 +140,7 @@ async fn the_unit_of_use_is_a_setting() {
 #[tokio::test]
 async fn a_quote_checks_key_scope_and_places_and_spends_nothing() {
     let pool = "railway@us-east".parse().unwrap();
-    let old = |sim: &mut simulators::rented::railway::RailwayConfig| {
+    let old = |sim: &mut simulators::rented::RailwayConfig| {
         sim.regions.push(("us-east1".to_owned(), Some("us-east4-eqdc4a".to_owned())));
     };
     let quoted = Bed::with(old, |_| {}).await.landlord.quote(&pool).await.unwrap();

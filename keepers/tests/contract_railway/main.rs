@@ -20,7 +20,7 @@ const PLACE: &str = "us-east4-eqdc4a";
 
 /// A simulated project and a landlord in it.
 struct Bed {
-    simulator: simulators::rented::railway::Railway,
+    simulator: simulators::rented::Railway,
     landlord: Railway,
     _stop: DropGuard,
 }
@@ -31,14 +31,14 @@ impl Bed {
     }
 
     async fn with(
-        simulated: impl FnOnce(&mut simulators::rented::railway::RailwayConfig),
+        simulated: impl FnOnce(&mut simulators::rented::RailwayConfig),
         ours: impl FnOnce(&mut RailwayConfig),
     ) -> Self {
-        let mut config = simulators::rented::railway::RailwayConfig::default();
+        let mut config = simulators::rented::RailwayConfig::default();
         simulated(&mut config);
         let stop = CancellationToken::new();
         let (project, environment) = (config.project.clone(), config.environment.clone());
-        let simulator = simulators::rented::railway::Railway::start(config, stop.clone()).await.unwrap();
+        let simulator = simulators::rented::Railway::start(config, stop.clone()).await.unwrap();
         let prices = RailwayPrices { vcpu_month: usd("20"), gb_month: usd("10"), egress_gb: usd("0.05") };
         let token = RailwayToken::Project(Secret::new("project-token"));
         let mut config = RailwayConfig::new(token, project, environment, prices);

@@ -24,6 +24,7 @@ async fn every_request_and_answer_is_as_render_describes_it() {
         })
         .await;
         bed.simulator.add_foreign("website");
+        bed.landlord.quote(&"render@us-east".parse().unwrap()).await.unwrap();
         let row = row();
         row.die_at("id");
         row.ordered(&bed.landlord).await.unwrap_err();

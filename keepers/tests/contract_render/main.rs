@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A simulated workspace and a landlord in it.
 struct Bed {
-    simulator: simulators::rented::render::Render,
+    simulator: simulators::rented::Render,
     landlord: Render,
     _stop: DropGuard,
 }
@@ -31,13 +31,13 @@ impl Bed {
         Self::with(|_| {}).await
     }
 
-    async fn with(simulated: impl FnOnce(&mut simulators::rented::render::RenderConfig)) -> Self {
-        let mut config = simulators::rented::render::RenderConfig::default();
+    async fn with(simulated: impl FnOnce(&mut simulators::rented::RenderConfig)) -> Self {
+        let mut config = simulators::rented::RenderConfig::default();
         // More looks than a minute allows; the limits have a test of their own.
         config.budgets = [(100_000, Duration::from_secs(60)); 4];
         simulated(&mut config);
         let stop = CancellationToken::new();
-        let simulator = simulators::rented::render::Render::start(config, stop.clone()).await.unwrap();
+        let simulator = simulators::rented::Render::start(config, stop.clone()).await.unwrap();
         let landlord = Render::new(ours(&simulator.url())).unwrap();
         Self { simulator, landlord, _stop: stop.drop_guard() }
     }

@@ -1,15 +1,19 @@
 //! Render's own description, and what does not agree with it.
 
+use std::{collections::BTreeMap, sync::Mutex};
+
 use serde_json::{Value, json};
 use simulators::Exchange;
 
 /// The description.
-pub(crate) struct Description(Value);
+///
+/// A validator is built once for each schema: the document is long.
+pub(crate) struct Description(Value, Mutex<BTreeMap<String, jsonschema::Validator>>);
 
 impl Description {
     pub(crate) fn new(mut document: Value) -> Self {
         loosen(&mut document);
-        Self(document)
+        Self(document, Mutex::default())
     }
 
     /// What does not agree in an exchange.
@@ -85,10 +89,14 @@ impl Description {
     }
 
     fn value(&self, schema: &Value, value: &Value, place: &str) -> Vec<String> {
-        let mut root = self.0.clone();
-        root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
-        root["allOf"] = json!([schema]);
-        let validator = jsonschema::options().should_validate_formats(true).build(&root).unwrap();
+        let key = schema.to_string();
+        let mut validators = self.1.lock().unwrap();
+        let validator = validators.entry(key).or_insert_with(|| {
+            let mut root = self.0.clone();
+            root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+            root["allOf"] = json!([schema]);
+            jsonschema::options().should_validate_formats(true).build(&root).unwrap()
+        });
         let drift = |error: jsonschema::ValidationError| {
             let text: String = error.to_string().chars().take(300).collect();
             format!("{place}: {}: {text}", error.instance_path())

@@ -2,6 +2,7 @@
 //!
 //! Files are written on the task's own thread: a checkpoint a second is some milliseconds, and nothing may pass it.
 
+mod doubts;
 mod lost;
 
 use std::{
@@ -113,9 +114,8 @@ pub struct Backfill {
     ledger_usd: UsdNanos,
     /// Lines that will never have a result.
     lost: Vec<u64>,
-    /// The first sequence of `REPLIES` when lost results were looked for last, and how many lines were in doubt then.
-    suspicious_of: Option<u64>,
-    doubtful: usize,
+    /// When they are looked for.
+    doubts: doubts::Doubts,
 }
 
 type Sent = (u64, Box<JobRequest>, Result<(), SubmitError>);
@@ -139,21 +139,23 @@ impl Backfill {
         let checkpoint = &folder.checkpoint;
         let running = checkpoint.submitted - folder.done_up_to(checkpoint.submitted);
         let input = Input::open(options.file.clone(), folder.index(), checkpoint.submitted)?;
+        // An earlier run's counts until its lines are acknowledged: whoever comes next looks as far back as we do.
+        let reserved = checkpoint.reserved > checkpoint.submitted;
+        let reservations = reserved.then_some((checkpoint.reserved, checkpoint.reserved_at_us));
         Ok(Self {
             doubles: folder.manifest.survey.doubles.iter().copied().collect(),
             unacknowledged: BTreeSet::new(),
             texts: HashMap::new(),
             running,
             known: HashSet::new(),
-            reservations: VecDeque::new(),
+            reservations: reservations.into_iter().collect(),
             quote: Quote::default(),
             asked: Control::Run,
             since_kept: 0,
             began: None,
             ledger_usd: UsdNanos::ZERO,
             lost: Vec::new(),
-            suspicious_of: None,
-            doubtful: 0,
+            doubts: doubts::Doubts::of_run(running > 0),
             options,
             folder,
             input,
@@ -218,6 +220,7 @@ impl Backfill {
         if self.options.max_cost.is_some() {
             self.quote = quote(producer, self.options.listen).await?;
         }
+        self.begin_with(producer).await?;
         self.look_for_uncertain(producer).await?;
         let (out, arrived) = mpsc::channel(RESULTS_AHEAD);
         let mut reading = JoinSet::new();
@@ -288,7 +291,8 @@ impl Backfill {
                     self.keep()?;
                     tell(&self.snapshot());
                 }
-                _ = look.tick(), if caught_up && arrived.is_empty() => self.look_for_lost(producer).await?,
+                // Not before all lines are read that may be out: an earlier run's are found by reading them.
+                _ = look.tick(), if caught_up && arrived.is_empty() && read < BURST => self.look_for_lost(producer).await?,
                 Some(news) = arrived.recv() => {
                     let mut next = Some(news);
                     while let Some(news) = next {
@@ -343,6 +347,13 @@ impl Backfill {
         for region in &self.options.regions {
             self.known.extend(nats::jobs_since(client, region, Some(tenant), since).await?);
         }
+        if !self.known.is_empty() {
+            self.doubts.add_leftovers();
+            if since.is_none() {
+                // Until all lines are read, whoever comes next must find these jobs too.
+                self.reservations.push_back((self.folder.manifest.survey.lines, Micros::default()));
+            }
+        }
         Ok(())
     }
 
@@ -388,6 +399,7 @@ impl Backfill {
         let (chat, job) = (line.chat, self.options.job(&line.custom_id));
         self.texts.insert(number, (text, chat));
         if self.known.contains(&job) {
+            self.doubts.add(number);
             return Ok(Next::Settled);
         }
         self.unacknowledged.insert(number);
@@ -509,4 +521,51 @@ fn send(producer: &Producer, line: u64, request: Box<JobRequest>, after: Duratio
         let outcome = producer.submit(&request).await.map(drop);
         (line, request, outcome)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::{Lane, catalog::Catalog};
+
+    use super::*;
+
+    fn options(folder: &std::path::Path) -> Options {
+        let file = folder.join("prompts.jsonl");
+        let line = |n| format!("{{\"custom_id\":\"{n}\",\"model\":\"m\",\"prompt\":\"x\"}}\n");
+        std::fs::write(&file, (0..50_000).map(line).collect::<String>()).unwrap();
+        Options {
+            folder: folder.join("state"),
+            file,
+            name: "prompts".into(),
+            tenant: "acme".parse().unwrap(),
+            region: "us-east".parse().unwrap(),
+            model: None,
+            lane: Lane::Low,
+            catalog: Catalog::new(vec!["m".into()]).unwrap(),
+            regions: vec!["us-east".parse().unwrap()],
+            outstanding: 50,
+            max_cost: None,
+            listen: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_reservation_of_an_earlier_run_holds_until_its_lines_are_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = options(folder.path());
+        let (then, now) = (Micros::new(5), Micros::new(1_000_000_000));
+        let mut first = Backfill::open(options.clone()).unwrap();
+        assert!(matches!(first.next(then).unwrap(), Next::Send(1, _)));
+        drop(first);
+        let mut second = Backfill::open(options).unwrap();
+        let sent = (0..=RESERVE).map(|_| second.next(now).unwrap());
+        assert!(sent.into_iter().all(|next| matches!(next, Next::Send(..))));
+        assert_eq!(
+            (second.folder.checkpoint.reserved, second.folder.checkpoint.reserved_at_us),
+            (2 * RESERVE, then)
+        );
+        second.unacknowledged.retain(|line| *line > RESERVE);
+        second.keep().unwrap();
+        assert_eq!(second.folder.checkpoint.reserved_at_us, now);
+    }
 }

@@ -144,7 +144,7 @@ async fn keep_ended(
         return Ok(());
     }
     let jobs: BTreeSet<JobId> = found.iter().map(|(picked, ..)| picked.job).collect();
-    let results = log::results_of(producer.client(), &jobs, replay.selection.since).await?;
+    let results = log::results_of(producer.client(), None, &jobs, replay.selection.since).await?;
     let floors = log::floors(producer.client(), region).await?;
     found.retain(|(picked, _, filter)| match results.get(&picked.job) {
         Some(result) => !needs || replay.selection.matches_result(result),

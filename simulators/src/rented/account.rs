@@ -207,9 +207,18 @@ impl Account {
         machine.server.as_ref().map(|running| Arc::clone(&running.simulator))
     }
 
-    /// The provider puts a machine into a state of its own, for instance `unhealthy`. Its server serves on, and it is billed on.
+    /// The provider puts a machine into a state of its own, for instance `unhealthy`. Its server serves on, and it is billed:
+    /// from now on, if it only booted so far.
     pub fn fail(&self, id: &str, word: &str) {
-        self.change(id, |machine, at| machine.enter(Stage::Broken(word.to_owned()), at));
+        self.change(id, |machine, at| {
+            machine.enter(Stage::Broken(word.to_owned()), at);
+            self.bill(machine, "machine", machine.price_per_hour_nanos, at);
+        });
+    }
+
+    /// The same for a state in which the machine does not run: its server is gone, and it is billed no longer.
+    pub fn crash(&self, id: &str, word: &str) {
+        self.change(id, |machine, at| self.over(machine, Stage::Broken(word.to_owned()), at));
     }
 
     /// A machine is gone at once, by nobody's order.
@@ -321,6 +330,11 @@ impl Account {
     pub(super) fn amend(&self, id: &str, call: &str, change: impl FnOnce(&mut Value)) -> Option<Seen> {
         self.touch(id, call, None)?;
         self.change(id, |machine, _| change(&mut machine.papers))
+    }
+
+    /// The same by the provider itself, so that it stands in no log.
+    pub(super) fn note(&self, id: &str, change: impl FnOnce(&mut Value)) {
+        self.change(id, |machine, _| change(&mut machine.papers));
     }
 
     /// Enters a change of somebody else's machine, or `act` of one of ours. `None` if there is none of this id.

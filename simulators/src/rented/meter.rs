@@ -1,6 +1,7 @@
 //! The invoice of an account, to the nano-dollar, with arithmetic of its own.
 //!
-//! A span is rounded up to whole units of time, and its amount `billed × price per hour` up to the next nano-dollar,
+//! Spans begin and end at whole milliseconds, which is how finely any provider tells times. A span is rounded up to whole
+//! units of time, and its amount `billed × price per hour` up to the next nano-dollar,
 //! span by span. Amounts that the provider measures itself ([`Meter::tell`]) are lines of their own.
 
 use std::{
@@ -111,7 +112,7 @@ impl Meter {
                 mark: mark.map(str::to_owned),
                 item,
                 price_per_hour_nanos: price,
-                from_us: at_us,
+                from_us: whole_ms(at_us),
                 until_us: None,
             });
         }
@@ -120,7 +121,7 @@ impl Meter {
     /// Closes all spans of a machine.
     pub(super) fn close(&self, id: &str, at_us: u64) {
         for span in self.pages().spans.iter_mut().filter(|span| span.id == id && span.until_us.is_none()) {
-            span.until_us = Some(at_us);
+            span.until_us = Some(whole_ms(at_us));
         }
     }
 
@@ -134,7 +135,7 @@ impl Meter {
     pub(super) fn invoice(&self, now_us: u64) -> Invoice {
         let pages = self.pages();
         let spans = pages.spans.iter().map(|span| {
-            let length = span.until_us.unwrap_or(now_us).saturating_sub(span.from_us);
+            let length = span.until_us.unwrap_or(whole_ms(now_us)).saturating_sub(span.from_us);
             let billed_us = length.div_ceil(self.unit_us) * self.unit_us;
             InvoiceLine {
                 id: span.id.clone(),
@@ -167,6 +168,10 @@ impl Meter {
     }
 }
 
+fn whole_ms(at_us: u64) -> u64 {
+    at_us - at_us % 1_000
+}
+
 /// What a span costs, rounded up.
 fn amount(billed_us: u64, price_per_hour_nanos: u64) -> u64 {
     let nanos = (u128::from(billed_us) * u128::from(price_per_hour_nanos)).div_ceil(3_600_000_000);
@@ -194,7 +199,7 @@ mod tests {
         let meter = Meter::new(Duration::from_secs(1));
         for from in [0, 5_000_000] {
             meter.open("i", None, "machine", 3_600_000_000, from);
-            meter.close("i", from + 1);
+            meter.close("i", from + 1_000);
         }
         meter.open("i", None, "parked", 3_600_000, 7_000_000);
         meter.tell("j", None, "debit notes", 5);

@@ -17,19 +17,25 @@
 mod account;
 mod door;
 mod fault;
+mod fly;
 pub mod graphql;
+mod lambda;
 mod life;
 mod log;
 mod machine;
 mod meter;
-pub mod railway;
-pub mod render;
+mod railway;
+mod render;
 #[cfg(test)]
 mod tests;
 
 pub use account::{Account, Seen};
 pub use fault::{Canned, ControlFault};
+pub use fly::{Fly, FlyConfig};
+pub use lambda::{Lambda, LambdaConfig};
 pub use life::{Life, Serves};
 pub use log::{Act, Action};
 pub use machine::Stage;
 pub use meter::{BilledFrom, BilledUntil, Invoice, InvoiceLine, Tariff};
+pub use railway::{Railway, RailwayConfig};
+pub use render::{Render, RenderConfig};

@@ -6,7 +6,10 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,6 +20,7 @@ use producer::{
 use schemas::{Lane, UsdNanos, catalog::Catalog};
 use serde_json::Value;
 use tests::{
+    by_hand,
     nats_server::NatsServer,
     process::{self, Process},
     roles::{self, Role},
@@ -24,7 +28,7 @@ use tests::{
     wait,
 };
 use tokio_util::sync::CancellationToken;
-use transport::api;
+use transport::{api, payloads};
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
@@ -331,5 +335,188 @@ async fn it_stops_before_it_costs_more_than_it_may_and_goes_on_with_more() {
     let (ending, snapshot) = scene.run(scene.options(&file)).await;
     assert_eq!((ending, snapshot.succeeded), (Ending::Finished, 60));
     check_once(&scene, &scene.path("state"), 60);
+    scene.stop().await;
+}
+
+/// What a backfill's line is to the server.
+fn ids_of(options: &Options, lines: std::ops::RangeInclusive<u64>) -> Vec<schemas::JobId> {
+    lines.map(|n| options.job(&format!("c{n}"))).collect()
+}
+
+/// Runs until all jobs that may be out are, then stops, as a person does.
+async fn run_until_out(scene: &Scene, options: Options) {
+    let producer = scene.producer().await;
+    let mut backfill = Backfill::open(options).unwrap();
+    let shutdown = CancellationToken::new();
+    let (provider, stop, before) = (scene.provider.clone(), shutdown.clone(), scene.provider.begun());
+    let watching = async {
+        wait::until("jobs to be out", || async { (provider.begun() >= before + 5).then_some(()) }).await;
+        stop.cancel();
+    };
+    let mut tell = |_: &Snapshot| {};
+    let (ending, ()) = tokio::join!(backfill.run(&producer, &shutdown, &mut tell), watching);
+    assert_eq!(ending.unwrap(), Ending::Stopped);
+    producer.close().await;
+}
+
+/// The state of a stream, by a path such as `state/messages`.
+async fn stream_number(producer: &Producer, stream: &str, path: &str) -> u64 {
+    let info = api::ask(producer.client(), &format!("STREAM.INFO.{stream}"), &Value::Null).await.unwrap();
+    api::number(&info, path).unwrap()
+}
+
+/// Deletes `REPLIES`, and waits until the dispatcher has made it anew.
+async fn make_replies_anew(producer: &Producer) {
+    api::ask(producer.client(), "STREAM.DELETE.REPLIES", &Value::Null).await.unwrap();
+    let back = || async { api::ask(producer.client(), "STREAM.INFO.REPLIES", &Value::Null).await.ok() };
+    wait::until("the stream to be made anew", back).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_is_not_kept_any_more_ends_its_line_with_the_reason_and_the_cost() {
+    for anew in [false, true] {
+        let scene = Scene::new(Script::Hold, 16).await;
+        let file = scene.file(8);
+        let options = Options { outstanding: 5, ..scene.options(&file) };
+        run_until_out(&scene, options.clone()).await;
+        scene.provider.release();
+        let producer = scene.producer().await;
+        let booked =
+            || async { (stream_number(&producer, "LEDGER", "state/messages").await >= 5).then_some(()) };
+        wait::until("all that is out to have ended", booked).await;
+        // Nobody read the results, and they are gone.
+        if anew {
+            make_replies_anew(&producer).await;
+        } else {
+            api::purge(producer.client(), "REPLIES", "beacon.reply.>").await.unwrap();
+        }
+        let mut backfill = Backfill::open(options).unwrap();
+        let ending = backfill.run(&producer, &CancellationToken::new(), &mut |_| {}).await.unwrap();
+        let snapshot = backfill.snapshot();
+        assert_eq!((ending, snapshot.succeeded, snapshot.failed), (Ending::Finished, 3, 5), "anew: {anew}");
+        assert_eq!(backfill.lost(), [1, 2, 3, 4, 5]);
+        assert_eq!(
+            snapshot.spent_usd,
+            UsdNanos::new(8 * 100_000),
+            "the ledger knows what the lost ones cost"
+        );
+        let errors = std::fs::read_to_string(scene.path("state/errors.jsonl")).unwrap();
+        let told = |line: &str| line.contains("result_lost") && line.contains("--name");
+        assert!(errors.lines().count() == 5 && errors.lines().all(told), "{errors}");
+        assert!(scene.provider.runs().values().all(|count| *count == 1), "a job was run twice");
+        producer.close().await;
+        scene.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_that_are_lost_are_told_also_when_the_state_is_lost_too() {
+    let scene = Scene::new(Script::Succeed, 16).await;
+    let file = scene.file(40);
+    let options = Options { outstanding: 10, ..scene.options(&file) };
+    let (ending, _) = scene.run(options.clone()).await;
+    assert_eq!(ending, Ending::Finished);
+    let producer = scene.producer().await;
+    std::fs::remove_dir_all(scene.path("state")).unwrap();
+    // Of all results the last 30 are left.
+    let last = stream_number(&producer, "REPLIES", "state/last_seq").await;
+    let body = serde_json::json!({ "seq": last - 29 });
+    api::ask(producer.client(), "STREAM.PURGE.REPLIES", &body).await.unwrap();
+    let (ending, snapshot) = scene.run(options).await;
+    assert_eq!((ending, snapshot.succeeded, snapshot.failed), (Ending::Finished, 30, 10));
+    assert_eq!(snapshot.spent_usd, UsdNanos::new(40 * 100_000));
+    assert!(scene.provider.runs().values().all(|count| *count == 1), "a job was run twice");
+    producer.close().await;
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_made_anew_under_a_run_end_it_and_the_next_run_goes_on() {
+    let scene = Scene::new(Script::Hold, 16).await;
+    let file = scene.file(8);
+    let options = Options { outstanding: 5, ..scene.options(&file) };
+    let producer = scene.producer().await;
+    let mut backfill = Backfill::open(options.clone()).unwrap();
+    let (shutdown, hear) = (CancellationToken::new(), &mut |_: &Snapshot| {});
+    let deleting = async {
+        wait::until("jobs to be out", || async { (scene.provider.begun() == 5).then_some(()) }).await;
+        make_replies_anew(&producer).await;
+    };
+    let (ending, ()) = tokio::join!(backfill.run(&producer, &shutdown, hear), deleting);
+    let error = ending.unwrap_err();
+    drop(backfill);
+    scene.provider.release();
+    let (ending, snapshot) = scene.run(options).await;
+    assert_eq!((ending, snapshot.succeeded, snapshot.failed), (Ending::Finished, 8, 0), "{error}");
+    check_once(&scene, &scene.path("state"), 8);
+    producer.close().await;
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_in_the_object_store_is_in_the_file_and_one_that_is_gone_is_told() {
+    const LARGE: usize = 2 * 1024 * 1024;
+    let scene = Scene::new(Script::Write(LARGE), 4).await;
+    let file = scene.file(4);
+    let options = scene.options(&file);
+    let (ending, snapshot) = scene.run(options.clone()).await;
+    assert_eq!((ending, snapshot.succeeded), (Ending::Finished, 4));
+    let whole = |path: &Path| {
+        let text = std::fs::read_to_string(path).unwrap();
+        let long = |line: &&str| line.contains(&"x".repeat(LARGE));
+        assert_eq!(text.lines().filter(long).count(), text.lines().count(), "each line has its output");
+    };
+    whole(&scene.path("state/results.jsonl"));
+    check_once(&scene, &scene.path("state"), 4);
+    // The output is written from the streams again, and one of the objects is gone.
+    let producer = scene.producer().await;
+    let job = ids_of(&options, 1..=4)[2];
+    let found = producer::log::results_of(producer.client(), None, &[job].into(), None).await.unwrap();
+    let place = found[&job].output_ref.clone().expect("a reference");
+    payloads::remove_output(producer.client(), &place).await.unwrap();
+    std::fs::remove_dir_all(scene.path("state")).unwrap();
+    let (ending, snapshot) = scene.run(options).await;
+    assert_eq!((ending, snapshot.succeeded, snapshot.failed), (Ending::Finished, 3, 1));
+    whole(&scene.path("state/results.jsonl"));
+    let errors = std::fs::read_to_string(scene.path("state/errors.jsonl")).unwrap();
+    for part in ["\"c3\"", "output_lost", &place.object, "0.0001"] {
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
+    assert!(scene.provider.runs().values().all(|count| *count == 1), "a job was run twice");
+    producer.close().await;
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_jobs_cost_that_have_not_ended_counts_at_once() {
+    let scene = Scene::new(Script::Hold, 16).await;
+    let file = scene.file(30);
+    let options = Options { outstanding: 5, max_cost: Some("0.01".parse().unwrap()), ..scene.options(&file) };
+    let (producer, mailbox) = (scene.producer().await, options.mailbox());
+    let jobs = ids_of(&options, 1..=5);
+    let mut backfill = Backfill::open(options).unwrap();
+    let (shutdown, seen) = (CancellationToken::new(), AtomicU64::new(0));
+    let spending = async {
+        wait::until("jobs to be out", || async { (scene.provider.begun() == 5).then_some(()) }).await;
+        let client = async_nats::connect(scene.nats.url()).await.unwrap();
+        let tenant = "acme".parse().unwrap();
+        for (key, job) in (0..).zip(&jobs) {
+            let wasted = by_hand::wasted(*job, &tenant, key, "0.002".parse().unwrap());
+            by_hand::store_cost(&client, (&tenant, &mailbox), &wasted).await;
+        }
+        let limit: UsdNanos = "0.01".parse().unwrap();
+        wait::until("it to be known", || async {
+            (seen.load(Ordering::SeqCst) >= limit.get()).then_some(())
+        })
+        .await;
+        scene.provider.release();
+    };
+    let mut tell = |so_far: &Snapshot| seen.store(so_far.spent_usd.get(), Ordering::SeqCst);
+    let (ending, ()) = tokio::join!(backfill.run(&producer, &shutdown, &mut tell), spending);
+    assert_eq!(ending.unwrap(), Ending::CostLimit);
+    let snapshot = backfill.snapshot();
+    assert_eq!(snapshot.succeeded, 5, "nothing went out after the money was gone");
+    assert!(snapshot.spent_usd >= "0.01".parse().unwrap(), "{}", snapshot.spent_usd);
+    producer.close().await;
     scene.stop().await;
 }

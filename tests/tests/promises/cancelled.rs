@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use producer::Producer;
+use producer::{JobRequest, Producer, ProducerConfig, request::new_job_id};
 use schemas::{
     JobId, Lane, UsdNanos,
     cancel::{Filter, Target},
@@ -15,6 +15,7 @@ use schemas::{
 use tests::{
     audit::Audit,
     nats_server::NatsServer,
+    process,
     roles::{self, Role},
     scripted::{Script, Scripted},
     wait,
@@ -181,4 +182,97 @@ async fn a_job_that_rests_between_attempts_is_taken_back() {
     assert_eq!(only(&audit, jobs[0]).status, Status::Cancelled);
     worker.stop().await;
     dispatcher.stop().await;
+}
+
+/// A producer of another tenant than the scene's.
+async fn other(nats: &NatsServer) -> Producer {
+    Producer::connect(ProducerConfig::new(&nats.url(), "other", "inbox").unwrap()).await.unwrap()
+}
+
+/// A job that is to run in an hour.
+fn later() -> JobRequest {
+    let mut request = roles::job("later");
+    request.body.run_at = Some((SystemClock.now() + Duration::from_secs(3_600)).to_datetime());
+    request
+}
+
+fn named(job: JobId) -> JobRequest {
+    let mut request = roles::job("x");
+    request.body.id = Some(job.to_string());
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_for_an_id_takes_back_the_job_of_its_own_tenant_only() {
+    let mut scene = Scene::new(Script::Succeed).await;
+    let (mut other, job) = (other(&scene.nats).await, new_job_id());
+    for producer in [&scene.producer, &other] {
+        assert!(!producer.submit(&named(job)).await.unwrap().duplicate);
+    }
+    let theirs = other.submit(&roles::job("theirs")).await.unwrap().job;
+    scene.cancel(job).await;
+    // It is no job of theirs.
+    scene.cancel(theirs).await;
+    let (dispatcher, worker) = (scene.dispatcher().await, scene.worker(4).await);
+    assert_eq!(only(&scene.results(&[job]).await, job).status, Status::Cancelled);
+    let audit = Audit::all_ended(&mut other, &[job, theirs]).await;
+    assert_eq!(audit.count(Status::Succeeded), 2);
+    worker.stop().await;
+    dispatcher.stop().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delayed_job_is_not_brought_forward_by_another_tenant() {
+    let scene = Scene::new(Script::Succeed).await;
+    let other = other(&scene.nats).await;
+    let job = other.submit(&later()).await.unwrap().job;
+    let region = roles::REGION.parse().unwrap();
+    let waits = async || transport::delayed::find(other.client(), &region, job).await.unwrap();
+    let at = waits().await.unwrap().at;
+    scene.producer.cancel_delayed(std::slice::from_ref(&region), job, "").await.unwrap();
+    assert_eq!(waits().await.unwrap().at, at);
+    other.cancel_delayed(std::slice::from_ref(&region), job, "").await.unwrap();
+    assert!(waits().await.is_none_or(|delayed| delayed.at < at));
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_finds_out_whose_an_id_is_and_refuses_one_of_several_tenants() {
+    let scene = Scene::new(Script::Succeed).await;
+    let (other, shared, folder) = (other(&scene.nats).await, new_job_id(), tempfile::tempdir().unwrap());
+    for producer in [&scene.producer, &other] {
+        producer.submit(&named(shared)).await.unwrap();
+    }
+    let mine = scene.producer.submit(&roles::job("mine")).await.unwrap().job.to_string();
+    let later = other.submit(&later()).await.unwrap().job.to_string();
+    let shared = shared.to_string();
+    let config = process::config(folder.path(), &scene.nats.url());
+    let run = |args: &[&str]| {
+        let args = [&["cancel", "--config", &config], args].concat();
+        let output = tokio::task::block_in_place(|| process::run(&args));
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        (output.status.code(), said.concat())
+    };
+    let (code, said) = run(&[&mine, &shared]);
+    assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
+    assert!(["acme", "other", "--tenant", &shared].iter().all(|word| said.contains(word)), "{said}");
+    let (code, said) = run(&[&mine, &later, "--wait"]);
+    assert!(code == Some(2) && said.contains("--tenant"), "{said}");
+    let order = |tenant: &str| serde_json::json!({ "tenant": tenant });
+    for (args, tenant) in
+        [(&[&*mine][..], "acme"), (&[&*later], "other"), (&[&*shared, "--tenant", "other"], "other")]
+    {
+        let (code, said) = run(&[args, &["--json"]].concat());
+        let given: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((code, &given["tenant"]), (Some(0), &order(tenant)["tenant"]), "{said}");
+    }
+    let (dispatcher, worker) = (scene.dispatcher().await, scene.worker(4).await);
+    let (code, said) = run(&[&mine, "--mailbox", "inbox", "--wait"]);
+    assert!(code == Some(0) && said.contains("cancelled"), "{said}");
+    let (code, said) = run(&[&shared, "--tenant", "acme", "--wait"]);
+    assert!(code == Some(0) && said.contains("had ended: succeeded"), "{said}");
+    worker.stop().await;
+    dispatcher.stop().await;
+    other.close().await;
 }

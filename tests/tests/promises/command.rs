@@ -150,3 +150,40 @@ fn the_demo_loses_nothing_and_its_ledger_matches_the_bill() {
     assert_eq!((&report["failed"], &report["lost"]), (&Value::from(0), &Value::from(0)));
     assert_eq!(report["ledger_matches_bill"], Value::Bool(true));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_has_ended_or_never_was_is_told_at_once_whatever_time_its_id_says() {
+    let nats = tests::nats_server::NatsServer::start().await;
+    let (urls, folder) = ([nats.url()], tempfile::tempdir().unwrap());
+    let dispatcher = roles::Role::usual_dispatcher(&urls[0], "d1", Duration::from_secs(4)).await;
+    let provider = tests::scripted::Scripted::new(tests::scripted::Script::Succeed);
+    let pool = roles::pool_config(&urls, "golem@us-east", "w1", 4, Duration::from_secs(4), provider);
+    let worker = roles::Role::worker(pool).await;
+    let config = process::config(folder.path(), &urls[0]);
+    let producer = roles::producer(&urls).await;
+    // An hour ahead: the clock of whoever made it is wrong.
+    let hour = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 3_600;
+    let ahead = uuid::Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, hour, 0)).to_string();
+    let mut request = roles::job("x");
+    request.body.id = Some(ahead.clone());
+    producer.submit_and_wait(&request, Duration::from_secs(30)).await.unwrap();
+    let run = |args: &[&str]| {
+        let output = tokio::task::block_in_place(|| process::run(&[args, &["--config", &config]].concat()));
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), said(&output))
+    };
+    let (code, told, _) = run(&["why", &ahead]);
+    assert!(code == Some(0) && told.contains("ended succeeded"), "{told}");
+    let never = uuid::Uuid::now_v7().to_string();
+    let (code, _, error) = run(&["why", &never]);
+    assert!(code == Some(1) && error.contains("never accepted") && error.lines().count() == 1, "{error}");
+    // It waits for minutes where it does not know better; its mailbox is not even named.
+    let began = std::time::Instant::now();
+    let (code, told, error) = run(&["cancel", &ahead, "--tenant", "acme", "--wait", "--timeout", "10m"]);
+    assert!(code == Some(0) && told.contains("had ended: succeeded"), "{told}{error}");
+    let (code, _, error) = run(&["cancel", &never, "--tenant", "acme", "--wait", "--timeout", "10m"]);
+    assert!(code == Some(1) && error.contains("never accepted") && error.lines().count() == 1, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(120), "it waited");
+    worker.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+}

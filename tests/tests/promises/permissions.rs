@@ -4,13 +4,18 @@
 use std::time::Duration;
 
 use producer::{Producer, ProducerConfig, SubmitError, WaitError};
+use serde_json::Value;
 use tests::{
     nats_server::NatsServer,
     process,
     roles::{self, Role},
 };
 use tokio::time::Instant;
-use transport::{Link, LinkConfig, PublishError, denied::Denied};
+use transport::{
+    Link, LinkConfig, PublishError,
+    api::{self, ApiError},
+    denied::Denied,
+};
 
 const ACK_WAIT: Duration = Duration::from_secs(4);
 /// Far less than the 30 s that a producer is patient for, and far more than an answer takes.
@@ -26,6 +31,9 @@ const USERS: &str = r#"authorization { users: [
         subscribe: ["beacon.reply.acme.>"] } }
     { user: deaf, password: hunter2, permissions: {
         publish: ["beacon.jobs.>", "$JS.API.>"]
+        subscribe: ["_INBOX_producer-acme.>"] } }
+    { user: dumb, password: hunter2, permissions: {
+        publish: ["beacon.jobs.>"]
         subscribe: ["_INBOX_producer-acme.>"] } }
 ] }"#;
 const ADMIN: &str = "admin:p%40ss%2Fw0rd";
@@ -156,5 +164,28 @@ async fn a_producer_that_may_not_hear_acknowledgements_or_results_says_so_at_onc
     assert!(began.elapsed() < AT_ONCE);
     mute.close().await;
     deaf.close().await;
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_to_jetstream_that_is_not_permitted_fails_at_once_and_for_its_own_connection_only() {
+    let (server, dispatcher) = server().await;
+    let link =
+        async |login| Link::connect(&LinkConfig::to(server.url_as(login)), "producer-acme").await.unwrap();
+    let (dumb, admin) = (link("dumb:hunter2").await, link(ADMIN).await);
+    let info = async |link: &Link| api::ask(&link.client, "STREAM.INFO.REPLIES", &Value::Null).await;
+    let questions = async { tokio::join!(info(&dumb), info(&admin), info(&dumb), info(&admin)) };
+    let (refused, answered, again, too) = questions.await;
+    assert!(answered.is_ok() && too.is_ok());
+    for refused in [refused, again] {
+        let refused = refused.unwrap_err();
+        let said = refused.to_string();
+        assert!(matches!(refused, ApiError::Denied(Denied::Publish { .. })), "{said}");
+        assert!(said.contains("publish to `$JS.API.STREAM.INFO.REPLIES`"), "{said}");
+    }
+    let refused = api::read_all(&dumb.client, "REPLIES", "beacon.reply.>").await.unwrap_err();
+    assert!(matches!(refused, ApiError::Denied(_)), "{refused}");
+    let refused = api::at(&dumb.client, "REPLIES", 1).await.unwrap_err();
+    assert!(matches!(refused, ApiError::Denied(_)), "{refused}");
     dispatcher.stop().await;
 }

@@ -19,7 +19,7 @@ use tests::{
     scripted::{Script, Scripted},
     wait,
 };
-use transport::api;
+use transport::{api, payloads};
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
@@ -218,6 +218,32 @@ async fn a_difference_between_old_and_new_is_shown() {
     for part in ["-refused: would not say", "+scripted llama-3.2-1b", "failed at", "succeeded at"] {
         assert!(told.contains(part), "{told}");
     }
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_in_the_object_store_are_compared_and_one_that_is_gone_is_told() {
+    const LARGE: usize = 2 * 1024 * 1024;
+    let mut scene = Scene::new(Script::Write(LARGE)).await;
+    let jobs = roles::submit_many(&scene.producer, 1).await;
+    let audit = scene.ended(&jobs).await;
+    let place = audit.results[&jobs[0]][0].output_ref.clone().expect("a reference");
+    let job = jobs[0].to_string();
+    let verdict = |scene: &Scene, again: &str| {
+        let args = ["replay", "--from", "jobs", &job, "--yes", "--diff", "--json", "--again", again];
+        let said = scene.said(&args);
+        let last: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        let text = |side: &str| last[side]["output"]["text"].as_str().unwrap().to_owned();
+        (last["verdict"].as_str().unwrap().to_owned(), text("old"), text("new"))
+    };
+    let long = "x".repeat(LARGE);
+    assert!(verdict(&scene, "1") == ("same".into(), long.clone(), long.clone()));
+    scene.provider.set(Script::Write(LARGE + 1));
+    assert!(verdict(&scene, "2") == ("different output".into(), long.clone(), long.clone() + "x"));
+    payloads::remove_output(scene.producer.client(), &place).await.unwrap();
+    let (verdict, old, new) = verdict(&scene, "3");
+    assert_eq!((verdict.as_str(), new.len()), ("different output", LARGE + 1));
+    assert!(old.contains("output not kept") && old.contains(&place.object), "{old}");
     scene.stop().await;
 }
 

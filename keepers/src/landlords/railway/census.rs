@@ -137,6 +137,7 @@ impl Found {
             sku: None,
             usd_per_hour: None,
             told: charged.map(|charged| Told { charged_usd: Some(charged), ..Told::default() }),
+            expires_at: None,
             notes,
         };
         (sighting, host)

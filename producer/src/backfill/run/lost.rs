@@ -1,10 +1,11 @@
 //! Results that `REPLIES` does not hold any more: it keeps them for three days, and may be purged or deleted. A line whose job has
 //! ended and whose result is gone would be waited for in vain.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use schemas::{JobId, UsdNanos, time::Clock as _};
+use schemas::{JobId, Micros, UsdNanos, time::Clock as _};
 use serde_json::json;
+use tokio::time::Instant;
 use transport::SystemClock;
 
 use super::{Backfill, defaults};
@@ -17,37 +18,58 @@ use crate::{
 };
 
 impl Backfill {
+    /// Compares `REPLIES` with what the checkpoint counts, before anything is read. Another stream has other sequences: it is read from
+    /// its start.
+    pub(super) async fn begin_with(&mut self, producer: &Producer) -> Result<(), BackfillError> {
+        let now = nats::extent(producer.client()).await?.ok_or(BackfillError::NoReplies)?;
+        // Written down with the next checkpoint: one made here would say that an earlier run's jobs had been looked for.
+        self.is_another(&now);
+        Ok(())
+    }
+
     /// Looks whether `REPLIES` may have dropped results that are not in the output yet, and if so writes down which lines will never have
     /// one. Call it only when everything that is stored was taken in.
     pub(super) async fn look_for_lost(&mut self, producer: &Producer) -> Result<(), BackfillError> {
-        let Some(now) = nats::extent(producer.client()).await? else { return Err(BackfillError::NoReplies) };
-        let checkpoint = &mut self.folder.checkpoint;
-        if !made_at(checkpoint.replies_created_us, &now) || now.last_seq < checkpoint.replies_seq {
-            checkpoint.replies_seq = 0;
-            checkpoint.replies_created_us = now.created;
-            self.suspicious_of = Some(0);
+        let replies = nats::extent(producer.client()).await?.ok_or(BackfillError::NoReplies)?;
+        if self.is_another(&replies) {
             self.keep()?;
+            // What is being read is the stream that is gone.
             return Err(BackfillError::RepliesAnew);
         }
-        checkpoint.replies_created_us = now.created;
-        // What was dropped since the last look, and lies behind what was taken in.
-        let news = now.first_seq > checkpoint.replies_seq + 1
-            && self.suspicious_of.is_none_or(|then| now.first_seq > then);
-        if !(news || self.doubtful > 0) || self.running == 0 {
+        self.doubts.forget(|line| self.folder.is_done(line));
+        let taken = self.folder.checkpoint.replies_seq;
+        if self.running == 0 || !self.doubts.call_for_look(&replies, taken, Instant::now()) {
             return Ok(());
         }
         let missing = self.missing()?;
         let lost = self.lost_of(producer, &missing).await?;
-        self.doubtful = missing.len() - lost.len();
-        self.suspicious_of = Some(now.first_seq);
+        let waiting =
+            missing.iter().filter(|(job, _)| !lost.contains_key(job)).map(|(_, line)| *line).collect();
+        self.doubts.looked(&replies, waiting, !lost.is_empty(), Instant::now());
         let ids = lost.keys().copied().collect();
         let costs =
             nats::costs_of(producer.client(), &self.options.tenant, &self.options.mailbox(), &ids).await?;
+        let mut lost: Vec<(JobId, u64)> = lost.into_iter().collect();
+        lost.sort_unstable_by_key(|(_, line)| *line);
         for (job, line) in lost {
             let cost = costs.get(&job).copied().unwrap_or_default();
             self.give_up(job, line, cost)?;
         }
         Ok(())
+    }
+
+    /// Whether a stream is not the one whose results the checkpoint counts; if so, it counts none from now on.
+    fn is_another(&mut self, now: &Extent) -> bool {
+        let checkpoint = &mut self.folder.checkpoint;
+        let then = checkpoint.replies_created_us;
+        checkpoint.replies_created_us = now.created;
+        // Nothing is known of the stream of an older version's checkpoint.
+        let another =
+            (then != Micros::default() && then != now.created) || now.last_seq < checkpoint.replies_seq;
+        if another {
+            checkpoint.replies_seq = 0;
+        }
+        another
     }
 
     /// Lines that were accepted and are not in the output, by job.
@@ -68,9 +90,9 @@ impl Backfill {
         &self,
         producer: &Producer,
         missing: &HashMap<JobId, u64>,
-    ) -> Result<BTreeMap<JobId, u64>, BackfillError> {
+    ) -> Result<HashMap<JobId, u64>, BackfillError> {
         let (client, options) = (producer.client(), &self.options);
-        let mut lost: BTreeMap<JobId, u64> = missing.iter().map(|(job, line)| (*job, *line)).collect();
+        let mut lost = missing.clone();
         for region in &options.regions {
             // First up to where jobs have ended, then what lies behind: a job that ends in between counts as one that has not.
             let floors = log::floors(client, region).await.map_err(nats::stream_error)?;
@@ -109,9 +131,4 @@ impl Backfill {
         checkpoint.spent_usd = checkpoint.spent_usd.checked_add(cost).unwrap_or(UsdNanos::new(u64::MAX));
         Ok(())
     }
-}
-
-/// Whether a stream is the one that was made then; nothing is known of an older checkpoint's.
-fn made_at(then: schemas::Micros, now: &Extent) -> bool {
-    then == schemas::Micros::default() || then == now.created
 }

@@ -1,0 +1,62 @@
+//! What a keeper is told, checked once by the command line; always usable.
+
+use std::{sync::Arc, time::Duration};
+
+use schemas::{PoolId, UsdNanos};
+use transport::LinkConfig;
+
+use crate::{account::Account, probe::Prober, secret::Secret, tap::Tap};
+
+/// One keeper process.
+#[derive(Clone)]
+pub struct KeeperConfig {
+    /// The connection.
+    pub link: LinkConfig,
+    /// This keeper's name. A keeper that starts again under its name takes its pools at once.
+    pub keeper: String,
+    /// The accounts it may use.
+    pub accounts: Vec<Arc<Account>>,
+    /// The pools it keeps.
+    pub pools: Vec<PoolSettings>,
+    /// Who probes machines.
+    pub prober: Arc<dyn Prober>,
+    /// Version of the price book, for cost events.
+    pub price_book: String,
+    /// How often what no job used is booked.
+    pub standing_every: Duration,
+    /// How long a keeper that stops waits for calls under way.
+    pub grace: Duration,
+    /// Watches every step; for tests that kill the keeper there.
+    pub tap: Arc<dyn Tap>,
+}
+
+/// A pool of rented machines.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolSettings {
+    /// The pool.
+    pub pool: PoolId,
+    /// Its account, by the name of the provider.
+    pub account: String,
+    /// The type of its machines.
+    pub sku: String,
+    /// Where they may stand, best first.
+    pub places: Vec<String>,
+    /// Jobs a machine runs at a time.
+    pub slots: u32,
+    /// The most that one machine may cost an hour, dollars.
+    pub usd_per_hour_max: UsdNanos,
+    /// The model that a probe asks for, by its name at the machine's server.
+    pub model: String,
+    /// The route of the server's health check.
+    pub health_path: String,
+    /// From which the machines' keys are derived; `None` for servers without one.
+    pub secret: Option<Secret>,
+    /// How long jobs may go on when a machine drains.
+    pub drain_limit: Duration,
+    /// After a place had no machine, or a useless one, nothing is ordered there for so long; it doubles each time.
+    pub cool_for: Duration,
+    /// Whether machines are parked, not ended, where the provider can.
+    pub park: bool,
+    /// How many, and when.
+    pub policy: crate::policy::Policy,
+}

@@ -1,0 +1,194 @@
+//! One keeper process: its accounts list machines, and each of its pools is kept by whoever holds the pool's lease.
+//!
+//! ```text
+//!  Account::run ──lists──▶ ┐
+//!  heartbeats, demand ───▶ │ acting: events ─▶ machine::apply ─▶ the row is stored ─▶ control calls, probes ─▶ events
+//!  an operator's wish ───▶ │                                                                          ⟲
+//!  timers ───────────────▶ ┘ the pool's plan, standing cost
+//! ```
+//!
+//! A keeper holds nothing that is not in the bucket: killed at any point, its successor reads the rows, lists, and goes on.
+
+mod acting;
+mod carry;
+mod desk;
+mod ears;
+mod money;
+mod plan;
+mod standby;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use schemas::{MachineId, PoolId};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use transport::{
+    Link, LinkError, PublishError,
+    publisher::{Patience, publisher},
+};
+
+use self::desk::Desk;
+use crate::{
+    config::KeeperConfig,
+    row::{Life, Row},
+    store::{Store, StoreError},
+};
+
+/// How long the publisher may take to end.
+const CLOSE_WITHIN: Duration = Duration::from_secs(3);
+/// How often machines are looked for that no configuration owns.
+const ORPHANS_EVERY: Duration = Duration::from_secs(60);
+
+/// Why a keeper did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// No connection.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The publisher did not start.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The rows could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A pool names an account that is not there.
+    #[error("pool {pool} rents at `{account}`, and no key of it is configured")]
+    NoAccount {
+        /// The pool.
+        pool: PoolId,
+        /// The provider.
+        account: String,
+    },
+    /// Machines stand in an account of which no key is configured: nobody could end them.
+    #[error(
+        "{count} machines stand at `{account}`, of which no key is configured ({machines}); give the key back, or end them there by hand and run `beacon pools forget`"
+    )]
+    Unreachable {
+        /// The provider.
+        account: String,
+        /// How many.
+        count: usize,
+        /// Which.
+        machines: String,
+    },
+    /// A part of it broke down.
+    #[error("a keeper of a pool broke down")]
+    Broken,
+}
+
+/// A connected keeper.
+pub struct Keeper {
+    config: KeeperConfig,
+    store: Store,
+    link: Link,
+    publishing: JoinSet<()>,
+    stop_publishing: CancellationToken,
+    desks: Vec<Desk>,
+    /// Machines of pools that no configuration has any more, by their account.
+    orphans: BTreeMap<MachineId, Row>,
+}
+
+impl Keeper {
+    /// Connects and reads the rows; acts only in [`Keeper::run`].
+    pub async fn connect(config: KeeperConfig) -> Result<Self, KeeperError> {
+        let link = Link::connect(&config.link, &format!("keeper-{}", config.keeper)).await?;
+        let (publisher, task) = publisher(&link, Patience::FOREVER).await?;
+        let (mut publishing, stop_publishing) = (JoinSet::new(), CancellationToken::new());
+        publishing.spawn(task.run(stop_publishing.clone()));
+        let store = Store::new(link.client.clone(), publisher.clone());
+        let mut desks = Vec::with_capacity(config.pools.len());
+        for settings in &config.pools {
+            let account = config.accounts.iter().find(|account| account.name() == settings.account);
+            let no_account =
+                || KeeperError::NoAccount { pool: settings.pool.clone(), account: settings.account.clone() };
+            let account = Arc::clone(account.ok_or_else(no_account)?);
+            desks.push(Desk::new(&config, settings, account, (&link, &publisher, &store)));
+        }
+        let rows = store.all_rows().await?;
+        let orphans = orphans(rows.into_values().map(|(row, _)| row), &config)?;
+        Ok(Self { config, store, link, publishing, stop_publishing, desks, orphans })
+    }
+
+    /// Keeps until `shutdown`. Machines stand on; another keeper, or this one after a restart, goes on with them.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), KeeperError> {
+        info!(keeper = %self.config.keeper, pools = self.desks.len(), "keeping");
+        for row in self.orphans.values() {
+            error!(
+                machine = %row.specs.machine, pool = %row.specs.pool, provider = %row.specs.landlord,
+                id = row.id.as_deref().unwrap_or("unknown"),
+                "a machine of ours belongs to no configured pool; it is ended: put the pool back within a minute to keep it"
+            );
+        }
+        let (mut tasks, stop) = (JoinSet::new(), shutdown.child_token());
+        for account in self.config.accounts.clone() {
+            tasks.spawn(account.run(stop.clone()));
+        }
+        for desk in self.orphan_desks() {
+            tasks.spawn(desk.run(stop.clone()));
+        }
+        for desk in std::mem::take(&mut self.desks) {
+            tasks.spawn(desk.run(stop.clone()));
+        }
+        let mut outcome = Ok(());
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                error!(%error, "a part of the keeper broke down");
+                outcome = Err(KeeperError::Broken);
+                stop.cancel();
+            } else if !stop.is_cancelled() {
+                outcome = Err(KeeperError::Broken);
+                stop.cancel();
+            }
+        }
+        self.close().await;
+        outcome
+    }
+
+    /// Pools that only their machines remember are kept like others, with a wish for none.
+    fn orphan_desks(&self) -> Vec<Desk> {
+        let mut pools: BTreeMap<&PoolId, &Row> = BTreeMap::new();
+        for row in self.orphans.values() {
+            pools.entry(&row.specs.pool).or_insert(row);
+        }
+        let account = |row: &Row| self.config.accounts.iter().find(|a| a.name() == row.specs.landlord);
+        let publisher = self.store.publisher();
+        let desk = |row: &Row| {
+            let account = account(row)?;
+            let parts = (&self.link, publisher, &self.store);
+            Some(Desk::of_orphans(&self.config, row, Arc::clone(account), parts))
+        };
+        pools.into_values().filter_map(desk).collect()
+    }
+
+    async fn close(mut self) {
+        self.stop_publishing.cancel();
+        let ending = async { while self.publishing.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE_WITHIN, ending).await.is_err() {
+            warn!("the publisher did not end in time");
+        }
+        if let Err(error) = self.link.client.flush().await {
+            warn!(%error, "connection not flushed");
+        }
+    }
+}
+
+/// The machines of pools that are not configured. An error where nobody could end them.
+fn orphans(
+    rows: impl Iterator<Item = Row>,
+    config: &KeeperConfig,
+) -> Result<BTreeMap<MachineId, Row>, KeeperError> {
+    let configured = |row: &Row| config.pools.iter().any(|settings| settings.pool == row.specs.pool);
+    let orphans: Vec<Row> = rows.filter(|row| row.life != Life::Gone && !configured(row)).collect();
+    let reachable = |row: &&Row| config.accounts.iter().any(|account| account.name() == row.specs.landlord);
+    if let Some(first) = orphans.iter().find(|row| !reachable(row)) {
+        let account = first.specs.landlord.clone();
+        let named: Vec<String> = orphans
+            .iter()
+            .filter(|row| row.specs.landlord == account)
+            .map(|row| row.id.clone().unwrap_or_else(|| row.specs.machine.to_string()))
+            .collect();
+        return Err(KeeperError::Unreachable { account, count: named.len(), machines: named.join(", ") });
+    }
+    Ok(orphans.into_iter().map(|row| (row.specs.machine.clone(), row)).collect())
+}

@@ -1,0 +1,105 @@
+//! What keeping one pool needs, whoever holds its lease.
+
+use std::{sync::Arc, time::Duration};
+
+use schemas::UsdNanos;
+use tokio_util::sync::CancellationToken;
+use transport::{Link, Publisher};
+
+use super::standby;
+use crate::{
+    account::Account,
+    config::{KeeperConfig, PoolSettings},
+    fleet::Usual,
+    policy::Policy,
+    probe::Prober,
+    row::Row,
+    store::Store,
+    tap::Tap,
+};
+
+/// One pool's desk.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub(super) settings: PoolSettings,
+    pub(super) account: Arc<Account>,
+    pub(super) store: Store,
+    pub(super) client: async_nats::Client,
+    pub(super) publisher: Publisher,
+    pub(super) prober: Arc<dyn Prober>,
+    pub(super) tap: Arc<dyn Tap>,
+    pub(super) keeper: String,
+    pub(super) price_book: String,
+    pub(super) standing_every: Duration,
+    pub(super) grace: Duration,
+    /// Whether only machines of earlier configurations are left in the pool: all of them are ended.
+    pub(super) orphaned: bool,
+}
+
+impl Desk {
+    pub(super) fn new(
+        config: &KeeperConfig,
+        settings: &PoolSettings,
+        account: Arc<Account>,
+        (link, publisher, store): (&Link, &Publisher, &Store),
+    ) -> Self {
+        Self {
+            settings: settings.clone(),
+            account,
+            store: store.clone(),
+            client: link.client.clone(),
+            publisher: publisher.clone(),
+            prober: Arc::clone(&config.prober),
+            tap: Arc::clone(&config.tap),
+            keeper: config.keeper.clone(),
+            price_book: config.price_book.clone(),
+            standing_every: config.standing_every,
+            grace: config.grace,
+            orphaned: false,
+        }
+    }
+
+    /// The desk of a pool that the configuration does not have any more.
+    pub(super) fn of_orphans(
+        config: &KeeperConfig,
+        row: &Row,
+        account: Arc<Account>,
+        parts: (&Link, &Publisher, &Store),
+    ) -> Self {
+        let settings = PoolSettings {
+            pool: row.specs.pool.clone(),
+            account: row.specs.landlord.clone(),
+            sku: row.specs.sku.clone(),
+            places: Vec::new(),
+            slots: row.specs.slots,
+            usd_per_hour_max: UsdNanos::ZERO,
+            model: String::new(),
+            health_path: "/health".into(),
+            secret: None,
+            drain_limit: Duration::from_secs(60),
+            cool_for: Duration::from_secs(60),
+            park: false,
+            policy: Policy::none(),
+        };
+        Self { orphaned: true, ..Self::new(config, &settings, account, parts) }
+    }
+
+    /// What machines of the pool are like, for those that only a list knows.
+    pub(super) fn usual(&self) -> Usual {
+        let settings = &self.settings;
+        Usual {
+            landlord: settings.account.clone(),
+            sku: settings.sku.clone(),
+            place: settings.places.first().cloned().unwrap_or_default(),
+            slots: settings.slots,
+            usd_per_hour: settings.usd_per_hour_max,
+            parked_usd_per_hour: UsdNanos::ZERO,
+            unit: self.account.rules().unit,
+        }
+    }
+
+    /// Stands by until the lease is free, acts while it is held, and again, until `shutdown`.
+    pub(super) async fn run(self, shutdown: CancellationToken) {
+        standby::run(&self, &shutdown).await;
+    }
+}

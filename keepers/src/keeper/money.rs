@@ -1,0 +1,136 @@
+//! A pool's books, carried: the ledger is read, what is due is booked, each step stored before the next.
+
+use std::{future::Future, time::Duration};
+
+use schemas::{
+    MachineId, Micros, UsdNanos,
+    time::{Clock as _, micros},
+};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+use transport::SystemClock;
+
+use super::desk::Desk;
+use crate::{books::Books, nats, row::Row, store::StoreError, tap::Step};
+
+/// After a booking that failed, before the next.
+const AGAIN: Duration = Duration::from_secs(10);
+/// After a machine is gone, before its rest is booked: its last jobs' costs arrive.
+const SOON: Duration = Duration::from_secs(2);
+
+/// What a pool cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Figures {
+    pub(super) cost_usd: UsdNanos,
+    pub(super) jobs_usd: UsdNanos,
+    pub(super) standing_usd: UsdNanos,
+}
+
+/// A pool's books and when they are settled next.
+pub(super) struct Money {
+    books: Books,
+    revision: u64,
+    next: Instant,
+}
+
+impl Money {
+    pub(super) async fn begin(desk: &Desk) -> Result<Self, StoreError> {
+        let (books, revision) = desk.store.read::<Books>(&key(desk)).await?;
+        let (books, next) = (books.unwrap_or_default(), Instant::now() + SOON);
+        Ok(Self { books, revision, next })
+    }
+
+    /// Returns when the books are to be settled. Cancel-safe.
+    pub(super) fn changed(&self) -> impl Future<Output = ()> + '_ {
+        sleep_until(self.next)
+    }
+
+    /// Something is to be booked soon.
+    pub(super) fn urge(&mut self) {
+        self.next = self.next.min(Instant::now() + SOON);
+    }
+
+    /// A machine is gone: its cost is in the books, and the books are stored.
+    pub(super) async fn close(&mut self, desk: &Desk, row: &Row) -> Result<(), StoreError> {
+        self.books.close(row, SystemClock.now());
+        self.store(desk).await
+    }
+
+    /// Its row is deleted.
+    pub(super) fn forget(&mut self, machine: &MachineId) {
+        self.books.forget(machine);
+    }
+
+    /// What the pool cost so far.
+    pub(super) fn figures(&self, rows: &[&Row], now: Micros) -> Figures {
+        Figures {
+            cost_usd: self.books.cost(rows.iter().copied(), now),
+            jobs_usd: self.books.jobs_usd,
+            standing_usd: self.books.standing_usd,
+        }
+    }
+
+    /// Books what no job used. What cannot be booked now is booked the next time.
+    pub(super) async fn settle<'r>(
+        &mut self,
+        desk: &Desk,
+        rows: impl Iterator<Item = &'r Row>,
+    ) -> Result<(), StoreError> {
+        let rows: Vec<&Row> = rows.collect();
+        self.next = Instant::now() + desk.standing_every;
+        // Whoever wrote it may have died before or after the event was stored: the message id makes it one.
+        self.finish(desk).await?;
+        if let Err(error) = self.read(desk).await {
+            warn!(pool = %desk.settings.pool, %error, "standing cost is not booked now");
+            self.next = Instant::now() + AGAIN;
+            return Ok(());
+        }
+        let (now, known) = (SystemClock.now(), rows.iter().map(|row| &row.specs.machine).collect::<Vec<_>>());
+        let left: Vec<MachineId> =
+            self.books.gone.keys().filter(|gone| !known.contains(gone)).cloned().collect();
+        for gone in &left {
+            self.books.forget(gone);
+        }
+        let cost = self.books.cost(rows.iter().copied(), now);
+        let quantity = rows.iter().map(|row| micros(row.meter.billed(now))).fold(0, u64::saturating_add);
+        self.books.begin(cost, &desk.settings.sku, quantity, now);
+        self.store(desk).await?;
+        self.finish(desk).await
+    }
+
+    /// Stores what is pending.
+    async fn finish(&mut self, desk: &Desk) -> Result<(), StoreError> {
+        let pool = &desk.settings.pool;
+        let Some((event, id)) = self.books.event(pool, &desk.price_book) else { return Ok(()) };
+        desk.tap.pass(Step { what: "event", done: false, machine: None }).await;
+        let (subject, headers, body) = nats::standing(&event, id);
+        let stored = desk.publisher.publish(subject, headers, body).await?;
+        desk.tap.pass(Step { what: "event", done: true, machine: None }).await;
+        info!(%pool, usd = %event.amount_usd, duplicate = stored.duplicate, "standing cost of machines booked");
+        self.books.settle();
+        self.store(desk).await
+    }
+
+    async fn read(&mut self, desk: &Desk) -> Result<(), nats::LedgerError> {
+        let (made, last) = nats::ledger(&desk.client).await?;
+        if made != self.books.ledger_made {
+            (self.books.ledger_made, self.books.ledger_seq) = (made, 0);
+        }
+        let (pool, mut books) = (&desk.settings.pool, self.books.clone());
+        nats::costs(&desk.client, books.ledger_seq, last, |event| books.read(pool, event)).await?;
+        books.ledger_seq = last.max(books.ledger_seq);
+        self.books = books;
+        Ok(())
+    }
+
+    async fn store(&mut self, desk: &Desk) -> Result<(), StoreError> {
+        desk.tap.pass(Step { what: "books", done: false, machine: None }).await;
+        self.revision = desk.store.replace(&key(desk), &self.books, self.revision).await?;
+        desk.tap.pass(Step { what: "books", done: true, machine: None }).await;
+        Ok(())
+    }
+}
+
+fn key(desk: &Desk) -> String {
+    format!("books.{}.{}", desk.settings.pool.region, desk.settings.pool.provider)
+}

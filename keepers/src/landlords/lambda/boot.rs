@@ -1,0 +1,95 @@
+//! What a Lambda machine does at its first boot: it starts the server, with the key of this machine alone.
+
+use std::fmt::Write as _;
+
+use super::LambdaPool;
+use crate::landlord::Order;
+
+/// A cloud-init document. It waits for the GPU, since a container that starts before the driver never sees it.
+pub(super) fn user_data(pool: &LambdaPool, order: &Order) -> String {
+    let mut env = String::new();
+    let key = order.server_key.as_ref().map(|key| ("VLLM_API_KEY", key.expose()));
+    let given = pool.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in key.into_iter().chain(given) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(env, "    {name}={value}");
+    }
+    let (image, port) = (quoted(&pool.image), pool.port);
+    let mut args = String::new();
+    for arg in &pool.args {
+        let _ = write!(args, " {}", quoted(arg));
+    }
+    format!(
+        "#cloud-config\n\
+         # Beacon's order {machine} for pool {pool}.\n\
+         write_files:\n\
+         - path: /etc/beacon.env\n\
+         \x20 permissions: \"0600\"\n\
+         \x20 content: |\n\
+         \x20   BEACON_MACHINE={machine}\n\
+         {env}\
+         - path: /usr/local/bin/beacon-serve\n\
+         \x20 permissions: \"0755\"\n\
+         \x20 content: |\n\
+         \x20   #!/bin/sh\n\
+         \x20   until nvidia-smi -L; do sleep 2; done\n\
+         \x20   exec docker run --rm --name beacon --gpus all --env-file /etc/beacon.env \
+         -p {port}:{port} -v beacon-models:/root/.cache {image}{args}\n\
+         - path: /etc/systemd/system/beacon.service\n\
+         \x20 content: |\n\
+         \x20   [Unit]\n\
+         \x20   After=docker.service network-online.target\n\
+         \x20   [Service]\n\
+         \x20   ExecStart=/usr/local/bin/beacon-serve\n\
+         \x20   Restart=always\n\
+         \x20   RestartSec=5\n\
+         \x20   [Install]\n\
+         \x20   WantedBy=multi-user.target\n\
+         runcmd:\n\
+         - [systemctl, enable, --now, beacon.service]\n",
+        machine = order.machine,
+        pool = order.pool,
+    )
+}
+
+/// A word of a shell, whatever is in it.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::{Micros, UsdNanos};
+
+    use super::*;
+    use crate::{landlord::Notes, secret::Secret};
+
+    #[test]
+    fn the_server_starts_with_the_machines_own_key_and_no_word_can_break_out() {
+        let pool = LambdaPool {
+            sku: "gpu_1x_a10".into(),
+            places: Vec::new(),
+            image_family: None,
+            image: "vllm/vllm-openai@sha256:0".into(),
+            args: ["--model", "it's; rm -rf /"].map(String::from).to_vec(),
+            env: [("HF_HOME".to_owned(), "/models".to_owned())].into(),
+            port: 8000,
+            start_within: None,
+        };
+        let order = Order {
+            machine: "0192f3a4".parse().unwrap(),
+            pool: "lambda@us-east".parse().unwrap(),
+            sku: pool.sku.clone(),
+            place: "us-east-1".into(),
+            server_key: Some(Secret::new("derived")),
+            ordered_at: Micros::new(7),
+            usd_per_hour_max: UsdNanos::ZERO,
+            notes: Notes::new(),
+        };
+        let text = user_data(&pool, &order);
+        assert!(text.starts_with("#cloud-config\n"));
+        assert!(text.contains("\n    VLLM_API_KEY=derived\n    HF_HOME=/models\n- path:"), "{text}");
+        assert!(text.contains(r"'--model' 'it'\''s; rm -rf /'"), "{text}");
+        assert!(text.contains("-p 8000:8000"));
+    }
+}

@@ -1,0 +1,107 @@
+//! The rate at which an account is asked, kept in one place for all its pools.
+//!
+//! A caller waits for its turn, but only so long: a queue of calls behind a rate is better kept by whoever decides what is
+//! urgent. A refusal (429) widens the pace until a call goes through.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::landlord::CallError;
+
+/// After refusals in a row the wait doubles this often at most.
+const DOUBLINGS: u32 = 5;
+
+/// One kind of call of one account.
+#[derive(Debug)]
+pub struct Pace {
+    what: &'static str,
+    every: Duration,
+    patience: Duration,
+    /// The wait after a refusal that names none.
+    rest: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    next: Instant,
+    refusals: u32,
+}
+
+impl Pace {
+    /// A call each `every`; who would wait longer than `patience` is told so instead. After a 429 without a wait of its own,
+    /// `rest`, doubled with each that follows.
+    pub fn new(what: &'static str, every: Duration, patience: Duration, rest: Duration) -> Self {
+        Self { what, every, patience, rest, state: Mutex::new(State { next: Instant::now(), refusals: 0 }) }
+    }
+
+    /// Waits for the turn. A caller that gives up has used its turn up.
+    pub async fn turn(&self) -> Result<(), CallError> {
+        let at = {
+            let (mut state, now) = (self.state(), Instant::now());
+            let at = state.next.max(now);
+            let wait = at - now;
+            if wait > self.patience {
+                return Err(CallError::RateLimited(format!("{}: our own pace", self.what), Some(wait)));
+            }
+            state.next = at + self.every;
+            at
+        };
+        sleep_until(at).await;
+        Ok(())
+    }
+
+    /// A call was refused. Gives the wait until the next turn: what the provider asked for, or our own.
+    pub fn refused(&self, asked: Option<Duration>) -> Duration {
+        let mut state = self.state();
+        let own = self.rest * 2_u32.pow(state.refusals.min(DOUBLINGS));
+        state.refusals = state.refusals.saturating_add(1);
+        let wait = asked.unwrap_or(own);
+        state.next = state.next.max(Instant::now() + wait);
+        wait
+    }
+
+    /// A call was not refused.
+    pub fn accepted(&self) {
+        self.state().refusals = 0;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace() -> Pace {
+        Pace::new("test", Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_take_turns_and_nobody_waits_longer_than_said() {
+        let (pace, began) = (pace(), Instant::now());
+        for second in 0..3 {
+            pace.turn().await.unwrap();
+            assert_eq!(began.elapsed(), Duration::from_secs(second));
+        }
+        let (a, b, c) = tokio::join!(pace.turn(), pace.turn(), pace.turn());
+        assert!(a.is_ok() && b.is_ok());
+        assert_eq!(c, Err(CallError::RateLimited("test: our own pace".into(), Some(Duration::from_secs(3)))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_in_a_row_wait_longer_and_the_provider_has_the_word() {
+        let pace = pace();
+        assert_eq!(pace.refused(None), Duration::from_secs(3));
+        assert_eq!(pace.refused(None), Duration::from_secs(6));
+        assert!(pace.turn().await.is_err());
+        pace.accepted();
+        assert_eq!(pace.refused(Some(Duration::from_secs(1))), Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,99 @@
+//! A keeper's messages: heartbeats and demand in, the ledger read, standing cost out. Decides nothing.
+
+use std::time::Duration;
+
+use async_nats::{
+    Client, SubscribeError, Subscriber,
+    jetstream::{
+        self,
+        consumer::{DeliverPolicy, pull},
+    },
+};
+use futures_util::StreamExt as _;
+use schemas::{
+    Codec, Mailbox, PoolId, Tenant, cost::CostEvent, headers, heartbeat::Heartbeat, subjects,
+    topology::LEDGER,
+};
+use serde_json::Value;
+use transport::{
+    api,
+    replies::{Address, Outgoing},
+};
+
+/// One message of the ledger must not be waited for longer than this.
+const READ_WITHIN: Duration = Duration::from_secs(20);
+
+/// Why the ledger was not read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read stream {LEDGER}: {0}")]
+pub(crate) struct LedgerError(String);
+
+fn unread(error: impl std::fmt::Display) -> LedgerError {
+    LedgerError(error.to_string())
+}
+
+/// What the ledger's stream is now: when it was made, and its last message.
+pub(crate) async fn ledger(client: &Client) -> Result<(String, u64), LedgerError> {
+    let info = api::ask(client, &format!("STREAM.INFO.{LEDGER}"), &Value::Null).await.map_err(unread)?;
+    let made = info.get("created").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let last = info.pointer("/state/last_seq").and_then(Value::as_u64).unwrap_or(0);
+    Ok((made, last))
+}
+
+/// Reads the cost events from behind `after` up to `last`.
+pub(crate) async fn costs(
+    client: &Client,
+    after: u64,
+    last: u64,
+    mut take: impl FnMut(&CostEvent),
+) -> Result<(), LedgerError> {
+    if last <= after {
+        return Ok(());
+    }
+    let stream = jetstream::new(client.clone()).get_stream_no_info(LEDGER).await.map_err(unread)?;
+    let config = pull::OrderedConfig {
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+        ..pull::OrderedConfig::default()
+    };
+    let consumer = stream.create_consumer(config).await.map_err(unread)?;
+    let mut messages = consumer.messages().await.map_err(unread)?;
+    loop {
+        let next = tokio::time::timeout(READ_WITHIN, messages.next()).await;
+        let Some(message) = next.map_err(|_| unread("no message in time"))? else { return Ok(()) };
+        let message = message.map_err(unread)?;
+        let (seq, pending) = message.info().map_or((0, 0), |info| (info.stream_sequence, info.pending));
+        if seq > last {
+            return Ok(());
+        }
+        let kind = message.headers.as_ref().and_then(|map| map.get(headers::CONTENT_TYPE));
+        let codec = Codec::from_content_type(kind.map(|kind| kind.as_str())).unwrap_or_default();
+        // What does not read is no cost event of a version that knows rented machines.
+        if let Ok(event) = codec.decode::<CostEvent>(&message.payload) {
+            take(&event);
+        }
+        if seq == last || pending == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Standing cost of a pool; `id` names the booking.
+pub(crate) fn standing(event: &CostEvent, id: String) -> Outgoing {
+    let (tenant, mailbox) = standing_mailbox();
+    Address { tenant: &tenant, mailbox: &mailbox, codec: Codec::Json, traceparent: None }.cost(event, id)
+}
+
+/// Where standing cost goes: the mailbox `standing` of the default tenant.
+pub(crate) fn standing_mailbox() -> (Tenant, Mailbox) {
+    (Tenant::default(), Mailbox::try_from("standing").expect("a literal that is a token"))
+}
+
+/// The heartbeats of a pool's workers.
+pub(crate) async fn heartbeats(client: &Client, pool: &PoolId) -> Result<Subscriber, SubscribeError> {
+    client.subscribe(subjects::heartbeats_of(pool)).await
+}
+
+/// Reads a heartbeat.
+pub(crate) fn read_heartbeat(payload: &[u8]) -> Option<Heartbeat> {
+    serde_json::from_slice(payload).ok()
+}

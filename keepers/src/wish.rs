@@ -1,0 +1,95 @@
+//! What an operator asks of a pool's machines, and what a keeper says of them. Both are values in the bucket.
+
+use std::collections::BTreeSet;
+
+use schemas::{MachineId, Micros, PoolId, UsdNanos};
+use serde::{Deserialize, Serialize};
+
+/// What an operator asks; the newest holds until it is changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    /// So many machines, whatever the policy says; `None` follows the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<u32>,
+    /// No machine at all, and none is ordered.
+    #[serde(default)]
+    pub stopped: bool,
+    /// Machines to drain and end.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub drain: BTreeSet<MachineId>,
+    /// Who asked, for the log.
+    #[serde(default)]
+    pub by: String,
+    /// When.
+    pub at_us: Micros,
+}
+
+impl Wish {
+    /// The key of a pool's wish.
+    pub fn key(pool: &PoolId) -> String {
+        format!("wish.{}.{}", pool.region, pool.provider)
+    }
+}
+
+/// What a keeper says of a pool it keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Which keeper.
+    pub keeper: String,
+    /// When it said so.
+    pub at_us: Micros,
+    /// Machines wanted.
+    pub want: u32,
+    /// Why so many, in words.
+    pub reason: String,
+    /// Dollars an hour of everything that was ordered and is not gone.
+    pub usd_per_hour: UsdNanos,
+    /// What an hour of one more machine costs, by place, as last told by the provider.
+    #[serde(default)]
+    pub quotes: Vec<Quoted>,
+    /// Why nothing is ordered until a person acts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
+    /// Places where nothing is ordered for a while, and why.
+    #[serde(default)]
+    pub cooling: Vec<Cooling>,
+    /// What all machines of the pool cost since its books were begun.
+    pub cost_usd: UsdNanos,
+    /// Of that, what jobs booked.
+    pub jobs_usd: UsdNanos,
+    /// Of that, what was booked as standing cost.
+    pub standing_usd: UsdNanos,
+}
+
+/// A price that a provider told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quoted {
+    /// The provider's name for the place.
+    pub place: String,
+    /// The provider's name for the type.
+    pub sku: String,
+    /// Dollars an hour.
+    pub usd_per_hour: UsdNanos,
+    /// Whether one could be had, where the provider says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available: Option<bool>,
+}
+
+/// A place at which nothing is ordered for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cooling {
+    /// The provider's name for the place.
+    pub place: String,
+    /// Until when.
+    pub until_us: Micros,
+    /// Why.
+    pub because: String,
+}
+
+impl Status {
+    /// The key of a pool's status.
+    pub fn key(pool: &PoolId) -> String {
+        format!("status.{}.{}", pool.region, pool.provider)
+    }
+}
