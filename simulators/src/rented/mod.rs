@@ -24,7 +24,8 @@ mod life;
 mod log;
 mod machine;
 mod meter;
-pub mod railway;
+mod railway;
+mod render;
 #[cfg(test)]
 mod tests;
 
@@ -36,3 +37,5 @@ pub use life::{Life, Serves};
 pub use log::{Act, Action};
 pub use machine::Stage;
 pub use meter::{BilledFrom, BilledUntil, Invoice, InvoiceLine, Tariff};
+pub use railway::{Railway, RailwayConfig};
+pub use render::{Render, RenderConfig};

@@ -16,6 +16,7 @@ mod run;
 mod schema;
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -105,14 +106,16 @@ struct Shop {
     config: RailwayConfig,
     hourly: Limit,
     secondly: Limit,
-    state: Mutex<State>,
+    state: Mutex<Shelf>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Shelf {
     services: Vec<Service>,
     /// Answered calls, for the headers.
     calls: u32,
+    /// Raised for each id.
+    ids: u64,
 }
 
 #[derive(Deserialize)]
@@ -199,7 +202,7 @@ impl Railway {
 }
 
 impl Shop {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Shelf> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -214,7 +217,7 @@ impl Shop {
             created_us: self.account.now_us(),
             deleted_us: None,
             foreign: false,
-            variables: Default::default(),
+            variables: BTreeMap::new(),
             settings: json!({}),
             limits: Value::Null,
             domain: None,
@@ -227,7 +230,11 @@ impl Shop {
 
     /// An id that looks like those of Railway.
     fn next_id(&self, kind: u8) -> String {
-        let number = self.state().services.iter().map(|service| service.deployments.len() + 1).sum::<usize>();
+        let number = {
+            let mut state = self.state();
+            state.ids += 1;
+            state.ids
+        };
         format!("{kind:08x}-0000-4000-8000-{number:012x}")
     }
 

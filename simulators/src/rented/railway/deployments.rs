@@ -48,10 +48,9 @@ impl Shop {
         let seen = self.account.machine(id).filter(|seen| seen.listed)?;
         let serves = self.account.server(id).is_some();
         let status = match &seen.stage {
-            Stage::Booting => "DEPLOYING",
             // Live when the health check has passed once.
             Stage::Up if serves || seen.foreign => "SUCCESS",
-            Stage::Up => "DEPLOYING",
+            Stage::Booting | Stage::Up => "DEPLOYING",
             Stage::Parking => "SUCCESS",
             Stage::Parked => "SLEEPING",
             Stage::Ending => "REMOVING",

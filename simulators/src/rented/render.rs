@@ -1,0 +1,222 @@
+//! Render's REST API.
+//!
+//! Faults are set by these names: `list`, `get`, `create`, `delete`, `suspend`, `resume`, `deploys`, `deploy`, `instances`,
+//! `owner`. A machine of the account is a service. It is billed by the second while it exists and is not suspended.
+//!
+//! Every answer tells the limit of its route, what is left of it and the seconds until it begins anew.
+
+mod budgets;
+mod calls;
+mod deploys;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    http::{Method, Uri},
+    middleware,
+    routing::{get, post},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    account::Account,
+    door,
+    meter::{BilledFrom, BilledUntil, Tariff},
+};
+use budgets::Budgets;
+use deploys::Service;
+
+/// How a simulated Render behaves.
+#[derive(Clone, Debug)]
+pub struct RenderConfig {
+    /// The API key.
+    pub key: String,
+    /// The workspace's id.
+    pub owner: String,
+    /// Nano-dollars an hour, by plan.
+    pub plans: BTreeMap<String, u64>,
+    /// Calls and their window: reads, writes, deploys, creations.
+    pub budgets: [(u32, Duration); 4],
+    /// How long a deploy of a service that runs already takes.
+    pub deploy_takes: Duration,
+    /// Whether the request for a deploy is answered with 202 and no body.
+    pub deploys_without_id: bool,
+    /// Whether resuming makes a deploy.
+    pub resume_deploys: bool,
+}
+
+impl Default for RenderConfig {
+    /// The limits that were recorded; the plans `standard` and `pro_plus`.
+    fn default() -> Self {
+        let minute = Duration::from_secs(60);
+        let plans = [("standard", 34_722_223), ("pro_plus", 243_055_556)];
+        Self {
+            key: "rnd_key".to_owned(),
+            owner: "tea-1".to_owned(),
+            plans: plans.map(|(plan, price)| (plan.to_owned(), price)).into(),
+            budgets: [(400, minute), (100, minute), (10, minute), (20, minute * 60)],
+            deploy_takes: Duration::from_millis(20),
+            deploys_without_id: false,
+            resume_deploys: true,
+        }
+    }
+}
+
+/// A simulated workspace at Render.
+#[derive(Clone, Debug)]
+pub struct Render {
+    shop: Arc<Shop>,
+}
+
+#[derive(Debug)]
+struct Shop {
+    account: Arc<Account>,
+    config: RenderConfig,
+    budgets: Budgets,
+    state: Mutex<Shelf>,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    services: Vec<Service>,
+    /// Raised for each id.
+    ids: u64,
+}
+
+impl Render {
+    /// Starts the control API; it answers when this returns.
+    pub async fn start(config: RenderConfig, shutdown: CancellationToken) -> io::Result<Self> {
+        let tariff =
+            Tariff { unit: Duration::from_secs(1), from: BilledFrom::Order, until: BilledUntil::Asked };
+        let (account, listener) = door::open(tariff, shutdown).await?;
+        let shop = Arc::new(Shop {
+            account: Arc::clone(&account),
+            budgets: Budgets::new(config.budgets),
+            config,
+            state: Mutex::default(),
+        });
+        door::serve(&account, listener, routes(&shop), name_of);
+        Ok(Self { shop })
+    }
+
+    /// What all rented accounts have: machines, faults, invoice, log.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.shop.account
+    }
+
+    /// The base URL of the API.
+    pub fn url(&self) -> String {
+        format!("{}/v1", self.shop.account.url())
+    }
+
+    /// Our services that are not deleted: id and name.
+    pub fn services(&self) -> Vec<(String, String)> {
+        let state = self.shop.state();
+        let ours = state.services.iter().filter(|service| !service.foreign && !service.deleted);
+        ours.map(|service| (service.id.clone(), service.name.clone())).collect()
+    }
+
+    /// The body that a service was made with.
+    pub fn made_with(&self, id: &str) -> Option<serde_json::Value> {
+        self.shop.account.machine(id).map(|seen| seen.papers)
+    }
+
+    /// The deploys of a service, the oldest first: id and status.
+    pub fn deploys(&self, id: &str) -> Vec<(String, String)> {
+        let service = self.shop.service(id);
+        let deploys = service.map(|service| self.shop.statuses(&service)).unwrap_or_default();
+        deploys.into_iter().map(|(deploy, status)| (deploy.id, status)).collect()
+    }
+
+    /// Somebody else suspends a service: `billing`, `admin`, `stuck_crashlooping`, `user`.
+    pub fn suspend_by(&self, id: &str, suspender: &str) {
+        self.shop.account.park(id, "suspend");
+        self.shop.change(id, |service| service.suspenders = vec![suspender.to_owned()]);
+    }
+
+    /// Somebody deploys a service once more; it takes this long.
+    pub fn redeploy(&self, id: &str, takes: Duration) {
+        self.shop.add_deploy(id, "manual", takes);
+    }
+
+    /// The newest deploy ends so: `update_failed`, `canceled`.
+    pub fn fail_deploy(&self, id: &str, status: &str) {
+        self.shop.change(id, |service| {
+            if let Some(newest) = service.deploys.last_mut() {
+                newest.forced = Some(status.to_owned());
+            }
+        });
+    }
+
+    /// From now on no instance of a service is listed; its server goes on.
+    pub fn stop_instances(&self, id: &str) {
+        self.shop.change(id, |service| service.has_no_instance = true);
+    }
+
+    /// Puts a service of somebody else into the workspace.
+    pub fn add_foreign(&self, name: &str) {
+        let id = self.shop.next_id("srv");
+        self.shop.account.add_foreign(&id, "standard", "oregon", serde_json::json!({ "name": name }));
+        self.shop.add_service(&id, name, true);
+    }
+}
+
+impl Shop {
+    fn state(&self) -> MutexGuard<'_, Shelf> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_id(&self, kind: &str) -> String {
+        let mut state = self.state();
+        state.ids += 1;
+        format!("{kind}-{:020}", state.ids)
+    }
+
+    /// A service that is not deleted.
+    fn service(&self, id: &str) -> Option<Service> {
+        self.state().services.iter().find(|service| service.id == id && !service.deleted).cloned()
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut Service)) {
+        if let Some(service) = self.state().services.iter_mut().find(|service| service.id == id) {
+            change(service);
+        }
+    }
+}
+
+fn routes(shop: &Arc<Shop>) -> Router {
+    Router::new()
+        .route("/v1/owners/{id}", get(calls::owner))
+        .route("/v1/services", get(calls::list).post(calls::create))
+        .route("/v1/services/{id}", get(calls::get).delete(calls::delete))
+        .route("/v1/services/{id}/suspend", post(calls::suspend))
+        .route("/v1/services/{id}/resume", post(calls::resume))
+        .route("/v1/services/{id}/deploys", get(calls::deploys).post(calls::deploy))
+        .route("/v1/services/{id}/instances", get(calls::instances))
+        .layer(middleware::from_fn_with_state(Arc::clone(shop), budgets::guard))
+        .with_state(Arc::clone(shop))
+}
+
+/// The name of a call, by which faults are set.
+fn name_of(method: &Method, uri: &Uri, _: &[u8]) -> String {
+    let parts: Vec<&str> = uri.path().trim_start_matches("/v1/").split('/').collect();
+    let is_read = method == Method::GET;
+    let name = match (parts.as_slice(), is_read) {
+        (["owners", ..], _) => "owner",
+        (["services"], true) => "list",
+        (["services"], false) => "create",
+        (["services", _], true) => "get",
+        (["services", _], false) => "delete",
+        (["services", _, "deploys"], true) => "deploys",
+        (["services", _, "deploys"], false) => "deploy",
+        (["services", _, last], _) => last,
+        _ => "",
+    };
+    name.to_owned()
+}
