@@ -131,11 +131,8 @@ impl Planner {
         let mut decided = Decided::default();
         let settings = &desk.settings;
         let wish = self.ears.wish();
-        let want = if desk.orphaned || wish.stopped {
-            0
-        } else {
-            wish.scale.unwrap_or(settings.policy.least)
-        };
+        let want =
+            if desk.orphaned || wish.stopped { 0 } else { wish.scale.unwrap_or(settings.policy.least) };
         let living: Vec<&&Row> = rows
             .iter()
             .filter(|row| row.doomed.is_none())
