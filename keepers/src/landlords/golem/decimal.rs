@@ -25,13 +25,11 @@ impl Decimal {
     pub const ZERO: Self = Self { digits: 0, scale: 0 };
 
     /// A whole number.
-    #[expect(clippy::cast_lossless, reason = "`From` is not const")]
     pub const fn whole(number: u64) -> Self {
         Self { digits: number as u128, scale: 0 }
     }
 
     /// `nanos` × 10⁻⁹.
-    #[expect(clippy::cast_lossless, reason = "`From` is not const")]
     pub const fn nanos(nanos: u64) -> Self {
         Self { digits: nanos as u128, scale: 9 }
     }

@@ -24,7 +24,7 @@ enum Counter {
 
 /// An offer's prices, by counter, in the offer's own order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tariff {
+pub(super) struct Tariff {
     prices: Vec<(Counter, Decimal)>,
     start: Decimal,
     threads: u64,
@@ -32,7 +32,7 @@ pub struct Tariff {
 
 /// Why prices cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TariffError {
+pub(super) enum TariffError {
     /// There is a price more than there are counters: the last one is the price of the start.
     #[error("{0} counters have {1} prices; there must be one more, for the start")]
     Length(usize, usize),
@@ -46,7 +46,7 @@ pub enum TariffError {
 
 impl Tariff {
     /// Reads `golem.com.usage.vector` and `golem.com.pricing.model.linear.coeffs`. `threads` bounds the seconds of CPU.
-    pub fn new(vector: &[String], coeffs: &[Decimal], threads: u64) -> Result<Self, TariffError> {
+    pub(super) fn new(vector: &[String], coeffs: &[Decimal], threads: u64) -> Result<Self, TariffError> {
         let Some((start, prices)) = coeffs.split_last().filter(|(_, prices)| prices.len() == vector.len())
         else {
             return Err(TariffError::Length(vector.len(), coeffs.len()));
@@ -69,17 +69,17 @@ impl Tariff {
     }
 
     /// What is asked for the start alone.
-    pub fn start(&self) -> Decimal {
+    pub(super) fn start(&self) -> Decimal {
         self.start
     }
 
     /// The most that an hour costs, with all threads busy; GLM, without the start.
-    pub fn hour(&self) -> Decimal {
+    pub(super) fn hour(&self) -> Decimal {
         self.running(Decimal::whole(3_600)).unwrap_or_default()
     }
 
     /// The most that one activity can cost that lasted for `span`.
-    pub fn most(&self, span: Duration) -> Option<Decimal> {
+    pub(super) fn most(&self, span: Duration) -> Option<Decimal> {
         let seconds = Decimal::nanos(u64::try_from(span.as_nanos()).ok()?);
         self.running(seconds)?.checked_add(self.start)
     }
@@ -96,7 +96,7 @@ impl Tariff {
     }
 
     /// What an activity with these counters costs; `None` if they do not fit the prices.
-    pub fn due(&self, usage: &[Decimal]) -> Option<Decimal> {
+    pub(super) fn due(&self, usage: &[Decimal]) -> Option<Decimal> {
         if usage.len() != self.prices.len() {
             return None;
         }
@@ -108,7 +108,7 @@ impl Tariff {
 }
 
 /// Whether `asked` is no more than `owed`, within the margin of a provider that computes in doubles.
-pub fn is_at_most(asked: Decimal, owed: Decimal) -> bool {
+pub(super) fn is_at_most(asked: Decimal, owed: Decimal) -> bool {
     let (part, of) = MARGIN;
     let one_more = Decimal::whole(of + part);
     let (asked, owed) = (asked.checked_mul(Decimal::whole(of)), owed.checked_mul(one_more));
@@ -120,7 +120,7 @@ pub fn is_at_most(asked: Decimal, owed: Decimal) -> bool {
 }
 
 /// GLM in dollars at a rate, rounded up to the nano-dollar, once; `None` if out of range.
-pub fn usd_rounded_up(glm: Decimal, usd_per_glm: Decimal) -> Option<UsdNanos> {
+pub(super) fn usd_rounded_up(glm: Decimal, usd_per_glm: Decimal) -> Option<UsdNanos> {
     let nanos = glm.checked_mul(usd_per_glm)?.rounded_up(9)?;
     u64::try_from(nanos).ok().map(UsdNanos::new)
 }
