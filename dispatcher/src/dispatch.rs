@@ -16,6 +16,7 @@ use async_nats::{Message, Subscriber};
 use futures_util::{FutureExt, StreamExt, stream::SelectAll};
 use schemas::{
     Micros,
+    demand::Demand,
     failure::{Failure, FailureClass},
     handover::Acceptances,
     heartbeat::Heartbeat,
@@ -122,8 +123,8 @@ pub struct Dispatcher {
     teller: Teller,
     /// Whether the server is being asked what waits.
     asking: bool,
-    /// Whether time was looked at, and what waits was not told since.
-    ticked: bool,
+    /// What waits, to be told.
+    demands: Vec<Demand>,
 }
 
 impl Dispatcher {
@@ -185,9 +186,6 @@ impl Dispatcher {
             }
             self.jobs.settle(SystemClock.now(), &mut self.effects);
             self.carry_out().await;
-            if std::mem::take(&mut self.ticked) {
-                self.tell_demand(shutdown.is_some()).await;
-            }
             // Jobs that were on their way here when we stopped listening have come, and were given back.
             let quiet = self.drained && self.returns.is_empty();
             if shutdown.is_none() && quiet && self.jobs.is_settled() && self.tasks.is_empty() {
@@ -336,7 +334,7 @@ impl Dispatcher {
 
     fn tick(&mut self) {
         let now = SystemClock.now();
-        self.ticked = true;
+        self.tell_demand(now);
         self.apply(Event::Tick);
         for draw in self.jobs.budgets_mut().draws(now) {
             self.banker.ask(draw);
@@ -368,6 +366,8 @@ impl Dispatcher {
             }
         }
         self.apply(Event::Stop);
+        // Nothing is asked of the server any more that nobody uses.
+        self.asking = true;
         self.carry_out().await;
         match tokio::time::timeout_at(deadline, self.dispatch(None)).await {
             Ok(Ok(())) => {}

@@ -89,7 +89,7 @@ impl Dispatcher {
             asked_at: Micros::default(),
             teller: Teller::new(SystemClock.now()),
             asking: false,
-            ticked: false,
+            demands: Vec::new(),
             config,
             role,
             inbox,

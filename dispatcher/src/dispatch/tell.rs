@@ -1,21 +1,17 @@
-//! Tells what waits: the messages to what [`crate::demand`] decides.
+//! Has what waits told, and the server asked about what nothing else tells of: the tasks to what [`crate::demand`] decides.
 
-use schemas::time::Clock as _;
-use transport::SystemClock;
+use schemas::Micros;
 
 use super::{Dispatcher, Told};
 use crate::nats;
 
 impl Dispatcher {
-    /// Tells what waits, if it is time, and has the server asked what nothing else tells of, unless the dispatcher stops.
-    pub(super) async fn tell_demand(&mut self, asks: bool) {
-        let now = SystemClock.now();
+    /// Notes what there is to tell, if it is time.
+    pub(super) fn tell_demand(&mut self, now: Micros) {
         if self.teller.is_due(&self.jobs, now) {
-            for demand in self.teller.tell(&self.jobs, &self.config, now) {
-                nats::tell_demand(&self.role.control.client, &demand).await;
-            }
+            self.demands = self.teller.tell(&self.jobs, &self.config, now);
         }
-        if self.asking || !asks {
+        if self.asking {
             return;
         }
         let feeds = self.jobs.feeds();

@@ -10,6 +10,7 @@ mod cancelled;
 mod command;
 mod compose;
 mod delayed;
+mod demand;
 mod dispatcher_killed;
 mod draining;
 mod exactly_one_result;
