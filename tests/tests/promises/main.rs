@@ -34,6 +34,7 @@ mod processes;
 mod rate_limited;
 mod real_inference;
 mod recurring;
+mod rented;
 mod replay;
 mod replies_full;
 mod role_close;
