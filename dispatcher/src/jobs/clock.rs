@@ -71,9 +71,10 @@ impl Jobs {
         self.stirred |= self.lines.groups().iter().any(|group| !group.line.is_empty());
     }
 
-    /// What was noted by a clock that is set back now would lie ahead: a lease would look fresh, and an attempt just named, for as long
-    /// as the clock was ahead. So it moves back with the clock.
+    /// What was noted by a clock that is set back now would lie ahead: a lease would look fresh, an attempt just named, and a worker
+    /// just heard, for as long as the clock was ahead. So it moves back with the clock.
     fn clock_was_set_back(&mut self, by: Duration) {
+        self.pools.clock_was_set_back(by);
         for record in self.records.values_mut() {
             record.leased = record.leased - by;
             for attempt in &mut record.open {

@@ -399,6 +399,21 @@ fn after_a_freeze_or_a_jump_of_the_clock_nobodys_silence_means_anything_for_a_wh
 }
 
 #[test]
+fn a_clock_that_is_set_back_does_not_make_a_worker_that_died_look_as_if_it_spoke() {
+    let mut scene = Scene::new();
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    scene.pass(Duration::from_secs(2));
+    scene.beat("golem@us-east", "w1", 1);
+    scene.apply(Event::Answered(Acceptances { open: Some(vec![handover.offer]), ..Scene::news("w1") }));
+    // It dies here. Its attempt was not heard to end, so it must be booked once the worker has been silent for long enough.
+    scene.now = scene.now - Duration::from_secs(30);
+    let effects: Vec<Effect> = (0..70).flat_map(|_| scene.pass(Duration::from_secs(1))).collect();
+    assert!(matches!(effects[..], [Effect::BookLost(_)]), "{effects:?}");
+    assert_eq!(scene.left(), Count::default());
+}
+
+#[test]
 fn an_attempt_that_a_worker_which_speaks_does_not_name_any_more_has_ended() {
     let mut scene = Scene::new();
     let handover = scene.offered(1);
