@@ -24,6 +24,8 @@ impl Jobs {
         feed.delivered(&lease);
         self.usual_bytes = (self.usual_bytes * 7 + parcel.bytes()) / 8;
         let again = lease.delivered > 1;
+        // The lease runs since the server sent it, which may be longer ago than it seems.
+        let leased = self.link.sent_after(now);
         metrics::delivered(again);
         let (seen, remade) = (lease.stream_seq <= feed.seen, lease.stream_seq <= feed.recreated_at);
         feed.seen = feed.seen.max(lease.stream_seq);
@@ -39,7 +41,7 @@ impl Jobs {
                 Stage::Ending => return,
                 _ => {}
             }
-            (record.lease, record.leased, record.asked) = (lease, now, None);
+            (record.lease, record.leased, record.asked) = (lease, leased, None);
             match record.stage {
                 // Nobody had it in between: its place in the line stays.
                 Stage::Waiting { .. } if next || !again => return,
@@ -62,7 +64,7 @@ impl Jobs {
             return;
         }
         let attempts = u16::try_from(lease.delivered - 1).unwrap_or(u16::MAX);
-        self.insert(key, Arc::new(head), lease, now, Journal::default(), attempts);
+        self.insert(key, Arc::new(head), lease, leased, Journal::default(), attempts);
         self.keep_text(key, Some(parcel));
         if again || remade {
             self.look_up(key, false, now, out);
