@@ -106,8 +106,8 @@ pub struct Jobs {
     /// When leases were last looked at, and when what is rarely looked at was.
     kept: Micros,
     swept: Micros,
-    /// When time was last looked at.
-    ticked: Micros,
+    /// When anything happened last, a tick included.
+    awake: Micros,
     /// Whether what is heard is new, and the silence of workers means something.
     link: Link,
 }
@@ -176,7 +176,7 @@ impl Jobs {
             stopping: false,
             kept: Micros::default(),
             swept: Micros::default(),
-            ticked: Micros::default(),
+            awake: Micros::default(),
             link: Link::default(),
             config,
         }
@@ -184,11 +184,8 @@ impl Jobs {
 
     /// Takes in news at `now` and adds what is to be done to `out`.
     pub fn apply(&mut self, event: Event, now: Micros, out: &mut Vec<Effect>) {
-        // Seen before anything is noted by the clock as it shows now.
-        if now < self.ticked {
-            self.clock_was_set_back(self.ticked.since(now));
-            self.ticked = now;
-        }
+        // Before anything is noted by the clock as it shows now.
+        self.look_at_clock(now);
         if event.comes_from_outside() {
             self.link.hears(now);
         }

@@ -53,12 +53,16 @@ pub(crate) struct Audit {
     given_back: BTreeSet<u64>,
     /// Who offered each attempt, and whether it heard of the attempt since.
     offered: BTreeMap<AttemptKey, Offered>,
+    /// Offers that a worker took after their dispatcher had given them up, by the job's place: two hold that job, or its dispatcher
+    /// knows nothing of the attempt.
+    late: BTreeSet<u64>,
 }
 
 /// An offered attempt.
 #[derive(Clone, Copy, Debug)]
 struct Offered {
     by: (Host, u32),
+    at: Micros,
     heard: bool,
 }
 
@@ -480,8 +484,16 @@ impl Audit {
     }
 
     /// A dispatcher offers an attempt.
-    pub(crate) fn offers(&mut self, by: (Host, u32), key: AttemptKey) {
-        self.offered.entry(key).or_insert(Offered { by, heard: false });
+    pub(crate) fn offers(&mut self, by: (Host, u32), key: AttemptKey, now: Micros) {
+        self.offered.entry(key).or_insert(Offered { by, at: now, heard: false });
+    }
+
+    /// A worker takes an offer.
+    pub(crate) fn takes(&mut self, key: AttemptKey, seq: u64, now: Micros) {
+        let offers = OfferConfig::default();
+        if self.offered.get(&key).is_some_and(|offered| now.since(offered.at) > offers.accept_within) {
+            self.late.insert(seq);
+        }
     }
 
     /// A dispatcher hears that an attempt began, or has ended.

@@ -109,6 +109,10 @@ impl Jobs {
         debug!(job = %head.id, attempt = back.attempt, pool = %back.pool, class = %back.failure.class, "job came back");
         let size =
             back.journal.entries.last().and_then(|entry| self.size_of(&entry.pool, &head.subject.model));
+        // Whoever takes a job books what others have left before it begins. What is left open now is of somebody who held the job at the
+        // same time, and may have ended it.
+        let key_of_attempt = back.offer.as_ref().map(schemas::handover::OfferKey::attempt);
+        let held_by_two = back.journal.abandoned(key_of_attempt).next().is_some();
         let own = back.offer.as_ref().filter(|offer| offer.accept == self.accept).map(|offer| offer.offer);
         if let Some(record) = self.records.get_mut(&key) {
             record.journal.merge(&back.journal);
@@ -142,6 +146,10 @@ impl Jobs {
         self.keep_text(key, Some(parcel));
         let Some(record) = self.records.get_mut(&key) else { return };
         record.decision = back.decision;
+        if held_by_two {
+            self.look_up(key, true, now, out);
+            return;
+        }
         self.go_on(key, &back.failure, size, now, out);
     }
 

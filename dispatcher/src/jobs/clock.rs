@@ -42,16 +42,10 @@ const LOOK_UP_MAX: usize = 1_000;
 impl Jobs {
     /// Time has passed.
     pub(super) fn tick(&mut self, now: Micros, out: &mut Vec<Effect>) {
-        if now.since(self.ticked) > LATE {
-            // The first tick of all says nothing about what was before.
-            let since = if self.ticked == Micros::default() { now } else { self.ticked };
-            self.link.was_frozen(since, now);
-        }
         self.link.tick(now);
         if let Some(asked) = self.feeds.iter_mut().filter_map(|feed| feed.forget_lost(now)).min() {
             self.link.lost_pull(asked, now);
         }
-        self.ticked = now;
         self.lapse(now, out);
         self.hedge(now, out);
         if now.since(self.kept) >= KEEP_EVERY {
@@ -66,9 +60,22 @@ impl Jobs {
         self.stirred |= self.lines.groups().iter().any(|group| !group.line.is_empty());
     }
 
+    /// Sees whether the clock was set back, or this process was frozen: ticks come many times a second.
+    pub(super) fn look_at_clock(&mut self, now: Micros) {
+        if now < self.awake {
+            self.clock_was_set_back(self.awake.since(now));
+        }
+        if now.since(self.awake) > LATE {
+            // The first event of all says nothing about what was before.
+            let since = if self.awake == Micros::default() { now } else { self.awake };
+            self.link.was_frozen(since, now);
+        }
+        self.awake = now;
+    }
+
     /// What was noted by a clock that is set back now would lie ahead: a lease would look fresh, an attempt just named, and a worker
     /// just heard, for as long as the clock was ahead. So it moves back with the clock.
-    pub(super) fn clock_was_set_back(&mut self, by: Duration) {
+    fn clock_was_set_back(&mut self, by: Duration) {
         self.pools.clock_was_set_back(by);
         self.link.clock_was_set_back(by);
         for record in self.records.values_mut() {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use schemas::Micros;
 
-/// A tick that comes so late says that this process was frozen, or that its clock was set. A server that has not ended a pull in time
-/// is out of reach, if nobody else was heard for so long either.
+/// When nothing has happened for so long, not even a tick, this process was frozen, or its clock was set. A server that has not ended
+/// a pull in time is out of reach, if nobody else was heard for so long either.
 pub(super) const LATE: Duration = Duration::from_secs(2);
 /// Once somebody is heard again, everything else that lay on its way comes within this time: several heartbeats.
 pub(super) const TIME_TO_SPEAK: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@ use routing::{
     retry_budget::RetryConfig,
 };
 use schemas::{
+    AttemptKey,
     Lane,
     catalog::Catalog,
     handover::{Acceptances, EndedAttempt, Handover, OfferKey, Order, RefusedBecause, Return},
@@ -186,10 +187,22 @@ impl Scene {
     }
 
     fn give_back(&mut self, seq: u64, handover: &Handover, class: FailureClass) -> Vec<Effect> {
+        self.give_back_with(seq, handover, class, None)
+    }
+
+    /// Gives a job back whose journal tells of another attempt, too.
+    fn give_back_with(
+        &mut self,
+        seq: u64,
+        handover: &Handover,
+        class: FailureClass,
+        other: Option<Entry>,
+    ) -> Vec<Effect> {
         let (head, parcel) = Self::head(seq, "");
         let pool: PoolId = "golem@us-east".parse().unwrap();
         let failure = Failure::new(class, "x");
         let mut journal = handover.journal.clone();
+        other.into_iter().for_each(|entry| journal.record(entry));
         let key = OfferKey { accept: ACCEPT.into(), offer: handover.offer };
         journal.record(Entry {
             attempt: handover.attempt,
@@ -431,7 +444,8 @@ fn a_delivery_that_comes_after_a_freeze_may_be_somebody_elses_by_now() {
     for (frozen, ours) in [(10, true), (70, false)] {
         let mut scene = Scene::new();
         scene.pass(Duration::from_secs(1));
-        scene.pass(Duration::from_secs(frozen));
+        // What lay in its buffers is taken in before the first tick, in any order.
+        scene.now = scene.now + Duration::from_secs(frozen);
         scene.beat("golem@us-east", "w1", 1);
         let effects = scene.deliver(1, 1);
         assert_eq!(offer(&effects).is_some(), ours, "{effects:?}");
@@ -456,6 +470,41 @@ fn nobodys_silence_means_anything_while_the_link_is_silent() {
         assert!(scene.pass(Duration::from_secs(1)).is_empty());
     }
     assert_eq!(scene.left().running, 1);
+}
+
+#[test]
+fn a_returned_job_that_somebody_else_held_too_is_looked_up_before_it_goes_on() {
+    let mut scene = Scene::new();
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    let theirs = Entry {
+        attempt: 1,
+        key: Some(AttemptKey::of("_INBOX.other", 4)),
+        pool: "modal@us-east".parse().unwrap(),
+        started_us: scene.now,
+        trace: Trace::Started { expected: Vec::new() },
+    };
+    let effects = scene.give_back_with(1, &handover, FailureClass::ProviderDown, Some(theirs));
+    assert!(offer(&effects).is_none(), "{effects:?}");
+    let effects = scene.pass(Duration::from_millis(20));
+    assert_eq!(acks(&scene.found(&effects, || Fate::Done)), 1);
+    scene.end("w1", handover.offer, Some(FailureClass::ProviderDown), false);
+    assert_eq!(scene.left(), Count::default());
+}
+
+#[test]
+fn an_end_that_is_heard_after_the_return_says_nothing_about_the_attempt_that_follows() {
+    let mut scene = Scene::new();
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    // A class that does not make the job rest, so that the next attempt follows at once.
+    let effects = scene.give_back(1, &handover, FailureClass::Preempted);
+    let again = offer(&effects).unwrap_or_else(|| panic!("no offer in {effects:?}"));
+    scene.accept("w2", again.offer);
+    let effects = scene.end("w1", handover.offer, Some(FailureClass::Preempted), false);
+    assert!(effects.is_empty(), "the second attempt is alone as it is: {effects:?}");
+    scene.end("w2", again.offer, None, false);
+    assert_eq!(scene.left(), Count::default());
 }
 
 #[test]

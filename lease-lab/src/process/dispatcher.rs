@@ -152,8 +152,8 @@ impl Dispatcher {
             Effect::Repair => {}
             Effect::Offer { pool, handover, parcel } => {
                 let job = handover.lease.stream_seq;
-                let by = desk.process();
-                desk.audit().offers(by, AttemptKey::of(&self.accept, handover.offer));
+                let (by, now) = (desk.process(), desk.now());
+                desk.audit().offers(by, AttemptKey::of(&self.accept, handover.offer), now);
                 desk.note(Some(job), || {
                     let Handover { offer, attempt, hedge, lease, .. } = &*handover;
                     let hedge = if *hedge { ", a second one" } else { "" };

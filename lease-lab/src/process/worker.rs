@@ -150,6 +150,8 @@ impl Worker {
         });
         if let Decision::Accept(number) = decision {
             let offer = OfferKey { accept: accept.to_owned(), offer: handover.offer };
+            let now = desk.now();
+            desk.audit().takes(offer.attempt(), handover.lease.stream_seq, now);
             let expected = attempt::bill(desk.provider(self.pool), setup::EXPECTED, true).lines;
             let terms = Terms {
                 site: self.site.clone(),
