@@ -116,6 +116,10 @@ impl Jobs {
         let own = back.offer.as_ref().filter(|offer| offer.accept == self.accept).map(|offer| offer.offer);
         if let Some(record) = self.records.get_mut(&key) {
             record.journal.merge(&back.journal);
+            // The job is not its own any more, and the news of its end, still to come, says nothing about what follows.
+            if let Some(attempt) = own.and_then(|own| record.attempt(own)) {
+                attempt.current = false;
+            }
             record.attempts = record.attempts.max(back.attempt);
             let newer = record.lease.delivered > back.lease.delivered;
             match record.stage {

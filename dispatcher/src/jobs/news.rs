@@ -205,10 +205,6 @@ impl Jobs {
         if record.stage != Stage::Away || !attempt.current {
             return;
         }
-        // The job was given back before this was heard: whatever is open by now was begun after it, and the journal knows better.
-        if record.journal.entries.iter().any(|entry| entry.key == Some(attempt.key)) {
-            return;
-        }
         let beside = record.current().next().map(|other| other.offer);
         match (beside, news.kept) {
             (Some(beside), _) => {

@@ -500,10 +500,16 @@ fn an_end_that_is_heard_after_the_return_says_nothing_about_the_attempt_that_fol
     // A class that does not make the job rest, so that the next attempt follows at once.
     let effects = scene.give_back(1, &handover, FailureClass::Preempted);
     let again = offer(&effects).unwrap_or_else(|| panic!("no offer in {effects:?}"));
-    scene.accept("w2", again.offer);
+    let chosen = again.decision.unwrap().chosen.unwrap().to_string();
+    let (worker, other) = if chosen == "golem@us-east" { ("w1", "w2") } else { ("w2", "w1") };
+    // A refusal of the next offer is no reason to wait for the end of the attempt that gave the job back.
+    let news = Acceptances { refused: vec![(again.offer, RefusedBecause::Busy)], ..Scene::news(worker) };
+    let effects = scene.apply(Event::Answered(news));
+    let again = offer(&effects).unwrap_or_else(|| panic!("no offer after a refusal: {effects:?}"));
+    scene.accept(other, again.offer);
     let effects = scene.end("w1", handover.offer, Some(FailureClass::Preempted), false);
     assert!(effects.is_empty(), "the second attempt is alone as it is: {effects:?}");
-    scene.end("w2", again.offer, None, false);
+    scene.end(other, again.offer, None, false);
     assert_eq!(scene.left(), Count::default());
 }
 
