@@ -445,7 +445,12 @@ impl Audit {
                         format!("{} runs at {}, {} nano-dollars", bill.runs, POOLS[bill.pool].0, bill.sum);
                     return about("no attempt is billed that no cost event knows", what);
                 }
-                [event] if !event.estimated && bill.runs == 1 && event.amount_usd.get() != bill.sum => {
+                [event]
+                    if !event.estimated
+                        && bill.runs == 1
+                        && event.amount_usd.get() != bill.sum
+                        && !self.may_be_mistaken(core, &bill) =>
+                {
                     let what = format!("{} booked, {} billed", event.amount_usd, bill.sum);
                     return about("a cost event says what the provider billed", what);
                 }
@@ -473,8 +478,10 @@ impl Audit {
         let journalled = POOLS[bill.pool].1 || core.plan.journal == JournalMode::Always;
         if journalled {
             // The next holder finds it in the journal. There is none once another attempt has ended the job.
-            let ended_by_another =
-                self.jobs.get(&bill.seq).is_some_and(|job| self.result(job).is_some_and(|r| r.attempt_key != Some(key)));
+            let ended_by_another = self
+                .jobs
+                .get(&bill.seq)
+                .is_some_and(|job| self.result(job).is_some_and(|r| r.attempt_key != Some(key)));
             return ended_by_another && (died.is_some() || troubled(core, bill.caller.0, bill));
         }
         let (Some(died), Some(offered)) = (died, self.offered.get(&key)) else { return false };
@@ -482,6 +489,12 @@ impl Audit {
         let booked_within = core.plan.ack_wait.max(SILENT_LEAST) + ASKS_FOR;
         let both = self.death(offered.by).is_some_and(|at| at.since(died) < booked_within);
         !offered.heard || both
+    }
+
+    /// Whether a run may be taken for another's: where a provider finds runs by job and attempt, and two jobs have one id.
+    fn may_be_mistaken(&self, core: &Core, bill: &Bill) -> bool {
+        let Some(job) = self.jobs.get(&bill.seq) else { return false };
+        core.plan.finds && self.jobs.values().filter(|other| other.id == job.id).count() > 1
     }
 
     /// The result of a job under its id, which another job may have.
@@ -503,7 +516,11 @@ impl Audit {
     /// A worker takes an offer.
     pub(crate) fn takes(&mut self, key: AttemptKey, seq: u64, now: Micros) {
         let offers = OfferConfig::default();
-        if self.offered.get(&key).is_some_and(|offered| now.since(offered.at) > offers.accept_within + offers.margin) {
+        if self
+            .offered
+            .get(&key)
+            .is_some_and(|offered| now.since(offered.at) > offers.accept_within + offers.margin)
+        {
             self.late.insert(seq);
         }
     }
@@ -558,8 +575,7 @@ fn may_be_twice(audit: &Audit, core: &Core, events: &[Rc<CostEvent>], key: Attem
     let one_guess = events.len() == 2 && events.iter().filter(guess).count() == 1;
     let dispatcher = audit.offered.get(&key).map(|offered| offered.by.0);
     let guessers = audit.guessed.get(&key).into_iter().flatten().copied();
-    let silenced =
-        guessers.chain(dispatcher).chain([bill.caller.0]).any(|host| troubled(core, host, bill));
+    let silenced = guessers.chain(dispatcher).chain([bill.caller.0]).any(|host| troubled(core, host, bill));
     one_guess && (silenced || audit.late.contains(&bill.seq))
 }
 

@@ -31,7 +31,7 @@ use crate::{
     provider::{Mood, Provider, RunId},
     server::{Out, Server, Session, Task},
     setup,
-    wire::Message,
+    wire::{MAX_PAYLOAD, Message},
 };
 
 /// How long after the last fault everything must have ended.
@@ -481,6 +481,10 @@ impl Core {
     }
 
     pub(crate) fn send(&mut self, host: Host, line: Line, message: Message) {
+        // The client refuses what the server would.
+        if message.bytes > MAX_PAYLOAD {
+            return;
+        }
         let now = self.agenda.now();
         if let Some((at, session, message)) = self.net.send(host, line, message, now) {
             self.agenda.push(at, Next::ToServer(session, message));

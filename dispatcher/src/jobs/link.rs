@@ -49,7 +49,8 @@ impl Link {
     /// Time has passed.
     pub(super) fn tick(&mut self, now: Micros) {
         let silent = now.since(self.heard);
-        self.held_up = self.held_up.filter(|(_, until)| until.map_or(silent <= SILENT_MOST, |until| until >= now));
+        self.held_up =
+            self.held_up.filter(|(_, until)| until.map_or(silent <= SILENT_MOST, |until| until >= now));
     }
 
     /// Since when a message that comes at `now` may have lain on its way.

@@ -8,8 +8,7 @@ use routing::{
     retry_budget::RetryConfig,
 };
 use schemas::{
-    AttemptKey,
-    Lane,
+    AttemptKey, Lane,
     catalog::Catalog,
     handover::{Acceptances, EndedAttempt, Handover, OfferKey, Order, RefusedBecause, Return},
     heartbeat::{Heartbeat, ServedModel},

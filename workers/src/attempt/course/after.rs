@@ -104,17 +104,14 @@ impl Course {
         let own = bill.map(|bill| self.cost(&job, Purpose::WastedRace, bill, now.at));
         let mut events: Vec<CostEvent> = own.into_iter().collect();
         let another = |found: &&JobResult| found.log.as_ref().is_some_and(|log| *log != self.place());
-        let then = match found.filter(another) {
+        let then = if let Some(first) = found.filter(another) {
             // Not another attempt of the same job, but another job with the same id.
-            Some(first) => {
-                outcome.result = Arc::new(papers::taken(&outcome.result, first));
-                Then::TellTaken(outcome)
-            }
-            None => {
-                // Its worker may have died between the result and the cost, and the job ends here.
-                events.extend(found.and_then(|found| stored::useful_event(found, &job.subject.tenant)));
-                Then::Finish(outcome.job, outcome.settled)
-            }
+            outcome.result = Arc::new(papers::taken(&outcome.result, first));
+            Then::TellTaken(outcome)
+        } else {
+            // Its worker may have died between the result and the cost, and the job ends here.
+            events.extend(found.and_then(|found| stored::useful_event(found, &job.subject.tenant)));
+            Then::Finish(outcome.job, outcome.settled)
         };
         let (state, more) = self.book_each(events, then);
         effects.extend(more);

@@ -458,8 +458,7 @@ fn whoever_finds_the_result_of_another_attempt_sees_to_its_cost() {
     other.bill = Some(bill());
     let events = vec![Event::StoredRead(Some(other)), Event::CostStored, Event::CostStored];
     let effects = feed(&mut course, events);
-    let expected =
-        ["Report", "StoreCost WastedRace", "StoreCost Useful", "Ack", "Settle None kept false"];
+    let expected = ["Report", "StoreCost WastedRace", "StoreCost Useful", "Ack", "Settle None kept false"];
     assert_eq!(names(&effects), expected);
 }
 
