@@ -55,6 +55,8 @@ pub(crate) struct Audit {
     offered: BTreeMap<AttemptKey, Offered>,
     /// Jobs of which a worker took an offer after its dispatcher had given it up, by a clock that is wrong: two hold them.
     late: BTreeSet<u64>,
+    /// Attempts whose cost could not be stored before their worker had to stop.
+    withheld: BTreeSet<AttemptKey>,
     /// Who booked each attempt as possibly wasted.
     guessed: BTreeMap<AttemptKey, BTreeSet<Host>>,
 }
@@ -474,6 +476,10 @@ impl Audit {
     /// Whether an attempt that was billed may be unknown to the ledger: where its worker died, and nobody who could book it knew of it
     /// and lived. Each case is a row in `ARCHITECTURE.md`; that they stay rare is checked over all worlds.
     fn may_be_unknown(&self, core: &Core, key: AttemptKey, bill: &Bill) -> bool {
+        // It leaves the cost in the journal, unless the job is another's by then.
+        if self.withheld.contains(&key) {
+            return true;
+        }
         let died = self.death(bill.caller);
         let journalled = POOLS[bill.pool].1 || core.plan.journal == JournalMode::Always;
         if journalled {
@@ -511,6 +517,11 @@ impl Audit {
     /// A dispatcher offers an attempt.
     pub(crate) fn offers(&mut self, by: (Host, u32), key: AttemptKey, now: Micros) {
         self.offered.entry(key).or_insert(Offered { by, at: now, heard: false });
+    }
+
+    /// A worker must stop before it could store what an attempt cost.
+    pub(crate) fn withholds(&mut self, key: AttemptKey) {
+        self.withheld.insert(key);
     }
 
     /// A worker takes an offer.

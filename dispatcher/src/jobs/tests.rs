@@ -201,7 +201,9 @@ impl Scene {
         let pool: PoolId = "golem@us-east".parse().unwrap();
         let failure = Failure::new(class, "x");
         let mut journal = handover.journal.clone();
-        other.into_iter().for_each(|entry| journal.record(entry));
+        if let Some(entry) = other {
+            journal.record(entry);
+        }
         let key = OfferKey { accept: ACCEPT.into(), offer: handover.offer };
         journal.record(Entry {
             attempt: handover.attempt,

@@ -16,7 +16,7 @@ use schemas::{
 };
 use transport::{Stored, stored};
 use workers::{
-    attempt::course::{Effect, Event, Found, News, Refusal, ResultName, Site, Terms},
+    attempt::course::{Effect, Event, Found, News, Refusal, Report, ResultName, Site, Terms},
     clock::Now,
     config::PoolModel,
     shift::{Decision, Meaning, Message as Due, Post, Shift},
@@ -261,7 +261,13 @@ impl Worker {
                 desk.note(Some(seq), || format!("gives it back: {}", back.failure.class));
                 desk.send(Line::Bulk, give_back(*back, parcel));
             }
-            Effect::Report(report) => desk.note(Some(seq), || format!("{report:?}")),
+            Effect::Report(report) => {
+                if report == Report::Abandoning("cost") {
+                    let key = attempt.course.key();
+                    desk.audit().withholds(key);
+                }
+                desk.note(Some(seq), || format!("{report:?}"));
+            }
             Effect::Settle(settled) => {
                 desk.note(Some(seq), || format!("attempt {} has ended: {settled:?}", attempt.course.key()));
                 attempt.settled = Some(settled);
