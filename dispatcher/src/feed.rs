@@ -43,6 +43,7 @@ pub struct Feed {
 struct Pull {
     number: u64,
     left: u32,
+    asked: Micros,
     lost_at: Micros,
 }
 
@@ -89,7 +90,8 @@ impl Feed {
     /// A pull begins.
     pub fn asked(&mut self, number: u64, batch: u32, now: Micros) {
         self.paused = None;
-        self.pulls.push_back(Pull { number, left: batch, lost_at: now + PULL_EXPIRES + PULL_LOST_AFTER });
+        let lost_at = now + PULL_EXPIRES + PULL_LOST_AFTER;
+        self.pulls.push_back(Pull { number, left: batch, asked: now, lost_at });
     }
 
     /// A pull has ended, filled or not.
@@ -107,9 +109,11 @@ impl Feed {
         self.paused.is_some_and(|at| at > now)
     }
 
-    /// Forgets pulls the server must have forgotten.
-    pub fn forget_lost(&mut self, now: Micros) {
+    /// Forgets pulls the server must have forgotten, and says when the first of them was asked for.
+    pub fn forget_lost(&mut self, now: Micros) -> Option<Micros> {
+        let first = self.pulls.iter().filter(|p| p.lost_at <= now).map(|p| p.asked).min();
         self.pulls.retain(|p| p.lost_at > now);
+        first
     }
 
     /// Forgets all pulls: the connection is a new one.
