@@ -196,9 +196,8 @@ pub async fn stored_replies(
     follow: bool,
     out: mpsc::Sender<Message>,
 ) -> Result<(), MailboxError> {
-    let context = jetstream::new(client.clone());
     let (stream, filter_subject) = kind.place(tenant, mailbox);
-    let stream = context.get_stream(stream).await.map_err(stream_error)?;
+    let stream = open(client, stream).await?;
     let deliver_policy = start(since)?;
     let config = pull::OrderedConfig { filter_subject, deliver_policy, ..pull::OrderedConfig::default() };
     let mut consumer = stream.create_consumer(config).await.map_err(stream_error)?;
@@ -243,7 +242,7 @@ pub async fn stored_after(
     out: mpsc::Sender<Arrived>,
 ) -> Result<(), MailboxError> {
     let (stream, filter_subject) = kind.place(tenant, mailbox);
-    let stream = jetstream::new(client.clone()).get_stream(stream).await.map_err(stream_error)?;
+    let stream = open(client, stream).await?;
     let config = pull::OrderedConfig {
         filter_subject,
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
@@ -399,7 +398,7 @@ pub async fn read_stored(
     config: pull::OrderedConfig,
     mut each: impl FnMut(&jetstream::Message) -> bool,
 ) -> Result<(), MailboxError> {
-    let stream = jetstream::new(client.clone()).get_stream(stream).await.map_err(stream_error)?;
+    let stream = open(client, stream).await?;
     let mut consumer = stream.create_consumer(config).await.map_err(stream_error)?;
     let mut left = consumer.info().await.map_err(stream_error)?.num_pending;
     if left == 0 {
@@ -415,6 +414,12 @@ pub async fn read_stored(
         }
     }
     Ok(())
+}
+
+/// A stream to read from. It is asked for by `api`, which says at once what is not permitted.
+async fn open(client: &Client, stream: &str) -> Result<jetstream::stream::Stream<()>, MailboxError> {
+    api::ask(client, &format!("STREAM.INFO.{stream}"), &Value::Null).await.map_err(stream_error)?;
+    jetstream::new(client.clone()).get_stream_no_info(stream).await.map_err(stream_error)
 }
 
 /// What workers say about themselves within `span`.
