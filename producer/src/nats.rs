@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    error::Error as _,
     time::Duration,
 };
 
@@ -218,17 +219,30 @@ pub async fn stored_replies(
 /// Something stored, or the news that all that was stored before the reading began has come.
 #[derive(Debug)]
 pub enum Arrived {
-    /// A result with its place in the stream, its output fetched where that is still there; nothing when it does not read.
+    /// A result with its place in the stream, its output fetched where that is still there.
     Result {
         /// Its sequence.
         seq: u64,
         /// Itself.
-        result: Option<Box<JobResult>>,
+        result: Box<JobResult>,
     },
+    /// A result that does not read.
+    Unread(Unread),
     /// A cost event.
     Cost(Box<CostEvent>),
     /// Everything stored before has come.
     CaughtUp,
+}
+
+/// A stored result that this version cannot read.
+#[derive(Debug)]
+pub struct Unread {
+    /// Its sequence.
+    pub seq: u64,
+    /// Whose it is, where its message id says so.
+    pub job: Option<JobId>,
+    /// Why it does not read.
+    pub why: String,
 }
 
 /// How often an output is fetched that the object store does not give at once, a second apart.
@@ -259,12 +273,14 @@ pub async fn stored_after(
         let (seq, pending) = message.info().map_or((0, 0), |info| (info.stream_sequence, info.pending));
         let arrived = match read_reply(&message) {
             Ok(Reply::Result(result)) => {
-                Some(Arrived::Result { seq, result: Some(Box::new(fetched(client, *result).await)) })
+                Some(Arrived::Result { seq, result: Box::new(fetched(client, *result).await) })
             }
             Ok(Reply::Cost(cost)) => Some(Arrived::Cost(cost)),
             Err(error) => {
-                warn!(seq, %error, "left alone");
-                (kind == Kind::Results).then_some(Arrived::Result { seq, result: None })
+                warn!(seq, %error, "does not read");
+                let job = result_of(&message).map(|(job, _)| job);
+                let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                (kind == Kind::Results).then_some(Arrived::Unread(Unread { seq, job, why }))
             }
         };
         if let Some(arrived) = arrived
