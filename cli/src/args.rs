@@ -553,6 +553,9 @@ pub(crate) struct Why {
     /// Its id
     #[arg(value_name = "JOB")]
     pub(crate) job: JobId,
+    /// Whose job it is; without it, whoever's it is, and an id that several tenants use is refused
+    #[arg(long)]
+    pub(crate) tenant: Option<Tenant>,
 }
 
 /// `beacon bench`
