@@ -175,6 +175,7 @@ mod tests {
             place: "us-east-1".into(),
             slots: 4,
             usd_per_hour: usd(1_000),
+            usd_per_hour_max: usd(1_000),
             parked_usd_per_hour: usd(1),
         };
         let mut row = Row::wanted(specs, Duration::ZERO, String::new(), T0);

@@ -144,9 +144,9 @@ pub fn heartbeat(pool: &PoolId, worker: &WorkerId) -> String {
     format!("beacon.pool.{}.{}.{worker}", pool.region, pool.provider)
 }
 
-/// The heartbeats of all workers of a pool.
-pub fn heartbeats_of(pool: &PoolId) -> String {
-    format!("beacon.pool.{}.{}.*", pool.region, pool.provider)
+/// The heartbeats of all workers of a region.
+pub fn heartbeats_in(region: &Region) -> String {
+    format!("beacon.pool.{region}.*.*")
 }
 
 /// Orders to one worker.

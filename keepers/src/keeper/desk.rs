@@ -73,13 +73,11 @@ impl Desk {
             places: Vec::new(),
             slots: row.specs.slots,
             usd_per_hour_max: UsdNanos::ZERO,
+            models: Vec::new(),
             model: String::new(),
             health_path: "/health".into(),
             secret: None,
-            drain_limit: Duration::from_secs(60),
-            cool_for: Duration::from_secs(60),
-            park: false,
-            policy: Policy::none(),
+            policy: Policy::default(),
         };
         Self { orphaned: true, ..Self::new(config, &settings, account, parts) }
     }
