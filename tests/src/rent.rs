@@ -259,6 +259,7 @@ impl Office {
         if left == 0 {
             return events;
         }
+        let name = consumer.cached_info().name.clone();
         let mut messages = consumer.messages().await.unwrap();
         while left > 0 {
             let message = messages.next().await.unwrap().unwrap();
@@ -267,6 +268,9 @@ impl Office {
             events.push(codec.decode(&message.payload).unwrap());
             left -= 1;
         }
+        drop(messages);
+        // Who polls must not leave a reader behind each time.
+        stream.delete_consumer(&name).await.unwrap();
         events
     }
 

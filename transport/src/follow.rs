@@ -19,7 +19,7 @@ use futures_util::StreamExt;
 use schemas::{Micros, time::Clock as _, topology::bucket_stream};
 use serde_json::Value;
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     SystemClock,
@@ -127,12 +127,16 @@ impl Follower {
             ..pull::OrderedConfig::default()
         };
         let mut consumer = stream.create_consumer(config).await.map_err(|error| self.unread(error))?;
-        let waiting = consumer.info().await.map_err(|error| self.unread(error))?.num_pending;
+        let (waiting, name) = {
+            let info = consumer.info().await.map_err(|error| self.unread(error))?;
+            (info.num_pending, info.name.clone())
+        };
         tell(News::Begins);
         let mut whole = waiting == 0;
         if whole {
             tell(News::Whole);
             if extent == Extent::Now {
+                forget(&stream, &name).await;
                 return Ok(());
             }
         }
@@ -145,6 +149,8 @@ impl Follower {
                 whole = true;
                 tell(News::Whole);
                 if extent == Extent::Now {
+                    drop(messages);
+                    forget(&stream, &name).await;
                     return Ok(());
                 }
             }
@@ -168,5 +174,12 @@ impl Follower {
 
     fn unread(&self, error: impl std::error::Error + Send + Sync + 'static) -> FollowError {
         FollowError { bucket: self.bucket, source: Box::new(error) }
+    }
+}
+
+/// The server keeps a reader for minutes that is gone, and a stream has only so many.
+async fn forget(stream: &jetstream::stream::Stream<()>, name: &str) {
+    if let Err(error) = stream.delete_consumer(name).await {
+        debug!(%error, "a reader is left to the server to forget");
     }
 }
