@@ -8,6 +8,7 @@ mod config;
 mod documents;
 mod graph;
 mod order;
+mod project;
 mod usage;
 mod wire;
 
@@ -24,107 +25,28 @@ use crate::{
         Billed, CallError, Census, Ending, Known, Landlord, Order, Ordered, Parking, Quote, Rules, Sighting,
         Steps,
     },
-    landlords::{http, mark, mark::Marks},
+    landlords::{http, mark},
 };
 use census::{Found, note, service_of};
 use config::Size;
-use graph::Graph;
-use wire::{Deployment, Deployments, DeploymentsInput};
-
-/// Deployments on a page.
-const PAGE: u32 = 100;
-
-/// Pages that are read at most; more deployments than this are not a list of ours.
-const PAGES_MAX: usize = 50;
-
-/// Services whose names are asked for in one call.
-const NAMES: usize = 25;
+use project::{PAGE, Project};
+use wire::{Deployment, DeploymentsInput};
 
 /// Use is asked for from this long before the oldest machine was ordered: clocks differ.
 const BEFORE: Duration = Duration::from_secs(3_600);
 
 /// One environment of one project.
 #[derive(Debug)]
-pub struct Railway {
-    config: RailwayConfig,
-    marks: Marks,
-    graph: Graph,
-}
+pub struct Railway(Project);
 
 impl Railway {
     /// Checks the settings; asks nobody.
     pub fn new(config: RailwayConfig) -> Result<Self, CallError> {
-        let marks = Marks::new(config.pools.keys())?;
-        for (id, pool) in &config.pools {
-            Size::parse(&pool.sku)?;
-            if pool.places.is_empty() {
-                return Err(CallError::Misconfigured(format!("pool {id} names no place")));
-            }
-        }
-        let graph = Graph::new(config.api.clone(), config.token.clone())?;
-        Ok(Self { config, marks, graph })
+        Project::new(config).map(Self)
     }
+}
 
-    fn pool(&self, id: &PoolId) -> Result<&RailwayPool, CallError> {
-        let pool = self.config.pools.get(id);
-        pool.ok_or_else(|| CallError::Misconfigured(format!("pool {id} does not rent at this account")))
-    }
-
-    fn usd_per_hour(&self, size: Size) -> Result<UsdNanos, CallError> {
-        let price = size.usd_per_hour(&self.config.prices);
-        price.ok_or_else(|| CallError::Misconfigured("the price list is out of range".to_owned()))
-    }
-
-    /// The service of this name. Asked before a retry: a retry that does not look leaves orphans.
-    async fn find(&self, name: &str) -> Result<Option<String>, CallError> {
-        let deployments = self.deployments(&DeploymentsInput::standing(&self.config)).await?;
-        let services = deployments.into_iter().filter_map(|deployment| deployment.service);
-        if let Some(service) = services.into_iter().find(|service| service.name == name) {
-            return Ok(Some(service.id));
-        }
-        let place = json!({ "project": self.config.project, "environment": self.config.environment });
-        let mut reply = self.graph.ask(&documents::SERVICES, place).await?;
-        let environment: wire::Environment = reply.take("environment")?;
-        let ids: Vec<String> = environment.config.services.into_keys().collect();
-        for ids in ids.chunks(NAMES) {
-            let fields = (0..ids.len()).map(|place| format!("s{place}"));
-            let variables: BTreeMap<String, &String> = fields.clone().zip(ids).collect();
-            let mut reply = self.graph.ask(&documents::names(ids.len()), variables).await?;
-            // A service that went meanwhile is an error beside the others.
-            let services = fields.filter_map(|field| reply.take::<wire::Service>(&field).ok());
-            let alive = services.filter(|service| service.deleted_at.is_none());
-            if let Some(service) = alive.into_iter().find(|service| service.name == name) {
-                return Ok(Some(service.id));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn deployments(&self, input: &DeploymentsInput) -> Result<Vec<Deployment>, CallError> {
-        let mut reply =
-            self.graph.ask(&documents::MACHINES, json!({ "input": input, "first": PAGE })).await?;
-        let page = reply.take("deployments")?;
-        self.pages(input, page).await
-    }
-
-    /// The deployments of this page and of all that follow it.
-    async fn pages(
-        &self,
-        input: &DeploymentsInput,
-        mut page: Deployments,
-    ) -> Result<Vec<Deployment>, CallError> {
-        let mut deployments = Vec::new();
-        for _ in 0..PAGES_MAX {
-            deployments.extend(page.edges.into_iter().map(|edge| edge.node));
-            let Some(after) = page.page_info.end_cursor.filter(|_| page.page_info.has_next_page) else {
-                return Ok(deployments);
-            };
-            let variables = json!({ "input": input, "first": PAGE, "after": after });
-            page = self.graph.ask(&documents::MACHINES, variables).await?.take("deployments")?;
-        }
-        Err(CallError::Unclear(format!("the list of deployments has more than {PAGES_MAX} pages")))
-    }
-
+impl Project {
     /// All deployments, and what each service cost so far, where that is told.
     async fn survey(
         &self,
@@ -324,12 +246,12 @@ impl Landlord for Railway {
             broken_for: Duration::from_secs(60),
             billed: Billed::AsTold,
             unit: Duration::from_secs(60),
-            parking: if self.config.sleep { Parking::Offered } else { Parking::NotOffered },
+            parking: if self.0.config.sleep { Parking::Offered } else { Parking::NotOffered },
         }
     }
 
     fn quote<'a>(&'a self, pool: &'a PoolId) -> BoxFuture<'a, Result<Vec<Quote>, CallError>> {
-        self.quotes(pool).boxed()
+        self.0.quotes(pool).boxed()
     }
 
     fn order<'a>(
@@ -337,11 +259,11 @@ impl Landlord for Railway {
         order: &'a Order,
         steps: &'a dyn Steps,
     ) -> BoxFuture<'a, Result<Ordered, CallError>> {
-        async move { order::Course::new(self, order, steps)?.run().await }.boxed()
+        async move { order::Course::new(&self.0, order, steps)?.run().await }.boxed()
     }
 
     fn list<'a>(&'a self, known: &'a [Known]) -> BoxFuture<'a, Result<Census, CallError>> {
-        self.census(known).boxed()
+        self.0.census(known).boxed()
     }
 
     fn end<'a>(
@@ -349,12 +271,12 @@ impl Landlord for Railway {
         machine: &'a Known,
         _steps: &'a dyn Steps,
     ) -> BoxFuture<'a, Result<Ending, CallError>> {
-        self.remove(machine).boxed()
+        self.0.remove(machine).boxed()
     }
 
     /// A machine that is left alone falls asleep, 10 minutes after its last answer; there is no call for it.
     fn park<'a>(&'a self, machine: &'a Known) -> BoxFuture<'a, Result<(), CallError>> {
-        let sleep = self.config.sleep;
+        let sleep = self.0.config.sleep;
         async move {
             let text = || format!("machine {} never sleeps: `sleep` is off", machine.machine);
             if sleep { Ok(()) } else { Err(CallError::Misconfigured(text())) }
@@ -363,6 +285,6 @@ impl Landlord for Railway {
     }
 
     fn wake<'a>(&'a self, machine: &'a Known, _steps: &'a dyn Steps) -> BoxFuture<'a, Result<(), CallError>> {
-        self.knock(machine).boxed()
+        self.0.knock(machine).boxed()
     }
 }

@@ -7,6 +7,7 @@ mod config;
 mod order;
 mod rest;
 mod wire;
+mod workspace;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,6 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use reqwest::{Method, StatusCode};
 use schemas::{MachineId, PoolId, UsdNanos};
-use serde_json::Value;
 
 pub use config::{RenderConfig, RenderPool};
 
@@ -26,17 +26,11 @@ use crate::{
         Billed, CallError, Census, Ending, Known, Landlord, Notes, Order, Ordered, Parking, Phase, Quote,
         Rules, Sighting, Steps,
     },
-    landlords::{mark, mark::Marks},
+    landlords::mark,
 };
-use config::REGIONS;
-use rest::{Budget, Rest};
-use wire::{Deploy, DeployItem, RolloutState, Service, ServiceItem, note, noted};
-
-/// The most that a page holds.
-const PAGE: usize = 100;
-
-/// Pages that are read at most.
-const PAGES_MAX: usize = 100;
+use rest::Budget;
+use wire::{RolloutState, Service, note, noted};
+use workspace::Workspace;
 
 /// Live machines whose instances are looked at in one list, in turns: a call each, of 400 a minute.
 const INSPECTED: usize = 20;
@@ -44,9 +38,7 @@ const INSPECTED: usize = 20;
 /// One workspace.
 #[derive(Debug)]
 pub struct Render {
-    config: RenderConfig,
-    marks: Marks,
-    rest: Rest,
+    workspace: Workspace,
     /// Whose turn it is to be inspected. Lost without harm.
     turn: AtomicUsize,
 }
@@ -54,79 +46,11 @@ pub struct Render {
 impl Render {
     /// Checks the settings; asks nobody.
     pub fn new(config: RenderConfig) -> Result<Self, CallError> {
-        let marks = Marks::new(config.pools.keys())?;
-        let rest = Rest::new(&config.api, config.key.clone())?;
-        let render = Self { config, marks, rest, turn: AtomicUsize::new(0) };
-        for (id, pool) in &render.config.pools {
-            render.usd_per_hour(&pool.sku)?;
-            let unknown = pool.places.iter().find(|place| !REGIONS.contains(&place.as_str()));
-            if pool.places.is_empty() || unknown.is_some() {
-                let place = unknown.map_or("", String::as_str);
-                let text = format!("pool {id}: no region `{place}`; there are {}", REGIONS.join(", "));
-                return Err(CallError::Misconfigured(text));
-            }
-        }
-        Ok(render)
-    }
-
-    fn pool(&self, id: &PoolId) -> Result<&RenderPool, CallError> {
-        let pool = self.config.pools.get(id);
-        pool.ok_or_else(|| CallError::Misconfigured(format!("pool {id} does not rent at this account")))
-    }
-
-    fn usd_per_hour(&self, plan: &str) -> Result<UsdNanos, CallError> {
-        let price = self.config.usd_per_hour.get(plan).copied();
-        price.ok_or_else(|| {
-            CallError::Misconfigured(format!("no price for the plan `{plan}`: Render tells none"))
-        })
-    }
-
-    /// The services of the workspace that have this name, or all. `path` is a query that ends with the page's size.
-    async fn services(&self, filter: &str) -> Result<Vec<Service>, CallError> {
-        let owner = &self.config.owner;
-        let first =
-            format!("/services?ownerId={owner}&type=web_service&includePreviews=true{filter}&limit={PAGE}");
-        let (mut services, mut path) = (Vec::new(), first.clone());
-        for _ in 0..PAGES_MAX {
-            let page: Vec<ServiceItem> = self.rest.get(&path).await?.json()?;
-            let last = page.last().map(|item| item.cursor.clone()).filter(|_| page.len() == PAGE);
-            services.extend(page.into_iter().map(|item| item.service));
-            let Some(cursor) = last else { return Ok(services) };
-            path = format!("{first}&cursor={cursor}");
-        }
-        Err(CallError::Unclear(format!("the list of services has more than {PAGES_MAX} pages")))
-    }
-
-    /// The service of exactly this name. The filter may mean something looser.
-    async fn find(&self, name: &str) -> Result<Option<Service>, CallError> {
-        let services = self.services(&format!("&name={name}")).await?;
-        Ok(services.into_iter().find(|service| service.name == name))
-    }
-
-    async fn service(&self, id: &str) -> Result<Service, CallError> {
-        self.rest.get(&format!("/services/{id}")).await?.json()
-    }
-
-    /// The newest deploys, the newest first.
-    async fn deploys(&self, service: &str) -> Result<Vec<Deploy>, CallError> {
-        let items: Vec<DeployItem> =
-            self.rest.get(&format!("/services/{service}/deploys?limit=20")).await?.json()?;
-        Ok(items.into_iter().map(|item| item.deploy).collect())
-    }
-
-    async fn id_of(&self, machine: &Known) -> Result<String, CallError> {
-        if let Some(id) = machine.id.as_deref().or_else(|| noted(&machine.notes, note::SERVICE)) {
-            return Ok(id.to_owned());
-        }
-        let name = self.marks.name(&machine.pool, &machine.machine)?;
-        let found = self.find(&name).await?;
-        found
-            .map(|service| service.id)
-            .ok_or_else(|| CallError::Unclear(format!("no service `{name}` is listed")))
+        Ok(Self { workspace: Workspace::new(config)?, turn: AtomicUsize::new(0) })
     }
 
     async fn census(&self, known: &[Known]) -> Result<Census, CallError> {
-        let services = self.services("").await?;
+        let services = self.workspace.services("").await?;
         let rows: BTreeMap<&str, &Known> =
             known.iter().filter_map(|known| Some((known.id.as_deref()?, known))).collect();
         let mut census = Census { whole: true, ..Census::default() };
@@ -137,7 +61,9 @@ impl Render {
             // An id in a row stays that row's machine, even when a person gave it another name.
             let row = rows.get(service.id.as_str()).copied();
             let whose = row.map(|row| (row.pool.clone(), row.machine.clone()));
-            let Some((pool, machine)) = whose.or_else(|| self.marks.read(&service.name)) else { continue };
+            let Some((pool, machine)) = whose.or_else(|| self.workspace.marks.read(&service.name)) else {
+                continue;
+            };
             let row = row.or_else(|| known.iter().find(|known| known.machine == machine));
             let notes = row.map_or_else(Notes::new, |row| row.notes.clone());
             let is_live = !service.is_suspended() && noted(&notes, note::LIVE).is_some();
@@ -165,7 +91,7 @@ impl Render {
     async fn look_for(&self, known: &Known) -> Result<Option<Sighting>, CallError> {
         let Some(id) = known.id.as_deref() else { return Ok(None) };
         let (pool, machine) = (known.pool.clone(), known.machine.clone());
-        let answer = match self.rest.get(&format!("/services/{id}")).await {
+        let answer = match self.workspace.rest.get(&format!("/services/{id}")).await {
             Err(refusal) if refusal.is_gone() => {
                 return Ok(Some(Sighting {
                     ordered_at: mark::ordered_at(&machine),
@@ -197,7 +123,8 @@ impl Render {
         notes: Notes,
     ) -> Sighting {
         let details = service.details;
-        let price = details.plan.as_ref().and_then(|plan| self.config.usd_per_hour.get(plan).copied());
+        let price =
+            details.plan.as_ref().and_then(|plan| self.workspace.config.usd_per_hour.get(plan).copied());
         Sighting {
             ordered_at: mark::ordered_at(&machine),
             machine,
@@ -225,11 +152,11 @@ impl Render {
         }
         let up = || service.details.url.clone().map_or(Phase::Starting, Phase::Up);
         if noted(notes, note::LIVE).is_some() {
-            let is_empty = inspect && self.instances(&service.id).await? == 0;
+            let is_empty = inspect && self.workspace.instances(&service.id).await? == 0;
             let phase = if is_empty { Phase::Broken("no instance is listed".to_owned()) } else { up() };
             return Ok((phase, Notes::new()));
         }
-        let rollout = wire::rollout(&self.deploys(&service.id).await?, notes);
+        let rollout = wire::rollout(&self.workspace.deploys(&service.id).await?, notes);
         let mut news = Notes::new();
         if let Some(awaited) = rollout.awaited.filter(|_| noted(notes, note::DEPLOY).is_none()) {
             news.insert(note::DEPLOY.to_owned(), awaited);
@@ -246,16 +173,11 @@ impl Render {
         Ok((phase, news))
     }
 
-    async fn instances(&self, service: &str) -> Result<usize, CallError> {
-        let instances: Vec<Value> = self.rest.get(&format!("/services/{service}/instances")).await?.json()?;
-        Ok(instances.len())
-    }
-
     async fn quotes(&self, id: &PoolId) -> Result<Vec<Quote>, CallError> {
-        let pool = self.pool(id)?;
-        let usd_per_hour = self.usd_per_hour(&pool.sku)?;
+        let pool = self.workspace.pool(id)?;
+        let usd_per_hour = self.workspace.usd_per_hour(&pool.sku)?;
         // Checks the key, and whether it opens this workspace.
-        self.rest.get(&format!("/owners/{}", self.config.owner)).await?;
+        self.workspace.rest.get(&format!("/owners/{}", self.workspace.config.owner)).await?;
         let quote = |place: &String| Quote {
             place: place.clone(),
             sku: pool.sku.clone(),
@@ -270,15 +192,20 @@ impl Render {
     async fn delete(&self, machine: &Known) -> Result<Ending, CallError> {
         let id = match machine.id.as_deref().or_else(|| noted(&machine.notes, note::SERVICE)) {
             Some(id) => id.to_owned(),
-            None => match self.find(&self.marks.name(&machine.pool, &machine.machine)?).await? {
+            None => match self
+                .workspace
+                .find(&self.workspace.marks.name(&machine.pool, &machine.machine)?)
+                .await?
+            {
                 Some(service) => service.id,
                 // Nothing is there yet; whether nothing will come is for the list to say.
                 None => return Ok(Ending::Accepted),
             },
         };
-        match self.rest.call(Budget::Writes, Method::DELETE, &format!("/services/{id}"), None).await {
+        match self.workspace.rest.call(Budget::Writes, Method::DELETE, &format!("/services/{id}"), None).await
+        {
             // The page of a deleted service says at once that there is none.
-            Ok(_) => match self.rest.get(&format!("/services/{id}")).await {
+            Ok(_) => match self.workspace.rest.get(&format!("/services/{id}")).await {
                 Err(refusal) if refusal.is_gone() => Ok(Ending::Gone),
                 Ok(_) | Err(_) => Ok(Ending::Accepted),
             },
@@ -289,13 +216,13 @@ impl Render {
     }
 
     async fn suspend(&self, machine: &Known) -> Result<(), CallError> {
-        let id = self.id_of(machine).await?;
+        let id = self.workspace.id_of(machine).await?;
         let path = format!("/services/{id}/suspend");
-        let Err(refusal) = self.rest.call(Budget::Writes, Method::POST, &path, None).await else {
+        let Err(refusal) = self.workspace.rest.call(Budget::Writes, Method::POST, &path, None).await else {
             return Ok(());
         };
         // A repeated call may be refused because the first one was carried out.
-        if refusal.is(StatusCode::BAD_REQUEST) && self.service(&id).await?.is_suspended() {
+        if refusal.is(StatusCode::BAD_REQUEST) && self.workspace.service(&id).await?.is_suspended() {
             return Ok(());
         }
         Err(refusal.error)
@@ -327,7 +254,7 @@ impl Landlord for Render {
         order: &'a Order,
         steps: &'a dyn Steps,
     ) -> BoxFuture<'a, Result<Ordered, CallError>> {
-        self.carry_out(order, steps).boxed()
+        self.workspace.carry_out(order, steps).boxed()
     }
 
     fn list<'a>(&'a self, known: &'a [Known]) -> BoxFuture<'a, Result<Census, CallError>> {
@@ -347,6 +274,6 @@ impl Landlord for Render {
     }
 
     fn wake<'a>(&'a self, machine: &'a Known, steps: &'a dyn Steps) -> BoxFuture<'a, Result<(), CallError>> {
-        self.unpark(machine, steps).boxed()
+        self.workspace.unpark(machine, steps).boxed()
     }
 }

@@ -32,9 +32,9 @@ impl Bed {
     }
 
     async fn with(simulated: impl FnOnce(&mut simulators::rented::RenderConfig)) -> Self {
-        let mut config = simulators::rented::RenderConfig::default();
         // More looks than a minute allows; the limits have a test of their own.
-        config.budgets = [(100_000, Duration::from_secs(60)); 4];
+        let budgets = [(100_000, Duration::from_secs(60)); 4];
+        let mut config = simulators::rented::RenderConfig { budgets, ..Default::default() };
         simulated(&mut config);
         let stop = CancellationToken::new();
         let simulator = simulators::rented::Render::start(config, stop.clone()).await.unwrap();

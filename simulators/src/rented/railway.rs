@@ -14,13 +14,9 @@ mod deployments;
 mod edge;
 mod run;
 mod schema;
+mod shop;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -32,7 +28,6 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -40,82 +35,15 @@ use super::{
     door, graphql,
     meter::{BilledFrom, BilledUntil, Invoice, Tariff},
 };
-use crate::limit::Limit;
-use deployments::Service;
+pub use shop::RailwayConfig;
+
 use run::Trouble;
-
-/// How a simulated Railway behaves.
-#[derive(Clone, Debug)]
-pub struct RailwayConfig {
-    /// The token of the account.
-    pub account_token: String,
-    /// The token of the project.
-    pub project_token: String,
-    /// The project's id.
-    pub project: String,
-    /// The environment's id.
-    pub environment: String,
-    /// The regions: name, and the one that took its place.
-    pub regions: Vec<(String, Option<String>)>,
-    /// Calls an hour and a second.
-    pub limits: (u32, u32),
-    /// After how long without traffic a deployment falls asleep whose settings say so.
-    pub sleeps_after: Duration,
-    /// Seconds in the unit in which CPU and memory are measured.
-    pub usage_unit_s: u64,
-    /// Thousandths of a vCPU that a running machine uses.
-    pub milli_vcpus_used: u64,
-    /// Thousandths of a GB that a running machine uses.
-    pub milli_gb_used: u64,
-    /// Nano-dollars for a vCPU and a GB of memory for 30 days, and a GB sent.
-    pub prices_nanos: [u64; 3],
-    /// Whether the query of use answers at all.
-    pub tells_usage: bool,
-}
-
-impl Default for RailwayConfig {
-    /// The Hobby plan, minutes as units, 10 minutes until sleep.
-    fn default() -> Self {
-        let region = |name: &str| (name.to_owned(), None);
-        Self {
-            account_token: "account-token".to_owned(),
-            project_token: "project-token".to_owned(),
-            project: "project-1".to_owned(),
-            environment: "environment-1".to_owned(),
-            regions: ["us-east4-eqdc4a", "europe-west4-drams3a", "us-west2"].map(region).to_vec(),
-            limits: (1_000, 1_000),
-            sleeps_after: Duration::from_secs(600),
-            usage_unit_s: 60,
-            milli_vcpus_used: 500,
-            milli_gb_used: 3_000,
-            prices_nanos: [20_000_000_000, 10_000_000_000, 50_000_000],
-            tells_usage: true,
-        }
-    }
-}
+use shop::Shop;
 
 /// A simulated project at Railway.
 #[derive(Clone, Debug)]
 pub struct Railway {
     shop: Arc<Shop>,
-}
-
-#[derive(Debug)]
-struct Shop {
-    account: Arc<Account>,
-    config: RailwayConfig,
-    hourly: Limit,
-    secondly: Limit,
-    state: Mutex<Shelf>,
-}
-
-#[derive(Debug, Default)]
-struct Shelf {
-    services: Vec<Service>,
-    /// Answered calls, for the headers.
-    calls: u32,
-    /// Raised for each id.
-    ids: u64,
 }
 
 #[derive(Deserialize)]
@@ -130,13 +58,7 @@ impl Railway {
     pub async fn start(config: RailwayConfig, shutdown: CancellationToken) -> io::Result<Self> {
         let tariff = Tariff { unit: Duration::ZERO, from: BilledFrom::Never, until: BilledUntil::Over };
         let (account, listener) = door::open(tariff, shutdown).await?;
-        let shop = Arc::new(Shop {
-            account: Arc::clone(&account),
-            hourly: Limit::new(config.limits.0, Duration::from_secs(3_600)),
-            secondly: Limit::new(config.limits.1, Duration::from_secs(1)),
-            config,
-            state: Mutex::default(),
-        });
+        let shop = Shop::new(Arc::clone(&account), config);
         let routes = Router::new().route("/graphql/v2", post(graphql)).with_state(Arc::clone(&shop));
         door::serve(&account, listener, routes, name_of);
         let sleeper = Arc::clone(&shop);
@@ -198,84 +120,6 @@ impl Railway {
         let mut service = self.shop.new_service(name);
         (service.foreign, service.deployments) = (true, vec![deployment]);
         self.shop.state().services.push(service);
-    }
-}
-
-impl Shop {
-    fn state(&self) -> MutexGuard<'_, Shelf> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn services(&self) -> Vec<Service> {
-        self.state().services.clone()
-    }
-
-    fn new_service(&self, name: &str) -> Service {
-        Service {
-            id: self.next_id(1),
-            name: name.to_owned(),
-            created_us: self.account.now_us(),
-            deleted_us: None,
-            foreign: false,
-            variables: BTreeMap::new(),
-            settings: json!({}),
-            limits: Value::Null,
-            domain: None,
-            deployments: Vec::new(),
-            last_traffic: Instant::now(),
-            sleeps: false,
-            sent_gb_billionths: 0,
-        }
-    }
-
-    /// An id that looks like those of Railway.
-    fn next_id(&self, kind: u8) -> String {
-        let number = {
-            let mut state = self.state();
-            state.ids += 1;
-            state.ids
-        };
-        format!("{kind:08x}-0000-4000-8000-{number:012x}")
-    }
-
-    fn traffic(&self, place: usize) {
-        if let Some(service) = self.state().services.get_mut(place) {
-            service.last_traffic = Instant::now();
-            // A kilobyte, whatever it was.
-            service.sent_gb_billionths += 1_000;
-        }
-    }
-
-    async fn put_to_sleep(&self) {
-        let pause = (self.config.sleeps_after / 4).max(Duration::from_millis(1));
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.account.shutdown.cancelled() => return,
-            }
-            for service in self.services().iter().filter(|service| service.sleeps) {
-                let idle = service.last_traffic.elapsed() >= self.config.sleeps_after;
-                let running = service.deployments.iter().filter(|id| self.account.server(id).is_some());
-                for id in running.filter(|_| idle) {
-                    self.account.park(id, "sleep");
-                }
-            }
-        }
-    }
-
-    /// Whether the key opens the project.
-    fn knows(&self, headers: &HeaderMap) -> bool {
-        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        match (header("authorization"), header("project-access-token")) {
-            (Some(bearer), None) => bearer.strip_prefix("Bearer ") == Some(&self.config.account_token),
-            (None, Some(token)) => token == self.config.project_token,
-            (None, None) | (Some(_), Some(_)) => false,
-        }
-    }
-
-    fn limited(&self) -> Result<(), u64> {
-        let now = Instant::now();
-        self.hourly.take(now).and_then(|()| self.secondly.take(now))
     }
 }
 

@@ -8,13 +8,10 @@
 mod budgets;
 mod calls;
 mod deploys;
+mod guard;
+mod shop;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -29,64 +26,14 @@ use super::{
     door,
     meter::{BilledFrom, BilledUntil, Tariff},
 };
-use budgets::Budgets;
-use deploys::Service;
+pub use shop::RenderConfig;
 
-/// How a simulated Render behaves.
-#[derive(Clone, Debug)]
-pub struct RenderConfig {
-    /// The API key.
-    pub key: String,
-    /// The workspace's id.
-    pub owner: String,
-    /// Nano-dollars an hour, by plan.
-    pub plans: BTreeMap<String, u64>,
-    /// Calls and their window: reads, writes, deploys, creations.
-    pub budgets: [(u32, Duration); 4],
-    /// How long a deploy of a service that runs already takes.
-    pub deploy_takes: Duration,
-    /// Whether the request for a deploy is answered with 202 and no body.
-    pub deploys_without_id: bool,
-    /// Whether resuming makes a deploy.
-    pub resume_deploys: bool,
-}
-
-impl Default for RenderConfig {
-    /// The limits that were recorded; the plans `standard` and `pro_plus`.
-    fn default() -> Self {
-        let minute = Duration::from_secs(60);
-        let plans = [("standard", 34_722_223), ("pro_plus", 243_055_556)];
-        Self {
-            key: "rnd_key".to_owned(),
-            owner: "tea-1".to_owned(),
-            plans: plans.map(|(plan, price)| (plan.to_owned(), price)).into(),
-            budgets: [(400, minute), (100, minute), (10, minute), (20, minute * 60)],
-            deploy_takes: Duration::from_millis(20),
-            deploys_without_id: false,
-            resume_deploys: true,
-        }
-    }
-}
+use shop::Shop;
 
 /// A simulated workspace at Render.
 #[derive(Clone, Debug)]
 pub struct Render {
     shop: Arc<Shop>,
-}
-
-#[derive(Debug)]
-struct Shop {
-    account: Arc<Account>,
-    config: RenderConfig,
-    budgets: Budgets,
-    state: Mutex<Shelf>,
-}
-
-#[derive(Debug, Default)]
-struct Shelf {
-    services: Vec<Service>,
-    /// Raised for each id.
-    ids: u64,
 }
 
 impl Render {
@@ -95,12 +42,7 @@ impl Render {
         let tariff =
             Tariff { unit: Duration::from_secs(1), from: BilledFrom::Order, until: BilledUntil::Asked };
         let (account, listener) = door::open(tariff, shutdown).await?;
-        let shop = Arc::new(Shop {
-            account: Arc::clone(&account),
-            budgets: Budgets::new(config.budgets),
-            config,
-            state: Mutex::default(),
-        });
+        let shop = Shop::new(Arc::clone(&account), config);
         door::serve(&account, listener, routes(&shop), name_of);
         Ok(Self { shop })
     }
@@ -167,29 +109,6 @@ impl Render {
     }
 }
 
-impl Shop {
-    fn state(&self) -> MutexGuard<'_, Shelf> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn next_id(&self, kind: &str) -> String {
-        let mut state = self.state();
-        state.ids += 1;
-        format!("{kind}-{:020}", state.ids)
-    }
-
-    /// A service that is not deleted.
-    fn service(&self, id: &str) -> Option<Service> {
-        self.state().services.iter().find(|service| service.id == id && !service.deleted).cloned()
-    }
-
-    fn change(&self, id: &str, change: impl FnOnce(&mut Service)) {
-        if let Some(service) = self.state().services.iter_mut().find(|service| service.id == id) {
-            change(service);
-        }
-    }
-}
-
 fn routes(shop: &Arc<Shop>) -> Router {
     Router::new()
         .route("/v1/owners/{id}", get(calls::owner))
@@ -199,7 +118,7 @@ fn routes(shop: &Arc<Shop>) -> Router {
         .route("/v1/services/{id}/resume", post(calls::resume))
         .route("/v1/services/{id}/deploys", get(calls::deploys).post(calls::deploy))
         .route("/v1/services/{id}/instances", get(calls::instances))
-        .layer(middleware::from_fn_with_state(Arc::clone(shop), budgets::guard))
+        .layer(middleware::from_fn_with_state(Arc::clone(shop), guard::guard))
         .with_state(Arc::clone(shop))
 }
 

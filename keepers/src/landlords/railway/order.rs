@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use crate::{
     landlord::{CallError, Notes, Order, Ordered, Steps},
     landlords::railway::{
-        Railway,
         census::note,
         config::{RailwayPool, Size},
         documents::{self, Document},
+        project::Project,
         wire::{self, Created, Domain, Instance, Settings},
     },
 };
@@ -21,7 +21,7 @@ const PATIENCE: (Duration, u32) = (Duration::from_secs(30), 3);
 
 /// An order under way.
 pub(crate) struct Course<'a> {
-    railway: &'a Railway,
+    project: &'a Project,
     pool: &'a RailwayPool,
     order: &'a Order,
     steps: &'a dyn Steps,
@@ -31,13 +31,13 @@ pub(crate) struct Course<'a> {
 
 impl<'a> Course<'a> {
     pub(crate) fn new(
-        railway: &'a Railway,
+        project: &'a Project,
         order: &'a Order,
         steps: &'a dyn Steps,
     ) -> Result<Self, CallError> {
-        let pool = railway.pool(&order.pool)?;
+        let pool = project.pool(&order.pool)?;
         let size = Size::parse(&order.sku)?;
-        Ok(Self { railway, pool, order, steps, size, notes: order.notes.clone() })
+        Ok(Self { project, pool, order, steps, size, notes: order.notes.clone() })
     }
 
     pub(crate) async fn run(mut self) -> Result<Ordered, CallError> {
@@ -64,9 +64,9 @@ impl<'a> Course<'a> {
 
     /// The service of this order, and whether it was made just now.
     async fn service(&mut self) -> Result<(String, bool), CallError> {
-        let name = self.railway.marks.name(&self.order.pool, &self.order.machine)?;
+        let name = self.project.marks.name(&self.order.pool, &self.order.machine)?;
         if self.notes.contains_key(note::ASKED) {
-            if let Some(service) = self.railway.find(&name).await? {
+            if let Some(service) = self.project.find(&name).await? {
                 self.own(&service).await?;
                 return Ok((service, false));
             }
@@ -74,8 +74,8 @@ impl<'a> Course<'a> {
             self.afford()?;
             self.note(note::ASKED, &name).await?;
         }
-        let input = wire::create_input(&self.railway.config, self.pool, self.order, &name);
-        let created = self.railway.graph.ask(&documents::CREATE, json!({ "input": input })).await;
+        let input = wire::create_input(&self.project.config, self.pool, self.order, &name);
+        let created = self.project.graph.ask(&documents::CREATE, json!({ "input": input })).await;
         let created = created.and_then(|mut reply| reply.take::<Created>("serviceCreate"));
         let error = match created {
             Ok(created) => {
@@ -87,7 +87,7 @@ impl<'a> Course<'a> {
         match error {
             // A name clash has no code of its own, and an answer may have been lost: the name tells.
             CallError::Unclear(_) | CallError::Misconfigured(_) => {
-                match self.railway.find(&name).await {
+                match self.project.find(&name).await {
                     Ok(Some(service)) => {
                         self.own(&service).await?;
                         Ok((service, false))
@@ -107,8 +107,8 @@ impl<'a> Course<'a> {
 
     /// Everything after the service: settings, limits, address, deployment.
     async fn machine(&mut self, service: &str, is_new: bool) -> Result<(), CallError> {
-        let railway = self.railway;
-        let environment = &railway.config.environment;
+        let project = self.project;
+        let environment = &project.config.environment;
         let place = json!({ "service": service, "environment": environment });
         let done = |notes: &Notes| notes.contains_key(note::DOMAIN) && notes.contains_key(note::DEPLOYMENT);
         let left: Option<Instance> = if is_new || done(&self.notes) {
@@ -117,10 +117,10 @@ impl<'a> Course<'a> {
             Some(self.ask(&documents::INSTANCE, &place, "serviceInstance").await?)
         };
         if !self.notes.contains_key(note::SETTINGS) {
-            let input = Settings::new(self.order, self.pool, railway.config.sleep);
+            let input = Settings::new(self.order, self.pool, project.config.sleep);
             let update = json!({ "service": service, "environment": environment, "input": input });
             self.agree(&documents::UPDATE, &update, "serviceInstanceUpdate").await?;
-            let limits = json!({ "input": wire::limits_input(&railway.config, service, self.size) });
+            let limits = json!({ "input": wire::limits_input(&project.config, service, self.size) });
             self.agree(&documents::LIMITS, &limits, "serviceInstanceLimitsUpdate").await?;
             self.note(note::SETTINGS, "written").await?;
         }
@@ -148,7 +148,7 @@ impl<'a> Course<'a> {
     }
 
     fn afford(&self) -> Result<(), CallError> {
-        let (now, max) = (self.railway.usd_per_hour(self.size)?, self.order.usd_per_hour_max);
+        let (now, max) = (self.project.usd_per_hour(self.size)?, self.order.usd_per_hour_max);
         if now > max { Err(CallError::Price { now, max }) } else { Ok(()) }
     }
 
@@ -161,7 +161,7 @@ impl<'a> Course<'a> {
     ) -> Result<T, CallError> {
         let mut tries = 0;
         loop {
-            let asked = self.railway.graph.ask(document, variables).await;
+            let asked = self.project.graph.ask(document, variables).await;
             match asked.and_then(|mut reply| reply.take(field)) {
                 Err(CallError::RateLimited(_, Some(wait))) if wait <= PATIENCE.0 && tries < PATIENCE.1 => {
                     tries += 1;

@@ -7,9 +7,9 @@ use tokio::time::{self, Instant};
 use crate::{
     landlord::{CallError, Known, Notes, Order, Ordered, Steps},
     landlords::render::{
-        Render,
         rest::Budget,
         wire::{self, Created, Deploy, NONE_BEFORE, Service, note, noted},
+        workspace::Workspace,
     },
 };
 
@@ -43,7 +43,7 @@ fn not_ours() -> CallError {
     CallError::Unclear("the machine's row belongs to another keeper now".to_owned())
 }
 
-impl Render {
+impl Workspace {
     pub(crate) async fn carry_out(&self, order: &Order, steps: &dyn Steps) -> Result<Ordered, CallError> {
         let mut row = Row { steps, notes: order.notes.clone() };
         let service = match noted(&row.notes, note::SERVICE) {

@@ -1,33 +1,12 @@
 //! Services, and where their deployments stand.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::net::SocketAddr;
 
 use chrono::DateTime;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use super::Shop;
+use super::shop::{Service, Shop};
 use crate::rented::machine::Stage;
-
-/// A service. Its deployments are machines of the account.
-#[derive(Clone, Debug)]
-pub(super) struct Service {
-    pub(super) id: String,
-    pub(super) name: String,
-    pub(super) created_us: u64,
-    pub(super) deleted_us: Option<u64>,
-    pub(super) foreign: bool,
-    pub(super) variables: BTreeMap<String, String>,
-    /// What was written; the next deployment takes it.
-    pub(super) settings: Value,
-    pub(super) limits: Value,
-    pub(super) domain: Option<SocketAddr>,
-    /// The oldest first, by the ids of the account's machines.
-    pub(super) deployments: Vec<String>,
-    pub(super) last_traffic: Instant,
-    pub(super) sleeps: bool,
-    pub(super) sent_gb_billionths: u64,
-}
 
 /// Where the edge sends a connection.
 pub(super) enum Route {

@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{Shop, deployments::Route};
+use super::{deployments::Route, shop::Shop};
 
 const PAGE: &str = "<html><body><h1>Application failed to respond</h1></body></html>";
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::{Shop, deployments::Service, edge};
+use super::{
+    edge,
+    shop::{Service, Shop},
+};
 use crate::rented::{account::NewMachine, machine::Stage};
 
 /// An error of one field; its text.

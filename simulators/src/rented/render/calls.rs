@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Shop,
-    deploys::{Service, time},
+    deploys::time,
+    shop::{Service, Shop},
 };
 use crate::rented::{Seen, account::NewMachine, machine::Stage};
 

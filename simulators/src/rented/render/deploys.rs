@@ -6,33 +6,8 @@ use chrono::DateTime;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Shop;
+use super::shop::{Deploy, Service, Shop};
 use crate::rented::{Seen, machine::Stage};
-
-/// A service, beside the machine of the account that bears its id.
-#[derive(Clone, Debug)]
-pub(super) struct Service {
-    pub(super) id: String,
-    pub(super) name: String,
-    pub(super) foreign: bool,
-    pub(super) deleted: bool,
-    /// Who suspended it; empty while nobody did.
-    pub(super) suspenders: Vec<String>,
-    /// Whether no instance is listed, by a test's word.
-    pub(super) has_no_instance: bool,
-    /// The oldest first.
-    pub(super) deploys: Vec<Deploy>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Deploy {
-    pub(super) id: String,
-    pub(super) trigger: &'static str,
-    pub(super) created_us: u64,
-    pub(super) done_at: Instant,
-    /// A status that it has by a test's word.
-    pub(super) forced: Option<String>,
-}
 
 /// RFC 3339.
 pub(super) fn time(micros: u64) -> String {
