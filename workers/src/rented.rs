@@ -323,11 +323,12 @@ impl Rented {
     /// Uses what the division says now.
     fn share(&self, division: &Division) {
         let now = self.clock.steady();
-        self.lock().seats.share(|machine| division.held(machine, now));
+        self.lock().seats.share(|machine| division.held(machine, now), division.sure_until());
         self.publish();
+        self.paused.notify_one();
     }
 
-    /// Tells the capacity where it changes by itself: at the end of a pause.
+    /// Tells the capacity where it changes by itself: at the end of a pause, and where shares lapse.
     async fn tell(&self) {
         loop {
             let next = self.lock().seats.next_change(self.clock.steady());

@@ -64,6 +64,8 @@ struct Seat {
 #[derive(Clone, Debug, Default)]
 pub struct Seats {
     machines: BTreeMap<MachineId, Seat>,
+    /// When the shares lapse.
+    sure_until: Duration,
     last_price: UsdNanos,
     draining: bool,
 }
@@ -187,8 +189,9 @@ impl Seats {
         self.machines.contains_key(machine)
     }
 
-    /// Sets the slots of each machine that are this worker's now.
-    pub fn share(&mut self, held: impl Fn(&MachineId) -> u32) {
+    /// Sets the slots of each machine that are this worker's, and until when they are.
+    pub fn share(&mut self, held: impl Fn(&MachineId) -> u32, sure_until: Duration) {
+        self.sure_until = sure_until;
         for (machine, seat) in &mut self.machines {
             seat.share = held(machine);
         }
@@ -199,6 +202,9 @@ impl Seats {
 
     /// Takes a slot of the machine that is least loaded, leaving out `avoid`; `None` when none is free.
     pub fn take(&mut self, avoid: &[MachineId], now: Duration) -> Option<Taken> {
+        if now >= self.sure_until {
+            return None;
+        }
         let free = self
             .machines
             .iter_mut()
@@ -240,13 +246,17 @@ impl Seats {
 
     /// What may run now: free slots, and slots on which jobs run, also those of a machine that takes no more.
     pub fn capacity(&self, now: Duration) -> Capacity {
-        let slots = self.machines.values().map(|seat| seat.allowed(now).max(seat.running)).sum();
+        let sure = now < self.sure_until;
+        let each = self.machines.values();
+        let slots =
+            each.map(|seat| if sure { seat.allowed(now).max(seat.running) } else { seat.running }).sum();
         Capacity { slots, hour_usd: self.last_price }
     }
 
-    /// When a pause ends next.
+    /// When a pause ends next, or the shares lapse.
     pub fn next_change(&self, now: Duration) -> Option<Duration> {
-        self.machines.values().map(|seat| seat.spared_until).filter(|until| *until > now).min()
+        let pauses = self.machines.values().map(|seat| seat.spared_until);
+        pauses.chain([self.sure_until]).filter(|until| *until > now).min()
     }
 
     /// Machines that take jobs, and how many of them are spared now.
@@ -304,6 +314,8 @@ pub fn slot_hour(row: &Machine) -> UsdNanos {
 mod tests {
     use super::*;
 
+    const FAR: Duration = Duration::from_secs(1_000_000);
+
     fn at(millis: u64) -> Duration {
         Duration::from_secs(1_000) + Duration::from_millis(millis)
     }
@@ -329,7 +341,7 @@ mod tests {
         let mut seats = Seats::default();
         seats.row(row("a", 2, MachineState::Ready), at(0));
         seats.row(row("b", 4, MachineState::Ready), at(0));
-        seats.share(|machine| if machine.as_str() == "a" { 2 } else { 4 });
+        seats.share(|machine| if machine.as_str() == "a" { 2 } else { 4 }, FAR);
         seats
     }
 
@@ -395,7 +407,7 @@ mod tests {
         assert_eq!(seats.capacity(now).slots, 5);
         let job = seats.take(&other, now).unwrap();
         seats.left(&job, Verdict::Good, now);
-        assert_eq!((seats.capacity(now).slots, seats.next_change(now)), (6, None));
+        assert_eq!((seats.capacity(now).slots, seats.next_change(now)), (6, Some(FAR)));
     }
 
     #[test]
@@ -420,8 +432,17 @@ mod tests {
         seats.left(&job, Verdict::Silent, at(0));
         // Two slots at 500,000,000 and four at 250,000,000.
         assert_eq!(seats.capacity(at(0)).hour_usd.get(), 333_333_334);
-        seats.share(|_| 0);
+        seats.share(|_| 0, FAR);
         assert_eq!(seats.capacity(at(0)), Capacity { slots: 0, hour_usd: UsdNanos::new(333_333_334) });
+    }
+
+    #[test]
+    fn nothing_is_begun_once_the_shares_have_lapsed() {
+        let mut seats = seats();
+        take(&mut seats, at(0)).unwrap();
+        seats.share(|_| 4, at(10));
+        assert_eq!((seats.next_change(at(9)), seats.capacity(at(9)).slots), (Some(at(10)), 8));
+        assert_eq!((take(&mut seats, at(10)), seats.capacity(at(10)).slots), (None, 1));
     }
 
     #[test]
