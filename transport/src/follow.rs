@@ -41,6 +41,11 @@ pub struct FollowError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// The server ended a reading in its midst.
+#[derive(Debug, thiserror::Error)]
+#[error("the reading ended before everything was read")]
+struct Ended;
+
 /// A key and what it holds now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -150,9 +155,12 @@ impl Follower {
             let message = tokio::select! {
                 message = messages.next() => message,
                 // Everything is read again.
-                () = &mut replaced => return Ok(()),
+                () = &mut replaced => None,
             };
-            let Some(message) = message else { return Ok(()) };
+            let Some(message) = message else {
+                // Half a reading must not pass for all that there is.
+                return if extent == Extent::Now { Err(self.unread(Ended)) } else { Ok(()) };
+            };
             let message = message.map_err(|error| self.unread(error))?;
             let (change, pending) = self.change(&message);
             tell(News::Change(change));

@@ -146,15 +146,13 @@ impl<'a> Acting<'a> {
             if let Err(error) = step {
                 match error {
                     // Nothing was decided that is not stored: what is not done now is due again.
-                    StoreError::Read(_) | StoreError::Write(_) | StoreError::Follow(_)
-                        if self.hold.holds() =>
-                    {
+                    StoreError::Read(_) | StoreError::Write(_) | StoreError::Scan(_) if self.hold.holds() => {
                         warn!(pool = %self.desk.settings.pool, %error, "the bucket of machines does not answer");
                         break Err(error);
                     }
                     StoreError::Read(_)
                     | StoreError::Write(_)
-                    | StoreError::Follow(_)
+                    | StoreError::Scan(_)
                     | StoreError::Value { .. }
                     | StoreError::Replaced(_) => break Err(error),
                 }

@@ -4,35 +4,22 @@
 //! A first run counts the steps: before and after each write and each control call. Then, for each step, a keeper is killed
 //! exactly there, and another one takes over.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use futures_util::{StreamExt as _, future::BoxFuture, stream};
-use keepers::{account::Account, config::PoolSettings, landlord::Landlord, secret::Secret, wish::Wish};
-use schemas::{UsdNanos, machine::MachineState};
-use serde_json::json;
+use futures_util::{StreamExt as _, stream};
+use keepers::{account::Account, wish::Wish};
+use schemas::machine::MachineState;
 use simulators::rented::{self, Act};
 use tests::{
     nats_server::NatsServer,
     rent::{self, Hasty, KillAt, Office, Running},
     wait,
 };
-use tokio_util::sync::CancellationToken;
+
+use crate::providers::{self, Start};
 
 /// Kills at a time: each mostly waits.
 const AT_ONCE: usize = 12;
-
-/// A simulated provider, and how it is rented from.
-struct Provider {
-    account: Arc<rented::Account>,
-    landlord: Arc<dyn Landlord>,
-    pool: PoolSettings,
-    shutdown: CancellationToken,
-    /// Ends with the provider.
-    _simulator: Box<dyn Send + Sync>,
-}
-
-/// Starts a provider whose pool has this name.
-type Start = fn(String) -> BoxFuture<'static, Provider>;
 
 /// What a life with a kill came to.
 struct Life {
@@ -45,11 +32,9 @@ async fn live(url: &str, office: &Office, start: Start, name: &str, at: Option<u
     let provider =
         start(format!("{name}-{}@us-east", at.map_or_else(|| "all".into(), |at| at.to_string()))).await;
     let pool = provider.pool.pool.clone();
-    provider.account.add_foreign("somebody-elses", &provider.pool.sku, &provider.pool.places[0], json!({}));
     let tap = KillAt::step(at);
     let config = |tap| {
-        let account =
-            Account::new(provider.pool.account.clone(), Arc::new(Hasty(Arc::clone(&provider.landlord))));
+        let account = Account::new(provider.pool.account.clone(), Arc::new(Hasty((provider.landlord)())));
         keepers::config::KeeperConfig { tap, ..rent::config(url, "k1", account, vec![provider.pool.clone()]) }
     };
     let first = Running::start(config(tap.clone())).await;
@@ -69,17 +54,10 @@ async fn live(url: &str, office: &Office, start: Start, name: &str, at: Option<u
         }
     };
     let what = format!("{pool}: the ledger to equal the invoice");
-    wait::until(&what, || async { (office.ledger(&pool).await == invoice(&provider.account)).then_some(()) })
-        .await;
+    wait::until(&what, || async { (office.ledger(&pool).await == (provider.invoice)()).then_some(()) }).await;
     keeper.stop().await;
     provider.shutdown.cancel();
     Life { steps: tap.passed().len(), account: provider.account }
-}
-
-/// What the provider bills for machines of ours.
-fn invoice(account: &rented::Account) -> UsdNanos {
-    let ours = account.invoice().lines.into_iter().filter(|line| line.mark.is_some());
-    UsdNanos::new(ours.map(|line| line.amount_nanos).sum())
 }
 
 /// Kills a keeper at each of its steps.
@@ -90,7 +68,7 @@ async fn kill_at_every_step(name: &str, start: Start) {
     let whole = live(&url, &office, start, name, None).await;
     assert!(whole.steps >= 20, "so few steps: {}", whole.steps);
     let lives = stream::iter(0..whole.steps).map(|at| live(&url, &office, start, name, Some(at)));
-    let lives: Vec<Life> = lives.buffer_unordered(AT_ONCE).collect().await;
+    let lives: Vec<Life> = lives.buffered(AT_ONCE).collect().await;
     for (at, life) in lives.iter().enumerate() {
         let left: Vec<_> = life.account.alive().into_iter().filter(|seen| !seen.foreign).collect();
         assert!(left.is_empty(), "killed at step {at}, it is left: {left:?}");
@@ -102,44 +80,26 @@ async fn kill_at_every_step(name: &str, start: Start) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lambda_at_every_step() {
-    kill_at_every_step("lambda", |pool| Box::pin(lambda(pool))).await;
+async fn a_keeper_of_lambda_may_be_killed_at_every_step() {
+    kill_at_every_step("lambda", providers::lambda).await;
 }
 
-async fn lambda(pool: String) -> Provider {
-    use keepers::landlords::lambda::{Lambda, LambdaConfig, LambdaPlace, LambdaPool};
-    let shutdown = CancellationToken::new();
-    let (sku, place) = ("gpu_1x_a10", "us-east-1");
-    let simulated = rented::LambdaConfig { limited: false, ..rented::LambdaConfig::default() };
-    let key = simulated.key.clone();
-    let simulator = rented::Lambda::start(simulated, shutdown.clone()).await.unwrap();
-    let settings = rent::pool(&pool, "lambda", sku, &[place], 1);
-    let rents = LambdaPool {
-        sku: sku.into(),
-        places: vec![LambdaPlace { region: place.into(), firewall_ruleset: None }],
-        image_family: None,
-        image: "vllm/vllm-openai@sha256:0".into(),
-        args: vec!["--model".into(), "m".into()],
-        env: BTreeMap::new(),
-        port: simulator.account().port(),
-        start_within: None,
-    };
-    let config = LambdaConfig {
-        base_url: simulator.url(),
-        pace: Duration::ZERO,
-        launch_pace: Duration::ZERO,
-        pools: [(settings.pool.clone(), rents)].into(),
-        ..LambdaConfig::new(Secret::new(key), SSH_KEY)
-    };
-    Provider {
-        account: Arc::clone(simulator.account()),
-        landlord: Arc::new(Lambda::new(config).unwrap()),
-        pool: settings,
-        shutdown,
-        _simulator: Box::new(simulator),
-    }
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_of_fly_may_be_killed_at_every_step() {
+    kill_at_every_step("fly", providers::fly).await;
 }
 
-/// A public key as ssh-keygen writes it; of no private key that anybody has.
-const SSH_KEY: &str =
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDd4ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZm beacon";
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_of_railway_may_be_killed_at_every_step() {
+    kill_at_every_step("railway", providers::railway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_of_render_may_be_killed_at_every_step() {
+    kill_at_every_step("render", providers::render).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_of_golem_may_be_killed_at_every_step() {
+    kill_at_every_step("golem", providers::golem).await;
+}

@@ -3,3 +3,4 @@
 #![allow(clippy::tests_outside_test_module, reason = "this is a file of tests")]
 
 mod killed;
+mod providers;
