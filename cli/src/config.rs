@@ -5,16 +5,19 @@
 //! reads it, when it builds a pool ([`pools`]).
 //!
 //! Reading order: [`span`] and [`rule`], then one module per section ([`nats`], [`streams`], [`worker`], [`raw_pool`],
-//! [`secret`], [`process`], [`call`], [`pools`], [`policy`], [`dispatching`], [`spending`]), then [`raw`].
+//! [`secret`], [`landlords`], [`rent`], [`keeping`], [`process`], [`call`], [`pools`], [`policy`], [`dispatching`], [`spending`]), then [`raw`].
 
 mod call;
 mod dispatching;
+mod keeping;
+pub(crate) mod landlords;
 mod nats;
 mod policy;
 pub(crate) mod pools;
 pub(crate) mod process;
 mod raw;
 mod raw_pool;
+pub(crate) mod rent;
 mod rule;
 mod secret;
 pub(crate) mod span;
@@ -25,6 +28,7 @@ mod worker;
 use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use dispatcher::config::{OfferConfig, TrimConfig};
+use keepers::{account::Account, config::PoolSettings};
 use routing::{
     budget::Rules,
     config::{BreakerConfig, PolicyConfig},
@@ -35,7 +39,10 @@ use simulators::SimulatorConfig;
 use workers::PoolConfig;
 
 pub(crate) use self::nats::{Embedded, Nats, is_address};
-use self::{call::World, pools::Pool, process::Place, raw::RawConfig, rule::Rule, worker::Workers};
+use self::{
+    call::World, keeping::Keeping, landlords::LandlordConfig, pools::Pool, process::Place, raw::RawConfig,
+    rule::Rule, worker::Workers,
+};
 
 /// The configuration without a file, and of the demo.
 pub(crate) const BUILT_IN: &str = include_str!("config/built_in.toml");
@@ -71,6 +78,10 @@ pub(crate) struct Config {
     pub(crate) dispatcher_grace: Duration,
     /// The settings that all pools share.
     pub(crate) workers: Workers,
+    /// How keepers work.
+    pub(crate) keeping: Keeping,
+    /// The accounts in which machines may be rented.
+    pub(crate) landlords: Vec<LandlordConfig>,
     /// The price book.
     pub(crate) prices: Arc<PriceBook>,
     /// The pools.
@@ -153,6 +164,7 @@ impl Config {
             simulators: &self.simulators,
             folder: Path::new(""),
             receives: self.workers.webhooks.is_some(),
+            landlords: &self.landlords,
         };
         let added = pools::check(raw.pools, &world).map_err(refuse)?;
         self.pools.extend(added);
@@ -165,9 +177,25 @@ impl Config {
         built.map_err(|rule| self.refuse(rule))
     }
 
+    /// The accounts in which pools of `pools` rent, and how these are kept. Reads their keys; connects to nothing.
+    pub(crate) fn rents(
+        &self,
+        pools: &[&Pool],
+    ) -> Result<(Vec<Arc<Account>>, Vec<PoolSettings>), ConfigError> {
+        let rented = pools.iter().filter_map(|pool| Some((*pool, pool.rent()?)));
+        let settings = rented.clone().map(|(pool, rent)| rent.settings(pool)).collect::<Result<_, _>>();
+        let rents: Vec<_> = rented.map(|(pool, rent)| (&pool.id, rent)).collect();
+        let accounts = self.landlords.iter().map(|landlord| landlord.open(&rents)).collect::<Result<_, _>>();
+        Ok((accounts.map_err(|rule| self.refuse(rule))?, settings.map_err(|rule| self.refuse(rule))?))
+    }
+
     /// Checks that every secret of all pools is there, before anything is started.
     pub(crate) fn check_secrets(&self) -> Result<(), ConfigError> {
-        self.pools.iter().try_for_each(Pool::check_secrets).map_err(|rule| self.refuse(rule))
+        let of_pools = self.pools.iter().try_for_each(Pool::check_secrets);
+        let rents = self.pools.iter().any(|pool| pool.rent().is_some());
+        let of_accounts =
+            || self.landlords.iter().filter(|_| rents).try_for_each(LandlordConfig::check_secrets);
+        of_pools.and_then(|()| of_accounts()).map_err(|rule| self.refuse(rule))
     }
 
     /// The pool of that name.
@@ -215,6 +243,8 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
         retries,
         budgets,
         tenants,
+        landlords,
+        keeper,
         pools,
         simulators,
     } = raw;
@@ -224,12 +254,21 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
     let trim = trim.check(topology.jobs_window)?;
     let workers = workers.check()?;
     check_simulators(&simulators)?;
+    let landlords = landlords.into_iter().enumerate().map(|(index, raw)| raw.check(index, folder));
+    let landlords: Vec<LandlordConfig> = landlords.collect::<Result<_, _>>()?;
+    if let Some(twice) =
+        landlords.iter().enumerate().find(|(i, l)| landlords[..*i].iter().any(|o| o.name == l.name))
+    {
+        let (index, twice) = (twice.0, &twice.1.name);
+        return Err(Rule::new(format!("landlords[{index}].name"), format!("`{twice}` is named twice")));
+    }
     let world = World {
         topology: &topology,
         prices: &prices,
         simulators: &simulators,
         folder,
         receives: workers.webhooks.is_some(),
+        landlords: &landlords,
     };
     let pools = pools::check(pools, &world)?;
     pools::enough_pending(&topology, &pools)?;
@@ -248,6 +287,8 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
         weights: spending::weights(tenants)?,
         dispatcher_grace: dispatcher.grace.get(),
         workers,
+        keeping: keeper.check()?,
+        landlords,
         prices: Arc::new(prices),
         pools,
         simulators,

@@ -28,6 +28,18 @@ pub(crate) fn find_up(relative: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// The name of this host, as a token: what a process is called that takes up its work again after a restart.
+pub(crate) fn host_name() -> String {
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let letters = host
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(40)
+        .collect();
+    if host.is_empty() { "keeper".to_owned() } else { letters }
+}
+
 /// A name for this process that no other running one has: host and process id.
 pub(crate) fn process_name() -> WorkerId {
     let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

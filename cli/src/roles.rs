@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use dispatcher::{Dispatcher, DispatcherConfig};
+use keepers::{config::KeeperConfig, keeper::Keeper, probe::HttpProber, tap};
 use schemas::{PoolId, Region, WorkerId, time::Clock as _};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use workers::{Pool, PoolConfig};
 use crate::{
     config::{
         Config,
+        pools::Pool as PoolRules,
         process::{Place, Shared},
     },
     environment,
@@ -30,6 +32,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 pub(crate) struct Roles {
     dispatchers: Group,
     pools: Group,
+    keepers: Group,
 }
 
 /// Roles of one kind, which end together.
@@ -95,6 +98,15 @@ impl Roles {
         Ok(())
     }
 
+    /// Connects a keeper and lets it run.
+    pub(crate) async fn keeper(&mut self, config: KeeperConfig) -> anyhow::Result<()> {
+        let grace = config.grace;
+        let keeper = Keeper::connect(config).await.context("the keeper cannot start")?;
+        let shutdown = self.keepers.shutdown.clone();
+        self.keepers.spawn(grace, async move { keeper.run(shutdown).await.context("the keeper failed") });
+        Ok(())
+    }
+
     /// Listens for webhooks, where the configuration says so.
     pub(crate) async fn webhooks(&mut self, config: &Config, shared: &Shared) -> anyhow::Result<()> {
         let (Some(webhooks), Some(receive)) = (&shared.webhooks, &config.workers.webhooks) else {
@@ -127,6 +139,10 @@ impl Roles {
         for pool in &config.pools {
             self.pool(config.build(pool, &place)?).await?;
         }
+        let rented: Vec<&PoolRules> = config.pools.iter().filter(|pool| pool.rent().is_some()).collect();
+        if !rented.is_empty() {
+            self.keeper(keeper_config(config, link.clone(), &environment::host_name(), &rented)?).await?;
+        }
         Ok(())
     }
 
@@ -135,6 +151,7 @@ impl Roles {
         tokio::select! {
             error = self.dispatchers.ended() => error,
             error = self.pools.ended() => error,
+            error = self.keepers.ended() => error,
         }
     }
 
@@ -154,7 +171,9 @@ impl Roles {
         info!("stopping: no more work is taken, running jobs are finished");
         let dispatchers = self.dispatchers.stop().await;
         let pools = self.pools.stop().await;
-        dispatchers.and(pools)
+        // Last, since it books what no job used. Its machines stand on.
+        let keepers = self.keepers.stop().await;
+        dispatchers.and(pools).and(keepers)
     }
 }
 
@@ -180,6 +199,27 @@ pub(crate) fn dispatcher_config(
         weights: config.weights.clone(),
         grace: config.dispatcher_grace,
     }
+}
+
+/// The settings of a keeper for `pools`. Reads the accounts' keys.
+pub(crate) fn keeper_config(
+    config: &Config,
+    link: LinkConfig,
+    keeper: &str,
+    pools: &[&PoolRules],
+) -> anyhow::Result<KeeperConfig> {
+    let (accounts, pools) = config.rents(pools)?;
+    Ok(KeeperConfig {
+        link,
+        keeper: keeper.to_owned(),
+        accounts,
+        pools,
+        prober: Arc::new(HttpProber::new()?),
+        price_book: config.prices.version.clone(),
+        standing_every: config.keeping.standing_every,
+        grace: config.keeping.grace,
+        tap: Arc::new(tap::Open),
+    })
 }
 
 /// `a@x, b@y` for a message.

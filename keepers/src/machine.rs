@@ -39,8 +39,6 @@ const PROBE_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration:
 const END_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// After an accepted ending call, before it is repeated for a machine that is still listed.
 const END_REPEAT: Duration = Duration::from_secs(60);
-/// After an ending call that came too early.
-const END_NOT_NOW: Duration = Duration::from_secs(10);
 /// Failed ending calls before a person is told.
 const END_ALARM: u32 = 3;
 /// Probes in a row that a server answers without a completion, before the machine counts as useless: a broken driver does not

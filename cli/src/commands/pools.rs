@@ -62,7 +62,7 @@ async fn gather(session: &Session, operator: &Operator, only: &[PoolId]) -> anyh
     for row in operator.rows().await?.into_values() {
         rows.entry(row.specs.pool.clone()).or_default().push(row);
     }
-    let rented = session.config.pools.iter().filter(|pool| pool.is_rented());
+    let rented = session.config.pools.iter().filter(|pool| pool.rent().is_some());
     let configured: Vec<PoolId> = rented.map(|pool| pool.id.clone()).collect();
     for pool in &configured {
         rows.entry(pool.clone()).or_default();

@@ -20,6 +20,7 @@ use workers::{
 };
 
 use super::{
+    landlords::LandlordConfig,
     process::Place,
     raw_pool::{Kind, Mode, RawPool},
     rule::{Rule, at_least},
@@ -87,6 +88,8 @@ pub(super) enum At {
 
 /// The parts of the configuration that a pool is checked against.
 pub(super) struct World<'a> {
+    /// The accounts in which machines may be rented.
+    pub(super) landlords: &'a [LandlordConfig],
     pub(super) topology: &'a Settings,
     pub(super) prices: &'a PriceBook,
     pub(super) simulators: &'a [SimulatorConfig],
@@ -385,6 +388,18 @@ impl Call {
             Self::Noop { .. } => Vec::new(),
         };
         secrets.into_iter().flatten().try_for_each(|secret| secret.read(environment::variable).map(drop))
+    }
+
+    /// From which the keys of the pool's machines are derived.
+    pub(super) fn machine_secret(&self) -> Option<Secret> {
+        match self {
+            Self::Rented { secret, .. } => secret.clone(),
+            Self::OpenAi { .. }
+            | Self::Modal { .. }
+            | Self::RunPod { .. }
+            | Self::Replicate { .. }
+            | Self::Noop { .. } => None,
+        }
     }
 
     /// Whether the pool's machines are rented.

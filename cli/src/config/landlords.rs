@@ -5,12 +5,15 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
+use chrono::NaiveDate;
 use keepers::{
     account::Account,
     landlord::{CallError, Landlord},
     landlords::{
+        fly::{Fly, FlyConfig, FlyPlace, FlyPool, Guest, Park},
         golem::{Decimal, Golem, GolemConfig, GolemPlace, GolemPool},
         lambda::{Lambda, LambdaConfig, LambdaPlace, LambdaPool},
         railway::{Railway, RailwayConfig, RailwayPool, RailwayPrices, RailwayToken, UsageUnit},
@@ -25,6 +28,11 @@ use transport::SystemClock;
 use super::{rent::Rent, rule::Rule, secret::Secret, span::Span};
 use crate::environment;
 
+/// The most that Fly.io gives a stopping machine.
+const STOP_TIMEOUT: Duration = Duration::from_secs(300);
+/// An image to pull, and a model of a few GB to load.
+const START_WITHIN: Duration = Duration::from_secs(600);
+
 /// `[[landlords]]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +42,8 @@ pub(super) struct RawLandlord {
     base_url: Option<String>,
     api_key_env: Option<String>,
     api_key_file: Option<PathBuf>,
+    // Fly.io
+    org: Option<String>,
     // Lambda
     ssh_public_key: Option<String>,
     // Golem
@@ -60,6 +70,7 @@ pub(super) struct RawLandlord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
+    Fly,
     Golem,
     Lambda,
     Railway,
@@ -69,6 +80,7 @@ enum Kind {
 impl Kind {
     const fn name(self) -> &'static str {
         match self {
+            Self::Fly => "fly",
             Self::Golem => "golem",
             Self::Lambda => "lambda",
             Self::Railway => "railway",
@@ -101,6 +113,9 @@ pub(crate) struct LandlordConfig {
 /// What an account needs beside its key.
 #[derive(Clone, Debug)]
 enum Terms {
+    Fly {
+        org: Option<String>,
+    },
     Golem {
         usd_per_glm: Decimal,
         platform: Option<String>,
@@ -128,10 +143,38 @@ enum Terms {
 /// What a pool's machines are, as a provider wants to hear it.
 #[derive(Clone, Debug)]
 pub(super) enum Machine {
+    Fly(Box<RawFly>),
     Golem(Box<RawGolem>),
     Lambda(RawLambda),
     Railway(RawHosted),
     Render(RawHosted),
+}
+
+/// `[pools.rent.machine]` at Fly.io.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFly {
+    app: String,
+    cpu_kind: String,
+    cpus: u32,
+    memory_mb: u32,
+    image: String,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    key_env: Option<String>,
+    port: u16,
+    address: Option<String>,
+    stop_timeout: Option<Span>,
+    start_within: Option<Span>,
+    #[serde(default)]
+    suspend: bool,
+    /// What an hour costs, dollars: there is no API for it.
+    usd_per_hour: UsdNanos,
+    parked_usd_per_hour: UsdNanos,
+    /// The day on which these prices were read.
+    priced_on: NaiveDate,
 }
 
 /// `[pools.rent.machine]` at Golem.
@@ -189,18 +232,26 @@ impl RawLandlord {
         let secret =
             Secret::named(&key, "api_key", self.api_key_env.clone(), self.api_key_file.clone(), folder)?;
         let secret = secret.ok_or_else(|| {
-            Rule::new(format!("{key}.api_key_env"), "must be given: the variable that holds the account's key")
+            Rule::new(
+                format!("{key}.api_key_env"),
+                "must be given: the variable that holds the account's key",
+            )
         })?;
         self.only_its_own(&key)?;
         let need = |field: &str, value: &Option<String>| {
             value.clone().ok_or_else(|| Rule::new(format!("{key}.{field}"), "must be given"))
         };
         let price = |field: &str, value: Option<UsdNanos>| {
-            value.ok_or_else(|| Rule::new(format!("{key}.{field}"), "must be given: no price is ever guessed"))
+            value
+                .ok_or_else(|| Rule::new(format!("{key}.{field}"), "must be given: no price is ever guessed"))
         };
         let terms = match self.kind {
+            Kind::Fly => Terms::Fly { org: self.org.clone() },
             Kind::Golem => Terms::Golem {
-                usd_per_glm: decimal(&format!("{key}.usd_per_glm"), &need("usd_per_glm", &self.usd_per_glm)?)?,
+                usd_per_glm: decimal(
+                    &format!("{key}.usd_per_glm"),
+                    &need("usd_per_glm", &self.usd_per_glm)?,
+                )?,
                 platform: self.platform.clone(),
                 subnet: self.subnet.clone(),
                 session: self.session.clone(),
@@ -238,6 +289,7 @@ impl RawLandlord {
     /// Refuses keys of another provider.
     fn only_its_own(&self, key: &str) -> Result<(), Rule> {
         let given = [
+            ("org", self.org.is_some(), Kind::Fly),
             ("ssh_public_key", self.ssh_public_key.is_some(), Kind::Lambda),
             ("usd_per_glm", self.usd_per_glm.is_some(), Kind::Golem),
             ("platform", self.platform.is_some(), Kind::Golem),
@@ -276,6 +328,7 @@ impl LandlordConfig {
             table.try_into().map_err(|error: toml::de::Error| Rule::new(key, error.message().to_owned()))
         }
         Ok(match &self.terms {
+            Terms::Fly { .. } => Machine::Fly(Box::new(read(key, table)?)),
             Terms::Golem { .. } => {
                 let machine: RawGolem = read(key, table)?;
                 decimal(&format!("{key}.glm_per_hour_max"), &machine.glm_per_hour_max)?;
@@ -299,6 +352,13 @@ impl LandlordConfig {
         let key = Hidden::new(self.secret.read(environment::variable)?);
         let own = rents.iter().filter(|(_, rent)| rent.landlord == self.name);
         let landlord: Arc<dyn Landlord> = match &self.terms {
+            Terms::Fly { org } => {
+                let mut config = FlyConfig::new(key);
+                config.base_url = self.base_url.clone().unwrap_or(config.base_url);
+                config.org.clone_from(org);
+                config.pools = own.filter_map(|(id, rent)| Some(((*id).clone(), rent.fly()?))).collect();
+                Arc::new(Fly::new(config).map_err(refuse)?)
+            }
             Terms::Golem { usd_per_glm, platform, subnet, session, listen } => {
                 let pools = own.filter_map(|(id, rent)| Some(((*id).clone(), rent.golem()?))).collect();
                 let mut config = GolemConfig::new(key, *usd_per_glm, pools);
@@ -316,7 +376,8 @@ impl LandlordConfig {
                 Arc::new(Lambda::new(config).map_err(refuse)?)
             }
             Terms::Railway { project, environment, project_token, prices, usage_unit, sleep } => {
-                let token = if *project_token { RailwayToken::Project(key) } else { RailwayToken::Account(key) };
+                let token =
+                    if *project_token { RailwayToken::Project(key) } else { RailwayToken::Account(key) };
                 let mut config = RailwayConfig::new(token, project, environment, *prices);
                 config.api = self.base_url.clone().unwrap_or(config.api);
                 (config.usage_unit, config.sleep) = (*usage_unit, *sleep);
@@ -336,6 +397,31 @@ impl LandlordConfig {
 }
 
 impl Rent {
+    fn fly(&self) -> Option<FlyPool> {
+        let Machine::Fly(machine) = &self.machine else { return None };
+        let raw = machine.as_ref().clone();
+        let place = |region: &String| FlyPlace {
+            region: region.clone(),
+            usd_per_hour: raw.usd_per_hour,
+            parked_usd_per_hour: raw.parked_usd_per_hour,
+            priced_on: raw.priced_on,
+        };
+        Some(FlyPool {
+            app: raw.app,
+            guest: Guest { cpu_kind: raw.cpu_kind, cpus: raw.cpus, memory_mb: raw.memory_mb },
+            places: self.places.iter().map(place).collect(),
+            image: raw.image,
+            args: raw.args,
+            env: raw.env,
+            key_env: raw.key_env.unwrap_or_else(|| "VLLM_API_KEY".to_owned()),
+            port: raw.port,
+            address: raw.address,
+            stop_timeout: raw.stop_timeout.map_or(STOP_TIMEOUT, Span::get),
+            park: if raw.suspend { Park::Suspend } else { Park::Stop },
+            start_within: raw.start_within.map_or(START_WITHIN, Span::get),
+        })
+    }
+
     fn golem(&self) -> Option<GolemPool> {
         let Machine::Golem(machine) = &self.machine else { return None };
         let RawGolem {
@@ -399,7 +485,14 @@ impl Rent {
         };
         let plan = RailwayPool::new("", self.sku.clone(), image);
         let health_path = self.health_path.clone();
-        Some(RailwayPool { places: self.places.clone(), start_command, port, variables: env, health_path, ..plan })
+        Some(RailwayPool {
+            places: self.places.clone(),
+            start_command,
+            port,
+            variables: env,
+            health_path,
+            ..plan
+        })
     }
 
     fn render(&self) -> Option<RenderPool> {

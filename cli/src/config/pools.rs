@@ -13,6 +13,7 @@ use super::{
     call::{Call, Called, World},
     process::Place,
     raw_pool::{RawModel, RawPool},
+    rent::Rent,
     rule::{Rule, at_least, positive},
     span::Span,
     worker::Workers,
@@ -41,9 +42,20 @@ pub(crate) struct Pool {
     call_timeout: Duration,
     price_name: ProviderId,
     health_every: Option<Duration>,
+    /// How its machines are rented, where a keeper of ours rents them.
+    rent: Option<Rent>,
 }
 
 impl Pool {
+    /// Whether its machines are rented by a keeper.
+    pub(crate) fn rent(&self) -> Option<&Rent> {
+        self.rent.as_ref()
+    }
+
+    pub(super) fn models(&self) -> &[PoolModel] {
+        &self.models
+    }
+
     /// A dispatcher's knowledge of the pool before the first heartbeat: its models, and the cost of an attempt there that is
     /// expected by the prices in force at `at`.
     pub(crate) fn known(&self, prices: &PriceBook, at: Micros) -> KnownPool {
@@ -121,7 +133,8 @@ pub(super) fn check(raw: Vec<RawPool>, world: &World<'_>) -> Result<Vec<Pool>, R
     Ok(pools)
 }
 
-fn check_one(raw: RawPool, key: String, world: &World<'_>) -> Result<Pool, Rule> {
+fn check_one(mut raw: RawPool, key: String, world: &World<'_>) -> Result<Pool, Rule> {
+    let rent = raw.rent.take();
     let topology = world.topology;
     if !topology.regions.contains(&raw.region) {
         let known = topology.regions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -141,6 +154,13 @@ fn check_one(raw: RawPool, key: String, world: &World<'_>) -> Result<Pool, Rule>
         never if never.get().is_zero() => None,
         span => Some(at_least(&format!("{key}.health_every"), span, HEALTH_EVERY_MIN, ", or 0s for never")?),
     };
+    let rent = match rent {
+        Some(_) if !call.is_rented() => {
+            return Err(Rule::new(format!("{key}.rent"), "is for kind `rented`"));
+        }
+        Some(rent) => Some(rent.check(&key, world.landlords, call.machine_secret())?),
+        None => None,
+    };
     Ok(Pool {
         id: PoolId { region: raw.region, provider: raw.provider },
         slots: raw.slots,
@@ -152,6 +172,7 @@ fn check_one(raw: RawPool, key: String, world: &World<'_>) -> Result<Pool, Rule>
         call_timeout,
         price_name,
         health_every,
+        rent,
     })
 }
 

@@ -7,6 +7,8 @@ use simulators::SimulatorConfig;
 
 use super::{
     dispatching::{RawDispatcher, RawOffers, RawTrim},
+    keeping::RawKeeper,
+    landlords::RawLandlord,
     nats::RawNats,
     policy::{RawBreaker, RawRouting},
     raw_pool::RawPool,
@@ -33,6 +35,8 @@ pub(super) struct RawConfig {
     pub(super) retries: RawRetries,
     pub(super) budgets: Vec<RawBudget>,
     pub(super) tenants: Vec<RawTenant>,
+    pub(super) landlords: Vec<RawLandlord>,
+    pub(super) keeper: RawKeeper,
     pub(super) pools: Vec<RawPool>,
     pub(super) simulators: Vec<SimulatorConfig>,
 }

@@ -10,7 +10,7 @@ use workers::adapters::{
     replicate::{InputKeys, Target},
 };
 
-use super::span::Span;
+use super::{rent::RawRent, span::Span};
 
 /// `[[pools]]`
 #[derive(Debug, Deserialize)]
@@ -48,6 +48,7 @@ pub(super) struct RawPool {
     pub(super) webhook_secret_file: Option<PathBuf>,
     pub(super) api_key_env: Option<String>,
     pub(super) api_key_file: Option<PathBuf>,
+    pub(super) rent: Option<RawRent>,
     pub(super) machine_secret_env: Option<String>,
     pub(super) machine_secret_file: Option<PathBuf>,
     pub(super) modal_key_env: Option<String>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use schemas::Micros;
 
-use super::{END_AGAIN, END_ALARM, END_NOT_NOW, END_REPEAT, Effect, Site, enter, pause, starting, stop};
+use super::{END_AGAIN, END_ALARM, END_REPEAT, Effect, Site, enter, pause, starting, stop};
 use crate::{
     landlord::{Billed, CallError, Ending, Ordered},
     row::{Absence, Life, Row},
@@ -109,7 +109,12 @@ pub(super) fn ended(row: &mut Row, answer: Result<Ending, CallError>, site: &Sit
     let now = site.now;
     let Life::Stopping { failed, not_before_us, accepted, .. } = &mut row.life else { return Vec::new() };
     match answer {
-        Ok(Ending::Accepted) => {
+        // Where the provider tells the cost, it tells the last of it in a list after the end.
+        Ok(Ending::Gone) if site.rules.billed != Billed::AsTold => {
+            enter(row, Life::Gone, now);
+            Vec::new()
+        }
+        Ok(Ending::Accepted | Ending::Gone) => {
             (*failed, *not_before_us) = (0, now + END_REPEAT);
             let first = !std::mem::replace(accepted, true);
             // Providers that bill until the end is asked for stop here; the others bill until it is seen.
@@ -118,12 +123,9 @@ pub(super) fn ended(row: &mut Row, answer: Result<Ending, CallError>, site: &Sit
             }
             Vec::new()
         }
-        Ok(Ending::Gone) => {
-            enter(row, Life::Gone, now);
-            Vec::new()
-        }
         Ok(Ending::NotNow) => {
-            *not_before_us = now + END_NOT_NOW;
+            // By the next list the provider may have got on with it.
+            *not_before_us = now + site.rules.list_every;
             Vec::new()
         }
         Err(error) => failed_to_end(row, &error, site),

@@ -1,0 +1,171 @@
+//! `[pools.rent]`: how many machines a pool rents, where, and what they may cost.
+
+use keepers::{
+    config::PoolSettings,
+    policy::{Bounds, Policy, Window},
+    secret::Secret as Hidden,
+};
+use schemas::UsdNanos;
+use serde::Deserialize;
+
+use super::{
+    landlords::{LandlordConfig, Machine},
+    rule::{Rule, at_least, positive},
+    secret::Secret,
+    span::Span,
+};
+use crate::environment;
+
+/// `[pools.rent]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRent {
+    landlord: String,
+    sku: String,
+    places: Vec<String>,
+    slots: u32,
+    usd_per_hour_max: UsdNanos,
+    pool_usd_per_hour_max: UsdNanos,
+    least: Option<u32>,
+    most: u32,
+    #[serde(default)]
+    windows: Vec<RawWindow>,
+    boot: Option<Span>,
+    down_after: Option<Span>,
+    drain: Option<Span>,
+    patience: Option<Span>,
+    theta: Option<f64>,
+    #[serde(default)]
+    park: bool,
+    health_path: Option<String>,
+    machine: toml::Table,
+}
+
+/// `[[pools.rent.windows]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWindow {
+    days: Option<String>,
+    from: String,
+    to: String,
+    zone: Option<String>,
+    least: u32,
+    most: Option<u32>,
+}
+
+/// A checked `[pools.rent]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Rent {
+    /// The account.
+    pub(super) landlord: String,
+    pub(super) sku: String,
+    pub(super) places: Vec<String>,
+    pub(super) health_path: String,
+    pub(super) machine: Machine,
+    slots: u32,
+    usd_per_hour_max: UsdNanos,
+    policy: Policy,
+    secret: Option<Secret>,
+}
+
+/// A start, until enough were seen: what the pages call usual for one GPU and its model.
+const BOOT: Span = Span::secs(300);
+
+impl RawRent {
+    pub(super) fn check(
+        self,
+        key: &str,
+        landlords: &[LandlordConfig],
+        secret: Option<Secret>,
+    ) -> Result<Rent, Rule> {
+        let key = |field: &str| format!("{key}.rent.{field}");
+        let Some(landlord) = landlords.iter().find(|landlord| landlord.name == self.landlord) else {
+            let known: Vec<&str> = landlords.iter().map(|landlord| landlord.name.as_str()).collect();
+            let known = if known.is_empty() { "there are none".to_owned() } else { known.join(", ") };
+            return Err(Rule::new(
+                key("landlord"),
+                format!("`{}` has no [[landlords]] entry ({known})", self.landlord),
+            ));
+        };
+        if self.places.is_empty() {
+            return Err(Rule::new(key("places"), "must name at least one place"));
+        }
+        positive(&key("slots"), self.slots)?;
+        positive(&key("most"), self.most)?;
+        if self.usd_per_hour_max == UsdNanos::ZERO {
+            return Err(Rule::new(
+                key("usd_per_hour_max"),
+                "must be above 0: the most that one machine may cost an hour",
+            ));
+        }
+        let plan = Policy::default();
+        let boot = at_least(&key("boot"), self.boot.unwrap_or(BOOT), Span::secs(1), "")?;
+        let theta = self.theta.unwrap_or(1.0);
+        if !(0.0..=10.0).contains(&theta) {
+            return Err(Rule::new(key("theta"), format!("`{theta}` must be 0 to 10")));
+        }
+        let windows = self.windows.into_iter().enumerate().map(|(index, window)| {
+            let bounds = Bounds::between(window.least, window.most.unwrap_or(self.most));
+            let (days, zone) = (window.days.unwrap_or("daily".into()), window.zone.unwrap_or("UTC".into()));
+            Window::new(&days, &window.from, &window.to, &zone, bounds)
+                .map_err(|error| Rule::new(key(&format!("windows[{index}]")), error.to_string()))
+        });
+        let policy = Policy {
+            bounds: Bounds::between(self.least.unwrap_or(0), self.most),
+            windows: windows.collect::<Result<_, _>>()?,
+            machines_max: self.most,
+            usd_per_hour_max: self.pool_usd_per_hour_max,
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "checked to be 0 to 10"
+            )]
+            theta: (theta * 1_000.0) as u32,
+            down_after: self.down_after.map_or(plan.down_after, Span::get),
+            drain_limit: self.drain.map_or(plan.drain_limit, Span::get),
+            patience: self.patience.map_or(plan.patience, Span::get),
+            boot: (boot, boot.saturating_mul(2)),
+            park: self.park,
+            ..plan
+        };
+        policy.check().map_err(|error| Rule::new(key("most"), error.to_string()))?;
+        let machine = landlord.machine(&key("machine"), self.machine)?;
+        Ok(Rent {
+            landlord: self.landlord,
+            sku: self.sku,
+            places: self.places,
+            health_path: self.health_path.unwrap_or_else(|| "/health".to_owned()),
+            machine,
+            slots: self.slots,
+            usd_per_hour_max: self.usd_per_hour_max,
+            policy,
+            secret,
+        })
+    }
+}
+
+impl Rent {
+    /// The pool's secret, read.
+    pub(super) fn secret(&self) -> Result<Option<Hidden>, Rule> {
+        let read = |secret: &Secret| secret.read(environment::variable).map(Hidden::new);
+        self.secret.as_ref().map(read).transpose()
+    }
+
+    /// A keeper's settings.
+    pub(super) fn settings(&self, pool: &super::pools::Pool) -> Result<PoolSettings, Rule> {
+        let first = pool.models().first();
+        Ok(PoolSettings {
+            pool: pool.id.clone(),
+            account: self.landlord.clone(),
+            sku: self.sku.clone(),
+            places: self.places.clone(),
+            slots: self.slots,
+            usd_per_hour_max: self.usd_per_hour_max,
+            models: pool.models().iter().map(|model| model.model.clone()).collect(),
+            model: first.map_or_else(String::new, |model| model.served_as.clone()),
+            health_path: self.health_path.clone(),
+            secret: self.secret()?,
+            policy: self.policy.clone(),
+        })
+    }
+}
