@@ -171,6 +171,11 @@ impl Account {
         self.faults.set(call, fault, None);
     }
 
+    /// Whether a fault of this call is still to strike.
+    pub fn is_armed(&self, call: &str) -> bool {
+        self.faults.is_armed(call)
+    }
+
     /// Takes all faults away.
     pub fn clear_faults(&self) {
         self.faults.clear();

@@ -83,6 +83,10 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    pub(super) fn is_armed(&self, call: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|armed| armed.call == call)
+    }
+
     /// The fault that strikes this call, if any; it is counted.
     pub(super) fn draw(&self, call: &str) -> Option<ControlFault> {
         let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);

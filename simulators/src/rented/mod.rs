@@ -18,19 +18,26 @@ mod account;
 mod door;
 mod fault;
 mod fly;
+mod golem;
+pub mod graphql;
 mod lambda;
 mod life;
 mod log;
 mod machine;
 mod meter;
+mod railway;
+mod render;
 #[cfg(test)]
 mod tests;
 
 pub use account::{Account, Seen};
 pub use fault::{Canned, ControlFault};
 pub use fly::{Fly, FlyConfig};
+pub use golem::{Golem, GolemBill, GolemConfig, GolemNode, Manner};
 pub use lambda::{Lambda, LambdaConfig};
 pub use life::{Life, Serves};
 pub use log::{Act, Action};
 pub use machine::Stage;
 pub use meter::{BilledFrom, BilledUntil, Invoice, InvoiceLine, Tariff};
+pub use railway::{Railway, RailwayConfig};
+pub use render::{Render, RenderConfig};
