@@ -56,7 +56,7 @@ fn landlord(fly: &rented::Fly, change: impl FnOnce(&mut FlyConfig)) -> Fly {
     };
     let mut config = FlyConfig::new(Secret::new("fly-token"));
     (config.base_url, config.org) = (fly.url(), Some("personal".to_owned()));
-    (config.pace, config.change_within) = (Duration::ZERO, Duration::from_millis(200));
+    config.pace = Duration::ZERO;
     config.pools.insert(pool(), settings);
     change(&mut config);
     Fly::new(config).unwrap()
@@ -203,14 +203,15 @@ async fn a_name_that_is_taken_by_our_own_machine_is_adopted_and_by_another_one_i
 #[tokio::test]
 async fn a_machine_on_a_lost_host_answers_to_nothing_and_is_destroyed_by_force() {
     let bed = bed().await;
+    let hasty = landlord(&bed.fly, |config| config.change_within = Duration::from_millis(50));
     let mut row = bed.up(1).await;
     let id = row.id.clone().unwrap();
     bed.fly.lose_host(&id);
     let broken = seen(&bed.landlord, &mut row, "its host is lost", |seen| !is_up(seen)).await;
     assert_eq!(broken.phase, Phase::Broken("host unreachable".into()));
     // Best effort, and bounded: a drain does not hang on it.
-    assert!(bed.landlord.cordon(&row).await.unwrap_err().is_unclear());
-    assert!(bed.landlord.park(&row).await.unwrap_err().is_unclear());
+    assert!(hasty.cordon(&row).await.unwrap_err().is_unclear());
+    assert!(hasty.park(&row).await.unwrap_err().is_unclear());
     assert_eq!(bed.landlord.end(&row, &Notebook::default()).await, Ok(Ending::Accepted));
     let last = seen(&bed.landlord, &mut row, "it is gone", |seen| seen.phase == Phase::Gone).await;
     assert_eq!(bed.charged(&last), bed.fly.account().invoice().total_nanos);
@@ -222,6 +223,7 @@ async fn a_machine_on_a_lost_host_answers_to_nothing_and_is_destroyed_by_force()
 #[tokio::test]
 async fn a_stop_that_never_answers_or_fails_is_followed_by_force() {
     let bed = bed().await;
+    let hasty = landlord(&bed.fly, |config| config.change_within = Duration::from_millis(50));
     let faults = [
         ControlFault::Hang,
         ControlFault::Cut,
@@ -231,7 +233,7 @@ async fn a_stop_that_never_answers_or_fails_is_followed_by_force() {
     for (n, fault) in (1_u32..).zip(faults) {
         let row = bed.up(n).await;
         bed.fly.account().fault("stop", fault, 1);
-        assert_eq!(bed.landlord.end(&row, &Notebook::default()).await, Ok(Ending::Accepted));
+        assert_eq!(hasty.end(&row, &Notebook::default()).await, Ok(Ending::Accepted));
     }
     until("all are gone", || bed.fly.account().alive().is_empty()).await;
 }
@@ -278,7 +280,7 @@ async fn a_small_machine_is_suspended() {
 async fn a_lease_of_another_controller_is_waited_for() {
     let bed = bed().await;
     let row = bed.up(1).await;
-    bed.fly.lease(row.id.as_deref().unwrap(), Duration::from_secs(60));
+    bed.fly.lease(row.id.as_deref().unwrap(), Duration::from_secs(3_600));
     assert_eq!(bed.landlord.end(&row, &Notebook::default()).await, Ok(Ending::NotNow));
     for error in [bed.landlord.park(&row).await, bed.landlord.cordon(&row).await] {
         assert!(matches!(error, Err(CallError::RateLimited(..))), "{error:?}");
@@ -342,12 +344,8 @@ async fn a_429_is_a_429_with_and_without_a_wait() {
         );
     }
     let limited = bed_with(|config| config.limited = true).await;
-    let mut refused = 0;
-    for _ in 0..5 {
-        refused += u32::from(limited.landlord.list(&[]).await.is_err());
-    }
-    // Three at once, then the pace is widened by our own wait as well.
-    assert!(refused >= 1, "{refused}");
+    // More than three calls in a row.
+    while limited.landlord.list(&[]).await.is_ok() {}
 }
 
 #[tokio::test]
@@ -424,7 +422,7 @@ async fn machines_of_somebody_else_are_not_shown_and_lists_lag() {
     let config = json!({ "metadata": { "beacon_pool": "fly@elsewhere", "beacon_order": "x" } });
     bed.fly.account().add_foreign("3287a", SKU, HOME, json!({ "name": "x", "config": config }));
     bed.fly.account().add_foreign("3287b", SKU, HOME, json!({ "name": "y", "config": {} }));
-    bed.fly.account().set_life(Life { listed_after: Duration::from_millis(40), ..Life::default() });
+    bed.fly.account().set_life(Life { listed_after: Duration::from_secs(3_600), ..Life::default() });
     let order = an_order(1);
     bed.fly.account().fault("create", ControlFault::DoneThenCut, 1);
     bed.landlord.order(&order, &Notebook::default()).await.unwrap_err();
@@ -432,6 +430,7 @@ async fn machines_of_somebody_else_are_not_shown_and_lists_lag() {
     assert!(census.whole && census.sightings.is_empty(), "{census:?}");
     let mut row = known(&order, None);
     assert_eq!(bed.landlord.end(&row, &Notebook::default()).await, Ok(Ending::NotNow));
+    bed.fly.account().list_all();
     seen(&bed.landlord, &mut row, "it is up", is_up).await;
     let notebook = Notebook::default();
     assert_eq!(bed.landlord.end(&row, &notebook).await, Ok(Ending::NotNow));

@@ -142,6 +142,20 @@ impl Account {
         self.state().next_lives.push_back(life);
     }
 
+    /// Lists lag no longer behind the orders made so far.
+    pub fn list_all(&self) {
+        self.state().machines.iter_mut().for_each(|machine| machine.life.listed_after = Duration::ZERO);
+    }
+
+    /// A machine that boots is up now, for lives without an end of their boot.
+    pub fn boot_now(self: &Arc<Self>, id: &str) {
+        self.change(id, |machine, _| {
+            if machine.stage == Stage::Booting {
+                self.later(machine, Some(Duration::ZERO), Due::Up);
+            }
+        });
+    }
+
     /// From now on a new machine gets the address of one that is gone.
     pub fn reuse_addresses(&self) {
         self.state().reuse_addresses = true;
