@@ -73,13 +73,13 @@ async fn a_service_that_a_person_renamed_is_still_that_machine() {
 
 #[tokio::test]
 async fn a_sleeping_machine_answers_502_wakes_and_serves_again() {
-    let sleeps_after = Duration::from_millis(60);
-    let bed = Bed::with(|sim| sim.sleeps_after = sleeps_after, |ours| ours.sleep = true).await;
+    let bed = Bed::with(|_| {}, |ours| ours.sleep = true).await;
     assert_eq!(bed.landlord.rules().parking, Parking::Offered);
     let row = row();
     row.ordered(&bed.landlord).await.unwrap();
     let url = row.up(&bed.landlord).await;
     bed.landlord.park(&row.known()).await.unwrap();
+    bed.simulator.fall_asleep();
     row.until(&bed.landlord, "it sleeps", |phase| *phase == Phase::Parked).await;
 
     bed.simulator.account().set_life(Life { boot: Some(Duration::from_millis(50)), ..Life::default() });
@@ -92,6 +92,15 @@ async fn a_sleeping_machine_answers_502_wakes_and_serves_again() {
         tokio::time::sleep(Duration::from_millis(2)).await;
         statuses.push(complete(&url, &row).await);
     }
+}
+
+#[tokio::test]
+async fn a_machine_that_is_left_alone_falls_asleep() {
+    let soon = Duration::from_millis(20);
+    let bed = Bed::with(|sim| sim.sleeps_after = soon, |ours| ours.sleep = true).await;
+    let row = row();
+    row.ordered(&bed.landlord).await.unwrap();
+    row.until(&bed.landlord, "it sleeps", |phase| *phase == Phase::Parked).await;
 }
 
 #[tokio::test]

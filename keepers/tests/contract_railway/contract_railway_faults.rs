@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keepers::landlord::{CallError, Ending, Landlord as _, Phase};
+use keepers::landlord::{CallError, Ending, Landlord as _, Phase, Steps as _};
 use simulators::rented::{Act, Canned, ControlFault, Life};
 
 use crate::{
@@ -178,14 +178,28 @@ async fn a_crashed_deployment_is_broken_and_a_later_one_decides() {
 #[tokio::test]
 async fn a_list_that_lags_behind_the_deployment_is_not_believed() {
     let bed = Bed::new().await;
-    let late = Life { listed_after: Duration::from_millis(300), ..Life::default() };
-    bed.simulator.account().set_life(late);
+    let row = row();
+    let ordered = row.ordered(&bed.landlord).await.unwrap();
+    row.up(&bed.landlord).await;
+    // The old version serves and is listed; the one that was asked for stands in no list yet.
+    let never = Duration::from_secs(3_600);
+    bed.simulator.account().set_life(Life { boot: None, listed_after: never, ..Life::default() });
+    bed.simulator.redeploy(&ordered.id);
+    let newest = bed.simulator.account().machines().last().unwrap().id.clone();
+    assert!(row.note("deployment", &newest).await);
+    let (_, mine) = row.look(&bed.landlord).await.unwrap();
+    assert_eq!((mine.len(), &mine[0].phase), (1, &Phase::Starting));
+}
+
+#[tokio::test]
+async fn a_deployment_that_no_list_shows_is_absent_and_not_gone() {
+    let bed = Bed::new().await;
+    let never = Duration::from_secs(3_600);
+    bed.simulator.account().set_life(Life { listed_after: never, ..Life::default() });
     let row = row();
     row.ordered(&bed.landlord).await.unwrap();
     let (census, mine) = row.look(&bed.landlord).await.unwrap();
-    assert!(census.whole, "absent, which is not gone");
-    assert!(mine.iter().all(|sighting| !matches!(sighting.phase, Phase::Gone | Phase::Up(_))), "{mine:?}");
-    row.up(&bed.landlord).await;
+    assert!(census.whole && mine.is_empty(), "{mine:?}");
 }
 
 #[tokio::test]

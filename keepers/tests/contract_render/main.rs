@@ -52,7 +52,7 @@ impl Bed {
 
 fn ours(url: &str) -> RenderConfig {
     let mut config = RenderConfig::new(Secret::new("rnd_key"), "tea-1");
-    config.api = url.to_owned();
+    url.clone_into(&mut config.api);
     config.resume_shows_within = Duration::from_millis(200);
     config.usd_per_hour.insert("pro_plus".to_owned(), usd("0.243055556"));
     config

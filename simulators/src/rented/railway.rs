@@ -62,7 +62,7 @@ impl Railway {
         let routes = Router::new().route("/graphql/v2", post(graphql)).with_state(Arc::clone(&shop));
         door::serve(&account, listener, routes, name_of);
         let sleeper = Arc::clone(&shop);
-        account.tasks.spawn(async move { sleeper.put_to_sleep().await });
+        account.tasks.spawn(async move { sleeper.watch_traffic().await });
         Ok(Self { shop })
     }
 
@@ -111,6 +111,11 @@ impl Railway {
     pub fn redeploy(&self, service: &str) {
         // A service that cannot be deployed stays as it is.
         let _ = self.shop.deploy(service);
+    }
+
+    /// Puts every deployment to sleep that may sleep, as if all of them had been idle long enough.
+    pub fn fall_asleep(&self) {
+        self.shop.put_to_sleep(|_| true);
     }
 
     /// Puts a service of somebody else, with a deployment that stands, into the project.

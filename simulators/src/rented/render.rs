@@ -87,6 +87,15 @@ impl Render {
         self.shop.add_deploy(id, "manual", takes);
     }
 
+    /// The newest deploy has taken long enough.
+    pub fn finish_deploy(&self, id: &str) {
+        self.shop.change(id, |service| {
+            if let Some(newest) = service.deploys.last_mut() {
+                newest.done_at = tokio::time::Instant::now();
+            }
+        });
+    }
+
     /// The newest deploy ends so: `update_failed`, `canceled`.
     pub fn fail_deploy(&self, id: &str, status: &str) {
         self.shop.change(id, |service| {

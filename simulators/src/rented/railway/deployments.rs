@@ -22,9 +22,15 @@ pub(super) fn time(micros: u64) -> String {
 }
 
 impl Shop {
-    /// A deployment as the API tells it; `None` while lists do not show it.
+    /// A deployment as lists tell it; `None` while they lag behind it.
+    pub(super) fn listed(&self, service: &Service, id: &str) -> Option<Value> {
+        self.account.machine(id).filter(|seen| seen.listed)?;
+        self.deployment(service, id)
+    }
+
+    /// A deployment as the API tells it to who asks for it by its id.
     pub(super) fn deployment(&self, service: &Service, id: &str) -> Option<Value> {
-        let seen = self.account.machine(id).filter(|seen| seen.listed)?;
+        let seen = self.account.machine(id)?;
         let serves = self.account.server(id).is_some();
         let status = match &seen.stage {
             // Live when the health check has passed once.
@@ -93,7 +99,6 @@ impl Shop {
     pub(super) fn route(&self, place: usize) -> Route {
         let services = self.services();
         let Some(service) = services.get(place) else { return Route::Nowhere };
-        self.traffic(place);
         for id in service.deployments.iter().rev() {
             let Some(seen) = self.account.machine(id) else { continue };
             if seen.stage == Stage::Parked {

@@ -47,13 +47,15 @@ async fn pass(shop: &Arc<Shop>, place: usize, mut client: TcpStream) {
     match shop.route(place) {
         Route::To(server) => {
             if let Ok(mut upstream) = TcpStream::connect(server).await {
+                shop.traffic(place, 1);
                 // Either side may break; the other then sees its end.
                 let _ = copy_bidirectional(&mut client, &mut upstream).await;
-                shop.traffic(place);
+                shop.traffic(place, -1);
                 return;
             }
         }
         Route::Asleep(deployment) => {
+            shop.traffic(place, 0);
             shop.account.wake(&deployment, "request");
         }
         Route::Nowhere => {}

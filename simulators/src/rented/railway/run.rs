@@ -81,7 +81,7 @@ impl Shop {
             if !wanted || (service.deleted_us.is_some() && !deleted_too) {
                 continue;
             }
-            found.extend(service.deployments.iter().filter_map(|id| self.deployment(&service, id)));
+            found.extend(service.deployments.iter().filter_map(|id| self.listed(&service, id)));
         }
         found.retain(|deployment| {
             let status = text(deployment, "status").to_owned();

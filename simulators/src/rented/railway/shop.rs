@@ -97,6 +97,7 @@ pub(super) struct Service {
     /// The oldest first, by the ids of the account's machines.
     pub(super) deployments: Vec<String>,
     pub(super) last_traffic: Instant,
+    pub(super) connections: i64,
     pub(super) sleeps: bool,
     pub(super) sent_gb_billionths: u64,
 }
@@ -133,6 +134,7 @@ impl Shop {
             domain: None,
             deployments: Vec::new(),
             last_traffic: Instant::now(),
+            connections: 0,
             sleeps: false,
             sent_gb_billionths: 0,
         }
@@ -148,27 +150,34 @@ impl Shop {
         format!("{kind:08x}-0000-4000-8000-{number:012x}")
     }
 
-    pub(super) fn traffic(&self, place: usize) {
+    /// Something went through the edge. An open connection counts as traffic: `opened` is 1 for one that begins, -1 for one that
+    /// ends.
+    pub(super) fn traffic(&self, place: usize, opened: i64) {
         if let Some(service) = self.state().services.get_mut(place) {
             service.last_traffic = Instant::now();
+            service.connections += opened;
             // A kilobyte, whatever it was.
             service.sent_gb_billionths += 1_000;
         }
     }
 
-    pub(super) async fn put_to_sleep(&self) {
+    pub(super) async fn watch_traffic(&self) {
         let pause = (self.config.sleeps_after / 4).max(Duration::from_millis(1));
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.account.shutdown.cancelled() => return,
             }
-            for service in self.services().iter().filter(|service| service.sleeps) {
-                let idle = service.last_traffic.elapsed() >= self.config.sleeps_after;
-                let running = service.deployments.iter().filter(|id| self.account.server(id).is_some());
-                for id in running.filter(|_| idle) {
-                    self.account.park(id, "sleep");
-                }
+            self.put_to_sleep(|service| {
+                service.connections == 0 && service.last_traffic.elapsed() >= self.config.sleeps_after
+            });
+        }
+    }
+
+    pub(super) fn put_to_sleep(&self, is_idle: impl Fn(&Service) -> bool) {
+        for service in self.services().iter().filter(|service| service.sleeps && is_idle(service)) {
+            for id in service.deployments.iter().filter(|id| self.account.server(id).is_some()) {
+                self.account.park(id, "sleep");
             }
         }
     }
