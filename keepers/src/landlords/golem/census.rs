@@ -109,7 +109,9 @@ async fn look(
             site.book().adopt(&facts, notes);
             over(site, &facts, notes).await?
         }
-        State::Proposal | State::Pending => Phase::Starting,
+        // Nobody but us knows of it, and it costs nothing: the order is sent again and goes on from here.
+        State::Proposal => return Ok(Look::Nothing),
+        State::Pending => Phase::Starting,
         State::Never => {
             payment::release(site, &facts.marks.allocation).await;
             Phase::Gone
@@ -245,8 +247,12 @@ async fn over(site: &Site, facts: &Facts, notes: &Notes) -> Result<Phase, CallEr
     if !invoiced && had_activity {
         warn!(machine = %facts.marks.machine, agreement = %facts.agreement, "no invoice came; its debit notes are its cost");
     }
-    let account = site.book().get(&facts.agreement).map(|account| account.allocation.clone());
-    if let Some(allocation) = account {
+    let allocation = site.book().get_mut(&facts.agreement).map(|account| {
+        // Before the release, so that nobody looks after it any more.
+        account.adopted = false;
+        account.allocation.clone()
+    });
+    if let Some(allocation) = allocation {
         payment::release(site, &allocation).await;
     }
     if let Some(network) = notes.get(names::NETWORK) {
