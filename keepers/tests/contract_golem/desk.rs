@@ -29,7 +29,7 @@ pub(crate) const RATE_NANOS: u64 = 234_500_000;
 pub(crate) const PRICE: &str = "0.0001";
 
 /// Nothing in here takes longer, however busy the host is.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
