@@ -6,7 +6,8 @@ use chrono::{DateTime, FixedOffset};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use producer::replay::Source;
 use schemas::{
-    JobId, Lane, MachineId, Mailbox, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId, recurring::Missed,
+    JobId, Lane, MachineId, Mailbox, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId,
+    recurring::Missed,
 };
 
 use crate::{
@@ -552,6 +553,9 @@ pub(crate) struct Why {
     /// Its id
     #[arg(value_name = "JOB")]
     pub(crate) job: JobId,
+    /// Whose job it is; without it, whoever's it is, and an id that several tenants use is refused
+    #[arg(long)]
+    pub(crate) tenant: Option<Tenant>,
 }
 
 /// `beacon bench`

@@ -173,9 +173,7 @@ fn default_filter(command: &Command) -> &'static str {
         | Command::Dispatcher(_)
         | Command::Worker(_)
         | Command::Keeper(_)
-        | Command::Simulators => {
-            "info,async_nats=warn"
-        }
+        | Command::Simulators => "info,async_nats=warn",
         Command::Demo(_)
         | Command::Submit(_)
         | Command::Results(_)

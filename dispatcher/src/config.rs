@@ -54,6 +54,9 @@ pub struct OfferConfig {
     pub poison_after: u64,
     /// The most jobs one pull may bring.
     pub pull_batch: u32,
+    /// Jobs of one model that may be in hand while no slot is free, so that whoever rents machines hears by when they must have
+    /// started. With 0 only their number is known.
+    pub look_ahead: u32,
 }
 
 impl Default for OfferConfig {
@@ -63,6 +66,7 @@ impl Default for OfferConfig {
             margin: Duration::from_millis(500),
             poison_after: 12,
             pull_batch: 500,
+            look_ahead: 0,
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod carry;
 mod start;
+mod tell;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use async_nats::{Message, Subscriber};
 use futures_util::{FutureExt, StreamExt, stream::SelectAll};
 use schemas::{
     Micros,
+    demand::Demand,
     failure::{Failure, FailureClass},
     handover::Acceptances,
     heartbeat::Heartbeat,
@@ -40,6 +42,7 @@ pub use self::start::StartError;
 use crate::{
     banker::Banker,
     config::DispatcherConfig,
+    demand::Teller,
     ending::Ending,
     jobs::{Effect, Event, Finding, Jobs},
     look_up::LookUp,
@@ -78,6 +81,8 @@ enum Told {
     Repaired(Result<(), TopologyError>),
     /// Whose jobs wait in the streams.
     Newest(Result<Vec<(JobSubject, u64)>, ApiError>),
+    /// How many jobs wait at consumers, by index.
+    Pending(Vec<(usize, u64)>),
     /// The job of a return that came without its text.
     Read(Box<schemas::handover::Return>, Option<Parcel>),
     /// Nothing to tell.
@@ -115,6 +120,11 @@ pub struct Dispatcher {
     repair_at: Option<Instant>,
     repairing: bool,
     asked_at: Micros,
+    teller: Teller,
+    /// Whether the server is being asked what waits.
+    asking: bool,
+    /// What waits, to be told.
+    demands: Vec<Demand>,
 }
 
 impl Dispatcher {
@@ -294,6 +304,10 @@ impl Dispatcher {
             }
             Ok(Told::Newest(Ok(newest))) => self.jobs.waiting_behind(newest, SystemClock.now()),
             Ok(Told::Newest(Err(error))) => debug!(%error, "whose jobs wait is not known now"),
+            Ok(Told::Pending(pending)) => {
+                self.asking = false;
+                self.jobs.pending(pending);
+            }
             Ok(Told::Read(back, parcel)) => self.joined(*back, parcel),
             Ok(Told::Nothing) => {}
             Err(error) => error!(%error, "a task of the dispatcher panicked"),
@@ -320,6 +334,7 @@ impl Dispatcher {
 
     fn tick(&mut self) {
         let now = SystemClock.now();
+        self.tell_demand(now);
         self.apply(Event::Tick);
         for draw in self.jobs.budgets_mut().draws(now) {
             self.banker.ask(draw);
@@ -351,6 +366,8 @@ impl Dispatcher {
             }
         }
         self.apply(Event::Stop);
+        // Nothing is asked of the server any more that nobody uses.
+        self.asking = true;
         self.carry_out().await;
         match tokio::time::timeout_at(deadline, self.dispatch(None)).await {
             Ok(Ok(())) => {}

@@ -30,6 +30,10 @@ pub struct Feed {
     pub seen: u64,
     /// Jobs known to wait behind the last one delivered.
     pub backlog: u64,
+    /// Whether the server has told `backlog`.
+    pub heard: bool,
+    /// Jobs that were delivered here and nowhere before.
+    pub arrivals: u64,
     /// No pull before this: the last one found nobody.
     paused: Option<Micros>,
     pulls: VecDeque<Pull>,
@@ -39,6 +43,7 @@ pub struct Feed {
 struct Pull {
     number: u64,
     left: u32,
+    asked: Micros,
     lost_at: Micros,
 }
 
@@ -54,6 +59,8 @@ impl Feed {
             recreated_at: 0,
             seen: 0,
             backlog: 0,
+            heard: false,
+            arrivals: 0,
             paused: None,
             pulls: VecDeque::new(),
         }
@@ -66,7 +73,7 @@ impl Feed {
 
     /// Counts a delivery against the oldest pull: the server serves them in order.
     pub fn delivered(&mut self, lease: &Lease) {
-        self.backlog = lease.pending;
+        self.waits_behind(lease.pending);
         if let Some(pull) = self.pulls.front_mut() {
             pull.left = pull.left.saturating_sub(1);
             if pull.left == 0 {
@@ -75,10 +82,16 @@ impl Feed {
         }
     }
 
+    /// The server says how many jobs wait behind the last one delivered.
+    pub const fn waits_behind(&mut self, jobs: u64) {
+        (self.backlog, self.heard) = (jobs, true);
+    }
+
     /// A pull begins.
     pub fn asked(&mut self, number: u64, batch: u32, now: Micros) {
         self.paused = None;
-        self.pulls.push_back(Pull { number, left: batch, lost_at: now + PULL_EXPIRES + PULL_LOST_AFTER });
+        let lost_at = now + PULL_EXPIRES + PULL_LOST_AFTER;
+        self.pulls.push_back(Pull { number, left: batch, asked: now, lost_at });
     }
 
     /// A pull has ended, filled or not.
@@ -96,9 +109,11 @@ impl Feed {
         self.paused.is_some_and(|at| at > now)
     }
 
-    /// Forgets pulls the server must have forgotten.
-    pub fn forget_lost(&mut self, now: Micros) {
+    /// Forgets pulls the server must have forgotten, and says when the first of them was asked for.
+    pub fn forget_lost(&mut self, now: Micros) -> Option<Micros> {
+        let first = self.pulls.iter().filter(|p| p.lost_at <= now).map(|p| p.asked).min();
         self.pulls.retain(|p| p.lost_at > now);
+        first
     }
 
     /// Forgets all pulls: the connection is a new one.

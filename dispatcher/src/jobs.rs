@@ -23,6 +23,7 @@ pub mod record;
 mod arrive;
 mod clock;
 mod hedge;
+mod link;
 mod news;
 mod place;
 mod pull;
@@ -55,6 +56,7 @@ use tracing::info;
 pub use self::event::{Delivered, Effect, Event, Fate, Finding, JobKey, Lost, PullEnd, Returned, Suspect};
 use self::{
     lines::Lines,
+    link::Link,
     record::{Attempt, Course, Record, Stage},
 };
 use crate::{config::DispatcherConfig, ending::Ending, feed::Feed};
@@ -104,9 +106,10 @@ pub struct Jobs {
     /// When leases were last looked at, and when what is rarely looked at was.
     kept: Micros,
     swept: Micros,
-    /// When time was last looked at, and from when on the silence of workers means something.
-    ticked: Micros,
-    silence_counts_from: Micros,
+    /// When anything happened last, a tick included.
+    awake: Micros,
+    /// Whether what is heard is new, and the silence of workers means something.
+    link: Link,
 }
 
 /// How many jobs are where, counted from the records.
@@ -173,14 +176,19 @@ impl Jobs {
             stopping: false,
             kept: Micros::default(),
             swept: Micros::default(),
-            ticked: Micros::default(),
-            silence_counts_from: Micros::default(),
+            awake: Micros::default(),
+            link: Link::default(),
             config,
         }
     }
 
     /// Takes in news at `now` and adds what is to be done to `out`.
     pub fn apply(&mut self, event: Event, now: Micros, out: &mut Vec<Effect>) {
+        // Before anything is noted by the clock as it shows now.
+        self.look_at_clock(now);
+        if event.comes_from_outside() {
+            self.link.hears(now);
+        }
         match event {
             Event::Delivered(delivered) => self.delivered(*delivered, now, out),
             Event::PullEnded { feed, number, end } => self.pull_ended(feed, number, end, now, out),
@@ -253,6 +261,16 @@ impl Jobs {
     /// The consumers that are read.
     pub fn feeds(&self) -> &[Feed] {
         &self.feeds
+    }
+
+    /// The lines in which jobs wait.
+    pub(crate) const fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
+    /// What is known of all pools.
+    pub(crate) const fn pools(&self) -> &Pools {
+        &self.pools
     }
 
     /// What a question about a waiting job is answered with.

@@ -2,12 +2,13 @@
 //! about pools, money and turns is in the crate `routing`.
 //!
 //! Reading order. What it is told: [`config`]. What it knows and decides, without a message: [`jobs`], which owns every job,
-//! [`feed`], which counts pulls, [`why`], which explains a wait. What it says: [`nats`], [`insist`], [`ending`], [`look_up`], [`lost`],
+//! [`feed`], which counts pulls, [`why`], which explains a wait, [`demand`], which tells what waits. What it says: [`nats`], [`insist`], [`ending`], [`look_up`], [`lost`],
 //! [`banker`], [`tenants`]. What runs beside: [`trim`], [`recurring`]. And [`dispatch`], which joins them all.
 
 pub mod config;
 pub mod jobs;
 
+pub mod demand;
 pub mod feed;
 pub mod why;
 

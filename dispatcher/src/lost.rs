@@ -45,6 +45,7 @@ impl Lost {
             item: "expected".into(),
             unit_price_usd: self.expected,
             amount_usd: self.expected,
+            machine: None,
         };
         let (amount_usd, price_book) = (self.expected, AS_EXPECTED.into());
         let bill = Bill { lines: vec![line], amount_usd, estimated: true, price_book };

@@ -6,6 +6,7 @@ use async_nats::{Client, HeaderMap, HeaderValue, Message, StatusCode};
 use bytes::Bytes;
 use schemas::{
     Micros, PoolId, WorkerId,
+    demand::Demand,
     handover::{Handover, Order, Return},
     headers,
     job::{Head, JobError, JobHeaders},
@@ -164,6 +165,28 @@ pub async fn order(client: &Client, pool: &PoolId, worker: &WorkerId, order: &Or
     if let Err(error) = client.publish(subjects::orders(pool, worker), body.into()).await {
         tracing::debug!(%pool, %worker, %error, "order not sent");
     }
+}
+
+/// Tells what waits in a region. What is lost is made good by the next message.
+pub async fn tell_demand(client: &Client, demand: &Demand) {
+    let body = serde_json::to_vec(demand).expect("a demand has only string keys and no failing parts");
+    if let Err(error) = client.publish(subjects::demand(&demand.region), body.into()).await {
+        tracing::debug!(region = %demand.region, %error, "demand not told");
+    }
+}
+
+/// How long the server may take to say what waits at a consumer; later it is asked again.
+const PENDING_WITHIN: Duration = Duration::from_secs(1);
+
+/// How many jobs wait at each of these consumers (index, stream, name), as far as the server says.
+pub async fn pending(client: &Client, consumers: Vec<(usize, String, String)>) -> Vec<(usize, u64)> {
+    let asked = consumers.into_iter().map(|(index, stream, consumer)| async move {
+        let subject = format!("CONSUMER.INFO.{stream}.{consumer}");
+        let info = tokio::time::timeout(PENDING_WITHIN, api::ask(client, &subject, &Value::Null)).await;
+        let pending = info.ok()?.ok().and_then(|info| api::number(&info, "num_pending"))?;
+        Some((index, pending))
+    });
+    futures_util::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// Why a returned job does not read.

@@ -112,6 +112,7 @@ impl Books {
             unit: Unit::Hour,
             quantity: quantity_us,
             item: "machines".into(),
+            machine: None,
             unit_price_usd: amount_usd,
             amount_usd,
         };
@@ -174,6 +175,7 @@ mod tests {
             place: "us-east-1".into(),
             slots: 4,
             usd_per_hour: usd(1_000),
+            usd_per_hour_max: usd(1_000),
             parked_usd_per_hour: usd(1),
         };
         let mut row = Row::wanted(specs, Duration::ZERO, String::new(), T0);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use schemas::{PoolId, UsdNanos};
+use schemas::{ModelToken, PoolId, UsdNanos};
 use transport::LinkConfig;
 
 use crate::{account::Account, probe::Prober, secret::Secret, tap::Tap};
@@ -45,18 +45,14 @@ pub struct PoolSettings {
     pub slots: u32,
     /// The most that one machine may cost an hour, dollars.
     pub usd_per_hour_max: UsdNanos,
+    /// The models that the machines serve.
+    pub models: Vec<ModelToken>,
     /// The model that a probe asks for, by its name at the machine's server.
     pub model: String,
     /// The route of the server's health check.
     pub health_path: String,
     /// From which the machines' keys are derived; `None` for servers without one.
     pub secret: Option<Secret>,
-    /// How long jobs may go on when a machine drains.
-    pub drain_limit: Duration,
-    /// After a place had no machine, or a useless one, nothing is ordered there for so long; it doubles each time.
-    pub cool_for: Duration,
-    /// Whether machines are parked, not ended, where the provider can.
-    pub park: bool,
     /// How many, and when.
     pub policy: crate::policy::Policy,
 }

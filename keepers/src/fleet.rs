@@ -102,6 +102,7 @@ fn stranger(pool: &PoolId, sighting: &Sighting, usual: &Usual, now: Micros) -> R
         place: sighting.place.clone().unwrap_or_else(|| usual.place.clone()),
         slots: usual.slots,
         usd_per_hour: sighting.usd_per_hour.unwrap_or(usual.usd_per_hour),
+        usd_per_hour_max: usual.usd_per_hour,
         parked_usd_per_hour: usual.parked_usd_per_hour,
     };
     let mut row = Row::wanted(specs, usual.unit, "found at the provider, without a row".into(), now);

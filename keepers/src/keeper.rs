@@ -37,8 +37,9 @@ use crate::{
 
 /// How long the publisher may take to end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
-/// How often machines are looked for that no configuration owns.
-const ORPHANS_EVERY: Duration = Duration::from_secs(60);
+/// The machines of a pool that our configuration does not have are ended when no other keeper has kept it for so long: it may
+/// be another keeper's, which is being restarted.
+const FORSAKEN_AFTER: Duration = Duration::from_secs(60);
 
 /// Why a keeper did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +118,7 @@ impl Keeper {
             error!(
                 machine = %row.specs.machine, pool = %row.specs.pool, provider = %row.specs.landlord,
                 id = row.id.as_deref().unwrap_or("unknown"),
-                "a machine of ours belongs to no configured pool; it is ended: put the pool back within a minute to keep it"
+                "a machine of ours is in no pool of this configuration; unless another keeper keeps its pool it is ended in a minute: put the pool back to keep it"
             );
         }
         let (mut tasks, stop) = (JoinSet::new(), shutdown.child_token());

@@ -40,6 +40,12 @@ impl Lease {
     pub fn is_free(found: Option<&Self>, keeper: &str, now: Micros) -> bool {
         found.is_none_or(|lease| lease.keeper == keeper || now > lease.until_us + MARGIN)
     }
+
+    /// Whether nobody has kept the pool for `patience`: it is in no configuration of any keeper any more. `since` is when the
+    /// one who asks began to look.
+    pub fn is_forsaken(found: Option<&Self>, since: Micros, patience: Duration, now: Micros) -> bool {
+        found.map_or(since, |lease| lease.until_us.max(since)) + patience < now
+    }
 }
 
 #[cfg(test)]
@@ -54,5 +60,16 @@ mod tests {
         assert!(Lease::is_free(Some(&lease), "k1", now));
         assert!(!Lease::is_free(Some(&lease), "k2", now + HELD_FOR));
         assert!(Lease::is_free(Some(&lease), "k2", now + HELD_FOR + MARGIN + Duration::from_micros(1)));
+    }
+
+    #[test]
+    fn a_pool_is_forsaken_when_nobody_has_kept_it_for_long() {
+        let (now, patience) = (Micros::new(1_795_000_000_000_000), Duration::from_secs(60));
+        let lease = Lease::of("k1", now);
+        let after = |seconds| now + Duration::from_secs(seconds);
+        assert!(!Lease::is_forsaken(Some(&lease), now, patience, after(60)));
+        assert!(Lease::is_forsaken(Some(&lease), now, patience, after(65)));
+        assert!(!Lease::is_forsaken(Some(&lease), after(30), patience, after(65)));
+        assert!(!Lease::is_forsaken(None, now, patience, after(60)));
     }
 }

@@ -155,7 +155,7 @@ pub fn apply(row: &mut Row, event: Event, site: &Site) -> Vec<Effect> {
         Event::Wake(because) => match row.life {
             Life::Parked { .. } => {
                 row.because = Some(because);
-                row.ordered_us = Some(site.now);
+                (row.ordered_us, row.ready_us) = (Some(site.now), None);
                 starting(row, site);
                 vec![Effect::Wake]
             }

@@ -102,6 +102,13 @@ impl Meter {
         UsdNanos::new(amounts.fold(0, u64::saturating_add))
     }
 
+    /// Until when it is paid for, where bills have units; `None` where they have none or it does not run.
+    pub fn paid_until(&self, now: Micros) -> Option<Micros> {
+        let last = self.stretches.last().filter(|last| last.until_us.is_none() && self.unit_us > 0)?;
+        let units = micros(now.since(last.from_us)).div_ceil(self.unit_us).max(1);
+        Some(last.from_us + Duration::from_micros(units.saturating_mul(self.unit_us)))
+    }
+
     /// How long it has been billed, without rounding.
     pub fn billed(&self, now: Micros) -> Duration {
         self.stretches.iter().map(|s| s.until_us.unwrap_or(now).since(s.from_us)).sum()

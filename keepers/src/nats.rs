@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::{
-    Client, SubscribeError, Subscriber,
+    Client, Subscriber,
     jetstream::{
         self,
         consumer::{DeliverPolicy, pull},
@@ -11,10 +11,10 @@ use async_nats::{
 };
 use futures_util::StreamExt as _;
 use schemas::{
-    Codec, Mailbox, PoolId, Tenant, cost::CostEvent, headers, heartbeat::Heartbeat, subjects,
-    topology::LEDGER,
+    Codec, Mailbox, Tenant, cost::CostEvent, demand::Demand, headers, heartbeat::Heartbeat, topology::LEDGER,
 };
 use serde_json::Value;
+use tracing::warn;
 use transport::{
     api,
     replies::{Address, Outgoing},
@@ -88,9 +88,20 @@ pub(crate) fn standing_mailbox() -> (Tenant, Mailbox) {
     (Tenant::default(), Mailbox::try_from("standing").expect("a literal that is a token"))
 }
 
-/// The heartbeats of a pool's workers.
-pub(crate) async fn heartbeats(client: &Client, pool: &PoolId) -> Result<Subscriber, SubscribeError> {
-    client.subscribe(subjects::heartbeats_of(pool)).await
+/// Subscribes; `None` when the connection is closed for good.
+pub(crate) async fn subscribe(client: &Client, subject: String) -> Option<Subscriber> {
+    match client.subscribe(subject).await {
+        Ok(subscriber) => Some(subscriber),
+        Err(error) => {
+            warn!(%error, "cannot subscribe");
+            None
+        }
+    }
+}
+
+/// Reads what a dispatcher tells of what waits.
+pub(crate) fn read_demand(payload: &[u8]) -> Option<Demand> {
+    serde_json::from_slice(payload).ok()
 }
 
 /// Reads a heartbeat.

@@ -184,6 +184,8 @@ pub struct Specs {
     pub slots: u32,
     /// Dollars an hour, as seen when it was ordered.
     pub usd_per_hour: UsdNanos,
+    /// The most that its order may cost an hour, dollars: prices move between a quote and an order.
+    pub usd_per_hour_max: UsdNanos,
     /// Dollars an hour while it is parked.
     pub parked_usd_per_hour: UsdNanos,
 }

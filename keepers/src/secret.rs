@@ -59,6 +59,15 @@ impl fmt::Debug for Secret {
 mod tests {
     use super::*;
 
+    /// HMAC-SHA256 of `0192f3a4c5d67e8f90a1b2c3d4e5f607` under `pool-secret`. The worker's test has the same.
+    const VECTOR: &str = "9dbfc8fd69a4d90eb87e4c61af4e1a8fbbf175b57892190491ea7b19400fe684";
+
+    #[test]
+    fn a_machines_key_is_what_a_worker_computes() {
+        let machine = "0192f3a4c5d67e8f90a1b2c3d4e5f607".parse().unwrap();
+        assert_eq!(Secret::new(" pool-secret\n").of_machine(&machine).expose(), VECTOR);
+    }
+
     #[test]
     fn each_machine_has_a_key_of_its_own_that_can_be_computed_again() {
         let secret = Secret::new(" pool-secret\n");

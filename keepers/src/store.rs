@@ -11,8 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tracing::error;
 use transport::{
     PublishError, Publisher,
-    bucket::{Bucket, ReadError, Revised},
-    follow::{Change, FollowError, Follower, News},
+    bucket::{Bucket, ReadError, Revised, ScanError},
 };
 
 use crate::row::Row;
@@ -25,7 +24,7 @@ pub enum StoreError {
     Read(#[from] ReadError),
     /// The rows could not be read.
     #[error(transparent)]
-    Follow(#[from] FollowError),
+    Scan(#[from] ScanError),
     /// It could not be written.
     #[error(transparent)]
     Write(#[from] PublishError),
@@ -45,7 +44,6 @@ pub enum StoreError {
 /// The bucket.
 #[derive(Clone, Debug)]
 pub struct Store {
-    client: Client,
     publisher: Publisher,
     bucket: Bucket,
 }
@@ -56,8 +54,8 @@ pub type Revisioned = (Row, u64);
 impl Store {
     /// Over a connection and its publisher.
     pub fn new(client: Client, publisher: Publisher) -> Self {
-        let bucket = Bucket::new(client.clone(), publisher.clone(), MACHINES_BUCKET);
-        Self { client, publisher, bucket }
+        let bucket = Bucket::new(client, publisher.clone(), MACHINES_BUCKET);
+        Self { publisher, bucket }
     }
 
     /// Its publisher.
@@ -67,33 +65,22 @@ impl Store {
 
     /// All rows, of all pools.
     pub async fn all_rows(&self) -> Result<BTreeMap<MachineId, Revisioned>, StoreError> {
-        self.load(&Follower::below(self.client.clone(), MACHINES_BUCKET, "machine")).await
+        self.load("machine").await
     }
 
     /// The rows of a pool. One that does not read is an error that names its key: a machine may stand behind it.
     pub async fn rows(&self, pool: &PoolId) -> Result<BTreeMap<MachineId, Revisioned>, StoreError> {
-        let prefix = machine::pool_prefix(pool);
-        self.load(&Follower::below(self.client.clone(), MACHINES_BUCKET, &prefix)).await
+        self.load(&machine::pool_prefix(pool)).await
     }
 
-    async fn load(&self, follower: &Follower) -> Result<BTreeMap<MachineId, Revisioned>, StoreError> {
-        let (mut rows, mut unread) = (BTreeMap::new(), None);
-        follower
-            .load(|news| match news {
-                News::Begins => rows.clear(),
-                News::Change(Change { key, value: Some(value), revision, .. }) => match Row::decode(&value) {
-                    Ok(row) => {
-                        rows.insert(row.specs.machine.clone(), (row, revision));
-                    }
-                    Err(source) => unread = Some(StoreError::Value { key, source }),
-                },
-                News::Change(Change { value: None, .. }) | News::Whole => {}
-            })
-            .await?;
-        match unread {
-            Some(error) => Err(error),
-            None => Ok(rows),
+    async fn load(&self, prefix: &str) -> Result<BTreeMap<MachineId, Revisioned>, StoreError> {
+        let mut rows = BTreeMap::new();
+        for (key, Revised { value, revision }) in self.bucket.scan(prefix).await? {
+            let Some(value) = value else { continue };
+            let row = Row::decode(&value).map_err(|source| StoreError::Value { key, source })?;
+            rows.insert(row.specs.machine.clone(), (row, revision));
         }
+        Ok(rows)
     }
 
     /// Stores a row in place of the one at `revision` (0: there is none) and gives its own.

@@ -12,10 +12,20 @@ pub enum Mutation {
     NaksLostLease,
     /// A worker finishes the lease as soon as it has sent the result.
     AcksTooSoon,
+    /// A dispatcher sends a job's text beside the handover, whatever the two add up to.
+    OffersTooMuch,
+    /// A dispatcher finishes what does not read as a job, and tells nobody.
+    DropsBroken,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::UsefulTooSoon, Self::DeafToRollCalls, Self::NaksLostLease, Self::AcksTooSoon];
+    pub const ALL: [Self; 6] = [
+        Self::UsefulTooSoon,
+        Self::DeafToRollCalls,
+        Self::NaksLostLease,
+        Self::AcksTooSoon,
+        Self::OffersTooMuch,
+        Self::DropsBroken,
+    ];
 }

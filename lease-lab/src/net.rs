@@ -207,9 +207,18 @@ impl Net {
         Some((session, broke_in))
     }
 
-    /// The process of a host has ended: its sockets close, and what it had written may still arrive.
-    pub(crate) fn forget(&mut self, host: Host, now: Micros) -> Vec<(Session, Micros)> {
-        let ended = LINES.map(|line| self.break_line(host, line, now));
+    /// The process of a host has ended: its sockets close. What a process that died had written may still arrive; one that `flushed`
+    /// has waited for that.
+    pub(crate) fn forget(&mut self, host: Host, flushed: bool, now: Micros) -> Vec<(Session, Micros)> {
+        let ended = LINES.map(|line| {
+            let (session, noticed) = self.break_line(host, line, now)?;
+            let past = &mut self.sessions[session as usize];
+            // Where it was cut off before, nothing arrives.
+            if flushed && past.broke_in == Some(noticed) {
+                past.broke_in = Some(noticed.max(past.last_in + Duration::from_micros(1)));
+            }
+            Some((session, noticed.max(past.last_in)))
+        });
         for connection in &mut self.lines[host] {
             connection.subscriptions.clear();
             connection.waiting.clear();

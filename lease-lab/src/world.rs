@@ -31,7 +31,7 @@ use crate::{
     provider::{Mood, Provider, RunId},
     server::{Out, Server, Session, Task},
     setup,
-    wire::Message,
+    wire::{MAX_PAYLOAD, Message},
 };
 
 /// How long after the last fault everything must have ended.
@@ -275,7 +275,7 @@ impl World {
             self.crash(host);
         } else if ended {
             self.core.note(&self.core.hosts[host].name.clone(), None, || "ends".to_owned());
-            self.leave(host, Duration::from_millis(300));
+            self.leave(host, true, Duration::from_millis(300));
         } else if let Some(at) = wake {
             self.core.wake(host, at);
         }
@@ -305,10 +305,11 @@ impl World {
     fn crash(&mut self, host: Host) {
         let away = self.core.hosts[host].crash.map_or(Duration::from_millis(500), |(_, away)| away);
         self.core.note(&self.core.hosts[host].name.clone(), None, || format!("dies, away for {away:?}"));
-        self.leave(host, away);
+        self.leave(host, false, away);
     }
 
-    fn leave(&mut self, host: Host, away: Duration) {
+    /// The process is gone; `flushed` when it has waited for what it sent.
+    fn leave(&mut self, host: Host, flushed: bool, away: Duration) {
         let now = self.core.agenda.now();
         self.processes[host] = None;
         self.core.audit.died(host, now);
@@ -320,7 +321,7 @@ impl World {
         for provider in &mut self.core.providers {
             provider.callers_gone(host, life, now);
         }
-        for (session, at) in self.core.net.forget(host, now) {
+        for (session, at) in self.core.net.forget(host, flushed, now) {
             self.core.agenda.push(at, Next::ServerNotices(session));
         }
         self.core.agenda.push(now + away, Next::Boot(host));
@@ -480,6 +481,10 @@ impl Core {
     }
 
     pub(crate) fn send(&mut self, host: Host, line: Line, message: Message) {
+        // The client refuses what the server would.
+        if message.bytes > MAX_PAYLOAD {
+            return;
+        }
         let now = self.agenda.now();
         if let Some((at, session, message)) = self.net.send(host, line, message, now) {
             self.agenda.push(at, Next::ToServer(session, message));

@@ -43,3 +43,13 @@ fn a_lost_lease_that_is_given_back() {
 fn a_lease_that_is_finished_before_its_result_is_stored() {
     check(Mutation::AcksTooSoon, &["a lease is finished after its result is stored"]);
 }
+
+#[test]
+fn a_text_that_does_not_fit_beside_its_handover() {
+    check(Mutation::OffersTooMuch, &["everything ends when the faults do"]);
+}
+
+#[test]
+fn a_body_that_is_no_job_and_gets_no_result() {
+    check(Mutation::DropsBroken, &["a lease is finished after its result is stored"]);
+}

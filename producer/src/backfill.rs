@@ -141,6 +141,14 @@ pub enum BackfillError {
         "stream REPLIES was made anew, and results may be lost; run this again: it goes on, and says which lines have no result"
     )]
     RepliesAnew,
+    /// The task that reads results broke.
+    #[error("the task that reads results broke; run this again: it goes on")]
+    Reading(#[source] tokio::task::JoinError),
+    /// The connection gave no more results, and no reason.
+    #[error(
+        "no more results come from stream REPLIES: the connection was closed; run this again: it goes on"
+    )]
+    ReadingEnded,
     /// The server did not answer well.
     #[error(transparent)]
     Mailbox(#[from] crate::nats::MailboxError),

@@ -115,7 +115,7 @@ impl Producer {
         let mut owners = BTreeMap::<JobId, BTreeSet<Tenant>>::new();
         for region in regions {
             for job in jobs {
-                if let Some(delayed) = delayed::find(self.client(), region, *job).await? {
+                for delayed in delayed::find(self.client(), region, (*job, None)).await? {
                     owners.entry(*job).or_default().insert(delayed.subject.tenant);
                 }
             }
@@ -123,13 +123,13 @@ impl Producer {
         let made: Option<Vec<Micros>> = jobs.iter().map(|job| job.made_at()).collect();
         let since =
             made.and_then(|made| made.into_iter().min()).map(|at| at.min(SystemClock.now()) - CLOCKS_DIFFER);
+        // One tenant's job may wait for its time, and another's lie in the log.
+        let mut left = jobs.clone();
         for since in since.map(Some).into_iter().chain([None]) {
-            let left: BTreeSet<JobId> =
-                jobs.iter().filter(|job| !owners.contains_key(job)).copied().collect();
             if left.is_empty() {
                 break;
             }
-            let selection = Selection { jobs: left, since, ..Selection::default() };
+            let selection = Selection { jobs: left.clone(), since, ..Selection::default() };
             for (stream, region) in log::streams(Source::Jobs, regions) {
                 log::read(self.client(), Source::Jobs, (&stream, region.as_ref()), &selection, |entry| {
                     if let (Some(job), Some(subject)) = (entry.job, entry.subject)
@@ -141,6 +141,7 @@ impl Producer {
                 })
                 .await?;
             }
+            left.retain(|job| !owners.contains_key(job));
         }
         Ok(owners)
     }

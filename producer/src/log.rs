@@ -181,6 +181,29 @@ pub async fn results_of(
     Ok(found)
 }
 
+/// The tenants that have a stored result of a job with this id: headers only.
+pub async fn owners_of_results(
+    client: &Client,
+    job: JobId,
+    since: Option<Micros>,
+) -> Result<BTreeSet<Tenant>, MailboxError> {
+    let config = pull::OrderedConfig {
+        filter_subject: "beacon.reply.*.*.result".to_owned(),
+        deliver_policy: start(since)?,
+        headers_only: true,
+        ..pull::OrderedConfig::default()
+    };
+    let mut found = BTreeSet::new();
+    read_stored(client, REPLIES, config, |message| {
+        if result_of(message).is_some_and(|(of, _)| of == job) {
+            found.extend(message.subject.split('.').nth(2).and_then(|tenant| tenant.parse::<Tenant>().ok()));
+        }
+        true
+    })
+    .await?;
+    Ok(found)
+}
+
 /// Up to which sequence every job of a model and lane has ended, by subject filter, for one region's stream.
 pub async fn floors(client: &Client, region: &Region) -> Result<BTreeMap<String, u64>, ApiError> {
     let stream = jobs_stream(region);

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    error::Error as _,
     time::Duration,
 };
 
@@ -196,9 +197,8 @@ pub async fn stored_replies(
     follow: bool,
     out: mpsc::Sender<Message>,
 ) -> Result<(), MailboxError> {
-    let context = jetstream::new(client.clone());
     let (stream, filter_subject) = kind.place(tenant, mailbox);
-    let stream = context.get_stream(stream).await.map_err(stream_error)?;
+    let stream = open(client, stream).await?;
     let deliver_policy = start(since)?;
     let config = pull::OrderedConfig { filter_subject, deliver_policy, ..pull::OrderedConfig::default() };
     let mut consumer = stream.create_consumer(config).await.map_err(stream_error)?;
@@ -219,17 +219,30 @@ pub async fn stored_replies(
 /// Something stored, or the news that all that was stored before the reading began has come.
 #[derive(Debug)]
 pub enum Arrived {
-    /// A result with its place in the stream, its output fetched where that is still there; nothing when it does not read.
+    /// A result with its place in the stream, its output fetched where that is still there.
     Result {
         /// Its sequence.
         seq: u64,
         /// Itself.
-        result: Option<Box<JobResult>>,
+        result: Box<JobResult>,
     },
+    /// A result that does not read.
+    Unread(Unread),
     /// A cost event.
     Cost(Box<CostEvent>),
     /// Everything stored before has come.
     CaughtUp,
+}
+
+/// A stored result that this version cannot read.
+#[derive(Debug)]
+pub struct Unread {
+    /// Its sequence.
+    pub seq: u64,
+    /// Whose it is, where its message id says so.
+    pub job: Option<JobId>,
+    /// Why it does not read.
+    pub why: String,
 }
 
 /// How often an output is fetched that the object store does not give at once, a second apart.
@@ -243,7 +256,7 @@ pub async fn stored_after(
     out: mpsc::Sender<Arrived>,
 ) -> Result<(), MailboxError> {
     let (stream, filter_subject) = kind.place(tenant, mailbox);
-    let stream = jetstream::new(client.clone()).get_stream(stream).await.map_err(stream_error)?;
+    let stream = open(client, stream).await?;
     let config = pull::OrderedConfig {
         filter_subject,
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
@@ -260,12 +273,14 @@ pub async fn stored_after(
         let (seq, pending) = message.info().map_or((0, 0), |info| (info.stream_sequence, info.pending));
         let arrived = match read_reply(&message) {
             Ok(Reply::Result(result)) => {
-                Some(Arrived::Result { seq, result: Some(Box::new(fetched(client, *result).await)) })
+                Some(Arrived::Result { seq, result: Box::new(fetched(client, *result).await) })
             }
             Ok(Reply::Cost(cost)) => Some(Arrived::Cost(cost)),
             Err(error) => {
-                warn!(seq, %error, "left alone");
-                (kind == Kind::Results).then_some(Arrived::Result { seq, result: None })
+                warn!(seq, %error, "does not read");
+                let job = result_of(&message).map(|(job, _)| job);
+                let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                (kind == Kind::Results).then_some(Arrived::Unread(Unread { seq, job, why }))
             }
         };
         if let Some(arrived) = arrived
@@ -399,7 +414,7 @@ pub async fn read_stored(
     config: pull::OrderedConfig,
     mut each: impl FnMut(&jetstream::Message) -> bool,
 ) -> Result<(), MailboxError> {
-    let stream = jetstream::new(client.clone()).get_stream(stream).await.map_err(stream_error)?;
+    let stream = open(client, stream).await?;
     let mut consumer = stream.create_consumer(config).await.map_err(stream_error)?;
     let mut left = consumer.info().await.map_err(stream_error)?.num_pending;
     if left == 0 {
@@ -415,6 +430,12 @@ pub async fn read_stored(
         }
     }
     Ok(())
+}
+
+/// A stream to read from. It is asked for by `api`, which says at once what is not permitted.
+async fn open(client: &Client, stream: &str) -> Result<jetstream::stream::Stream<()>, MailboxError> {
+    api::ask(client, &format!("STREAM.INFO.{stream}"), &Value::Null).await.map_err(stream_error)?;
+    jetstream::new(client.clone()).get_stream_no_info(stream).await.map_err(stream_error)
 }
 
 /// What workers say about themselves within `span`.

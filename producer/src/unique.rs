@@ -135,8 +135,9 @@ impl Producer {
         job: JobId,
         since: Micros,
     ) -> Result<bool, UniqueSubmitError> {
-        let waits = transport::delayed::find(self.client(), &request.region, job).await;
-        if waits.map_err(UniqueError::from)?.is_some() {
+        let which = (job, Some(self.tenant()));
+        let waits = transport::delayed::find(self.client(), &request.region, which).await;
+        if !waits.map_err(UniqueError::from)?.is_empty() {
             return Ok(true);
         }
         let since = Some(since - MARGIN);

@@ -360,6 +360,7 @@ impl<'a> World<'a> {
             succeeded: state.succeeded,
             failed: state.failed,
             models,
+            machines: None,
         }
     }
 }

@@ -52,6 +52,7 @@ fn beat(pool: &PoolId, cost: u64) -> Heartbeat {
         succeeded: 0,
         failed: 0,
         models: MODELS.map(served).to_vec(),
+        machines: None,
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! **What is known about pools**
 //!
-//! - [`quantiles`] keeps the median and the 95th percentile of durations, forgetting old ones.
+//! - [`quantiles`] keeps the median, the 90th and the 95th percentile of durations, forgetting old ones.
 //! - [`cold`] estimates how likely and how long a cold start is, by how long a pool was idle.
 //! - [`rate`] is the part of its jobs that a provider does well.
 //! - [`limit`] finds how many jobs a provider runs at once before it slows down.

@@ -188,6 +188,15 @@ impl Pool {
         }
     }
 
+    /// Moves what was noted by a clock that is set back now with it: a worker that spoke would look as if it went on speaking until
+    /// the clock is where it was.
+    fn clock_was_set_back(&mut self, by: Duration) {
+        for (_, worker) in &mut self.workers {
+            worker.heard = worker.heard - by;
+        }
+        self.closed_until = self.closed_until - by;
+    }
+
     fn each(&self) -> impl Iterator<Item = &Worker> {
         self.workers.iter().map(|(_, worker)| worker)
     }

@@ -28,6 +28,7 @@ pub struct Quantiles {
     turned: Micros,
     stale: u32,
     p50: Duration,
+    p90: Duration,
     p95: Duration,
 }
 
@@ -59,6 +60,7 @@ impl Default for Quantiles {
             turned: Micros::default(),
             stale: 0,
             p50: Duration::ZERO,
+            p90: Duration::ZERO,
             p95: Duration::ZERO,
         }
     }
@@ -110,6 +112,11 @@ impl Quantiles {
         self.p50
     }
 
+    /// The 90th percentile; zero without any duration.
+    pub const fn p90(&self) -> Duration {
+        self.p90
+    }
+
     /// The 95th percentile; zero without any duration.
     pub const fn p95(&self) -> Duration {
         self.p95
@@ -118,13 +125,17 @@ impl Quantiles {
     fn refresh(&mut self) {
         self.stale = 0;
         let count = self.count();
-        let (half, most) = (count.div_ceil(2).max(1), (count * 95).div_ceil(100).max(1));
-        (self.p50, self.p95) = (Duration::ZERO, Duration::ZERO);
+        let part = |percent: u64| (count * percent).div_ceil(100).max(1);
+        let (half, many, most) = (part(50), part(90), part(95));
+        (self.p50, self.p90, self.p95) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         let mut below = 0;
         for index in 0..BUCKETS {
             let here = u64::from(self.now.counts[index]) + u64::from(self.before.counts[index]);
             if below < half && below + here >= half {
                 self.p50 = value(index);
+            }
+            if below < many && below + here >= many {
+                self.p90 = value(index);
             }
             below += here;
             if below >= most {
@@ -168,7 +179,7 @@ mod tests {
             }
             quantiles.refresh();
             spans.sort_unstable();
-            for (percent, answer) in [(50, quantiles.p50()), (95, quantiles.p95())] {
+            for (percent, answer) in [(50, quantiles.p50()), (90, quantiles.p90()), (95, quantiles.p95())] {
                 let exact = spans[(spans.len() * percent).div_ceil(100).max(1) - 1] as f64;
                 let answer = micros(answer) as f64;
                 prop_assert!((answer - exact).abs() <= exact * ERROR * 1.01 + 1.0, "{percent}: {answer} for {exact}");

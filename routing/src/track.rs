@@ -96,6 +96,21 @@ pub struct Outcome {
     pub retry_after: Option<Duration>,
 }
 
+/// How long jobs take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spread {
+    /// Jobs of our own that this was learnt from; 0 while it is what the workers say.
+    pub samples: u64,
+    /// The mean.
+    pub mean: Duration,
+    /// The median.
+    pub p50: Duration,
+    /// The 90th percentile.
+    pub p90: Duration,
+    /// The 95th percentile.
+    pub p95: Duration,
+}
+
 /// What an attempt that starts now is expected to cost and to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
@@ -219,6 +234,19 @@ impl Track {
         } else {
             (Duration::from_micros(self.served.p50_us), Duration::from_micros(self.served.p95_us))
         }
+    }
+
+    /// How long jobs take: our own figures once there are enough. Workers tell a median and a 95th percentile only, which stand for
+    /// the mean and the 90th.
+    pub fn spread(&self) -> Spread {
+        let service = &self.service;
+        let samples = service.count();
+        if samples >= OWN_ENOUGH {
+            let (p50, p90, p95) = (service.p50(), service.p90(), service.p95());
+            return Spread { samples, mean: service.mean(), p50, p90, p95 };
+        }
+        let (p50, p95) = self.service();
+        Spread { samples: 0, mean: p50, p50, p90: p95, p95 }
     }
 
     /// The 95th percentile of the service time by our own figures; `None` until there are enough.

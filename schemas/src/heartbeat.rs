@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Micros, ModelToken, PoolId, UsdNanos, WorkerId};
+use crate::{MachineId, Micros, ModelToken, PoolId, UsdNanos, WorkerId, failure::FailureClass};
 
 /// A model a pool serves, and what it costs there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,30 @@ pub struct ServedModel {
     pub warmable: bool,
 }
 
+/// What a worker has to say about one rented machine of its pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineLoad {
+    /// The machine.
+    pub machine: MachineId,
+    /// How many of its slots are this worker's to fill.
+    pub slots: u32,
+    /// Jobs of this worker that it runs now.
+    pub running: u32,
+    /// When it last gave this worker a piece of output; `None` if it never did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_token_us: Option<Micros>,
+    /// Jobs of this worker that failed there in a row, by faults of the machine: no connection, our key refused, a server
+    /// error, silence.
+    #[serde(default)]
+    pub failures: u32,
+    /// The class of the last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailureClass>,
+    /// Slot-time that this worker's jobs used there since the worker started, microseconds; running jobs included.
+    #[serde(default)]
+    pub busy_us: u64,
+}
+
 /// One worker's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
@@ -68,4 +92,8 @@ pub struct Heartbeat {
     pub failed: u64,
     /// What it serves.
     pub models: Vec<ServedModel>,
+    /// The rented machines of its pool that it may fill or still uses. Told once a second: `None` in the heartbeats between, and
+    /// in a pool that rents no machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machines: Option<Vec<MachineLoad>>,
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here awaits, logs, reads a clock or touches the network. Reading order: the small types ([`token`], [`ids`],
 //! [`money`], [`time`], [`line`]), then messages ([`job`], [`reply`], [`journal`], [`cost`], [`handover`], [`heartbeat`],
-//! [`live`], [`machine`], [`dead`], [`cancel`], [`recurring`], [`why`]), then decisions ([`failure`], [`lease`]), then the map
+//! [`demand`], [`live`], [`machine`], [`dead`], [`cancel`], [`recurring`], [`why`]), then decisions ([`failure`], [`lease`]), then the map
 //! ([`subjects`], [`catalog`], [`topology`], [`prices`]).
 
 pub mod cancel;
@@ -11,6 +11,7 @@ pub mod codec;
 pub mod cost;
 pub mod dead;
 pub mod decision;
+pub mod demand;
 pub mod failure;
 pub mod handover;
 pub mod headers;

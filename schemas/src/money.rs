@@ -57,6 +57,17 @@ impl UsdNanos {
         Self::ratio_up(self.0, u64::try_from(span.as_micros()).ok()?, 3_600_000_000)
     }
 
+    /// The same, rounded down: for parts that must not add up to more than the whole.
+    pub fn for_hours_down(self, span: Duration) -> Option<Self> {
+        let nanos = u128::from(self.0) * u128::from(u64::try_from(span.as_micros()).ok()?);
+        u64::try_from(nanos / 3_600_000_000).ok().map(Self)
+    }
+
+    /// One of `parts` equal parts, rounded down; `None` when `parts` is zero.
+    pub fn part(self, parts: u64) -> Option<Self> {
+        self.0.checked_div(parts).map(Self)
+    }
+
     /// What `count` pieces cost when `self` is the price of one.
     pub fn times(self, count: u64) -> Option<Self> {
         self.0.checked_mul(count).map(Self)
@@ -154,6 +165,20 @@ mod tests {
             prop_assert_eq!(amount.to_string().parse::<UsdNanos>().unwrap(), amount);
             let json = serde_json::to_string(&amount).unwrap();
             prop_assert_eq!(serde_json::from_str::<UsdNanos>(&json).unwrap(), amount);
+        }
+
+        #[test]
+        fn shares_of_a_machine_never_cost_more_than_the_machine(
+            hour in 0..1_000_000_000_000u64,
+            slots in 1..64u64,
+            spans in prop::collection::vec(0..10_000_000_000u64, 1..50),
+        ) {
+            let (hour, whole) = (UsdNanos::new(hour), spans.iter().sum());
+            let slot = hour.part(slots).unwrap();
+            let shares = spans.iter().map(|us| slot.for_hours_down(Duration::from_micros(*us)).unwrap());
+            // That much slot-time on all slots is a slots-th of that on the machine.
+            let machine = hour.for_hours(Duration::from_micros(whole)).unwrap();
+            prop_assert!(total(shares).unwrap().get() * slots <= machine.get());
         }
 
         #[test]

@@ -242,6 +242,7 @@ impl PriceBook {
                 item: name,
                 unit_price_usd: price.usd,
                 amount_usd: amount,
+                machine: None,
             });
         }
         match (bill.is_empty(), self.of(provider, sku, at).next()) {

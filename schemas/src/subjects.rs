@@ -78,14 +78,34 @@ pub fn job_filter(region: &Region, model: &ModelToken, lane: Lane) -> String {
     format!("beacon.jobs.{region}.{model}.{lane}.*")
 }
 
-/// Where a job waits for its time.
-pub fn delayed(region: &Region, job: JobId) -> String {
-    format!("beacon.delayed.{region}.{job}")
+/// Where a job of a tenant waits for its time.
+pub fn delayed(region: &Region, tenant: &Tenant, job: JobId) -> String {
+    format!("beacon.delayed.{region}.{tenant}.{job}")
+}
+
+/// Where the jobs with an id wait for their time, one tenant's or all.
+pub fn delayed_of(region: &Region, tenant: Option<&Tenant>, job: JobId) -> String {
+    format!("beacon.delayed.{region}.{}.{job}", tenant.map_or("*", Tenant::as_str))
 }
 
 /// All jobs of a region that wait for their time.
 pub fn delayed_filter(region: &Region) -> String {
+    format!("beacon.delayed.{region}.*.*")
+}
+
+/// Where earlier versions let a job wait for its time, whoever's it was: the jobs of two tenants with one id replaced each other.
+pub fn delayed_old(region: &Region, job: JobId) -> String {
+    format!("beacon.delayed.{region}.{job}")
+}
+
+/// All jobs of a region that wait at such a place.
+pub fn delayed_old_filter(region: &Region) -> String {
     format!("beacon.delayed.{region}.*")
+}
+
+/// All jobs of a region that wait for their time, at either place.
+pub fn delayed_any_filter(region: &Region) -> String {
+    format!("beacon.delayed.{region}.>")
 }
 
 /// What a delayed job is published on when its time has come; `JOBS` copies it to the job's own subject.
@@ -124,9 +144,9 @@ pub fn heartbeat(pool: &PoolId, worker: &WorkerId) -> String {
     format!("beacon.pool.{}.{}.{worker}", pool.region, pool.provider)
 }
 
-/// The heartbeats of all workers of a pool.
-pub fn heartbeats_of(pool: &PoolId) -> String {
-    format!("beacon.pool.{}.{}.*", pool.region, pool.provider)
+/// The heartbeats of all workers of a region.
+pub fn heartbeats_in(region: &Region) -> String {
+    format!("beacon.pool.{region}.*.*")
 }
 
 /// Orders to one worker.
@@ -137,6 +157,11 @@ pub fn orders(pool: &PoolId, worker: &WorkerId) -> String {
 /// Where dispatchers of a region are asked why a job waits. Each of them answers.
 pub fn why(region: &Region) -> String {
     format!("beacon.admin.{region}.why")
+}
+
+/// What waits in a region, as its dispatchers tell whoever rents machines there.
+pub fn demand(region: &Region) -> String {
+    format!("beacon.demand.{region}")
 }
 
 /// All heartbeats.

@@ -234,7 +234,11 @@ impl Topology {
                 duplicate_window: nanos(settings.jobs_window),
                 ..plain(
                     &delayed_stream(region),
-                    [subjects::delayed_filter(region)].into_iter().chain(due).collect(),
+                    // The old place is taken too, so that nothing is lost while an installation is upgraded.
+                    [subjects::delayed_filter(region), subjects::delayed_old_filter(region)]
+                        .into_iter()
+                        .chain(due)
+                        .collect(),
                     settings.replicas,
                 )
             });

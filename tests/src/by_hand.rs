@@ -64,6 +64,12 @@ pub async fn store_result(client: &Client, to: (&Tenant, &Mailbox), id: String, 
     store(client, subjects::result(to.0, to.1), id, result).await;
 }
 
+/// Stores a result that this version cannot read.
+pub async fn store_unread(client: &Client, to: (&Tenant, &Mailbox), job: JobId) {
+    let body = serde_json::json!({ "job": job, "status": "of a later version" });
+    store(client, subjects::result(to.0, to.1), job.result_message(to.0), &body).await;
+}
+
 /// Stores a cost event in a mailbox under its own message id.
 pub async fn store_cost(client: &Client, to: (&Tenant, &Mailbox), event: &CostEvent) {
     store(client, subjects::cost(to.0, to.1), event.message_id().unwrap(), event).await;

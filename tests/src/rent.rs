@@ -17,7 +17,7 @@ use keepers::{
     keeper::{Keeper, KeeperError},
     landlord::{CallError, Census, Ending, Known, Landlord, Order, Ordered, Quote, Rules, Steps},
     operator::Operator,
-    policy::Policy,
+    policy::{Bounds, Policy},
     probe::HttpProber,
     secret::Secret,
     tap::{Open, Step, Tap},
@@ -131,13 +131,17 @@ pub fn pool(pool: &str, account: &str, sku: &str, places: &[&str], least: u32) -
         places: places.iter().map(|place| (*place).to_owned()).collect(),
         slots: 2,
         usd_per_hour_max: "10".parse().unwrap(),
+        models: vec![schemas::catalog::token_of(roles::MODEL).unwrap()],
         model: "m".into(),
         health_path: "/health".into(),
         secret: Some(Secret::new("pool-secret")),
-        drain_limit: Duration::from_secs(5),
-        cool_for: Duration::from_millis(100),
-        park: false,
-        policy: Policy { least },
+        policy: Policy {
+            bounds: Bounds::keep(least),
+            machines_max: least.max(1),
+            usd_per_hour_max: "100".parse().unwrap(),
+            drain_limit: Duration::from_secs(5),
+            ..Policy::default()
+        },
     }
 }
 
@@ -255,6 +259,7 @@ impl Office {
         if left == 0 {
             return events;
         }
+        let name = consumer.cached_info().name.clone();
         let mut messages = consumer.messages().await.unwrap();
         while left > 0 {
             let message = messages.next().await.unwrap().unwrap();
@@ -263,6 +268,9 @@ impl Office {
             events.push(codec.decode(&message.payload).unwrap());
             left -= 1;
         }
+        drop(messages);
+        // Who polls must not leave a reader behind each time.
+        stream.delete_consumer(&name).await.unwrap();
         events
     }
 

@@ -107,6 +107,7 @@ pub fn pool_config(
             expected: Duration::from_millis(100),
         }],
         provider,
+        machines: None,
         prices: prices(),
         call_timeout: Duration::from_secs(30),
         ack_wait,

@@ -141,5 +141,5 @@ impl Provider for Scripted {
 }
 
 fn inference(call: &Call) -> UsedItem {
-    UsedItem { sku: call.sku.clone(), item: "inference", used: Used::Inferences(1) }
+    UsedItem { sku: call.sku.clone(), item: "inference", used: Used::Inferences(1), rate: None }
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use async_nats::{Client, Message, Request, StatusCode, client::RequestErrorKind};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use schemas::Micros;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::{denied::Denied, link};
 
@@ -104,24 +104,44 @@ async fn request(
     within: Duration,
 ) -> Result<Message, ApiError> {
     let to = format!("$JS.API.{subject}");
-    let denials = link::denials_of(client);
+    let denied = denial(client, &to, None);
     let request = Request::new().payload(payload.into()).timeout(Some(within));
     tokio::select! {
         answer = client.send_request(to.clone(), request) => {
             answer.map_err(|source| ApiError::Silent { subject: subject.to_owned(), source })
         }
-        denied = denial(denials, &to) => Err(ApiError::Denied(denied)),
+        denied = denied => Err(ApiError::Denied(denied)),
     }
 }
 
-/// Returns when the server says that nothing may be published to `subject`. A question that is denied has no answer.
-async fn denial(denials: Option<Receiver<Denied>>, subject: &str) -> Denied {
-    let Some(mut denials) = denials else { return std::future::pending().await };
-    loop {
-        match denials.recv().await {
-            Ok(denied @ Denied::Publish { .. }) if denied.subject() == subject => return denied,
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return std::future::pending().await,
+/// Returns when the server says that nothing may be published to `subject`, or that the answer may not be heard: in `inbox`, or where
+/// the client hears all answers. A question that is denied has no answer. What was said before the call does not count, but for
+/// the last, which the server says once.
+fn denial(client: &Client, subject: &str, inbox: Option<&str>) -> impl Future<Output = Denied> + use<> {
+    let denials = link::denials_of(client).map(|denials| (denials.subscribe(), denials));
+    let (subject, inbox) = (subject.to_owned(), inbox.map(str::to_owned));
+    async move {
+        let Some((mut told, denials)) = denials else { return std::future::pending().await };
+        let deaf = async {
+            if inbox.is_some() {
+                return std::future::pending().await;
+            }
+            denials.deaf().await
+        };
+        let mut deaf = std::pin::pin!(deaf);
+        loop {
+            let denied = tokio::select! {
+                denied = &mut deaf => return denied,
+                denied = told.recv() => denied,
+            };
+            match denied {
+                Ok(denied @ Denied::Publish { .. }) if denied.subject() == subject => return denied,
+                Ok(denied @ Denied::Subscribe { .. }) if Some(denied.subject()) == inbox.as_deref() => {
+                    return denied;
+                }
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return std::future::pending().await,
+            }
         }
     }
 }
@@ -170,6 +190,15 @@ pub async fn newest_of_each(
     }
 }
 
+/// The newest message on each subject that one of `filters` matches, as [`read_all`] gives it. For small numbers: more than 1,024
+/// subjects are an error.
+pub async fn newest_on(client: &Client, stream: &str, filters: &[String]) -> Result<Vec<Message>, ApiError> {
+    let mut found = Vec::new();
+    let body = serde_json::json!({ "multi_last": filters });
+    Gets::of(client, stream).await?.ask(&body, |answer| found.push(answer)).await?;
+    Ok(found)
+}
+
 /// What a batched direct get is refused with that would give too much.
 const TOO_MANY: &str = "status 413";
 
@@ -183,14 +212,17 @@ struct Gets {
     subject: String,
     inbox: String,
     answers: async_nats::Subscriber,
+    denied: BoxFuture<'static, Denied>,
 }
 
 impl Gets {
     async fn of(client: &Client, stream: &str) -> Result<Self, ApiError> {
         let (subject, inbox) = (format!("$JS.API.DIRECT.GET.{stream}"), client.new_inbox());
+        // Before the subscription: it may be denied at once.
+        let denied = denial(client, &subject, Some(&inbox)).boxed();
         let answers = client.subscribe(inbox.clone()).await;
         let answers = answers.map_err(|e| ApiError::Odd { subject: subject.clone(), what: e.to_string() })?;
-        Ok(Self { client: client.clone(), subject, inbox, answers })
+        Ok(Self { client: client.clone(), subject, inbox, answers, denied })
     }
 
     /// Asks once, and gives each message; returns how many are left behind the last.
@@ -198,13 +230,12 @@ impl Gets {
         let subject = self.subject.clone();
         let odd = |what: String| ApiError::Odd { subject: subject.clone(), what };
         let (to, reply) = (self.subject.clone(), self.inbox.clone());
-        let mut denied = std::pin::pin!(denial(link::denials_of(&self.client), &subject));
         let asked = self.client.publish_with_reply(to, reply, body.to_string().into()).await;
         asked.map_err(|e| odd(e.to_string()))?;
         loop {
             let answer = tokio::select! {
                 answer = tokio::time::timeout(TIMEOUT, self.answers.next()) => answer,
-                denied = &mut denied => return Err(ApiError::Denied(denied)),
+                denied = &mut self.denied => return Err(ApiError::Denied(denied)),
             };
             let answer =
                 answer.map_err(|_| odd("no answer in time".into()))?.ok_or_else(|| odd("closed".into()))?;

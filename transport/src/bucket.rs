@@ -5,12 +5,17 @@
 
 use async_nats::{Client, Request};
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use schemas::topology::bucket_stream;
+use serde_json::Value;
 
+use crate::api::{self, ApiError};
 use crate::publisher::{Headers, PublishError, Publisher};
 
 /// Names the version that a value must have to be replaced.
 pub(crate) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Values that a scan reads at once.
+const SCANNED_AT_ONCE: usize = 64;
 /// Says what a message does to its key, where it does not give it a value.
 const OPERATION: &str = "KV-Operation";
 /// The key has no value any more.
@@ -42,6 +47,17 @@ pub struct ReadError {
     key: String,
     #[source]
     source: async_nats::client::RequestError,
+}
+
+/// Why the keys of a bucket could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// Their names.
+    #[error(transparent)]
+    Names(#[from] ApiError),
+    /// One of them.
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 /// A value as it stands now.
@@ -85,6 +101,26 @@ impl Bucket {
         let subject = format!("$KV.{}.{key}", self.name);
         let headers = Headers::new().with(OPERATION, DELETED).with("Nats-TTL", "24h");
         Ok(replace(&self.publisher, subject, headers, Bytes::new(), revision).await?.is_some())
+    }
+
+    /// Every key below `prefix` that has a value, with the value. A key that is written meanwhile is there with one of its values:
+    /// a reader of the stream would miss it when its old value goes before it is read.
+    pub async fn scan(&self, prefix: &str) -> Result<Vec<(String, Revised)>, ScanError> {
+        let stream = bucket_stream(self.name);
+        let filter = serde_json::json!({ "subjects_filter": format!("$KV.{}.{prefix}.>", self.name) });
+        let info = api::ask(&self.client, &format!("STREAM.INFO.{stream}"), &filter).await?;
+        let subjects = info.pointer("/state/subjects").and_then(Value::as_object);
+        let head = format!("$KV.{}.", self.name);
+        let keys = subjects.into_iter().flatten().filter_map(|(subject, _)| subject.strip_prefix(&head));
+        let keys: Vec<String> = keys.map(str::to_owned).collect();
+        let reads = keys.into_iter().map(|key| async move {
+            let found = self.read(&key).await?;
+            Ok::<_, ScanError>((key, found))
+        });
+        let mut found: Vec<(String, Revised)> =
+            stream::iter(reads).buffered(SCANNED_AT_ONCE).try_collect().await?;
+        found.retain(|(_, revised)| revised.value.is_some());
+        Ok(found)
     }
 
     /// Reads the newest value; `None` when there is none or it was deleted.

@@ -19,15 +19,18 @@ use futures_util::StreamExt;
 use schemas::{Micros, time::Clock as _, topology::bucket_stream};
 use serde_json::Value;
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     SystemClock,
-    api::{self, STREAM_NOT_FOUND},
+    api::{self, ApiError, STREAM_NOT_FOUND},
 };
 
 /// After a failed reading, before the next.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often the stream is asked whether it is still the same. An ordered consumer that is made again goes on behind the last
+/// sequence that it saw; in a stream that was made anew that sequence may come in years.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Why a bucket could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +40,11 @@ pub struct FollowError {
     #[source]
     source: Box<dyn std::error::Error + Send + Sync>,
 }
+
+/// The server ended a reading in its midst.
+#[derive(Debug, thiserror::Error)]
+#[error("the reading ended before everything was read")]
+struct Ended;
 
 /// A key and what it holds now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +117,7 @@ impl Follower {
 
     async fn read(&self, extent: Extent, mut tell: impl FnMut(News)) -> Result<(), FollowError> {
         let name = bucket_stream(self.bucket);
-        match api::ask(&self.client, &format!("STREAM.INFO.{name}"), &Value::Null).await {
+        let made = match self.made().await {
             Err(error) if error.code() == Some(STREAM_NOT_FOUND) && extent == Extent::Now => {
                 tell(News::Begins);
                 tell(News::Whole);
@@ -127,17 +135,32 @@ impl Follower {
             ..pull::OrderedConfig::default()
         };
         let mut consumer = stream.create_consumer(config).await.map_err(|error| self.unread(error))?;
-        let waiting = consumer.info().await.map_err(|error| self.unread(error))?.num_pending;
+        let (waiting, name) = {
+            let info = consumer.info().await.map_err(|error| self.unread(error))?;
+            (info.num_pending, info.name.clone())
+        };
         tell(News::Begins);
         let mut whole = waiting == 0;
         if whole {
             tell(News::Whole);
             if extent == Extent::Now {
+                forget(&stream, &name).await;
                 return Ok(());
             }
         }
         let mut messages = consumer.messages().await.map_err(|error| self.unread(error))?;
-        while let Some(message) = messages.next().await {
+        let replaced = self.replaced(made.as_deref());
+        tokio::pin!(replaced);
+        loop {
+            let message = tokio::select! {
+                message = messages.next() => message,
+                // Everything is read again.
+                () = &mut replaced => None,
+            };
+            let Some(message) = message else {
+                // Half a reading must not pass for all that there is.
+                return if extent == Extent::Now { Err(self.unread(Ended)) } else { Ok(()) };
+            };
             let message = message.map_err(|error| self.unread(error))?;
             let (change, pending) = self.change(&message);
             tell(News::Change(change));
@@ -145,11 +168,32 @@ impl Follower {
                 whole = true;
                 tell(News::Whole);
                 if extent == Extent::Now {
+                    drop(messages);
+                    forget(&stream, &name).await;
                     return Ok(());
                 }
             }
         }
-        Ok(())
+    }
+
+    /// When the stream behind the bucket was made.
+    async fn made(&self) -> Result<Option<String>, ApiError> {
+        let subject = format!("STREAM.INFO.{}", bucket_stream(self.bucket));
+        let info = api::ask(&self.client, &subject, &Value::Null).await?;
+        Ok(info["created"].as_str().map(str::to_owned))
+    }
+
+    /// Returns when the stream is surely not the one any more that was made then. What cannot be asked now is not sure.
+    async fn replaced(&self, made: Option<&str>) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            match self.made().await {
+                Ok(now) if now.as_deref() == made => {}
+                Ok(_) => return,
+                Err(error) if error.code() == Some(STREAM_NOT_FOUND) => return,
+                Err(_) => {}
+            }
+        }
     }
 
     /// The change that a message tells, and how many messages follow it.
@@ -168,5 +212,12 @@ impl Follower {
 
     fn unread(&self, error: impl std::error::Error + Send + Sync + 'static) -> FollowError {
         FollowError { bucket: self.bucket, source: Box::new(error) }
+    }
+}
+
+/// The server keeps a reader for minutes that is gone, and a stream has only so many.
+async fn forget(stream: &jetstream::stream::Stream<()>, name: &str) {
+    if let Err(error) = stream.delete_consumer(name).await {
+        debug!(%error, "a reader is left to the server to forget");
     }
 }

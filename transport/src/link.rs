@@ -113,16 +113,63 @@ pub enum LinkError {
     NoJetStream(String),
 }
 
-/// Where the denials of each open connection are told. Whoever asks something has only a client, which has no place for it; its
-/// statistics are one object for each connection.
-static DENIALS: Mutex<Vec<(Weak<Statistics>, broadcast::Sender<Denied>)>> = Mutex::new(Vec::new());
+/// The denials of each open connection.
+///
+/// The one static of the workspace beside the allocator. A question to JetStream that is denied gets no answer, only an error of the
+/// connection, and whoever asks has a client, not the link. The client library has no place in a client for what belongs to its connection;
+/// a wrapper of our own would have to stand in for the client in every signature from the command line to `api`, some forty files,
+/// for the sake of a better error. What is here decides nothing: without it a denied question fails later, as unanswered. An entry
+/// is found by the statistics, one object for each connection, and goes when its connection is gone.
+static DENIALS: Mutex<Vec<(Weak<Statistics>, Denials)>> = Mutex::new(Vec::new());
 
-/// What the server does not permit the connection of `client`, from now on; `None` for a client that no [`Link`] made.
-pub(crate) fn denials_of(client: &Client) -> Option<broadcast::Receiver<Denied>> {
+/// What the server does not permit the connection of `client`; `None` for a client that no [`Link`] made.
+pub(crate) fn denials_of(client: &Client) -> Option<Denials> {
     let statistics = Arc::downgrade(&client.statistics());
     let connections = DENIALS.lock().unwrap_or_else(PoisonError::into_inner);
-    let (_, denials) = connections.iter().find(|(of, _)| of.ptr_eq(&statistics))?;
-    Some(denials.subscribe())
+    connections.iter().find(|(of, _)| of.ptr_eq(&statistics)).map(|(_, denials)| denials.clone())
+}
+
+/// What the server does not permit one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Denials {
+    told: broadcast::Sender<Denied>,
+    /// That answers to questions may not be heard. The client subscribes to them once, with its first question, so it is told once.
+    deaf: watch::Sender<Option<Denied>>,
+}
+
+impl Denials {
+    fn new() -> Self {
+        Self { told: broadcast::Sender::new(DENIALS_AHEAD), deaf: watch::Sender::new(None) }
+    }
+
+    /// Those from now on.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Denied> {
+        self.told.subscribe()
+    }
+
+    /// Returns when answers may not be heard, at once if that is known.
+    pub(crate) async fn deaf(&self) -> Denied {
+        let mut deaf = self.deaf.subscribe();
+        let denied = deaf.wait_for(Option::is_some).await.ok().and_then(|denied| denied.clone());
+        match denied {
+            Some(denied) => denied,
+            // The sender is this very object's, so it is never gone.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn tell(&self, denied: Denied) {
+        if matches!(&denied, Denied::Subscribe { subject } if of_answers(subject)) {
+            self.deaf.send_replace(Some(denied.clone()));
+        }
+        // Nobody may listen, which is no error.
+        let _ = self.told.send(denied);
+    }
+}
+
+/// Whether a subject is that on which a client hears the answers to all its questions.
+fn of_answers(subject: &str) -> bool {
+    subject.starts_with("_INBOX_") && subject.ends_with(".*")
 }
 
 /// A connected client that counts its reconnects.
@@ -132,7 +179,7 @@ pub struct Link {
     pub client: Client,
     /// How often the connection came back. Whatever was sent shortly before a change may be lost.
     pub reconnects: watch::Receiver<u64>,
-    denials: broadcast::Sender<Denied>,
+    denials: Denials,
 }
 
 impl Link {
@@ -144,7 +191,7 @@ impl Link {
         };
         let addresses: Vec<ServerAddr> = config.urls.iter().map(read).collect::<Result<_, _>>()?;
         let (tell, reconnects) = watch::channel(0u64);
-        let denials = broadcast::Sender::new(DENIALS_AHEAD);
+        let denials = Denials::new();
         let deny = denials.clone();
         let mut options = ConnectOptions::new()
             .name(name)
@@ -217,11 +264,13 @@ fn reconnect_delay(attempts: usize) -> Duration {
     Duration::from_millis(rand::random_range(0..=ceiling))
 }
 
-fn hear(event: &Event, tell: &watch::Sender<u64>, deny: &broadcast::Sender<Denied>) {
+fn hear(event: &Event, tell: &watch::Sender<u64>, denials: &Denials) {
     match event {
         // The first `Connected` counts too: nobody has sent anything before it.
         Event::Connected => {
             info!("connected to NATS");
+            // The client subscribes again, and the server says again what it does not permit.
+            denials.deaf.send_replace(None);
             tell.send_modify(|count| *count += 1);
         }
         Event::Disconnected => warn!("disconnected from NATS, reconnecting"),
@@ -239,8 +288,7 @@ fn hear(event: &Event, tell: &watch::Sender<u64>, deny: &broadcast::Sender<Denie
                 // Whoever publishes tells its caller.
                 Denied::Publish { .. } => debug!("NATS does not permit this user to {denied}"),
             }
-            // Nobody may listen, which is no error.
-            let _ = deny.send(denied);
+            denials.tell(denied);
         }
         Event::ClientError(error) => warn!(%error, "NATS client error"),
         Event::LameDuckMode | Event::Draining | Event::Closed => info!(%event, "NATS connection"),

@@ -6,7 +6,6 @@ use async_nats::{Client, HeaderValue, Message};
 use schemas::{
     Mailbox, Micros, Tenant,
     recurring::Recurring,
-    subjects,
     topology::{RECURRING_BUCKET, bucket_stream, delayed_stream},
 };
 use tracing::warn;
@@ -95,8 +94,8 @@ pub async fn remove(client: &Client, tenant: &Tenant, name: &Mailbox) -> Result<
     }
     let region = &entry.job.subject.region;
     for waiting in crate::delayed::list(client, region).await? {
-        if waiting.job == entry.job.run(waiting.at).0 {
-            api::purge(client, &delayed_stream(region), &subjects::delayed(region, waiting.job)).await?;
+        if waiting.subject.tenant == *tenant && waiting.job == entry.job.run(waiting.at).0 {
+            api::purge(client, &delayed_stream(region), &waiting.place).await?;
         }
     }
     Ok(true)

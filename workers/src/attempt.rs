@@ -122,9 +122,8 @@ impl Attempt {
 
 /// What an attempt at a model is expected to cost.
 fn expected(config: &PoolConfig, model: &PoolModel, at: Micros) -> Vec<CostLine> {
-    let (prices, name) = (&config.prices, &config.price_name);
-    let used = booking::expect(prices, name, &model.sku, model.expected, at);
-    booking::bill(prices, name, &used, at).map_or_else(
+    let used = config.expect(model, at);
+    booking::bill(&config.prices, &config.price_name, &used, at).map_or_else(
         |error| {
             error!(pool = %config.pool, %error, "what an attempt may cost is unknown");
             Vec::new()

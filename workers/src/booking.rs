@@ -11,7 +11,7 @@ use schemas::{
 
 use crate::provider::UsedItem;
 
-/// The bill for `used` by the prices in force at `at`, and its sum.
+/// The bill for `used` by the prices in force at `at`, and its sum. Time on a slot of a rented machine has its own price.
 pub fn bill(
     prices: &PriceBook,
     provider: &ProviderId,
@@ -20,7 +20,15 @@ pub fn bill(
 ) -> Result<(Vec<CostLine>, UsdNanos), PriceError> {
     let mut lines = Vec::with_capacity(used.len());
     for item in used {
-        lines.extend(prices.bill(provider, &item.sku, item.item, item.used, at)?);
+        match (&item.rate, item.used) {
+            (Some(rate), Used::Time(span)) => {
+                let line = CostLine::of_slot(rate.machine.clone(), &item.sku, item.item, rate.hour_usd, span);
+                lines.push(line.ok_or_else(|| PriceError::Range(provider.clone(), item.sku.clone()))?);
+            }
+            (Some(_), Used::Inferences(_) | Used::Tokens { .. }) | (None, _) => {
+                lines.extend(prices.bill(provider, &item.sku, item.item, item.used, at)?);
+            }
+        }
     }
     let sum = money::total(lines.iter().map(|l| l.amount_usd));
     let range =
@@ -44,7 +52,7 @@ pub fn reckon(
                 Unit::Inference => ("inference", Used::Inferences(1)),
                 Unit::MillionTokens | Unit::MillionInputTokens | Unit::MillionOutputTokens => return None,
             };
-            Some(UsedItem { sku: sku.to_owned(), item, used })
+            Some(UsedItem { sku: sku.to_owned(), item, used, rate: None })
         })
         .collect()
 }
@@ -61,7 +69,7 @@ pub fn expect(
     let tokens =
         |unit| matches!(unit, Unit::MillionTokens | Unit::MillionInputTokens | Unit::MillionOutputTokens);
     if prices.of(provider, sku, at).any(|price| tokens(price.unit)) {
-        used.push(UsedItem { sku: sku.to_owned(), item: "tokens", used: usual_tokens() });
+        used.push(UsedItem { sku: sku.to_owned(), item: "tokens", used: usual_tokens(), rate: None });
     }
     used
 }
@@ -123,8 +131,12 @@ mod tests {
     #[test]
     fn cold_start_and_execution_are_lines_of_one_bill() {
         let modal = "modal".parse().unwrap();
-        let item =
-            |item, ms| UsedItem { sku: "T4".into(), item, used: Used::Time(Duration::from_millis(ms)) };
+        let item = |item, ms| UsedItem {
+            sku: "T4".into(),
+            item,
+            used: Used::Time(Duration::from_millis(ms)),
+            rate: None,
+        };
         let (lines, sum) =
             bill(&book(), &modal, &[item("cold_start", 800), item("execution", 1_200)], NOW).unwrap();
         assert_eq!((lines.len(), sum.to_string().as_str()), (2, "0.000328"));

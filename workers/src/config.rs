@@ -2,10 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use schemas::{ModelToken, PoolId, ProviderId, WorkerId, prices::PriceBook};
+use schemas::{Micros, ModelToken, PoolId, ProviderId, WorkerId, prices::PriceBook};
 use transport::LinkConfig;
 
-use crate::provider::Provider;
+use crate::{
+    booking,
+    provider::{Provider, UsedItem},
+    rented::Rented,
+};
 
 /// Everything one worker of a pool needs. Made by the command line from a checked file; always usable.
 #[derive(Clone)]
@@ -16,7 +20,7 @@ pub struct PoolConfig {
     pub pool: PoolId,
     /// This worker; unique among the pool's workers.
     pub worker: WorkerId,
-    /// Jobs it runs at a time.
+    /// Jobs it runs at a time; in a pool that rents machines the most of them.
     pub slots: u32,
     /// Whether it is paid for while it stands, so that one job more costs nothing more.
     pub rented: bool,
@@ -26,6 +30,8 @@ pub struct PoolConfig {
     pub models: Vec<PoolModel>,
     /// Whom it calls.
     pub provider: Arc<dyn Provider>,
+    /// The same, where the pool rents machines, which come and go while the worker lives.
+    pub machines: Option<Arc<Rented>>,
     /// Under which name the price book knows the provider; usually the pool's own.
     pub price_name: ProviderId,
     /// What everything costs.
@@ -42,6 +48,16 @@ pub struct PoolConfig {
     pub standing_every: Duration,
     /// How long running jobs may go on after a shutdown; the rest is delivered again.
     pub grace: Duration,
+}
+
+impl PoolConfig {
+    /// What an attempt is expected to use that takes as long as usual.
+    pub fn expect(&self, model: &PoolModel, at: Micros) -> Vec<UsedItem> {
+        match &self.machines {
+            Some(machines) => vec![machines.usual(&model.sku, model.expected)],
+            None => booking::expect(&self.prices, &self.price_name, &model.sku, model.expected, at),
+        }
+    }
 }
 
 /// A model as a pool serves it.

@@ -4,7 +4,8 @@
 //! one attempt), [`keeper::Hold`] (how long a lease is sure), [`booking`] (what was used → money), [`standing`], [`stats`].
 //! What carries them: [`pool`] is a worker's one loop, [`attempt`] carries out what a course decides, `notebook` takes down what
 //! a provider reports, [`keeper`] holds a lease, `lookup` finds what is stored of a job, [`nats`] knows the messages.
-//! [`provider`] is the seam that each file under [`adapters`] implements.
+//! [`provider`] is the seam that each file under [`adapters`] implements, and [`rented`], which spreads a pool's jobs over rented
+//! machines.
 
 pub mod adapters;
 pub mod attempt;
@@ -20,6 +21,7 @@ pub mod nats;
 mod notebook;
 pub mod pool;
 pub mod provider;
+pub mod rented;
 pub mod shift;
 pub mod standing;
 pub mod stats;

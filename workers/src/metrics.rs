@@ -86,6 +86,11 @@ pub fn result_nearly_lost(provider: &'static str) {
     counter!("workers_results_nearly_lost_total", "provider" => provider).increment(1);
 }
 
+/// A rented machine failed a job by a fault of its own.
+pub fn machine_failed(class: FailureClass) {
+    counter!("workers_machine_failures_total", "class" => class.as_str()).increment(1);
+}
+
 /// An offer was refused.
 pub fn refused(because: RefusedBecause) {
     let because = match because {

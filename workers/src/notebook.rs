@@ -7,13 +7,13 @@ use std::{
 
 use async_nats::Client;
 use futures_util::{FutureExt as _, future::BoxFuture};
-use schemas::{failure::Failure, job::Job, live::LivePiece, subjects};
+use schemas::{failure::Failure, job::Job, live::LivePiece, prices::Used, subjects};
 use tokio::{sync::SetOnce, time::Instant};
 
 use crate::{
     attempt::{Attempt, course::Event},
     nats,
-    provider::Progress,
+    provider::{Progress, UsedItem},
 };
 
 /// Pieces come no faster than this; what comes sooner travels with the next.
@@ -28,18 +28,31 @@ pub(crate) struct Notebook<'a> {
     /// Why the run is to be stopped, once it is.
     stop: SetOnce<Failure>,
     live: Option<Live<'a>>,
+    /// The slots of rented machines that the call took, one after the other, and when. Empty elsewhere.
+    slots: Mutex<Vec<(UsedItem, Instant)>>,
 }
 
 impl<'a> Notebook<'a> {
     pub(crate) fn new(attempt: &'a Attempt, job: &'a Job) -> Self {
         let live = job.live.then(|| Live::new(&attempt.kit().client, attempt.number(), job));
-        Self { attempt, stop: SetOnce::new(), live }
+        Self { attempt, stop: SetOnce::new(), live, slots: Mutex::default() }
     }
 
     /// Has the provider stop its run.
     pub(crate) fn stop_run(&self, why: Failure) {
         // The first reason stands.
         let _ = self.stop.set(why);
+    }
+
+    /// The time on the slots that the call took; the last is used until now.
+    pub(crate) fn slots(&self) -> Vec<UsedItem> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = slots.iter().skip(1).map(|(_, began)| *began).chain([Instant::now()]);
+        let used = |((slot, began), end): (&(UsedItem, Instant), Instant)| UsedItem {
+            used: Used::Time(end.saturating_duration_since(*began)),
+            ..slot.clone()
+        };
+        slots.iter().zip(ends).map(used).collect()
     }
 
     /// Sends what is left of the live output.
@@ -57,6 +70,10 @@ impl Progress for Notebook<'_> {
 
     fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(self.attempt.note(Event::RunStarted(run.to_owned())))
+    }
+
+    fn placed(&self, slot: &UsedItem) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).push((slot.clone(), Instant::now()));
     }
 
     fn taken_back(&self) -> BoxFuture<'_, Failure> {

@@ -34,6 +34,7 @@ use crate::{
     keeper::Keeper,
     kit::Kit,
     metrics, nats,
+    rented::seats::Capacity,
     shift::{Decision, Meaning, Message, Shift},
     standing::Ledger,
 };
@@ -64,6 +65,8 @@ pub struct Pool {
     offers: Subscriber,
     orders: Subscriber,
     healthy: watch::Receiver<Option<bool>>,
+    /// What may run, where the pool rents machines.
+    capacity: Option<watch::Receiver<Capacity>>,
     ledger: Ledger,
     /// The attempts that run, each with its number in the shift. No outcome after a panic.
     running: JoinSet<(u64, Option<Settled>)>,
@@ -141,6 +144,7 @@ impl Pool {
                     }
                 },
                 Ok(()) = self.healthy.changed() => self.look_at_provider(),
+                () = changed(&mut self.capacity) => self.resize(),
                 _ = keep.tick() => self.keep_leases(),
                 _ = standing.tick() => self.book_standing(),
                 Some(_) = self.errands.join_next() => {}
@@ -154,6 +158,9 @@ impl Pool {
     /// Takes no more offers; those that are on their way are refused.
     async fn drain(&mut self) -> Phase {
         self.shift.drain(self.kit.clock.now());
+        if let Some(machines) = &self.kit.config.machines {
+            machines.drain();
+        }
         if let Err(error) = self.offers.drain().await {
             debug!(%error, "offers not drained");
         }
@@ -273,9 +280,23 @@ impl Pool {
         self.shift.provider(healthy, self.kit.config.provider.warmable(), self.kit.clock.now());
     }
 
+    /// Rented machines came or went.
+    fn resize(&mut self) {
+        if let Some(capacity) = &mut self.capacity {
+            let capacity = *capacity.borrow_and_update();
+            self.shift.resize(capacity, self.kit.clock.now());
+        }
+    }
+
     /// Sends what is due.
     async fn speak(&mut self) {
         self.look_at_provider();
+        if let Some(machines) = &self.kit.config.machines {
+            let now = self.kit.clock.now();
+            if self.shift.wants_loads(now) {
+                self.shift.loads(machines.loads(), now);
+            }
+        }
         let due = self.shift.tick(self.kit.clock.now());
         self.send(due).await;
     }
@@ -332,6 +353,16 @@ impl Pool {
         self.role.close(CLOSE_WITHIN).await;
         info!(%pool, succeeded, failed, "worker stopped");
     }
+}
+
+/// Returns when what may run has changed; never in a pool whose slots are fixed.
+async fn changed(capacity: &mut Option<watch::Receiver<Capacity>>) {
+    if let Some(capacity) = capacity
+        && capacity.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// A timer that, when the loop was held up, goes on from then.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use schemas::{
-    JobId,
+    JobId, MachineId, UsdNanos,
     failure::Failure,
     job::{Input, Params},
     prices::Used,
@@ -53,6 +53,17 @@ pub struct UsedItem {
     pub item: &'static str,
     /// How much.
     pub used: Used,
+    /// What it costs, where no price book says so: a slot of a rented machine, by the hour.
+    pub rate: Option<Rate>,
+}
+
+/// The price of a slot of a rented machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// The machine; `None` when a usual one is meant, before one was chosen.
+    pub machine: Option<MachineId>,
+    /// What an hour of one slot costs, dollars.
+    pub hour_usd: UsdNanos,
 }
 
 /// How a call ended, good or bad, and what it used.
@@ -104,6 +115,12 @@ pub trait Progress: Send + Sync {
 
     /// A piece of output came.
     fn token(&self, text: &str);
+
+    /// The call occupies a slot from now on; `slot` has no time used yet. It is told before the machine is asked, so that a call
+    /// that is dropped is booked at the price of its machine. A call that goes on to another machine tells it again.
+    fn placed(&self, slot: &UsedItem) {
+        let _ = slot;
+    }
 
     /// Returns, with the reason, when the job is cancelled: a run that outlives its connection is then stopped, and its bill
     /// is read. A call that ends with its connection need not listen; it is dropped. Cancel-safe.

@@ -20,10 +20,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use schemas::{
-    Micros, ModelToken, PoolId, ProviderId, Region, WorkerId,
+    Micros, ModelToken, PoolId, ProviderId, Region, UsdNanos, WorkerId,
     failure::FailureClass,
     handover::{Acceptances, EndedAttempt, Handover, OfferKey, Order, RefusedBecause},
-    heartbeat::Heartbeat,
+    heartbeat::{Heartbeat, MachineLoad},
     prices::PriceBook,
     time::micros,
 };
@@ -33,6 +33,7 @@ use crate::{
     attempt::{Settled, course::News},
     clock::Now,
     config::PoolModel,
+    rented::seats::Capacity,
     stats::Recent,
 };
 
@@ -43,6 +44,9 @@ const BEAT_MIN: Duration = Duration::from_millis(5);
 /// Heartbeats and roll calls come at least so often.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
+/// Machines are told of no faster than this: 500 of them are 75 KB, and heartbeats follow every change.
+const LOADS_EVERY: Duration = Duration::from_millis(900);
+
 /// What a worker is; it does not change while it lives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Post {
@@ -52,7 +56,7 @@ pub struct Post {
     pub worker: WorkerId,
     /// When this process started.
     pub started: Micros,
-    /// Jobs it runs at a time.
+    /// Jobs it runs at a time, at first.
     pub slots: u32,
     /// What it serves.
     pub models: Vec<PoolModel>,
@@ -128,6 +132,12 @@ pub struct Shift {
     warmable: bool,
     succeeded: u64,
     failed: u64,
+    slots: u32,
+    /// What an hour of a slot costs, in a pool that rents machines.
+    slot_hour: Option<UsdNanos>,
+    /// What is to be told of rented machines with the next heartbeat, and when that was told last.
+    loads: Option<Vec<MachineLoad>>,
+    loads_told: Option<Duration>,
 }
 
 impl Shift {
@@ -135,6 +145,10 @@ impl Shift {
     pub fn new(post: Post, now: Now) -> Self {
         let recent = post.models.iter().map(|m| (m.model.clone(), Recent::default())).collect();
         Self {
+            slots: post.slots,
+            slot_hour: None,
+            loads: None,
+            loads_told: None,
             post,
             recent,
             running: BTreeMap::new(),
@@ -163,7 +177,7 @@ impl Shift {
             Some(RefusedBecause::Draining)
         } else if self.jobs.contains(&job) {
             Some(RefusedBecause::Running)
-        } else if self.running.len() >= self.post.slots as usize {
+        } else if self.running.len() >= self.slots as usize {
             Some(RefusedBecause::Busy)
         } else if self.model(&handover.subject.model).is_none() {
             Some(RefusedBecause::Model)
@@ -243,6 +257,25 @@ impl Shift {
         (self.healthy, self.warmable) = (healthy, warmable);
     }
 
+    /// Runs so many jobs at a time from now on, each at that price: rented machines came or went. Jobs that run go on; dispatchers
+    /// hear of it at once.
+    pub fn resize(&mut self, to: Capacity, now: Now) {
+        if (self.slots, self.slot_hour) != (to.slots, Some(to.hour_usd)) {
+            (self.slots, self.slot_hour) = (to.slots, Some(to.hour_usd));
+            self.beat_at = now.steady;
+        }
+    }
+
+    /// Whether [`Shift::loads`] is wanted before the next tick: a heartbeat is due, and the last word on machines is old.
+    pub fn wants_loads(&self, now: Now) -> bool {
+        self.beat_at <= now.steady && self.loads_told.is_none_or(|told| now.steady >= told + LOADS_EVERY)
+    }
+
+    /// What is to be told of rented machines with the next heartbeat.
+    pub fn loads(&mut self, loads: Vec<MachineLoad>, now: Now) {
+        (self.loads, self.loads_told) = (Some(loads), Some(now.steady));
+    }
+
     /// Takes no more offers from now on.
     pub fn drain(&mut self, now: Now) {
         self.draining = true;
@@ -266,7 +299,8 @@ impl Shift {
         self.speak(flush, now, &mut messages);
         if self.beat_at <= now.steady {
             (self.last_beat, self.beat_at) = (Some(now.steady), now.steady + BEAT_EVERY);
-            messages.push(Message::Heartbeat(Box::new(self.heartbeat(now))));
+            let beat = Heartbeat { machines: self.loads.take(), ..self.heartbeat(now) };
+            messages.push(Message::Heartbeat(Box::new(beat)));
         }
         messages
     }

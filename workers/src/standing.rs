@@ -144,7 +144,7 @@ fn difference(
 ) -> Result<Vec<CostLine>, PriceError> {
     let price = |us| {
         let used = Used::Time(Duration::from_micros(us));
-        let used = [UsedItem { sku: item.sku.clone(), item: item.item, used }];
+        let used = [UsedItem { used, ..item.clone() }];
         booking::bill(prices, name, &used, at)
     };
     let ((new, _), (old, _)) = (price(span.end)?, price(span.start)?);
@@ -170,7 +170,7 @@ mod tests {
 
     fn idle(millis: u64) -> Vec<UsedItem> {
         let used = Used::Time(Duration::from_millis(millis));
-        vec![UsedItem { sku: "T4".into(), item: "idle", used }]
+        vec![UsedItem { sku: "T4".into(), item: "idle", used, rate: None }]
     }
 
     fn advance(account: &Account, millis: u64) -> Option<Account> {

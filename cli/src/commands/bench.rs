@@ -264,6 +264,7 @@ fn pool_config(
             expected: Duration::from_millis(1),
         }],
         provider,
+        machines: None,
         price_name: "noop".parse()?,
         prices: Arc::new(PriceBook::from_toml(prices)?),
         call_timeout: Duration::from_secs(86_400),

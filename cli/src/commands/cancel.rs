@@ -229,8 +229,7 @@ async fn look_for(
     let mut unknown: BTreeSet<JobId> = jobs.into_iter().filter(|job| !ended.contains_key(job)).collect();
     for region in regions {
         for job in unknown.clone() {
-            let delayed = delayed::find(client, region, job).await?;
-            if delayed.is_some_and(|delayed| tenant.is_none_or(|tenant| *tenant == delayed.subject.tenant)) {
+            if !delayed::find(client, region, (job, tenant)).await?.is_empty() {
                 unknown.remove(&job);
             }
         }

@@ -116,7 +116,8 @@ fn line(shown: &Shown, now: Micros) -> [String; 7] {
     for row in &shown.rows {
         *counts.entry(row.life.state()).or_default() += 1;
     }
-    let counts: Vec<String> = counts.iter().map(|(state, count)| format!("{count} {}", state.name())).collect();
+    let counts: Vec<String> =
+        counts.iter().map(|(state, count)| format!("{count} {}", state.name())).collect();
     let counts = if counts.is_empty() { "-".to_owned() } else { counts.join(", ") };
     let Some(status) = &shown.status else {
         let why = "no keeper has kept this pool yet: run `beacon keeper`".to_owned();
@@ -146,7 +147,10 @@ fn why(shown: &Shown, status: &Status, now: Micros) -> String {
         return format!("nothing is ordered: {closed}");
     }
     if let Some(cooling) = status.cooling.first() {
-        return format!("{}; nothing is ordered at {} for now: {}", status.reason, cooling.place, cooling.because);
+        return format!(
+            "{}; nothing is ordered at {} for now: {}",
+            status.reason, cooling.place, cooling.because
+        );
     }
     status.reason.clone()
 }
@@ -193,7 +197,11 @@ async fn ask(args: &PoolsAsk, session: &Session, operator: &Operator, change: Ch
     session.say(&what);
     if args.dry_run {
         session.say("nothing was asked (--dry-run)");
-        return if session.json { output::json(&json!({ "pool": pool, "wish": wish, "asked": false })) } else { Ok(()) };
+        return if session.json {
+            output::json(&json!({ "pool": pool, "wish": wish, "asked": false }))
+        } else {
+            Ok(())
+        };
     }
     confirm("ask this of the pool's keeper", args.yes || session.json)?;
     operator.ask(pool, &wish, revision).await?;
@@ -204,7 +212,8 @@ async fn ask(args: &PoolsAsk, session: &Session, operator: &Operator, change: Ch
 }
 
 fn changed(before: &Wish, change: &Change, shown: &Shown) -> anyhow::Result<Wish> {
-    let mut wish = Wish { by: environment::process_name().to_string(), at_us: SystemClock.now(), ..before.clone() };
+    let mut wish =
+        Wish { by: environment::process_name().to_string(), at_us: SystemClock.now(), ..before.clone() };
     match change {
         Change::Start => (wish.stopped, wish.scale) = (false, None),
         Change::Stop => wish.stopped = true,
@@ -224,7 +233,8 @@ fn changed(before: &Wish, change: &Change, shown: &Shown) -> anyhow::Result<Wish
 
 /// What it means, prices first.
 fn told(pool: &PoolId, change: &Change, shown: &Shown) -> String {
-    let price = shown.status.as_ref().and_then(|status| status.quotes.iter().map(|quote| quote.usd_per_hour).min());
+    let price =
+        shown.status.as_ref().and_then(|status| status.quotes.iter().map(|quote| quote.usd_per_hour).min());
     let each = price.map_or_else(
         || "at a price that the keeper has not asked for yet".to_owned(),
         |price| format!("at ${price} an hour each"),
@@ -250,7 +260,10 @@ fn told(pool: &PoolId, change: &Change, shown: &Shown) -> String {
 
 async fn forget(args: PoolsForget, session: &Session, operator: &Operator) -> anyhow::Result<()> {
     let PoolsForget { machine, yes } = args;
-    confirm(&format!("forget machine {machine}: nobody looks for it or ends it any more"), yes || session.json)?;
+    confirm(
+        &format!("forget machine {machine}: nobody looks for it or ends it any more"),
+        yes || session.json,
+    )?;
     match operator.forget(&machine).await? {
         Some(row) => {
             let id = row.id.as_deref().unwrap_or("unknown");

@@ -17,7 +17,13 @@ use schemas::{
 use serde::Serialize;
 use transport::{SystemClock, delayed};
 
-use crate::{args::Why, exit::Unsuccessful, output, session::Session, table::table};
+use crate::{
+    args::Why,
+    exit::{Unsuccessful, Usage},
+    output,
+    session::Session,
+    table::table,
+};
 
 /// How long dispatchers may take to answer; there is no telling how many there are.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(700);
@@ -68,37 +74,62 @@ pub(crate) async fn run(args: Why, session: Session) -> anyhow::Result<()> {
 
 async fn explain(args: &Why, session: &Session, producer: &Producer) -> anyhow::Result<Found> {
     let job = args.job;
-    // Nothing of it is older than its id, if the clock of whoever made that was right. Else everything is looked through.
-    let since = job.made_at().map(|at| at - CLOCKS_DIFFER);
-    for since in since.map(Some).into_iter().chain([None]) {
-        if let Some(found) = find(job, since, session, producer).await? {
+    let tenant = match &args.tenant {
+        Some(tenant) => Some(tenant.clone()),
+        None => owner(job, session, producer).await?,
+    };
+    // What is not found since then is looked for in everything.
+    for since in made_at(job).map(Some).into_iter().chain([None]) {
+        if let Some(found) = find((job, tenant.as_ref()), since, session, producer).await? {
             return Ok(found);
         }
     }
+    let whose = args.tenant.as_ref().map_or_else(String::new, |tenant| format!(" of tenant {tenant}"));
     Err(Unsuccessful(format!(
-        "job {job} is in no stream: it was never accepted, or it ended longer ago than results and logs are kept"
+        "job {job}{whose} is in no stream: it was never accepted, or it ended longer ago than results and logs are kept"
     ))
     .into())
 }
 
+/// Whose the job is, as far as the streams say. An id that several tenants use is refused.
+async fn owner(job: JobId, session: &Session, producer: &Producer) -> anyhow::Result<Option<Tenant>> {
+    let jobs = BTreeSet::from([job]);
+    let owners = producer.owners(&session.config.topology.regions, &jobs).await?;
+    let mut tenants = owners.into_values().next().unwrap_or_default();
+    // The job log may hold one of them no more.
+    tenants.extend(log::owners_of_results(producer.client(), job, made_at(job)).await?);
+    if tenants.len() > 1 {
+        let names = tenants.iter().map(Tenant::as_str).collect::<Vec<_>>().join(", ");
+        let text =
+            format!("job {job}: tenants {names} each have a job of that id; say whose is meant (--tenant)");
+        return Err(Usage(text).into());
+    }
+    Ok(tenants.into_iter().next())
+}
+
+/// Nothing of a job is older than its id, if the clock of whoever made that was right.
+fn made_at(job: JobId) -> Option<Micros> {
+    job.made_at().map(|at| at.min(SystemClock.now()) - CLOCKS_DIFFER)
+}
+
 /// Looks for a job in everything that was stored since then.
 async fn find(
-    job: JobId,
+    (job, tenant): (JobId, Option<&Tenant>),
     since: Option<Micros>,
     session: &Session,
     producer: &Producer,
 ) -> anyhow::Result<Option<Found>> {
     let client = producer.client();
-    let ended = log::results_of(client, None, &BTreeSet::from([job]), since).await?.remove(&job);
+    let ended = log::results_of(client, tenant, &BTreeSet::from([job]), since).await?.remove(&job);
     if let Some(result) = ended {
         return Ok(Some(Found { job, state: State::Ended(Box::new(result)), dispatchers: Vec::new() }));
     }
     for region in &session.config.topology.regions {
-        if let Some(delayed) = delayed::find(client, region, job).await? {
+        if let Some(delayed) = delayed::find(client, region, (job, tenant)).await?.first() {
             let state = State::Delayed { until: delayed.at };
             return Ok(Some(Found { job, state, dispatchers: Vec::new() }));
         }
-        let Some(entry) = in_log(client, region, job, since).await? else { continue };
+        let Some(entry) = in_log(client, region, (job, tenant), since).await? else { continue };
         let Some(subject) = entry.subject.clone() else { continue };
         let body = entry.body().unwrap_or_default();
         let ask = WhyAsk {
@@ -129,10 +160,11 @@ async fn find(
 async fn in_log(
     client: &async_nats::Client,
     region: &Region,
-    job: JobId,
+    (job, tenant): (JobId, Option<&Tenant>),
     since: Option<Micros>,
 ) -> anyhow::Result<Option<log::Entry>> {
-    let selection = Selection { jobs: BTreeSet::from([job]), since, ..Selection::default() };
+    let selection =
+        Selection { jobs: BTreeSet::from([job]), tenant: tenant.cloned(), since, ..Selection::default() };
     let mut found = None;
     for (stream, region) in log::streams(Source::Jobs, std::slice::from_ref(region)) {
         log::read(client, Source::Jobs, (&stream, region.as_ref()), &selection, |entry| {

@@ -15,6 +15,7 @@ use workers::{
         http::{BaseUrl, BuildError},
     },
     provider::Provider,
+    rented::{Rented, RentedConfig},
     webhooks::SigningKey,
 };
 
@@ -39,6 +40,13 @@ pub(super) enum Call {
         settings: Box<OpenAiConfig>,
         key: Option<Secret>,
     },
+    /// Machines that come and go: the adapter's settings, without address, key and billing.
+    Rented {
+        settings: Box<OpenAiConfig>,
+        /// From which each machine's key is derived.
+        secret: Option<Secret>,
+        slots: u32,
+    },
     Modal {
         at: At,
         mode: ModalMode,
@@ -60,6 +68,13 @@ pub(super) enum Call {
     Noop {
         delay: Duration,
     },
+}
+
+/// Whom a pool calls.
+pub(super) struct Called {
+    pub(super) provider: Arc<dyn Provider>,
+    /// The same, where the pool's machines are rented.
+    pub(super) machines: Option<Arc<Rented>>,
 }
 
 /// Where the provider is.
@@ -99,6 +114,11 @@ impl RawPool {
                 at: place()?,
                 settings: Box::new(self.settings(pool)?),
                 key: secret("api_key", &self.api_key_env, &self.api_key_file)?,
+            }),
+            Kind::Rented => Ok(Call::Rented {
+                settings: Box::new(self.server(pool)?),
+                secret: secret("machine_secret", &self.machine_secret_env, &self.machine_secret_file)?,
+                slots: self.slots,
             }),
             Kind::Modal => {
                 let key = secret("modal_key", &self.modal_key_env, &self.modal_key_file)?;
@@ -147,6 +167,15 @@ impl RawPool {
 
     /// The settings of the OpenAI adapter, without address and key.
     fn settings(&self, pool: &str) -> Result<OpenAiConfig, Rule> {
+        let billing = self.billing.ok_or_else(|| {
+            let rule = "must be given: per_inference, per_second or per_token";
+            Rule::new(format!("{pool}.billing"), rule)
+        })?;
+        Ok(OpenAiConfig { billing, ..self.server(pool)? })
+    }
+
+    /// The same without billing, which rented machines do not need: a job costs its share of the machine.
+    fn server(&self, pool: &str) -> Result<OpenAiConfig, Rule> {
         let plan = OpenAiConfig::new("");
         let key = |field: &str| format!("{pool}.{field}");
         let span = |field: &str, given: Option<Span>, plan: Duration| match given {
@@ -158,9 +187,6 @@ impl RawPool {
         }
         Ok(OpenAiConfig {
             dialect: self.dialect.unwrap_or_default(),
-            billing: self.billing.ok_or_else(|| {
-                Rule::new(key("billing"), "must be given: per_inference, per_second or per_token")
-            })?,
             stream: self.stream.unwrap_or(plan.stream),
             health_path: self.health_path.clone(),
             connect_timeout: span("connect_timeout", self.connect_timeout, plan.connect_timeout)?,
@@ -257,16 +283,19 @@ impl RawPool {
         let remote: &[Kind] = &[K::OpenAi, K::Modal, K::RunPod, K::Replicate];
         let keyed: &[Kind] = &[K::OpenAi, K::RunPod, K::Replicate];
         let polled: &[Kind] = &[K::RunPod, K::Replicate];
-        let given: [(&str, bool, &[Kind]); 27] = [
+        // A machine that is rented is paid for while it stands, and has no idle time of its own.
+        let owned: &[Kind] = &[K::OpenAi, K::Modal, K::RunPod, K::Replicate, K::Noop];
+        let served: &[Kind] = &[K::OpenAi, K::Rented];
+        let given: [(&str, bool, &[Kind]); 31] = [
             ("base_url", self.base_url.is_some(), remote),
             ("simulator", self.simulator.is_some(), remote),
-            ("dialect", self.dialect.is_some(), &[K::OpenAi]),
+            ("dialect", self.dialect.is_some(), served),
             ("billing", self.billing.is_some(), &[K::OpenAi, K::Replicate]),
-            ("stream", self.stream.is_some(), &[K::OpenAi]),
+            ("stream", self.stream.is_some(), served),
             ("health_path", self.health_path.is_some(), &[K::OpenAi]),
-            ("connect_timeout", self.connect_timeout.is_some(), &[K::OpenAi]),
-            ("first_byte_timeout", self.first_byte_timeout.is_some(), &[K::OpenAi]),
-            ("idle_timeout", self.idle_timeout.is_some(), &[K::OpenAi]),
+            ("connect_timeout", self.connect_timeout.is_some(), served),
+            ("first_byte_timeout", self.first_byte_timeout.is_some(), served),
+            ("idle_timeout", self.idle_timeout.is_some(), served),
             ("api_key_env", self.api_key_env.is_some(), keyed),
             ("api_key_file", self.api_key_file.is_some(), keyed),
             ("mode", self.mode.is_some(), &[K::Modal, K::RunPod]),
@@ -280,6 +309,10 @@ impl RawPool {
             ("input", self.input.is_some(), &[K::Replicate]),
             ("webhook_secret_env", self.webhook_secret_env.is_some(), &[K::Replicate]),
             ("webhook_secret_file", self.webhook_secret_file.is_some(), &[K::Replicate]),
+            ("machine_secret_env", self.machine_secret_env.is_some(), &[K::Rented]),
+            ("machine_secret_file", self.machine_secret_file.is_some(), &[K::Rented]),
+            ("idle", self.idle.is_some(), owned),
+            ("rented", self.rented.is_some(), owned),
             ("modal_key_env", self.modal_key_env.is_some(), &[K::Modal]),
             ("modal_key_file", self.modal_key_file.is_some(), &[K::Modal]),
             ("modal_secret_env", self.modal_secret_env.is_some(), &[K::Modal]),
@@ -338,7 +371,7 @@ impl Call {
                 At::Simulator(name) => Some(name),
                 At::Url(_) => None,
             },
-            Self::Noop { .. } => None,
+            Self::Rented { .. } | Self::Noop { .. } => None,
         }
     }
 
@@ -348,24 +381,30 @@ impl Call {
             Self::OpenAi { key, .. } | Self::RunPod { key, .. } => vec![key.as_ref()],
             Self::Replicate { key, webhook, .. } => vec![key.as_ref(), webhook.as_ref()],
             Self::Modal { key, .. } => vec![key.as_ref().map(|k| &k.0), key.as_ref().map(|k| &k.1)],
+            Self::Rented { secret, .. } => vec![secret.as_ref()],
             Self::Noop { .. } => Vec::new(),
         };
         secrets.into_iter().flatten().try_for_each(|secret| secret.read(environment::variable).map(drop))
     }
 
-    /// The adapter, with its secrets read.
-    pub(super) fn provider(&self, pool: &str, place: &Place<'_>) -> Result<Arc<dyn Provider>, Rule> {
+    /// Whether the pool's machines are rented.
+    pub(super) fn is_rented(&self) -> bool {
+        matches!(self, Self::Rented { .. })
+    }
+
+    /// Whom the pool calls, with its secrets read.
+    pub(super) fn provider(&self, pool: &str, place: &Place<'_>) -> Result<Called, Rule> {
         let simulated = place.simulated;
         let read = |secret: &Secret| secret.read(environment::variable).map(Hidden::new);
         let refuse = |error: BuildError| Rule::new(pool, error.to_string());
-        match self {
+        let provider: Arc<dyn Provider> = match self {
             Self::OpenAi { at, settings, key } => {
                 let config = OpenAiConfig {
                     base_url: at.resolve(pool, simulated)?,
                     api_key: key.as_ref().map(read).transpose()?,
                     ..settings.as_ref().clone()
                 };
-                Ok(Arc::new(OpenAi::new(config).map_err(refuse)?))
+                Arc::new(OpenAi::new(config).map_err(refuse)?)
             }
             Self::Modal { at, mode, key } => {
                 let mut config = ModalConfig::new(at.resolve(pool, simulated)?, *mode);
@@ -373,7 +412,7 @@ impl Call {
                     config.key = Some(read(key)?);
                     config.secret = Some(read(secret)?);
                 }
-                Ok(Arc::new(Modal::new(config).map_err(refuse)?))
+                Arc::new(Modal::new(config).map_err(refuse)?)
             }
             Self::RunPod { at, settings, key, webhook } => {
                 let mut base_url = at.resolve(pool, simulated)?;
@@ -387,7 +426,7 @@ impl Call {
                     callback: place.shared.webhooks.as_ref().filter(|_| *webhook).map(|hooks| hooks.runpod()),
                     ..settings.as_ref().clone()
                 };
-                Ok(Arc::new(RunPod::new(config).map_err(refuse)?))
+                Arc::new(RunPod::new(config).map_err(refuse)?)
             }
             Self::Replicate { at, settings, key, webhook } => {
                 let api_key = key.as_ref().map(|key| key.read(environment::variable)).transpose()?;
@@ -405,10 +444,20 @@ impl Call {
                     callback,
                     ..settings.as_ref().clone()
                 };
-                Ok(Arc::new(Replicate::new(config).map_err(refuse)?))
+                Arc::new(Replicate::new(config).map_err(refuse)?)
             }
-            Self::Noop { delay } => Ok(Arc::new(Noop::new(*delay))),
-        }
+            Self::Rented { settings, secret, slots } => {
+                let config = RentedConfig {
+                    server: settings.as_ref().clone(),
+                    secret: secret.as_ref().map(read).transpose()?,
+                    slots: *slots,
+                };
+                let machines = Arc::new(Rented::new(config));
+                return Ok(Called { provider: machines.clone(), machines: Some(machines) });
+            }
+            Self::Noop { delay } => Arc::new(Noop::new(*delay)),
+        };
+        Ok(Called { provider, machines: None })
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) struct RawOffers {
     margin: Option<Span>,
     poison_after: Option<u64>,
     pull_batch: Option<u32>,
+    look_ahead: Option<u32>,
 }
 
 impl RawOffers {
@@ -46,6 +47,7 @@ impl RawOffers {
             margin,
             poison_after: positive("offers.poison_after", self.poison_after.unwrap_or(plan.poison_after))?,
             pull_batch: positive("offers.pull_batch", self.pull_batch.unwrap_or(plan.pull_batch))?,
+            look_ahead: self.look_ahead.unwrap_or(plan.look_ahead),
         })
     }
 }

@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use routing::never::{KnownModel, KnownPool};
-use schemas::{Micros, PoolId, ProviderId, prices::PriceBook, time::Clock as _, topology::Settings};
+use schemas::{
+    Micros, PoolId, ProviderId, UsdNanos, prices::PriceBook, time::Clock as _, topology::Settings,
+};
 use transport::SystemClock;
 use workers::{PoolConfig, PoolModel, booking};
 
 use super::{
-    call::{Call, World},
+    call::{Call, Called, World},
     process::Place,
     raw_pool::{RawModel, RawPool},
     rule::{Rule, at_least, positive},
@@ -48,7 +50,12 @@ impl Pool {
         let known = |model: &PoolModel| KnownModel {
             model: model.model.clone(),
             size: model.size,
-            least_cost: booking::expected_cost(prices, &self.price_name, &model.sku, model.expected, at),
+            // What a rented machine costs is known when it is ordered.
+            least_cost: if self.call.is_rented() {
+                UsdNanos::ZERO
+            } else {
+                booking::expected_cost(prices, &self.price_name, &model.sku, model.expected, at)
+            },
         };
         KnownPool { id: self.id.clone(), models: self.models.iter().map(known).collect() }
     }
@@ -61,7 +68,7 @@ impl Pool {
         topology: &Settings,
         prices: &Arc<PriceBook>,
     ) -> Result<PoolConfig, Rule> {
-        let provider = self.call.provider(&self.key, place)?;
+        let Called { provider, machines } = self.call.provider(&self.key, place)?;
         Ok(PoolConfig {
             link: place.link.clone(),
             pool: self.id.clone(),
@@ -71,6 +78,7 @@ impl Pool {
             idle: self.idle,
             models: self.models.clone(),
             provider,
+            machines,
             price_name: self.price_name.clone(),
             prices: Arc::clone(prices),
             call_timeout: self.call_timeout,
@@ -124,18 +132,19 @@ fn check_one(raw: RawPool, key: String, world: &World<'_>) -> Result<Pool, Rule>
     }
     positive(&format!("{key}.slots"), raw.slots)?;
     let price_name = raw.price_name.clone().unwrap_or_else(|| raw.provider.clone());
-    let models = check_models(&raw.models, &key, world, &price_name)?;
+    let call = Call::check(&raw, &key, world)?;
+    // The prices of rented machines come from their keeper.
+    let models = check_models(&raw.models, &key, world, (!call.is_rented()).then_some(&price_name))?;
     let call_timeout =
         at_least(&format!("{key}.timeout"), raw.timeout.unwrap_or(Span::secs(120)), TIMEOUT_MIN, "")?;
     let health_every = match raw.health_every.unwrap_or(Span::secs(5)) {
         never if never.get().is_zero() => None,
         span => Some(at_least(&format!("{key}.health_every"), span, HEALTH_EVERY_MIN, ", or 0s for never")?),
     };
-    let call = Call::check(&raw, &key, world)?;
     Ok(Pool {
         id: PoolId { region: raw.region, provider: raw.provider },
         slots: raw.slots,
-        rented: raw.rented.unwrap_or(false),
+        rented: raw.rented.unwrap_or(call.is_rented()),
         idle: raw.idle.map_or(Duration::ZERO, Span::get),
         key,
         models,
@@ -150,7 +159,7 @@ fn check_models(
     raw: &[RawModel],
     pool: &str,
     world: &World<'_>,
-    price_name: &ProviderId,
+    price_name: Option<&ProviderId>,
 ) -> Result<Vec<PoolModel>, Rule> {
     let catalog = &world.topology.catalog;
     if raw.is_empty() {
@@ -167,10 +176,12 @@ fn check_models(
             return Err(Rule::new(key("model"), format!("`{name}` is named twice")));
         }
         // A price that has ended or not begun is refused here, and not at the first bill.
-        world
-            .prices
-            .require(price_name, sku, SystemClock.now())
-            .map_err(|error| Rule::new(key("sku"), error.to_string()))?;
+        if let Some(price_name) = price_name {
+            world
+                .prices
+                .require(price_name, sku, SystemClock.now())
+                .map_err(|error| Rule::new(key("sku"), error.to_string()))?;
+        }
         let expected = expected.unwrap_or(Span::secs(1));
         models.push(PoolModel {
             model: model.clone(),

@@ -48,6 +48,8 @@ pub(super) struct RawPool {
     pub(super) webhook_secret_file: Option<PathBuf>,
     pub(super) api_key_env: Option<String>,
     pub(super) api_key_file: Option<PathBuf>,
+    pub(super) machine_secret_env: Option<String>,
+    pub(super) machine_secret_file: Option<PathBuf>,
     pub(super) modal_key_env: Option<String>,
     pub(super) modal_key_file: Option<PathBuf>,
     pub(super) modal_secret_env: Option<String>,
@@ -73,6 +75,8 @@ pub(super) struct RawModel {
 pub(super) enum Kind {
     /// An OpenAI-compatible server.
     OpenAi,
+    /// OpenAI-compatible servers on machines that a keeper rents.
+    Rented,
     /// Beacon's app on Modal.
     Modal,
     /// A queue-based endpoint on RunPod.

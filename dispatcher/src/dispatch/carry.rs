@@ -23,6 +23,9 @@ impl Dispatcher {
             self.carry_out_one(effect).await;
         }
         self.effects = effects;
+        for demand in self.demands.drain(..) {
+            nats::tell_demand(&self.role.control.client, &demand).await;
+        }
         while self.looking_up < LOOK_UPS_MAX
             && let Some(suspects) = self.look_ups.pop()
         {

@@ -20,7 +20,7 @@ use transport::{
 
 use super::Dispatcher;
 use crate::{
-    banker::Banker, config::DispatcherConfig, feed::Feed, jobs::Jobs, look_up::LookUp, nats,
+    banker::Banker, config::DispatcherConfig, demand::Teller, feed::Feed, jobs::Jobs, look_up::LookUp, nats,
     recurring::Recurrer, trim::Trimmer,
 };
 
@@ -87,6 +87,9 @@ impl Dispatcher {
             repair_at: None,
             repairing: false,
             asked_at: Micros::default(),
+            teller: Teller::new(SystemClock.now()),
+            asking: false,
+            demands: Vec::new(),
             config,
             role,
             inbox,

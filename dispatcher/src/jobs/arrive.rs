@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use routing::retry::{self, Verdict};
 use schemas::{
-    Micros,
+    Lane, Micros,
     failure::{Failure, FailureClass},
     journal::Journal,
     reply::Status,
@@ -24,6 +24,8 @@ impl Jobs {
         feed.delivered(&lease);
         self.usual_bytes = (self.usual_bytes * 7 + parcel.bytes()) / 8;
         let again = lease.delivered > 1;
+        // The lease runs since the server sent it, which may be longer ago than it seems.
+        let leased = self.link.sent_after(now);
         metrics::delivered(again);
         let (seen, remade) = (lease.stream_seq <= feed.seen, lease.stream_seq <= feed.recreated_at);
         feed.seen = feed.seen.max(lease.stream_seq);
@@ -39,7 +41,7 @@ impl Jobs {
                 Stage::Ending => return,
                 _ => {}
             }
-            (record.lease, record.leased, record.asked) = (lease, now, None);
+            (record.lease, record.leased, record.asked) = (lease, leased, None);
             match record.stage {
                 // Nobody had it in between: its place in the line stays.
                 Stage::Waiting { .. } if next || !again => return,
@@ -61,8 +63,10 @@ impl Jobs {
             debug!(job = %head.id, seq = key.seq, "delivered before and forgotten by the server; left to its holder");
             return;
         }
+        // A backfill says nothing about what comes next.
+        feed.arrivals += u64::from(!again && !remade && feed.lane != Lane::Low);
         let attempts = u16::try_from(lease.delivered - 1).unwrap_or(u16::MAX);
-        self.insert(key, Arc::new(head), lease, now, Journal::default(), attempts);
+        self.insert(key, Arc::new(head), lease, leased, Journal::default(), attempts);
         self.keep_text(key, Some(parcel));
         if again || remade {
             self.look_up(key, false, now, out);
@@ -107,9 +111,17 @@ impl Jobs {
         debug!(job = %head.id, attempt = back.attempt, pool = %back.pool, class = %back.failure.class, "job came back");
         let size =
             back.journal.entries.last().and_then(|entry| self.size_of(&entry.pool, &head.subject.model));
+        // Whoever takes a job books what others have left before it begins. What is left open now is of somebody who held the job at the
+        // same time, and may have ended it.
+        let key_of_attempt = back.offer.as_ref().map(schemas::handover::OfferKey::attempt);
+        let held_by_two = back.journal.abandoned(key_of_attempt).next().is_some();
         let own = back.offer.as_ref().filter(|offer| offer.accept == self.accept).map(|offer| offer.offer);
         if let Some(record) = self.records.get_mut(&key) {
             record.journal.merge(&back.journal);
+            // The job is not its own any more, and the news of its end, still to come, says nothing about what follows.
+            if let Some(attempt) = own.and_then(|own| record.attempt(own)) {
+                attempt.current = false;
+            }
             record.attempts = record.attempts.max(back.attempt);
             let newer = record.lease.delivered > back.lease.delivered;
             match record.stage {
@@ -140,6 +152,10 @@ impl Jobs {
         self.keep_text(key, Some(parcel));
         let Some(record) = self.records.get_mut(&key) else { return };
         record.decision = back.decision;
+        if held_by_two {
+            self.look_up(key, true, now, out);
+            return;
+        }
         self.go_on(key, &back.failure, size, now, out);
     }
 

@@ -20,7 +20,7 @@ use schemas::{
 };
 use tracing::{debug, warn};
 
-use super::{Course, Effect, JobKey, Jobs, Stage, place};
+use super::{Course, Effect, JobKey, Jobs, Stage, link::LATE, place};
 use crate::metrics;
 
 /// How often leases in hand are looked at: several times between two extensions of the shortest lease that makes sense.
@@ -32,11 +32,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const VANISHED_AFTER: u32 = 3;
 /// An attempt that a worker does not name in its roll calls, one each second, for so long has ended.
 const UNNAMED_AFTER: Duration = Duration::from_secs(10);
-/// A tick that comes so late says that this process was frozen, or that its clock was set: nobody's silence means anything until they
-/// had time to speak again.
-const LATE: Duration = Duration::from_secs(2);
-/// How long they have for it: several heartbeats.
-const TIME_TO_SPEAK: Duration = Duration::from_secs(5);
 /// A job that is held longer is counted under the gate that holds it, for a person to see.
 const HELD_LONG: Duration = Duration::from_secs(30);
 /// Jobs that are held for long, looked at in one sweep for a gate that never opens.
@@ -47,16 +42,10 @@ const LOOK_UP_MAX: usize = 1_000;
 impl Jobs {
     /// Time has passed.
     pub(super) fn tick(&mut self, now: Micros, out: &mut Vec<Effect>) {
-        for feed in &mut self.feeds {
-            feed.forget_lost(now);
+        self.link.tick(now);
+        if let Some(asked) = self.feeds.iter_mut().filter_map(|feed| feed.forget_lost(now)).min() {
+            self.link.lost_pull(asked, now);
         }
-        if now < self.ticked {
-            self.clock_was_set_back(self.ticked.since(now));
-        }
-        if now.since(self.ticked) > LATE {
-            self.silence_counts_from = now + TIME_TO_SPEAK;
-        }
-        self.ticked = now;
         self.lapse(now, out);
         self.hedge(now, out);
         if now.since(self.kept) >= KEEP_EVERY {
@@ -71,9 +60,24 @@ impl Jobs {
         self.stirred |= self.lines.groups().iter().any(|group| !group.line.is_empty());
     }
 
-    /// What was noted by a clock that is set back now would lie ahead: a lease would look fresh, and an attempt just named, for as long
-    /// as the clock was ahead. So it moves back with the clock.
+    /// Sees whether the clock was set back, or this process was frozen: ticks come many times a second.
+    pub(super) fn look_at_clock(&mut self, now: Micros) {
+        if now < self.awake {
+            self.clock_was_set_back(self.awake.since(now));
+        }
+        if now.since(self.awake) > LATE {
+            // The first event of all says nothing about what was before.
+            let since = if self.awake == Micros::default() { now } else { self.awake };
+            self.link.was_frozen(since, now);
+        }
+        self.awake = now;
+    }
+
+    /// What was noted by a clock that is set back now would lie ahead: a lease would look fresh, an attempt just named, and a worker
+    /// just heard, for as long as the clock was ahead. So it moves back with the clock.
     fn clock_was_set_back(&mut self, by: Duration) {
+        self.pools.clock_was_set_back(by);
+        self.link.clock_was_set_back(by);
         for record in self.records.values_mut() {
             record.leased = record.leased - by;
             for attempt in &mut record.open {
@@ -162,7 +166,7 @@ impl Jobs {
 
     /// What need not be done with each job.
     fn sweep(&mut self, now: Micros, out: &mut Vec<Effect>) {
-        if now >= self.silence_counts_from {
+        if self.link.is_clear() {
             let silent =
                 (self.config.policy.silent_after * VANISHED_AFTER).max(self.config.topology.ack_wait);
             self.forget_silent(silent, now, out);

@@ -67,6 +67,22 @@ pub enum Event {
     Stop,
 }
 
+impl Event {
+    /// Whether it shows that messages come through.
+    pub(super) const fn comes_from_outside(&self) -> bool {
+        match self {
+            Self::Delivered(_)
+            | Self::PullEnded { .. }
+            | Self::Reconnected
+            | Self::Answered(_)
+            | Self::Heard(_)
+            | Self::Returned(_)
+            | Self::Extended { .. } => true,
+            Self::Found(_) | Self::Concluded(_) | Self::Stirred | Self::Tick | Self::Stop => false,
+        }
+    }
+}
+
 /// A delivered job.
 #[derive(Debug)]
 pub struct Delivered {

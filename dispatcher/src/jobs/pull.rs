@@ -34,7 +34,7 @@ impl Jobs {
         let Some(feed) = self.feeds.get_mut(feed) else { return };
         feed.ended(number);
         match end {
-            PullEnd::Empty => feed.backlog = 0,
+            PullEnd::Empty => feed.waits_behind(0),
             PullEnd::Full => {}
             PullEnd::Unserved => feed.pause(now),
             PullEnd::Gone => {
@@ -92,6 +92,8 @@ impl Jobs {
             (true, true) => LOOK_AHEAD.saturating_sub(in_hand),
             // Small change, so that whoever comes is seen while all slots are taken.
             (true, false) => credit::IDLE_PULL as usize,
+            // What is seen of those that wait tells a keeper by when they need a machine.
+            (false, _) if free == 0 => (self.config.offers.look_ahead as usize).saturating_sub(in_hand),
             (false, _) => 0,
         };
         free.saturating_add(u32::try_from(beyond).unwrap_or(0))
@@ -109,6 +111,20 @@ impl Jobs {
             if self.feeds.iter().any(behind) {
                 debug!(%subject, seq, "waits behind what is being read");
                 self.lines.group(&subject.region, &subject.model).expect(&subject.tenant, now);
+            }
+        }
+    }
+
+    /// The consumers without an open pull, so that nothing tells what comes there.
+    pub fn unheard(&self) -> impl Iterator<Item = (usize, &crate::feed::Feed)> {
+        self.feeds.iter().enumerate().filter(|(_, feed)| feed.outstanding() == 0)
+    }
+
+    /// The server says how many jobs wait at consumers. Those that have a pull open by now know better.
+    pub fn pending(&mut self, told: Vec<(usize, u64)>) {
+        for (index, pending) in told {
+            if let Some(feed) = self.feeds.get_mut(index).filter(|feed| feed.outstanding() == 0) {
+                feed.waits_behind(pending);
             }
         }
     }

@@ -1,3 +1,5 @@
+mod demand;
+
 use std::time::Duration;
 
 use rand::SeedableRng as _;
@@ -8,7 +10,7 @@ use routing::{
     retry_budget::RetryConfig,
 };
 use schemas::{
-    Lane,
+    AttemptKey, Lane,
     catalog::Catalog,
     handover::{Acceptances, EndedAttempt, Handover, OfferKey, Order, RefusedBecause, Return},
     heartbeat::{Heartbeat, ServedModel},
@@ -119,6 +121,7 @@ impl Scene {
             succeeded: 0,
             failed: 0,
             models: vec![served],
+            machines: None,
         };
         self.apply(Event::Heard(beat))
     }
@@ -186,10 +189,24 @@ impl Scene {
     }
 
     fn give_back(&mut self, seq: u64, handover: &Handover, class: FailureClass) -> Vec<Effect> {
+        self.give_back_with(seq, handover, class, None)
+    }
+
+    /// Gives a job back whose journal tells of another attempt, too.
+    fn give_back_with(
+        &mut self,
+        seq: u64,
+        handover: &Handover,
+        class: FailureClass,
+        other: Option<Entry>,
+    ) -> Vec<Effect> {
         let (head, parcel) = Self::head(seq, "");
         let pool: PoolId = "golem@us-east".parse().unwrap();
         let failure = Failure::new(class, "x");
         let mut journal = handover.journal.clone();
+        if let Some(entry) = other {
+            journal.record(entry);
+        }
         let key = OfferKey { accept: ACCEPT.into(), offer: handover.offer };
         journal.record(Entry {
             attempt: handover.attempt,
@@ -396,6 +413,108 @@ fn after_a_freeze_or_a_jump_of_the_clock_nobodys_silence_means_anything_for_a_wh
         assert!(scene.pass(Duration::from_secs(1)).is_empty());
     }
     assert_eq!(scene.left().running, 1);
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_make_a_worker_that_died_look_as_if_it_spoke() {
+    let mut scene = Scene::new();
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    scene.pass(Duration::from_secs(2));
+    scene.beat("golem@us-east", "w1", 1);
+    scene.apply(Event::Answered(Acceptances { open: Some(vec![handover.offer]), ..Scene::news("w1") }));
+    // It dies here. Its attempt was not heard to end, so it must be booked once the worker has been silent for long enough.
+    scene.now = scene.now - Duration::from_secs(30);
+    let effects: Vec<Effect> = (0..70).flat_map(|_| scene.pass(Duration::from_secs(1))).collect();
+    assert!(matches!(effects[..], [Effect::BookLost(_)]), "{effects:?}");
+    assert_eq!(scene.left(), Count::default());
+}
+
+#[test]
+fn a_worker_heard_just_after_the_clock_was_set_back_is_not_silent() {
+    let mut scene = Scene::new();
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    scene.pass(Duration::from_secs(1));
+    scene.now = scene.now - Duration::from_secs(90);
+    scene.beat("golem@us-east", "w1", 1);
+    scene.apply(Event::Answered(Acceptances { open: Some(vec![handover.offer]), ..Scene::news("w1") }));
+    assert!(scene.pass(Duration::from_secs(1)).is_empty());
+    assert_eq!(scene.left().running, 1);
+}
+
+#[test]
+fn a_delivery_that_comes_after_a_freeze_may_be_somebody_elses_by_now() {
+    for (frozen, ours) in [(10, true), (70, false)] {
+        let mut scene = Scene::new();
+        scene.pass(Duration::from_secs(1));
+        // What lay in its buffers is taken in before the first tick, in any order.
+        scene.now = scene.now + Duration::from_secs(frozen);
+        scene.beat("golem@us-east", "w1", 1);
+        let effects = scene.deliver(1, 1);
+        assert_eq!(offer(&effects).is_some(), ours, "{effects:?}");
+        scene.pass(Duration::from_millis(100));
+        assert_eq!(scene.left() == Count::default(), !ours, "it comes again, to whoever asks for it");
+    }
+}
+
+#[test]
+fn nobodys_silence_means_anything_while_the_link_is_silent() {
+    let mut scene = Scene::with(|config| config.topology.ack_wait = Duration::from_secs(12));
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    for _ in 0..30 {
+        assert!(scene.pass(Duration::from_secs(1)).is_empty(), "pulls are open, and nobody ends them");
+    }
+    scene.apply(Event::Reconnected);
+    scene.beat("golem@us-east", "w1", 1);
+    scene.apply(Event::Answered(Acceptances { open: Some(vec![handover.offer]), ..Scene::news("w1") }));
+    for _ in 0..8 {
+        scene.beat("golem@us-east", "w1", 1);
+        assert!(scene.pass(Duration::from_secs(1)).is_empty());
+    }
+    assert_eq!(scene.left().running, 1);
+}
+
+#[test]
+fn a_returned_job_that_somebody_else_held_too_is_looked_up_before_it_goes_on() {
+    let mut scene = Scene::new();
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    let theirs = Entry {
+        attempt: 1,
+        key: Some(AttemptKey::of("_INBOX.other", 4)),
+        pool: "modal@us-east".parse().unwrap(),
+        started_us: scene.now,
+        trace: Trace::Started { expected: Vec::new() },
+    };
+    let effects = scene.give_back_with(1, &handover, FailureClass::ProviderDown, Some(theirs));
+    assert!(offer(&effects).is_none(), "{effects:?}");
+    let effects = scene.pass(Duration::from_millis(20));
+    assert_eq!(acks(&scene.found(&effects, || Fate::Done)), 1);
+    scene.end("w1", handover.offer, Some(FailureClass::ProviderDown), false);
+    assert_eq!(scene.left(), Count::default());
+}
+
+#[test]
+fn an_end_that_is_heard_after_the_return_says_nothing_about_the_attempt_that_follows() {
+    let mut scene = Scene::new();
+    let handover = scene.offered(1);
+    scene.accept("w1", handover.offer);
+    // A class that does not make the job rest, so that the next attempt follows at once.
+    let effects = scene.give_back(1, &handover, FailureClass::Preempted);
+    let again = offer(&effects).unwrap_or_else(|| panic!("no offer in {effects:?}"));
+    let chosen = again.decision.unwrap().chosen.unwrap().to_string();
+    let (worker, other) = if chosen == "golem@us-east" { ("w1", "w2") } else { ("w2", "w1") };
+    // A refusal of the next offer is no reason to wait for the end of the attempt that gave the job back.
+    let news = Acceptances { refused: vec![(again.offer, RefusedBecause::Busy)], ..Scene::news(worker) };
+    let effects = scene.apply(Event::Answered(news));
+    let again = offer(&effects).unwrap_or_else(|| panic!("no offer after a refusal: {effects:?}"));
+    scene.accept(other, again.offer);
+    let effects = scene.end("w1", handover.offer, Some(FailureClass::Preempted), false);
+    assert!(effects.is_empty(), "the second attempt is alone as it is: {effects:?}");
+    scene.end(other, again.offer, None, false);
+    assert_eq!(scene.left(), Count::default());
 }
 
 #[test]

@@ -146,15 +146,13 @@ impl<'a> Acting<'a> {
             if let Err(error) = step {
                 match error {
                     // Nothing was decided that is not stored: what is not done now is due again.
-                    StoreError::Read(_) | StoreError::Write(_) | StoreError::Follow(_)
-                        if self.hold.holds() =>
-                    {
+                    StoreError::Read(_) | StoreError::Write(_) | StoreError::Scan(_) if self.hold.holds() => {
                         warn!(pool = %self.desk.settings.pool, %error, "the bucket of machines does not answer");
                         break Err(error);
                     }
                     StoreError::Read(_)
                     | StoreError::Write(_)
-                    | StoreError::Follow(_)
+                    | StoreError::Scan(_)
                     | StoreError::Value { .. }
                     | StoreError::Replaced(_) => break Err(error),
                 }
@@ -196,7 +194,7 @@ impl<'a> Acting<'a> {
     }
 
     fn site(&self, now: Micros) -> Site {
-        Site { rules: self.desk.account.rules(), drain_limit: self.desk.settings.drain_limit, now }
+        Site { rules: self.desk.account.rules(), drain_limit: self.desk.settings.policy.drain_limit, now }
     }
 
     /// How long until a row or the plan has something to do.
@@ -204,7 +202,7 @@ impl<'a> Acting<'a> {
         let (now, rules) = (SystemClock.now(), self.desk.account.rules());
         let rows = self.held.values().filter(|held| held.call.is_none());
         let rows = rows.filter_map(|held| machine::due_at(&held.row, &rules));
-        let due = rows.chain(self.planner.look_again_at()).min();
+        let due = rows.min();
         due.map_or(LOOK_AT_LEAST, |at| at.since(now)).min(LOOK_AT_LEAST).max(Duration::from_millis(1))
     }
 
@@ -218,9 +216,6 @@ impl<'a> Acting<'a> {
             self.held.values().filter(is_due).map(|held| held.row.specs.machine.clone()).collect();
         for machine in due {
             self.happen(&machine, Event::Tick).await?;
-        }
-        if self.planner.look_again_at().is_some_and(|at| at <= now) {
-            self.plan().await?;
         }
         Ok(())
     }
@@ -245,7 +240,7 @@ impl<'a> Acting<'a> {
                     because = row.because.as_deref().unwrap_or("-"), id = row.id.as_deref().unwrap_or("-"),
                     "a machine moves on"
                 );
-                self.planner.moved(&row, before, now);
+                self.planner.urge();
             }
             self.tell_account();
         }
@@ -287,13 +282,15 @@ impl<'a> Acting<'a> {
             Effect::Probe(address) => self.probe(machine, address),
             Effect::Alarm(text) => error!(%pool, %machine, "{text}"),
             Effect::Cool(because) => {
-                let place = self.held.get(machine).map(|held| held.row.specs.place.clone());
-                warn!(%pool, place = place.as_deref().unwrap_or("-"), because, "nothing is ordered there for a while");
-                self.planner.cool(place.unwrap_or_default(), because, SystemClock.now());
+                let Some(specs) = self.held.get(machine).map(|held| held.row.specs.clone()) else {
+                    return Ok(());
+                };
+                warn!(%pool, place = specs.place, sku = specs.sku, because, "nothing is ordered there for a while");
+                self.planner.cool(&specs, SystemClock.now());
             }
             Effect::Close(because) => {
                 error!(%pool, because, "nothing is ordered for this pool until somebody has acted; machines serve on");
-                self.planner.close(because, SystemClock.now());
+                self.planner.close(because);
             }
             Effect::Duplicate(id) => {
                 let now = SystemClock.now();

@@ -108,7 +108,7 @@ pub(super) fn call(
         place: row.specs.place.clone(),
         server_key: desk.settings.secret.as_ref().map(|secret| secret.of_machine(&machine)),
         ordered_at: row.ordered_us.unwrap_or_else(|| SystemClock.now()),
-        usd_per_hour_max: desk.settings.usd_per_hour_max,
+        usd_per_hour_max: row.specs.usd_per_hour_max,
         notes: row.notes.clone(),
     };
     let scribe = Scribe { machine: machine.clone(), steps };

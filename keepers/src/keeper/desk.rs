@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use schemas::UsdNanos;
+use schemas::{Micros, UsdNanos, time::Clock as _};
 use tokio_util::sync::CancellationToken;
-use transport::{Link, Publisher};
+use transport::{Link, Publisher, SystemClock};
 
 use super::standby;
 use crate::{
@@ -32,8 +32,10 @@ pub(super) struct Desk {
     pub(super) price_book: String,
     pub(super) standing_every: Duration,
     pub(super) grace: Duration,
-    /// Whether only machines of earlier configurations are left in the pool: all of them are ended.
+    /// Whether the pool is in our configuration no more: if no other keeper keeps it for a while, its machines are ended.
     pub(super) orphaned: bool,
+    /// When this desk was opened.
+    pub(super) since: Micros,
 }
 
 impl Desk {
@@ -56,6 +58,7 @@ impl Desk {
             standing_every: config.standing_every,
             grace: config.grace,
             orphaned: false,
+            since: SystemClock.now(),
         }
     }
 
@@ -73,13 +76,11 @@ impl Desk {
             places: Vec::new(),
             slots: row.specs.slots,
             usd_per_hour_max: UsdNanos::ZERO,
+            models: Vec::new(),
             model: String::new(),
             health_path: "/health".into(),
             secret: None,
-            drain_limit: Duration::from_secs(60),
-            cool_for: Duration::from_secs(60),
-            park: false,
-            policy: Policy::none(),
+            policy: Policy::default(),
         };
         Self { orphaned: true, ..Self::new(config, &settings, account, parts) }
     }

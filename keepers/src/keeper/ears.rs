@@ -1,16 +1,37 @@
-//! What a keeper hears beside lists: an operator's wish.
+//! What a keeper hears beside lists: an operator's wish, what workers say, what waits.
 
-use schemas::topology::MACHINES_BUCKET;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::StreamExt as _;
+use schemas::{Micros, subjects, time::Clock as _, topology::MACHINES_BUCKET};
 use tokio::{sync::watch, task::JoinSet};
 use tracing::warn;
-use transport::follow::{Change, Follower, News};
+use transport::{
+    SystemClock,
+    follow::{Change, Follower, News},
+};
 
 use super::desk::Desk;
-use crate::wish::Wish;
+use crate::{
+    demand::{self, Load},
+    loads::Loads,
+    nats,
+    wish::Wish,
+};
+
+/// Two books that their tasks write and the plan reads.
+struct Books {
+    loads: Loads,
+    demand: demand::Book,
+    /// Whether anything waited when it was told last.
+    waits: bool,
+}
 
 /// What is heard. Dropping it ends its tasks.
 pub(super) struct Ears {
     wish: watch::Receiver<Wish>,
+    books: Arc<Mutex<Books>>,
+    waits: watch::Receiver<()>,
     /// Ends with the ears.
     _tasks: JoinSet<()>,
 }
@@ -18,15 +39,25 @@ pub(super) struct Ears {
 impl Ears {
     /// Begins to listen.
     pub(super) fn open(desk: &Desk, wish: Wish) -> Self {
-        let (tell, wish) = watch::channel(wish);
+        let (tell_wish, wish) = watch::channel(wish);
+        let (tell_waits, waits) = watch::channel(());
+        let now = SystemClock.now();
+        let books = Books { loads: Loads::default(), demand: demand::Book::new(now), waits: false };
+        let books = Arc::new(Mutex::new(books));
         let mut tasks = JoinSet::new();
-        tasks.spawn(follow_wish(desk.clone(), tell));
-        Self { wish, _tasks: tasks }
+        tasks.spawn(follow_wish(desk.clone(), tell_wish));
+        tasks.spawn(hear_workers(desk.clone(), Arc::clone(&books)));
+        tasks.spawn(hear_dispatchers(desk.clone(), Arc::clone(&books), tell_waits));
+        Self { wish, books, waits, _tasks: tasks }
     }
 
-    /// Returns when something was heard. Cancel-safe.
+    /// Returns when something was heard that the plan should know at once. Cancel-safe.
     pub(super) async fn heard(&mut self) {
-        if self.wish.changed().await.is_err() {
+        let told = tokio::select! {
+            told = self.wish.changed() => told,
+            told = self.waits.changed() => told,
+        };
+        if told.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -35,6 +66,20 @@ impl Ears {
     pub(super) fn wish(&self) -> Wish {
         self.wish.borrow().clone()
     }
+
+    /// What waits; `None` while no dispatcher speaks.
+    pub(super) fn load(&self, desk: &Desk, now: Micros) -> Option<Load> {
+        lock(&self.books).demand.load(&desk.settings.pool, &desk.settings.models, now)
+    }
+
+    /// Looks at what workers say.
+    pub(super) fn loads<T>(&self, look: impl FnOnce(&Loads) -> T) -> T {
+        look(&lock(&self.books).loads)
+    }
+}
+
+fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
+    books.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn follow_wish(desk: Desk, tell: watch::Sender<Wish>) {
@@ -44,8 +89,7 @@ async fn follow_wish(desk: Desk, tell: watch::Sender<Wish>) {
     follower
         .run(|news| match news {
             News::Change(Change { key: changed, value, .. }) if changed == key => {
-                let wish = value.as_deref().map(serde_json::from_slice::<Wish>).transpose();
-                match wish {
+                match value.as_deref().map(serde_json::from_slice::<Wish>).transpose() {
                     Ok(wish) => {
                         let wish = wish.unwrap_or_default();
                         tell.send_if_modified(|held| {
@@ -62,4 +106,32 @@ async fn follow_wish(desk: Desk, tell: watch::Sender<Wish>) {
             News::Begins | News::Change(_) | News::Whole => {}
         })
         .await;
+}
+
+/// Heartbeats of all pools of the region: ours say what machines run, the others what jobs cost elsewhere.
+async fn hear_workers(desk: Desk, books: Arc<Mutex<Books>>) {
+    let subject = subjects::heartbeats_in(&desk.settings.pool.region);
+    let Some(mut beats) = nats::subscribe(&desk.client, subject).await else { return };
+    while let Some(message) = beats.next().await {
+        if let Some(beat) = nats::read_heartbeat(&message.payload) {
+            lock(&books).loads.hear(beat, SystemClock.now());
+        }
+    }
+}
+
+async fn hear_dispatchers(desk: Desk, books: Arc<Mutex<Books>>, tell: watch::Sender<()>) {
+    let subject = subjects::demand(&desk.settings.pool.region);
+    let Some(mut told) = nats::subscribe(&desk.client, subject).await else { return };
+    while let Some(message) = told.next().await {
+        let Some(demand) = nats::read_demand(&message.payload) else { continue };
+        let (now, mut books) = (SystemClock.now(), lock(&books));
+        books.demand.hear(demand, now);
+        let load = books.demand.load(&desk.settings.pool, &desk.settings.models, now).unwrap_or_default();
+        let waits = load.waiting.iter().chain(&load.backfill).any(|waiting| waiting.jobs > 0);
+        // From nothing to something is told at once; the rest is read at the next look.
+        if waits && !std::mem::replace(&mut books.waits, waits) {
+            tell.send_replace(());
+        }
+        books.waits = waits;
+    }
 }

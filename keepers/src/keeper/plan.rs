@@ -1,86 +1,85 @@
-//! The pool's plan, carried: what is seen goes in, orders and endings come out.
+//! The pool's plan, carried: what is seen goes in, orders and farewells come out.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use schemas::{MachineId, Micros, UsdNanos, machine::MachineState, time::Clock as _};
-use tokio::time::Instant;
-use transport::SystemClock;
+use schemas::{Micros, UsdNanos, machine::MachineState};
+use tokio::{task::JoinSet, time::Instant};
+use tracing::{debug, warn};
 
 use super::{desk::Desk, ears::Ears, money::Figures};
 use crate::{
     fleet,
-    landlord::Quote,
+    landlord::{CallError, Parking, Quote},
     machine::Event,
+    policy::{self, How, Leave, LeaveWhy, Memory, Offer, Plan, Purchase, Seen, Standing},
     row::{Life, Row, Specs},
     store::StoreError,
     wish::{Cooling, Quoted, Status, Wish},
 };
 
-/// Between looks when nothing happens.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// After news, before the next look: news come in bursts.
 const LOOK_SOON: Duration = Duration::from_millis(20);
-/// How old a quote may be.
-const QUOTED_FOR: Duration = Duration::from_secs(300);
-/// A place cools no longer than this.
-const COOL_MAX: Duration = Duration::from_secs(3_600);
+/// While machines drain, looks come so often: each second of them is paid for.
+const LOOK_DRAINING: Duration = Duration::from_millis(500);
+/// Quotes are asked for anew after this, so that an order needs no call before it.
+const QUOTED_FOR: Duration = Duration::from_secs(120);
 /// A pool that needs a person is tried again after this, doubled each time up to the second.
 const CLOSED_FOR: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
-/// A machine that drains and of which no worker says anything is believed to be empty after this.
-const SILENT_FOR: Duration = Duration::from_secs(10);
-/// A machine that drains is believed to be empty no sooner: workers hear of the drain within moments.
-const DRAIN_LEAST: Duration = Duration::from_secs(2);
+/// What the plan remembers is stored this often.
+const STORE_EVERY: Duration = Duration::from_secs(30);
 
-/// Something that holds for a while, and longer each time.
+/// Why nothing is ordered until a person acts, and when it is tried again all the same.
 #[derive(Clone, Debug)]
-struct Rest {
-    until: Micros,
+struct Closed {
+    until: Instant,
     times: u32,
     because: String,
-}
-
-impl Rest {
-    fn again(
-        before: Option<&Self>,
-        because: String,
-        (least, most): (Duration, Duration),
-        now: Micros,
-    ) -> Self {
-        let times = before.map_or(0, |rest| rest.times).saturating_add(1);
-        let span = least.saturating_mul(1 << times.saturating_sub(1).min(16)).min(most.max(least));
-        Self { until: now + span, times, because }
-    }
 }
 
 /// What is to be done.
 #[derive(Debug, Default)]
 pub(super) struct Decided {
     pub(super) orders: Vec<Row>,
-    pub(super) events: Vec<(MachineId, Event)>,
+    pub(super) events: Vec<(schemas::MachineId, Event)>,
 }
 
 /// The plan of a pool and what it is made from.
 pub(super) struct Planner {
     ears: Ears,
-    cooling: BTreeMap<String, Rest>,
-    closed: Option<Rest>,
+    memory: Memory,
+    closed: Option<Closed>,
     quotes: Vec<Quote>,
-    quoted_at: Option<Micros>,
+    /// The question for quotes that is under way.
+    quoting: JoinSet<Result<Vec<Quote>, CallError>>,
+    quote_at: Instant,
     next: Instant,
-    look_again_at: Option<Micros>,
+    store_at: Instant,
+    alarmed: bool,
 }
 
 impl Planner {
     pub(super) async fn begin(desk: &Desk) -> Result<Self, StoreError> {
         let (wish, _) = desk.store.read::<Wish>(&Wish::key(&desk.settings.pool)).await?;
+        // A memory of another version is no reason to keep nothing: the plan learns again.
+        let memory = match desk.store.read::<Memory>(&memory_key(desk)).await {
+            Ok((memory, _)) => memory.unwrap_or_default(),
+            Err(StoreError::Value { key, source }) => {
+                warn!(key, error = %source, "what the plan remembered does not read; it begins anew");
+                Memory::default()
+            }
+            Err(error) => return Err(error),
+        };
+        let now = Instant::now();
         Ok(Self {
             ears: Ears::open(desk, wish.unwrap_or_default()),
-            cooling: BTreeMap::new(),
+            memory,
             closed: None,
             quotes: Vec::new(),
-            quoted_at: None,
-            next: Instant::now(),
-            look_again_at: None,
+            quoting: JoinSet::new(),
+            quote_at: now,
+            next: now,
+            store_at: now + STORE_EVERY,
+            alarmed: false,
         })
     }
 
@@ -89,6 +88,9 @@ impl Planner {
         tokio::select! {
             () = tokio::time::sleep_until(self.next) => {}
             () = self.ears.heard() => {}
+            Some(quoted) = self.quoting.join_next() => self.quoted(quoted.unwrap_or_else(|error| {
+                Err(CallError::Unclear(format!("the question for prices broke down: {error}")))
+            })),
         }
     }
 
@@ -96,30 +98,44 @@ impl Planner {
         self.next = self.next.min(Instant::now() + LOOK_SOON);
     }
 
-    pub(super) fn look_again_at(&self) -> Option<Micros> {
-        self.look_again_at
-    }
-
-    /// A machine has moved on.
-    pub(super) fn moved(&mut self, row: &Row, before: MachineState, now: Micros) {
-        if row.life.state() == MachineState::Ready {
-            self.cooling.remove(&row.specs.place);
-        }
-        let _ = (before, now);
+    /// Nothing is ordered of a machine's type at its place for a while.
+    pub(super) fn cool(&mut self, specs: &Specs, now: Micros) {
+        self.memory.starts.failed(&specs.sku, &specs.place, now);
         self.urge();
     }
 
-    pub(super) fn cool(&mut self, place: String, because: String, now: Micros) {
-        let rest = Rest::again(self.cooling.get(&place), because, (Duration::from_secs(60), COOL_MAX), now);
-        self.cooling.insert(place, rest);
+    /// Nothing is ordered until a person acts.
+    pub(super) fn close(&mut self, because: String) {
+        let times = self.closed.as_ref().map_or(0, |closed| closed.times).saturating_add(1);
+        let (least, most) = CLOSED_FOR;
+        let span = least.saturating_mul(1 << times.saturating_sub(1).min(10)).min(most);
+        let until = Instant::now() + span;
+        (self.closed, self.quote_at) = (Some(Closed { until, times, because }), until);
     }
 
-    pub(super) fn close(&mut self, because: String, now: Micros) {
-        self.closed = Some(Rest::again(self.closed.as_ref(), because, CLOSED_FOR, now));
+    fn quoted(&mut self, quoted: Result<Vec<Quote>, CallError>) {
+        match quoted {
+            Ok(quotes) => {
+                (self.quotes, self.quote_at) = (quotes, Instant::now() + QUOTED_FOR);
+                if self.closed.as_ref().is_some_and(|closed| closed.until <= Instant::now()) {
+                    self.closed = None;
+                }
+            }
+            Err(error) if error.needs_a_person() => self.close(error.to_string()),
+            Err(error) => {
+                debug!(%error, "no quotes now");
+                self.quote_at = Instant::now() + CLOSED_FOR.0;
+            }
+        }
     }
 
-    pub(super) async fn store(&self, _: &Desk) {}
+    /// Stores what is remembered.
+    pub(super) async fn store(&mut self, desk: &Desk) {
+        desk.store.put(&memory_key(desk), &self.memory).await;
+        self.store_at = Instant::now() + STORE_EVERY;
+    }
 
+    /// Looks, and says what is to be done.
     pub(super) async fn decide(
         &mut self,
         desk: &Desk,
@@ -127,111 +143,192 @@ impl Planner {
         figures: Figures,
         now: Micros,
     ) -> Decided {
-        self.next = Instant::now() + LOOK_EVERY;
+        self.ask_for_quotes(desk);
+        let seen = self.see(desk, rows, now);
+        let plan = policy::plan(&seen, &desk.settings.policy, &mut self.memory, now);
         let mut decided = Decided::default();
-        let settings = &desk.settings;
-        let wish = self.ears.wish();
-        let want =
-            if desk.orphaned || wish.stopped { 0 } else { wish.scale.unwrap_or(settings.policy.least) };
-        let living: Vec<&&Row> = rows
-            .iter()
-            .filter(|row| row.doomed.is_none())
-            .filter(|row| {
-                !matches!(
-                    row.life,
-                    Life::Draining { .. } | Life::Stopping { .. } | Life::Gone | Life::Parked { .. }
-                )
-            })
-            .collect();
-        let have = u32::try_from(living.len()).unwrap_or(u32::MAX);
-        for row in rows {
-            if matches!(row.life, Life::Draining { .. })
-                && now.since(row.since_us) >= DRAIN_LEAST.max(SILENT_FOR.min(DRAIN_LEAST))
-            {
-                decided.events.push((row.specs.machine.clone(), Event::Drained));
-            }
+        decided.orders.extend(plan.order.iter().map(|purchase| self.wanted(desk, purchase, plan.why(), now)));
+        let wake = plan.wake.iter().map(|machine| (machine.clone(), Event::Wake(plan.why())));
+        decided.events.extend(wake);
+        let state = |leave: &Leave| rows.iter().find(|row| row.specs.machine == leave.machine);
+        for leave in &plan.leave {
+            let Some(row) = state(leave) else { continue };
+            let events = farewell(leave, row, desk.settings.policy.park);
+            decided.events.extend(events.into_iter().map(|event| (leave.machine.clone(), event)));
         }
-        if have > want {
-            for row in living.iter().rev().take((have - want) as usize) {
-                let because = "more machines than wanted".to_owned();
-                decided
-                    .events
-                    .push((row.specs.machine.clone(), Event::Unwanted { because, park: settings.park }));
-            }
+        let ready =
+            rows.iter().filter(|row| matches!(row.life, Life::Ready { .. })).map(|row| &row.specs.machine);
+        let suspects = self.ears.loads(|loads| loads.suspects(&desk.settings.pool, now));
+        let suspects =
+            suspects.into_iter().filter(|(machine, _)| ready.clone().any(|ready| ready == machine));
+        decided.events.extend(suspects.map(|(machine, because)| (machine, Event::Suspect(because))));
+        let draining = rows.iter().any(|row| matches!(row.life, Life::Draining { .. }));
+        let look = if draining { LOOK_DRAINING } else { plan.look_again_at.since(now) };
+        self.next = Instant::now() + look.max(LOOK_SOON);
+        self.tell(desk, &plan, rows, figures, now).await;
+        if self.store_at <= Instant::now() {
+            self.store(desk).await;
         }
-        if have < want && self.may_order(desk, now).await {
-            let open = |quote: &&Quote| self.cooling.get(&quote.place).is_none_or(|rest| rest.until <= now);
-            if let Some(quote) = self.quotes.iter().find(open) {
-                for _ in have..want {
-                    decided.orders.push(wanted(desk, quote, now));
-                }
-            }
-        }
-        self.tell(desk, want, rows, figures, now).await;
         decided
     }
 
-    async fn may_order(&mut self, desk: &Desk, now: Micros) -> bool {
-        if self.closed.as_ref().is_some_and(|rest| now < rest.until) {
-            return false;
+    fn ask_for_quotes(&mut self, desk: &Desk) {
+        if desk.orphaned || !self.quoting.is_empty() || Instant::now() < self.quote_at {
+            return;
         }
-        if self.quoted_at.is_some_and(|at| now.since(at) < QUOTED_FOR) {
-            return true;
-        }
-        match desk.account.landlord().quote(&desk.settings.pool).await {
-            Ok(quotes) => {
-                (self.quotes, self.quoted_at, self.closed) = (quotes, Some(now), None);
-                true
-            }
-            Err(error) => {
-                self.close(error.to_string(), now);
-                false
-            }
+        let (landlord, pool) = (std::sync::Arc::clone(desk.account.landlord()), desk.settings.pool.clone());
+        self.quoting.spawn(async move { landlord.quote(&pool).await });
+    }
+
+    fn see(&self, desk: &Desk, rows: &[&Row], now: Micros) -> Seen {
+        let (settings, rules, wish) = (&desk.settings, desk.account.rules(), self.ears.wish());
+        let offer = |quote: &Quote| Offer {
+            sku: quote.sku.clone(),
+            place: quote.place.clone(),
+            slots: settings.slots,
+            usd_per_hour: quote.usd_per_hour,
+            available: quote.available,
+        };
+        let affordable = |quote: &&Quote| quote.usd_per_hour <= settings.usd_per_hour_max;
+        let offers = match &self.closed {
+            Some(_) => Vec::new(),
+            None => self.quotes.iter().filter(affordable).map(offer).collect(),
+        };
+        let standing = |row: &&Row| {
+            self.ears.loads(|loads| {
+                let drains_since = matches!(row.life, Life::Draining { .. }).then_some(row.since_us);
+                Standing {
+                    machine: row.specs.machine.clone(),
+                    state: row.life.state(),
+                    since: row.since_us,
+                    sku: row.specs.sku.clone(),
+                    place: row.specs.place.clone(),
+                    slots: row.specs.slots,
+                    usd_per_hour: row.specs.usd_per_hour,
+                    parked_usd_per_hour: row.specs.parked_usd_per_hour,
+                    ordered_at: row.ordered_us.unwrap_or(row.since_us),
+                    ready_at: row.ready_us,
+                    paid_until: row.meter.paid_until(now),
+                    running: loads.running(&settings.pool, &row.specs.machine, drains_since, now),
+                    cached_tokens: 0,
+                    replace: is_old(row, desk, now),
+                    unwanted: row.doomed.is_some() || wish.drain.contains(&row.specs.machine),
+                }
+            })
+        };
+        Seen {
+            load: self.ears.load(desk, now),
+            machines: rows.iter().filter(|row| row.life != Life::Gone).map(standing).collect(),
+            offers,
+            serverless: self.ears.loads(|loads| loads.serverless(&settings.pool, &settings.models, now)),
+            ahead_slots: 0,
+            wish: match wish {
+                _ if desk.orphaned => policy::Wish::Stop,
+                Wish { stopped: true, .. } => policy::Wish::Stop,
+                Wish { scale: Some(machines), .. } => policy::Wish::Scale(machines),
+                Wish { .. } => policy::Wish::None,
+            },
+            unit: rules.unit,
+            minimum: rules.unit,
+            parks: rules.parking == Parking::Offered,
         }
     }
 
-    async fn tell(&self, desk: &Desk, want: u32, rows: &[&Row], figures: Figures, now: Micros) {
+    fn wanted(&self, desk: &Desk, purchase: &Purchase, because: String, now: Micros) -> Row {
+        let quoted = |quote: &&Quote| quote.place == purchase.place && quote.sku == purchase.sku;
+        let parked =
+            self.quotes.iter().find(quoted).map_or(UsdNanos::ZERO, |quote| quote.parked_usd_per_hour);
+        let specs = Specs {
+            machine: uuid::Uuid::now_v7()
+                .simple()
+                .to_string()
+                .parse()
+                .expect("hexadecimal digits are a token"),
+            pool: desk.settings.pool.clone(),
+            landlord: desk.settings.account.clone(),
+            sku: purchase.sku.clone(),
+            place: purchase.place.clone(),
+            slots: purchase.slots,
+            usd_per_hour: purchase.usd_per_hour,
+            usd_per_hour_max: purchase.usd_per_hour_max,
+            parked_usd_per_hour: parked,
+        };
+        Row::wanted(specs, desk.account.rules().unit, because, now)
+    }
+
+    async fn tell(&mut self, desk: &Desk, plan: &Plan, rows: &[&Row], figures: Figures, now: Micros) {
+        let pool = &desk.settings.pool;
+        let alarm = plan.reasons.iter().any(policy::Reason::is_alarm);
+        if alarm && !self.alarmed {
+            warn!(%pool, why = plan.why(), "jobs may be late");
+        }
+        self.alarmed = alarm;
         let quoted = |quote: &Quote| Quoted {
             place: quote.place.clone(),
             sku: quote.sku.clone(),
             usd_per_hour: quote.usd_per_hour,
             available: quote.available,
         };
-        let cooling = |(place, rest): (&String, &Rest)| {
-            (now < rest.until).then(|| Cooling {
-                place: place.clone(),
-                until_us: rest.until,
-                because: rest.because.clone(),
-            })
+        let cooling = |quote: &Quote| {
+            let until_us = self.memory.starts.rests(&quote.sku, &quote.place, now)?;
+            let because = "the last machine ordered there could not be had, or did not serve".to_owned();
+            Some(Cooling { place: quote.place.clone(), until_us, because })
         };
+        let dear = self.quotes.iter().filter(|quote| quote.usd_per_hour > desk.settings.usd_per_hour_max);
+        let dear = dear.map(|quote| quote.usd_per_hour).min();
+        let dear =
+            dear.filter(|_| self.quotes.iter().all(|q| q.usd_per_hour > desk.settings.usd_per_hour_max));
+        let closed = self.closed.as_ref().map(|closed| closed.because.clone()).or_else(|| {
+            let max = desk.settings.usd_per_hour_max;
+            dear.map(|price| {
+                format!("a machine costs ${price} an hour, more than usd_per_hour_max (${max}); raise it")
+            })
+        });
         let status = Status {
             keeper: desk.keeper.clone(),
             at_us: now,
-            want,
-            reason: String::new(),
+            want: plan.want,
+            reason: plan.why(),
             usd_per_hour: fleet::usd_per_hour(rows.iter().copied()),
             quotes: self.quotes.iter().map(quoted).collect(),
-            closed: self.closed.as_ref().map(|rest| rest.because.clone()),
-            cooling: self.cooling.iter().filter_map(cooling).collect(),
+            closed,
+            cooling: self.quotes.iter().filter_map(cooling).collect(),
             cost_usd: figures.cost_usd,
             jobs_usd: figures.jobs_usd,
             standing_usd: figures.standing_usd,
         };
-        desk.store.put(&Status::key(&desk.settings.pool), &status).await;
+        desk.store.put(&Status::key(pool), &status).await;
     }
 }
 
-fn wanted(desk: &Desk, quote: &Quote, now: Micros) -> Row {
-    let specs = Specs {
-        machine: uuid::Uuid::now_v7().simple().to_string().parse().expect("hexadecimal digits are a token"),
-        pool: desk.settings.pool.clone(),
-        landlord: desk.settings.account.clone(),
-        sku: quote.sku.clone(),
-        place: quote.place.clone(),
-        slots: desk.settings.slots,
-        usd_per_hour: quote.usd_per_hour,
-        parked_usd_per_hour: quote.parked_usd_per_hour,
+/// Whether a machine is to be replaced: the pool rents another type now, or its time ends before a successor could be there.
+fn is_old(row: &Row, desk: &Desk, now: Micros) -> bool {
+    let (settings, ahead) =
+        (&desk.settings, desk.account.rules().start_within + desk.settings.policy.drain_limit);
+    row.specs.sku != settings.sku || row.expires_us.is_some_and(|until| until <= now + ahead)
+}
+
+/// What a farewell means for a machine.
+fn farewell(leave: &Leave, row: &Row, park: bool) -> Vec<Event> {
+    let because = match leave.why {
+        LeaveWhy::Fewer => "fewer machines are enough",
+        LeaveWhy::Replaced => "its successor works",
+        LeaveWhy::Asked => "an operator asked for it",
+        LeaveWhy::NeverStarted => "it took too long to start",
+        LeaveWhy::Drained => "it is drained",
+        LeaveWhy::DrainLimit => "its jobs have had their time",
+        LeaveWhy::ParkedLong => "it was parked for longer than a new one costs",
     };
-    let _ = (SystemClock.now(), UsdNanos::ZERO);
-    Row::wanted(specs, desk.account.rules().unit, "wanted".into(), now)
+    let unwanted = |park| Event::Unwanted { because: because.to_owned(), park };
+    match (leave.how, row.life.state()) {
+        (How::Park, MachineState::Draining) => vec![Event::Drained],
+        (How::End, MachineState::Draining) => vec![unwanted(false), Event::Drained],
+        (How::Drain, _) => vec![unwanted(park && leave.why == LeaveWhy::Fewer)],
+        (How::Park, _) => vec![unwanted(true)],
+        (How::Forget | How::End, _) => vec![unwanted(false)],
+    }
+}
+
+fn memory_key(desk: &Desk) -> String {
+    format!("memory.{}.{}", desk.settings.pool.region, desk.settings.pool.provider)
 }

@@ -33,7 +33,12 @@ impl Hold {
         let key = Lease::key(&desk.settings.pool);
         let (found, revision) = desk.store.read::<Lease>(&key).await?;
         let now = SystemClock.now();
-        if !Lease::is_free(found.as_ref(), &desk.keeper, now) {
+        let free = if desk.orphaned {
+            Lease::is_forsaken(found.as_ref(), desk.since, super::FORSAKEN_AFTER, now)
+        } else {
+            Lease::is_free(found.as_ref(), &desk.keeper, now)
+        };
+        if !free {
             return Ok(None);
         }
         let until = Instant::now() + HELD_FOR;
@@ -87,13 +92,6 @@ pub(super) async fn run(desk: &Desk, shutdown: &CancellationToken) {
                     warn!(%pool, %error, "a pool is not kept by this keeper any more");
                 }
                 desk.account.tell(pool, None);
-                if desk.orphaned && !shutdown.is_cancelled() {
-                    // Nothing is left, or another keeper has it.
-                    tokio::select! {
-                        () = shutdown.cancelled() => return,
-                        () = sleep(super::ORPHANS_EVERY) => {}
-                    }
-                }
             }
             Ok(None) => failed = 0,
             Err(error) => {

@@ -130,11 +130,6 @@ impl Lambda {
         Ok(types)
     }
 
-    /// Today's price of a type.
-    async fn price(&self, sku: &str) -> Result<UsdNanos, CallError> {
-        self.types().await?.price(sku)
-    }
-
     async fn key_name(&self) -> Result<String, CallError> {
         let cell = Arc::clone(&lock(&self.key));
         cell.get_or_try_init(|| keys::ensure(self)).await.cloned()
@@ -177,7 +172,7 @@ impl Lambda {
         let place = place.ok_or_else(|| {
             CallError::Misconfigured(format!("lambda: {} is no place of pool {}", order.place, order.pool))
         })?;
-        let now = self.price(&order.sku).await?;
+        let now = self.types().await.map_err(wire::before_the_order)?.price(&order.sku)?;
         if now > order.usd_per_hour_max {
             return Err(CallError::Price { now, max: order.usd_per_hour_max });
         }

@@ -1,7 +1,13 @@
 //! The providers of machines, a file each; none imports another. What all of them need of HTTP is in [`http`], how often an
-//! account is asked in [`pace`].
+//! account is asked in [`pace`] and [`hold`]; [`mark`] is for those whose only field for us is a name.
 
-pub mod golem;
+pub mod hold;
 pub mod http;
-pub mod lambda;
+pub mod mark;
 pub mod pace;
+
+pub mod fly;
+pub mod golem;
+pub mod lambda;
+pub mod railway;
+pub mod render;

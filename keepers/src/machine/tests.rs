@@ -35,6 +35,7 @@ fn specs() -> Specs {
         place: "us-east-1".into(),
         slots: 4,
         usd_per_hour: HOURLY,
+        usd_per_hour_max: HOURLY,
         parked_usd_per_hour: UsdNanos::new(1_000),
     }
 }

@@ -152,8 +152,8 @@ impl Dispatcher {
             Effect::Repair => {}
             Effect::Offer { pool, handover, parcel } => {
                 let job = handover.lease.stream_seq;
-                let by = desk.process();
-                desk.audit().offers(by, AttemptKey::of(&self.accept, handover.offer));
+                let (by, now) = (desk.process(), desk.now());
+                desk.audit().offers(by, AttemptKey::of(&self.accept, handover.offer), now);
                 desk.note(Some(job), || {
                     let Handover { offer, attempt, hedge, lease, .. } = &*handover;
                     let hedge = if *hedge { ", a second one" } else { "" };
@@ -162,7 +162,8 @@ impl Dispatcher {
                         lease.delivered
                     )
                 });
-                desk.send(Line::Bulk, offer(subjects::work(&pool), &self.accept, *handover, parcel));
+                let most = if desk.has(Mutation::OffersTooMuch) { usize::MAX } else { MAX_PAYLOAD };
+                desk.send(Line::Bulk, offer(subjects::work(&pool), &self.accept, *handover, parcel, most));
             }
             Effect::Order { pool, worker, order } => {
                 desk.note(None, || format!("orders {worker}: {order:?}"));
@@ -225,6 +226,7 @@ impl Dispatcher {
                 let parcel = parcel.as_ref().clone();
                 self.apply(Event::Delivered(Box::new(Delivered { head, parcel, lease })), desk);
             }
+            Err(_) if desk.has(Mutation::DropsBroken) => self.client.ack(&lease, desk),
             Err(error) => self.broken(message, parcel, lease, &error.to_string()),
         }
     }
@@ -356,9 +358,15 @@ impl Process for Dispatcher {
 }
 
 /// An offer as it is sent: a job whose text does not fit beside the handover goes by its place in the log.
-fn offer(subject: String, accept: &str, mut handover: Handover, parcel: Option<Parcel>) -> Message {
+fn offer(
+    subject: String,
+    accept: &str,
+    mut handover: Handover,
+    parcel: Option<Parcel>,
+    most: usize,
+) -> Message {
     let size = headers::json(&handover).len() + FRAME;
-    let parcel = parcel.filter(|parcel| parcel.bytes() + size <= MAX_PAYLOAD);
+    let parcel = parcel.filter(|parcel| parcel.bytes() + size <= most);
     handover.in_log = parcel.is_none();
     let bytes = size + parcel.as_ref().map_or(0, Parcel::bytes);
     let body = Body::Offer(handover.into(), parcel.map(Into::into));

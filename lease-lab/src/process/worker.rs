@@ -16,7 +16,7 @@ use schemas::{
 };
 use transport::{Stored, stored};
 use workers::{
-    attempt::course::{Effect, Event, Found, News, Refusal, ResultName, Site, Terms},
+    attempt::course::{Effect, Event, Found, News, Refusal, Report, ResultName, Site, Terms},
     clock::Now,
     config::PoolModel,
     shift::{Decision, Meaning, Message as Due, Post, Shift},
@@ -150,6 +150,8 @@ impl Worker {
         });
         if let Decision::Accept(number) = decision {
             let offer = OfferKey { accept: accept.to_owned(), offer: handover.offer };
+            let now = desk.now();
+            desk.audit().takes(offer.attempt(), handover.lease.stream_seq, now);
             let expected = attempt::bill(desk.provider(self.pool), setup::EXPECTED, true).lines;
             let terms = Terms {
                 site: self.site.clone(),
@@ -259,7 +261,13 @@ impl Worker {
                 desk.note(Some(seq), || format!("gives it back: {}", back.failure.class));
                 desk.send(Line::Bulk, give_back(*back, parcel));
             }
-            Effect::Report(report) => desk.note(Some(seq), || format!("{report:?}")),
+            Effect::Report(report) => {
+                if report == Report::Abandoning("cost") {
+                    let key = attempt.course.key();
+                    desk.audit().withholds(key);
+                }
+                desk.note(Some(seq), || format!("{report:?}"));
+            }
             Effect::Settle(settled) => {
                 desk.note(Some(seq), || format!("attempt {} has ended: {settled:?}", attempt.course.key()));
                 attempt.settled = Some(settled);

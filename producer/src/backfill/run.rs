@@ -4,9 +4,11 @@
 
 mod doubts;
 mod lost;
+mod reserved;
+mod unread;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -33,16 +35,13 @@ use super::{
 use crate::{
     JobRequest, Producer, SubmitError,
     lines::{Defaults, Line, parse_line},
-    nats::{self, Arrived, Kind},
+    nats::{self, Arrived, Kind, Unread},
 };
 
 /// How often how far it is is written down, and told.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// Results taken in between two such times at most: what a crash makes us read again.
 const KEEP_AFTER: u64 = 50_000;
-/// Lines reserved at a time, which costs a checkpoint. After a crash so many are looked for in the streams, which costs a
-/// scan of what was published since.
-const RESERVE: u64 = 20_000;
 /// Before a line that was not taken is sent again: the stream is full, or the server is away.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Jobs out while nobody knows what one may cost, and there is a limit to keep.
@@ -51,10 +50,8 @@ const UNPRICED: u64 = 4;
 const BURST: u32 = 1_024;
 /// Results that may wait to be written; then the reading waits.
 const RESULTS_AHEAD: usize = 4_096;
-/// How often is looked whether `REPLIES` has dropped results that are not in the output.
-const LOOK_FOR_LOST_EVERY: Duration = Duration::from_secs(10);
-/// Clocks differ: how much before a reservation its jobs are looked for.
-const MARGIN: Duration = Duration::from_secs(30);
+/// How often is looked whether `REPLIES` has dropped results that are not in the output, or holds some that do not read.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,10 +101,12 @@ pub struct Backfill {
     running: u64,
     /// Jobs an earlier run may have submitted: looked for before a line is sent.
     known: HashSet<JobId>,
-    /// Reservations that are not all acknowledged: up to which line, and when.
-    reservations: VecDeque<(u64, Micros)>,
+    /// Reservations that are not all acknowledged.
+    reservations: reserved::Reservations,
     quote: Quote,
     asked: Control,
+    /// Up to which sequence of `REPLIES` results were taken in.
+    taken: u64,
     since_kept: u64,
     began: Option<(Instant, u64)>,
     /// What `LEDGER` says that all attempts have cost, those of jobs that have not ended included; read while there is a limit.
@@ -116,6 +115,8 @@ pub struct Backfill {
     lost: Vec<u64>,
     /// When they are looked for.
     doubts: doubts::Doubts,
+    /// Results that do not read.
+    unreads: unread::Unreads,
 }
 
 type Sent = (u64, Box<JobRequest>, Result<(), SubmitError>);
@@ -139,23 +140,23 @@ impl Backfill {
         let checkpoint = &folder.checkpoint;
         let running = checkpoint.submitted - folder.done_up_to(checkpoint.submitted);
         let input = Input::open(options.file.clone(), folder.index(), checkpoint.submitted)?;
-        // An earlier run's counts until its lines are acknowledged: whoever comes next looks as far back as we do.
-        let reserved = checkpoint.reserved > checkpoint.submitted;
-        let reservations = reserved.then_some((checkpoint.reserved, checkpoint.reserved_at_us));
+        let reservations = reserved::Reservations::of_run(checkpoint);
         Ok(Self {
             doubles: folder.manifest.survey.doubles.iter().copied().collect(),
             unacknowledged: BTreeSet::new(),
             texts: HashMap::new(),
             running,
             known: HashSet::new(),
-            reservations: reservations.into_iter().collect(),
+            reservations,
             quote: Quote::default(),
             asked: Control::Run,
+            taken: checkpoint.replies_seq,
             since_kept: 0,
             began: None,
             ledger_usd: UsdNanos::ZERO,
             lost: Vec::new(),
             doubts: doubts::Doubts::of_run(running > 0),
+            unreads: unread::Unreads::default(),
             options,
             folder,
             input,
@@ -257,7 +258,7 @@ impl Backfill {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What has ended already must be known before anything is sent.
         let mut to_catch_up = 1 + u32::from(self.options.max_cost.is_some());
-        let mut look = interval(LOOK_FOR_LOST_EVERY);
+        let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let caught_up = to_catch_up == 0;
@@ -292,12 +293,16 @@ impl Backfill {
                     tell(&self.snapshot());
                 }
                 // Not before all lines are read that may be out: an earlier run's are found by reading them.
-                _ = look.tick(), if caught_up && arrived.is_empty() && read < BURST => self.look_for_lost(producer).await?,
+                _ = look.tick(), if caught_up && arrived.is_empty() && read < BURST => {
+                    self.end_unread(producer).await?;
+                    self.look_for_lost(producer).await?;
+                }
                 Some(news) = arrived.recv() => {
                     let mut next = Some(news);
                     while let Some(news) = next {
                         match news {
-                            Arrived::Result { seq, result } => self.take(seq, result)?,
+                            Arrived::Result { seq, result } => self.take(seq, &result)?,
+                            Arrived::Unread(unread) => self.take_unread(unread),
                             Arrived::Cost(cost) => {
                                 let sum = self.ledger_usd.checked_add(cost.amount_usd);
                                 self.ledger_usd = sum.unwrap_or(UsdNanos::new(u64::MAX));
@@ -317,11 +322,9 @@ impl Backfill {
                     Err(error) => self.refused(line, &error.to_string())?,
                 },
                 Some(ended) = reading.join_next() => {
-                    // The reading ends only when it fails.
-                    if let Ok(outcome) = ended {
-                        outcome?;
-                    }
-                    return Ok(Ending::Stopped);
+                    // It goes on until the run ends, so without it the run would wait for ever.
+                    ended.map_err(BackfillError::Reading)??;
+                    return Err(BackfillError::ReadingEnded);
                 }
                 // Lines that needed nothing to be sent: go on reading.
                 () = tokio::task::yield_now(), if read == BURST => {}
@@ -330,31 +333,6 @@ impl Backfill {
                 self.keep()?;
             }
         }
-    }
-
-    /// Lines that an earlier run may have sent: whether it did stands in the streams.
-    async fn look_for_uncertain(&mut self, producer: &Producer) -> Result<(), BackfillError> {
-        let checkpoint = &self.folder.checkpoint;
-        let since = if self.folder.fresh {
-            // The folder may be gone after a run; then only the streams know.
-            None
-        } else if checkpoint.reserved > checkpoint.submitted {
-            Some(checkpoint.reserved_at_us - MARGIN)
-        } else {
-            return Ok(());
-        };
-        let (client, tenant) = (producer.client(), &self.options.tenant);
-        for region in &self.options.regions {
-            self.known.extend(nats::jobs_since(client, region, Some(tenant), since).await?);
-        }
-        if !self.known.is_empty() {
-            self.doubts.add_leftovers();
-            if since.is_none() {
-                // Until all lines are read, whoever comes next must find these jobs too.
-                self.reservations.push_back((self.folder.manifest.survey.lines, Micros::default()));
-            }
-        }
-        Ok(())
     }
 
     /// Whether one more job may go out under the limit.
@@ -414,33 +392,30 @@ impl Backfill {
         request
     }
 
-    /// Writes down that the next lines may be sent, before they are.
-    fn reserve(&mut self, now: Micros) -> Result<(), BackfillError> {
-        let upto = self.input.number + RESERVE;
-        self.folder.checkpoint.reserved = upto;
-        self.reservations.push_back((upto, now));
-        self.keep()
-    }
-
     fn keep(&mut self) -> Result<(), BackfillError> {
         let submitted = self.unacknowledged.first().map_or(self.input.number, |first| first - 1);
         let checkpoint = &mut self.folder.checkpoint;
         checkpoint.submitted = submitted;
-        while self.reservations.front().is_some_and(|(upto, _)| *upto <= submitted) {
-            self.reservations.pop_front();
+        if let Some(at) = self.reservations.acknowledged(submitted) {
+            checkpoint.reserved_at_us = at;
         }
-        if let Some((_, at)) = self.reservations.front() {
-            checkpoint.reserved_at_us = *at;
-        }
+        checkpoint.replies_seq = self.unreads.first_seq().map_or(self.taken, |seq| self.taken.min(seq - 1));
         self.since_kept = 0;
         self.folder.keep()
     }
 
-    /// Takes a stored result in; nothing when it does not read.
-    fn take(&mut self, seq: u64, result: Option<Box<JobResult>>) -> Result<(), BackfillError> {
+    /// Takes note of a stored result that does not read.
+    fn take_unread(&mut self, unread: Unread) {
+        self.taken = unread.seq;
+        if let Some(job) = unread.job {
+            self.unreads.add(job, unread, Instant::now());
+        }
+    }
+
+    /// Takes a stored result in.
+    fn take(&mut self, seq: u64, result: &JobResult) -> Result<(), BackfillError> {
         self.since_kept += 1;
-        self.folder.checkpoint.replies_seq = seq;
-        let Some(result) = result else { return Ok(()) };
+        self.taken = seq;
         let line = result.labels.get(LINE).and_then(|text| text.parse::<u64>().ok());
         let Some(line) = line.filter(|line| (1..=self.folder.manifest.survey.lines).contains(line)) else {
             return Ok(());
@@ -448,7 +423,7 @@ impl Backfill {
         if self.folder.is_done(line) {
             return Ok(());
         }
-        self.write(line, &result)?;
+        self.write(line, result)?;
         if line <= self.input.number {
             self.running = self.running.saturating_sub(1);
         }
@@ -527,7 +502,7 @@ fn send(producer: &Producer, line: u64, request: Box<JobRequest>, after: Duratio
 mod tests {
     use schemas::{Lane, catalog::Catalog};
 
-    use super::*;
+    use super::{reserved::RESERVE, *};
 
     fn options(folder: &std::path::Path) -> Options {
         let file = folder.join("prompts.jsonl");

@@ -91,6 +91,13 @@ impl Pools {
         }
     }
 
+    /// The clock by which everything was noted is set back.
+    pub fn clock_was_set_back(&mut self, by: Duration) {
+        for pool in &mut self.pools {
+            pool.clock_was_set_back(by);
+        }
+    }
+
     /// Sets the counts of our own open attempts to what the owner of the jobs knows: one entry per attempt, or sums. A model that
     /// is not named has none. The calls below adjust the counts as things happen, and no error of theirs outlives the next call
     /// of this one. Looks through the pools once per entry.

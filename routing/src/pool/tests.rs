@@ -38,6 +38,7 @@ pub(crate) fn beat(pool: &str, slots: u32, running: u32, cost: u64) -> Heartbeat
         succeeded: 0,
         failed: 0,
         models,
+        machines: None,
     }
 }
 

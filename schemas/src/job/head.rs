@@ -122,7 +122,7 @@ impl Head {
         if body.run_at.is_some_and(|at| Micros::from(at) > now + Duration::from_secs(60)) {
             return Err(JobError::field(
                 "run_at",
-                "lies in the future; publish to `beacon.delayed.<region>.<job-id>` instead",
+                "lies in the future; publish to `beacon.delayed.<region>.<tenant>.<job-id>` instead",
             ));
         }
         Ok(Self {

@@ -19,11 +19,14 @@ mod door;
 mod fault;
 mod fly;
 mod golem;
+pub mod graphql;
 mod lambda;
 mod life;
 mod log;
 mod machine;
 mod meter;
+mod railway;
+mod render;
 #[cfg(test)]
 mod tests;
 
@@ -36,3 +39,5 @@ pub use life::{Life, Serves};
 pub use log::{Act, Action};
 pub use machine::Stage;
 pub use meter::{BilledFrom, BilledUntil, Invoice, InvoiceLine, Tariff};
+pub use railway::{Railway, RailwayConfig};
+pub use render::{Render, RenderConfig};

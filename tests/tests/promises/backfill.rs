@@ -454,6 +454,76 @@ async fn results_made_anew_under_a_run_end_it_and_the_next_run_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_does_not_read_ends_its_line_with_the_reason_and_the_cost_also_after_a_stop() {
+    let scene = Scene::new(Script::Hold, 16).await;
+    let file = scene.file(8);
+    let options = Options { outstanding: 5, ..scene.options(&file) };
+    run_until_out(&scene, options.clone()).await;
+    let (producer, mailbox) = (scene.producer().await, options.mailbox());
+    let tenant = "acme".parse().unwrap();
+    let jobs = ids_of(&options, 1..=5);
+    // The results of a newer version: two of them while nobody runs it, one more while it runs.
+    let store = async |nth: usize| {
+        by_hand::store_unread(producer.client(), (&tenant, &mailbox), jobs[nth]).await;
+        let wasted = by_hand::wasted(jobs[nth], &tenant, 0, "0.002".parse().unwrap());
+        by_hand::store_cost(producer.client(), (&tenant, &mailbox), &wasted).await;
+    };
+    store(0).await;
+    store(1).await;
+    // A run that is stopped once it has read them hides them from no later one.
+    let (shutdown, mut told) = (CancellationToken::new(), 0);
+    let mut backfill = Backfill::open(options.clone()).unwrap();
+    let mut stop = |_: &Snapshot| {
+        told += 1;
+        if told == 3 {
+            shutdown.cancel();
+        }
+    };
+    let ending = backfill.run(&producer, &shutdown, &mut stop).await.unwrap();
+    assert_eq!(ending, Ending::Stopped);
+    drop(backfill);
+    let mut backfill = Backfill::open(options).unwrap();
+    let (shutdown, failed) = (CancellationToken::new(), AtomicU64::new(0));
+    let going_on = async {
+        store(2).await;
+        wait::until("all three to be told", || async { (failed.load(Ordering::SeqCst) == 3).then_some(()) })
+            .await;
+        scene.provider.release();
+    };
+    let mut tell = |so_far: &Snapshot| failed.store(so_far.failed, Ordering::SeqCst);
+    let (ending, ()) = tokio::join!(backfill.run(&producer, &shutdown, &mut tell), going_on);
+    let snapshot = backfill.snapshot();
+    assert_eq!((ending.unwrap(), snapshot.succeeded, snapshot.failed), (Ending::Finished, 5, 3));
+    let errors = std::fs::read_to_string(scene.path("state/errors.jsonl")).unwrap();
+    for (line, job) in errors.lines().zip(&jobs) {
+        for part in ["result_unreadable", "\"0.002\"", &job.to_string()] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+    assert_eq!(errors.lines().count(), 3);
+    assert_eq!(snapshot.spent_usd, UsdNanos::new(5 * 100_000 + 3 * 2_000_000));
+    producer.close().await;
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_can_read_no_results_any_more_ends_with_the_reason() {
+    let scene = Scene::new(Script::Hold, 16).await;
+    let file = scene.file(5);
+    let (options, producer) = (scene.options(&file), scene.producer().await);
+    let mut backfill = Backfill::open(options).unwrap();
+    let (shutdown, hear) = (CancellationToken::new(), &mut |_: &Snapshot| {});
+    let closing = async {
+        wait::until("jobs to be out", || async { (scene.provider.begun() == 5).then_some(()) }).await;
+        producer.client().drain().await.unwrap();
+    };
+    let (ending, ()) = tokio::join!(backfill.run(&producer, &shutdown, hear), closing);
+    let said = ending.unwrap_err().to_string();
+    assert!(!said.is_empty(), "{said}");
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_output_in_the_object_store_is_in_the_file_and_one_that_is_gone_is_told() {
     const LARGE: usize = 2 * 1024 * 1024;
     let scene = Scene::new(Script::Write(LARGE), 4).await;

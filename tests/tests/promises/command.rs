@@ -173,6 +173,21 @@ async fn a_job_that_has_ended_or_never_was_is_told_at_once_whatever_time_its_id_
     };
     let (code, told, _) = run(&["why", &ahead]);
     assert!(code == Some(0) && told.contains("ended succeeded"), "{told}");
+    // Another tenant has a job of that id, which waits for its time.
+    let theirs = producer::ProducerConfig::new(&urls[0], "other", "inbox").unwrap();
+    let theirs = producer::Producer::connect(theirs).await.unwrap();
+    request.body.run_at = Some("2999-01-01T00:00:00Z".parse().unwrap());
+    theirs.submit(&request).await.unwrap();
+    let (code, _, error) = run(&["why", &ahead]);
+    assert!(code == Some(2) && error.lines().count() == 1, "{error}");
+    assert!(["acme, other", "--tenant", &ahead].iter().all(|part| error.contains(part)), "{error}");
+    let (code, told, _) = run(&["why", &ahead, "--tenant", "other"]);
+    assert!(code == Some(0) && told.contains("waits for its time"), "{told}");
+    let (code, told, _) = run(&["why", &ahead, "--tenant", "acme"]);
+    assert!(code == Some(0) && told.contains("ended succeeded"), "{told}");
+    let (code, _, error) = run(&["why", &ahead, "--tenant", "third"]);
+    assert!(code == Some(1) && error.contains("of tenant third is in no stream"), "{error}");
+    theirs.close().await;
     let never = uuid::Uuid::now_v7().to_string();
     let (code, _, error) = run(&["why", &never]);
     assert!(code == Some(1) && error.contains("never accepted") && error.lines().count() == 1, "{error}");

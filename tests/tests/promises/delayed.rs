@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use producer::{JobRequest, SubmitError};
+use producer::{JobRequest, Producer, ProducerConfig, SubmitError, request::new_job_id};
 use schemas::{JobId, Micros, Region, reply::Status, time::Clock as _};
 use tests::{
     audit::Audit,
@@ -23,6 +23,11 @@ fn in_a_while(span: Duration) -> JobRequest {
 
 fn region() -> Region {
     roles::REGION.parse().unwrap()
+}
+
+/// A tenant's jobs that wait for their time.
+async fn listed(producer: &Producer) -> Vec<JobId> {
+    producer.delayed(&region()).await.unwrap().into_iter().map(|delayed| delayed.job).collect()
 }
 
 async fn dispatcher(server: &NatsServer) -> Role {
@@ -79,6 +84,60 @@ async fn a_delayed_job_that_is_taken_back_ends_at_once_without_running() {
     let audit = Audit::all_ended(&mut producer, &[ticket.job]).await;
     let result = &audit.results[&ticket.job][0];
     assert_eq!((result.status, result.attempts), (Status::Cancelled, 0));
+    worker.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tenants_that_delay_the_same_id_each_get_their_job_run() {
+    let server = NatsServer::start().await;
+    let (dispatcher, worker) = (dispatcher(&server).await, worker(&server).await);
+    let mut one = roles::producer(&[server.url()]).await;
+    let config = ProducerConfig::new(&server.url(), "other", "inbox").unwrap();
+    let mut two = Producer::connect(config).await.unwrap();
+    let mut request = in_a_while(Duration::from_secs(3));
+    let job = new_job_id();
+    request.body.id = Some(job.to_string());
+    for producer in [&one, &two] {
+        let ticket = producer.submit(&request).await.unwrap();
+        assert!(!ticket.duplicate && ticket.due.is_some());
+    }
+    for producer in [&one, &two] {
+        assert_eq!(listed(producer).await, [job], "each tenant's job waits");
+    }
+    for producer in [&mut one, &mut two] {
+        assert_eq!(Audit::all_ended(producer, &[job]).await.count(Status::Succeeded), 1);
+    }
+    worker.stop().await;
+    dispatcher.stop().await;
+    two.close().await;
+    one.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_version_stored_is_listed_taken_back_and_run() {
+    let server = NatsServer::start().await;
+    let (dispatcher, worker) = (dispatcher(&server).await, worker(&server).await);
+    let mut producer = roles::producer(&[server.url()]).await;
+    let (soon, later) = (new_job_id(), new_job_id());
+    for (job, span) in [(soon, Duration::from_secs(2)), (later, Duration::from_secs(86_400))] {
+        let at = (SystemClock.now() + span).to_datetime().to_rfc3339();
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Schedule", format!("@at {at}"));
+        headers.insert("Nats-Schedule-Target", format!("beacon.due.us-east.{}.normal.acme", "llama-3-2-1b"));
+        let body = serde_json::json!({ "id": job, "prompt": "later", "mailbox": "inbox", "run_at": at });
+        let place = format!("beacon.delayed.us-east.{job}");
+        let ack =
+            producer.client().request_with_headers(place, headers, body.to_string().into()).await.unwrap();
+        assert!(!String::from_utf8_lossy(&ack.payload).contains("error"), "{ack:?}");
+    }
+    let waiting = listed(&producer).await;
+    assert!(waiting.contains(&later), "{waiting:?}");
+    producer.cancel_delayed(&[region()], later, "not needed").await.unwrap();
+    let audit = Audit::all_ended(&mut producer, &[soon, later]).await;
+    assert_eq!((audit.count(Status::Succeeded), audit.count(Status::Cancelled)), (1, 1));
+    assert!(listed(&producer).await.is_empty(), "nothing is left behind");
     worker.stop().await;
     dispatcher.stop().await;
     producer.close().await;

@@ -234,6 +234,22 @@ fn simulators_share_no_code_with_what_they_check() {
 }
 
 #[test]
+fn nothing_is_static_but_what_argues_for_it() {
+    let mut found = Vec::new();
+    for name in crates().into_iter().filter(|name| name != "tests") {
+        for (file, code) in code(&name) {
+            let of_line = |line: &str| {
+                let line = line.trim_start().trim_start_matches("pub(crate) ").trim_start_matches("pub ");
+                line.starts_with("static ") || line.contains("thread_local!") || line.contains("LazyLock")
+            };
+            found.extend(code.lines().filter(|line| of_line(line)).map(|_| format!("{name}/src/{file}")));
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(found, ["cli/src/main.rs", "transport/src/link.rs"], "no statics, no lazy globals");
+}
+
+#[test]
 fn only_nats_files_and_the_transport_speak_to_the_client_library() {
     let mut found = BTreeSet::new();
     for name in crates().into_iter().filter(|name| !["transport", "tests"].contains(&name.as_str())) {

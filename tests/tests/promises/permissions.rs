@@ -189,3 +189,29 @@ async fn a_question_to_jetstream_that_is_not_permitted_fails_at_once_and_for_its
     assert!(matches!(refused, ApiError::Denied(_)), "{refused}");
     dispatcher.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_whose_answer_may_not_be_heard_fails_at_once_each_time_it_is_asked() {
+    let (server, dispatcher) = server().await;
+    let link = Link::connect(&LinkConfig::to(server.url_as(READER)), "somebody").await.unwrap();
+    let began = Instant::now();
+    for _ in 0..3 {
+        let refused = [
+            api::ask(&link.client, "STREAM.INFO.REPLIES", &Value::Null).await.unwrap_err(),
+            api::read_all(&link.client, "REPLIES", "beacon.reply.>").await.unwrap_err(),
+            api::at(&link.client, "REPLIES", 1).await.unwrap_err(),
+        ];
+        for refused in refused {
+            let said = refused.to_string();
+            assert!(matches!(refused, ApiError::Denied(Denied::Subscribe { .. })), "{said}");
+            assert!(said.contains("subscribe to `_INBOX_somebody."), "{said}");
+        }
+    }
+    let output =
+        tokio::task::block_in_place(|| process::run(&["results", "--nats-url", &server.url_as(READER)]));
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.contains("permit") && last.contains("subscribe to `_INBOX_producer-default."), "{said}");
+    assert!(began.elapsed() < AT_ONCE);
+    dispatcher.stop().await;
+}

@@ -55,7 +55,7 @@ impl Provider for Idle {
         // Every answer says more than the one before.
         let millis = self.millis.fetch_add(1, Ordering::SeqCst) + 1;
         let used = Used::Time(Duration::from_millis(millis));
-        Box::pin(async move { Some(vec![UsedItem { sku: "T4".into(), item: "idle", used }]) })
+        Box::pin(async move { Some(vec![UsedItem { sku: "T4".into(), item: "idle", used, rate: None }]) })
     }
 }
 

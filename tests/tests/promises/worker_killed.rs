@@ -114,6 +114,7 @@ async fn begun_and_gone(client: &async_nats::Client, offer: &async_nats::Message
         item: "inference".into(),
         unit_price_usd: UsdNanos::new(100_000),
         amount_usd: UsdNanos::new(100_000),
+        machine: None,
     };
     let mut journal = Journal::default();
     journal.record(Entry {

@@ -99,8 +99,13 @@ impl BaseUrl {
         Url::parse(url).ok().filter(|url| url.origin() == self.0.origin())
     }
 
+    /// Whether it is spoken to without TLS.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.0.scheme() == "http"
+    }
+
     /// A client for this place. Plain HTTP needs no root certificates, so none are loaded for it.
-    pub(super) fn client(&self, connect_timeout: Duration) -> Result<Client, BuildError> {
+    pub(crate) fn client(&self, connect_timeout: Duration) -> Result<Client, BuildError> {
         // Fails when some other part of the process was first, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
@@ -110,7 +115,7 @@ impl BaseUrl {
             .tcp_nodelay(true)
             .connect_timeout(connect_timeout)
             .pool_idle_timeout(IDLE_CONNECTION_MAX);
-        if self.0.scheme() == "http" {
+        if self.is_plain() {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let tls = rustls::ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()

@@ -161,7 +161,7 @@ impl Modal {
 
 /// The use of a call without a bill, by our own clock. `item` names its part.
 fn measured(call: &Call, item: &'static str, took: Duration) -> Vec<UsedItem> {
-    vec![UsedItem { sku: call.sku.clone(), item, used: Used::Time(took) }]
+    vec![UsedItem { sku: call.sku.clone(), item, used: Used::Time(took), rate: None }]
 }
 
 /// The bill of a streamed call.

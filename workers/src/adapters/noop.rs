@@ -36,7 +36,12 @@ impl Provider for Noop {
             if !self.delay.is_zero() {
                 tokio::time::sleep(self.delay.min(call.timeout)).await;
             }
-            let used = vec![UsedItem { sku: call.sku.clone(), item: "inference", used: Used::Inferences(1) }];
+            let used = vec![UsedItem {
+                sku: call.sku.clone(),
+                item: "inference",
+                used: Used::Inferences(1),
+                rate: None,
+            }];
             let outcome = if self.delay > call.timeout {
                 Err(Failure::new(
                     FailureClass::Timeout,

@@ -101,6 +101,11 @@ impl OpenAi {
     pub fn new(config: OpenAiConfig) -> Result<Self, BuildError> {
         let base = BaseUrl::parse(&config.base_url)?;
         let client = base.client(config.connect_timeout)?;
+        Self::on(client, base, config)
+    }
+
+    /// The same over a client that several servers share.
+    pub(crate) fn on(client: Client, base: BaseUrl, config: OpenAiConfig) -> Result<Self, BuildError> {
         let mut headers = HeaderMap::new();
         if let Some(key) = &config.api_key {
             headers.insert(AUTHORIZATION, key.header("authorization", "Bearer ")?);
@@ -146,7 +151,7 @@ impl OpenAi {
 
     fn ended(&self, call: &Call, answered: Answered) -> Ended {
         let Answered { outcome, reached, took, first_token, usage, billing: _ } = answered;
-        let item = |item, used| UsedItem { sku: call.sku.clone(), item, used };
+        let item = |item, used| UsedItem { sku: call.sku.clone(), item, used, rate: None };
         let (used, estimated) = match (reached, self.config.billing) {
             (Reached::Nobody | Reached::Silence | Reached::Refusal(_), _) => (Vec::new(), false),
             (Reached::Admission, Billing::PerInference) => {

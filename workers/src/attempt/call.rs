@@ -60,7 +60,7 @@ impl Attempt {
                 match effect {
                     Effect::DropCall => {
                         drop(running);
-                        return self.reckoned(began);
+                        return self.reckoned(notebook.slots(), began);
                     }
                     Effect::StopRun(failure) => notebook.stop_run(failure),
                     other => debug!(?other, "not about the call"),
@@ -129,9 +129,7 @@ impl Attempt {
         warn!(job = %call.job, attempt = call.attempt, why, "a call of a lost worker is booked as possibly wasted");
         metrics::possibly_wasted();
         let failure = Failure::new(FailureClass::WorkerLost, format!("the worker was lost: {why}"));
-        let (config, now) = (&self.kit.config, self.kit.clock.now().wall);
-        let (sku, usual) = (&self.model.sku, self.model.expected);
-        let used = booking::expect(&config.prices, &config.price_name, sku, usual, now);
+        let used = self.kit.config.expect(&self.model, self.kit.clock.now().wall);
         Ended { used, estimated: true, ..Ended::unbilled(failure) }
     }
 
@@ -144,11 +142,16 @@ impl Attempt {
         Answer { outcome, bill, took, cold_start, first_token }
     }
 
-    /// A call that was dropped; what it used is our own reckoning.
-    fn reckoned(&self, began: Began) -> Event {
+    /// A call that was dropped; what it used is our own reckoning, unless it was the slots of rented machines.
+    fn reckoned(&self, slots: Vec<UsedItem>, began: Began) -> Event {
         let (config, took) = (&self.kit.config, began.instant.elapsed());
-        let used = booking::reckon(&config.prices, &config.price_name, &self.model.sku, took, began.at);
-        Event::Dropped { bill: self.bill(&used, true, began.at), took }
+        let (used, estimated) = if config.machines.is_some() {
+            (slots, false)
+        } else {
+            let sku = &self.model.sku;
+            (booking::reckon(&config.prices, &config.price_name, sku, took, began.at), true)
+        };
+        Event::Dropped { bill: self.bill(&used, estimated, began.at), took }
     }
 
     /// By the prices in force when the call began: those it was chosen by.

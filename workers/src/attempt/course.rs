@@ -154,7 +154,7 @@ impl Course {
                 let waiting = Waiting::Look { outcome, stored: true };
                 self.wait(waiting, Refusal::Unavailable(why), now)
             }
-            (S::StoringResult(outcome), E::ResultStored(stored)) => self.stored(outcome, stored),
+            (S::StoringResult(outcome), E::ResultStored(stored)) => self.stored(outcome, stored, now),
             (S::StoringResult(outcome), E::ResultRefused(why)) => self.refused(outcome, why, now),
             (S::StoringOutput(outcome), E::OutputStored(place)) => self.output_stored(outcome, place),
             (S::StoringOutput(outcome), E::OutputRefused(why)) => {

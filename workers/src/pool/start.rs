@@ -4,14 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use rustc_hash::FxHashMap;
 use schemas::{
+    machine::pool_prefix,
     subjects,
-    topology::{FLOORS_BUCKET, JOURNAL_BUCKET},
+    topology::{FLOORS_BUCKET, JOURNAL_BUCKET, MACHINES_BUCKET},
 };
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use transport::{
     LinkError,
     bucket::Bucket,
+    follow::Follower,
     publisher::Patience,
     role::{Links, Publishes, RoleError},
 };
@@ -25,6 +27,7 @@ use crate::{
     kit::Kit,
     lookup::Lookup,
     metrics::PoolMetrics,
+    rented::Desk,
     shift::{Post, Shift},
     standing::Ledger,
 };
@@ -65,12 +68,24 @@ impl Pool {
         let publisher = role.publisher.with_patience(Patience { no_stream: NO_STREAM, ..Patience::FOREVER });
         let bucket = |name| Bucket::new(control.clone(), publisher.clone(), name);
         let (journals, accounts) = (bucket(JOURNAL_BUCKET), bucket(FLOORS_BUCKET));
+        let clock = Clock::start();
+        let capacity = config.machines.as_ref().map(|machines| {
+            let desk = Desk {
+                rows: Follower::below(control.clone(), MACHINES_BUCKET, &pool_prefix(&config.pool)),
+                shares: bucket(MACHINES_BUCKET),
+                pool: config.pool.clone(),
+                worker: config.worker.clone(),
+                started: clock.now().wall,
+            };
+            let machines = machines.clone();
+            role.spawn(|stop| machines.clone().attend(desk, stop));
+            machines.capacity()
+        });
         let site = Site {
             pool: config.pool.clone(),
             journal: config.journal,
             price_book: config.prices.version.clone(),
         };
-        let clock = Clock::start();
         let shift = Shift::new(post(&config, clock), clock.now());
         let kit = Arc::new(Kit {
             site: Arc::new(site),
@@ -95,6 +110,7 @@ impl Pool {
             offers,
             orders,
             healthy,
+            capacity,
             running: JoinSet::new(),
             held: FxHashMap::default(),
             errands: JoinSet::new(),
@@ -108,7 +124,8 @@ fn post(config: &PoolConfig, clock: Clock) -> Post {
         pool: config.pool.clone(),
         worker: config.worker.clone(),
         started: clock.now().wall,
-        slots: config.slots,
+        // Where machines are rented, none is known yet.
+        slots: if config.machines.is_some() { 0 } else { config.slots },
         models: config.models.clone(),
         prices: config.prices.clone(),
         price_name: config.price_name.clone(),

@@ -22,13 +22,14 @@ impl Shift {
             worker: self.post.worker.clone(),
             started_us: self.post.started,
             at_us: now.wall,
-            slots: self.post.slots,
+            slots: self.slots,
             running: number(self.running.len()),
             draining: self.draining,
             healthy: self.healthy,
             succeeded: self.succeeded,
             failed: self.failed,
             models: self.post.models.iter().map(|m| self.served(m, now)).collect(),
+            machines: None,
         }
     }
 
@@ -40,10 +41,20 @@ impl Shift {
         let here = || self.running.values().filter(|running| running.model == model.model);
         let overdue = here().filter(|running| now.steady.saturating_sub(running.since) > late);
         let (prices, name) = (&post.prices, &post.price_name);
+        // A slot of a rented machine costs what the machine's keeper says; the price book may know nothing of it.
+        let (second_usd, expected_cost_usd) = match self.slot_hour {
+            Some(hour) => {
+                [Duration::from_secs(1), p50].map(|span| hour.for_hours(span).unwrap_or_default()).into()
+            }
+            None => (
+                booking::second(prices, name, &model.sku, now.wall),
+                booking::expected_cost(prices, name, &model.sku, p50, now.wall),
+            ),
+        };
         ServedModel {
             running: number(here().count()),
             overdue: number(overdue.count()),
-            second_usd: booking::second(prices, name, &model.sku, now.wall),
+            second_usd,
             idle_us: micros(post.idle),
             rented: post.rented,
             detached: post.detached,
@@ -51,7 +62,7 @@ impl Shift {
             model: model.model.clone(),
             sku: model.sku.clone(),
             size: model.size,
-            expected_cost_usd: booking::expected_cost(prices, name, &model.sku, p50, now.wall),
+            expected_cost_usd,
             p50_us: micros(p50),
             p95_us: micros(p95),
         }

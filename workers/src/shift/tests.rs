@@ -124,6 +124,52 @@ fn ten_thousand_news_go_in_messages_that_fit() {
 }
 
 #[test]
+fn a_worker_that_is_resized_says_so_at_once_with_the_price_and_runs_on_with_what_it_has() {
+    let mut shift = shift(0);
+    shift.tick(at(0));
+    let hour = UsdNanos::new(3_600_000_000);
+    shift.resize(Capacity { slots: 2, hour_usd: hour }, at(10));
+    let beat = |messages: Vec<Message>| {
+        messages.into_iter().find_map(|message| match message {
+            Message::Heartbeat(beat) => Some(*beat),
+            Message::Acceptances(..) => None,
+        })
+    };
+    let told = beat(shift.tick(at(10))).unwrap();
+    assert_eq!((told.slots, told.models[0].second_usd), (2, UsdNanos::new(1_000_000)));
+    assert_eq!(told.models[0].expected_cost_usd, UsdNanos::new(100_000), "100 ms of it");
+    accept(&mut shift, "d1", 1, at(11));
+    accept(&mut shift, "d1", 2, at(11));
+    shift.resize(Capacity { slots: 1, hour_usd: hour }, at(12));
+    assert_eq!(shift.offer(&handover(3, 3), "d1", at(12)), Decision::Refuse(RefusedBecause::Busy));
+    assert_eq!(beat(shift.tick(at(20))).map(|beat| (beat.slots, beat.running)), Some((1, 2)));
+    shift.resize(Capacity { slots: 1, hour_usd: hour }, at(21));
+    assert!(beat(shift.tick(at(21))).is_none(), "nothing new");
+}
+
+#[test]
+fn machines_are_told_of_once_a_second_however_many_heartbeats_there_are() {
+    let mut shift = shift(100);
+    let (mut beats, mut told) = (0, 0);
+    for millis in 0..3_000 {
+        if millis % 7 == 0 {
+            let number = accept(&mut shift, "d1", millis + 1, at(millis));
+            shift.ended(number, None, at(millis));
+        }
+        if shift.wants_loads(at(millis)) {
+            shift.loads(Vec::new(), at(millis));
+        }
+        for message in shift.tick(at(millis)) {
+            if let Message::Heartbeat(beat) = message {
+                beats += 1;
+                told += u32::from(beat.machines.is_some());
+            }
+        }
+    }
+    assert!(beats > 300 && told == 4, "{told} of {beats}");
+}
+
+#[test]
 fn a_draining_worker_refuses_and_goes_on_speaking() {
     let mut shift = shift(8);
     let number = accept(&mut shift, "d1", 1, at(0));

@@ -15,7 +15,10 @@ pub(super) fn user_data(pool: &LambdaPool, order: &Order) -> String {
         let _ = writeln!(env, "    {name}={value}");
     }
     let (image, port) = (quoted(&pool.image), pool.port);
-    let args: String = pool.args.iter().map(|arg| format!(" {}", quoted(arg))).collect();
+    let mut args = String::new();
+    for arg in &pool.args {
+        let _ = write!(args, " {}", quoted(arg));
+    }
     format!(
         "#cloud-config\n\
          # Beacon's order {machine} for pool {pool}.\n\

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     Lambda,
-    wire::{self, Failure, SshKey},
+    wire::{self, Failure, SshKey, before_the_order},
 };
 use crate::landlord::CallError;
 
@@ -100,42 +100,29 @@ pub(super) async fn ensure(lambda: &Lambda) -> Result<String, CallError> {
 async fn list(lambda: &Lambda) -> Result<Vec<SshKey>, CallError> {
     let answer = lambda.ask(Method::GET, "/ssh-keys", None).await?;
     if answer.status != StatusCode::OK {
-        return Err(nothing_ordered(lambda.failed("ssh keys", &answer)));
+        return Err(before_the_order(lambda.failed("ssh keys", &answer)));
     }
-    wire::keys(&answer).map_err(nothing_ordered)
+    wire::keys(&answer).map_err(before_the_order)
 }
 
 async fn add(lambda: &Lambda, line: &str, key: PublicKey<'_>) -> Result<(), CallError> {
     let body = json!({ "name": key.name(), "public_key": line });
-    let answer = lambda.ask(Method::POST, "/ssh-keys", Some(&body)).await.map_err(nothing_ordered)?;
+    let answer = lambda.ask(Method::POST, "/ssh-keys", Some(&body)).await.map_err(before_the_order)?;
     // A name that is taken is no failure: somebody was faster. The next look says whether it is our key.
     let taken = Failure::read(&answer).is_invalid();
     if answer.status == StatusCode::OK || taken {
         return Ok(());
     }
-    Err(nothing_ordered(lambda.failed("add ssh key", &answer)))
+    Err(before_the_order(lambda.failed("add ssh key", &answer)))
 }
 
 async fn drop_key(lambda: &Lambda, id: &str) -> Result<(), CallError> {
     let answer =
-        lambda.ask(Method::DELETE, &format!("/ssh-keys/{id}"), None).await.map_err(nothing_ordered)?;
+        lambda.ask(Method::DELETE, &format!("/ssh-keys/{id}"), None).await.map_err(before_the_order)?;
     if answer.status == StatusCode::OK || Failure::read(&answer).is_missing() {
         return Ok(());
     }
-    Err(nothing_ordered(lambda.failed("delete ssh key", &answer)))
-}
-
-/// Whatever became of a key: no machine was ordered by it, so an order need not be looked for.
-fn nothing_ordered(error: CallError) -> CallError {
-    match error {
-        CallError::Unclear(text) => CallError::Unreachable(text),
-        CallError::RateLimited(..)
-        | CallError::Capacity(_)
-        | CallError::Price { .. }
-        | CallError::Authentication(_)
-        | CallError::Misconfigured(_)
-        | CallError::Unreachable(_) => error,
-    }
+    Err(before_the_order(lambda.failed("delete ssh key", &answer)))
 }
 
 #[cfg(test)]

@@ -34,7 +34,8 @@ pub(super) struct Instance {
     ip: Option<String>,
     tags: Option<Vec<Tag>>,
     region: Option<Named>,
-    instance_type: Option<Named>,
+    #[serde(rename = "instance_type")]
+    sku: Option<Named>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,7 +57,7 @@ impl Instance {
     }
 
     pub(super) fn sku(&self) -> Option<String> {
-        self.instance_type.as_ref()?.name.clone()
+        self.sku.as_ref()?.name.clone()
     }
 
     pub(super) fn place(&self) -> Option<String> {
@@ -179,6 +180,19 @@ impl Types {
     pub(super) fn has_capacity(&self, sku: &str, region: &str) -> bool {
         let regions = self.0.get(sku).and_then(|found| found.regions_with_capacity_available.as_deref());
         regions.unwrap_or_default().iter().any(|named| named.name.as_deref() == Some(region))
+    }
+}
+
+/// An error of a call that precedes the order: whatever became of it, no machine was ordered, and none need be looked for.
+pub(super) fn before_the_order(error: CallError) -> CallError {
+    match error {
+        CallError::Unclear(text) => CallError::Unreachable(text),
+        CallError::RateLimited(..)
+        | CallError::Capacity(_)
+        | CallError::Price { .. }
+        | CallError::Authentication(_)
+        | CallError::Misconfigured(_)
+        | CallError::Unreachable(_) => error,
     }
 }
 

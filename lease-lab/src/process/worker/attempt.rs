@@ -152,6 +152,7 @@ pub(super) fn bill(provider: &Provider, ran: Duration, estimated: bool) -> Bill 
         item: "execution".into(),
         unit_price_usd: provider.config.second,
         amount_usd: amount,
+        machine: None,
     };
     let lines = if amount > UsdNanos::ZERO { vec![line] } else { Vec::new() };
     Bill { lines, amount_usd: amount, estimated, price_book: "sim".into() }

@@ -37,8 +37,7 @@ impl Backfill {
             return Err(BackfillError::RepliesAnew);
         }
         self.doubts.forget(|line| self.folder.is_done(line));
-        let taken = self.folder.checkpoint.replies_seq;
-        if self.running == 0 || !self.doubts.call_for_look(&replies, taken, Instant::now()) {
+        if self.running == 0 || !self.doubts.call_for_look(&replies, self.taken, Instant::now()) {
             return Ok(());
         }
         let missing = self.missing()?;
@@ -53,7 +52,15 @@ impl Backfill {
         lost.sort_unstable_by_key(|(_, line)| *line);
         for (job, line) in lost {
             let cost = costs.get(&job).copied().unwrap_or_default();
-            self.give_up(job, line, cost)?;
+            let why = json!({
+                "class": "result_lost", "job": job, "cost_usd": cost, "noticed": SystemClock.now().to_datetime(),
+                "message": format!(
+                    "line {line}: its job has ended, and REPLIES holds its result no more (results are kept for three days, unless \
+                     the stream is purged or deleted); to run the line again, run errors.jsonl under another --name"
+                ),
+            });
+            self.give_up(line, cost, &why)?;
+            self.lost.push(line);
         }
         Ok(())
     }
@@ -68,12 +75,14 @@ impl Backfill {
             (then != Micros::default() && then != now.created) || now.last_seq < checkpoint.replies_seq;
         if another {
             checkpoint.replies_seq = 0;
+            self.taken = 0;
+            self.unreads = super::unread::Unreads::default();
         }
         another
     }
 
     /// Lines that were accepted and are not in the output, by job.
-    fn missing(&self) -> Result<HashMap<JobId, u64>, BackfillError> {
+    pub(super) fn missing(&self) -> Result<HashMap<JobId, u64>, BackfillError> {
         let mut missing = HashMap::new();
         let open = |line: &u64| !self.folder.is_done(*line) && !self.unacknowledged.contains(line);
         for line in (1..=self.input.number).filter(open) {
@@ -111,22 +120,17 @@ impl Backfill {
         Ok(lost)
     }
 
-    fn give_up(&mut self, job: JobId, line: u64, cost: UsdNanos) -> Result<(), BackfillError> {
-        if self.folder.is_done(line) {
-            return Ok(());
-        }
+    /// Ends a line whose job has ended and whose result nobody will read.
+    pub(super) fn give_up(
+        &mut self,
+        line: u64,
+        cost: UsdNanos,
+        why: &serde_json::Value,
+    ) -> Result<(), BackfillError> {
         let text = self.input.line(line)?;
-        let why = json!({
-            "class": "result_lost", "job": job, "cost_usd": cost, "noticed": SystemClock.now().to_datetime(),
-            "message": format!(
-                "line {line}: its job has ended, and REPLIES holds its result no more (results are kept for three days, unless the \
-                 stream is purged or deleted); to run the line again, run errors.jsonl under another --name"
-            ),
-        });
         self.texts.remove(&line);
-        self.folder.failed(line, &output::error(&text, &why))?;
+        self.folder.failed(line, &output::error(&text, why))?;
         self.running = self.running.saturating_sub(1);
-        self.lost.push(line);
         let checkpoint = &mut self.folder.checkpoint;
         checkpoint.spent_usd = checkpoint.spent_usd.checked_add(cost).unwrap_or(UsdNanos::new(u64::MAX));
         Ok(())

@@ -89,7 +89,9 @@ impl Billing {
         let parts =
             [("execution", span(self.execution_s).unwrap_or_default()), ("cold_start", self.cold_start())];
         let parts = parts.into_iter().filter(|(_, span)| !span.is_zero());
-        parts.map(|(item, span)| UsedItem { sku: self.gpu.clone(), item, used: Used::Time(span) }).collect()
+        parts
+            .map(|(item, span)| UsedItem { sku: self.gpu.clone(), item, used: Used::Time(span), rate: None })
+            .collect()
     }
 }
 
@@ -246,6 +248,7 @@ pub(super) fn standing(json: &[u8]) -> Result<Vec<UsedItem>, Failure> {
             sku: gpu.clone(),
             item,
             used: Used::Time(Duration::from_micros(micros)),
+            rate: None,
         })
     });
     Ok(items.collect())
@@ -276,6 +279,7 @@ mod tests {
             sku: "T4".to_owned(),
             item,
             used: Used::Time(Duration::from_micros(micros)),
+            rate: None,
         };
         let billing = finished.billing.unwrap();
         assert_eq!(billing.used(), [item("execution", 830_000), item("cold_start", 4_200_000)]);
@@ -329,6 +333,7 @@ mod tests {
             sku: "T4".to_owned(),
             item,
             used: Used::Time(Duration::from_micros(micros)),
+            rate: None,
         };
         let json = br#"{"items":[{"gpu":"T4","startup_us":1,"execution_us":2,"idle_us":3,"idle_spans":4}]}"#;
         assert_eq!(standing(json).unwrap(), [item("idle", 3)]);

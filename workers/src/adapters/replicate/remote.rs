@@ -141,7 +141,7 @@ impl Remote for Replicate {
                 ("tokens", Used::Tokens { input: 0, output: u64::from(most) })
             }
         };
-        vec![UsedItem { sku: call.sku.clone(), item, used }]
+        vec![UsedItem { sku: call.sku.clone(), item, used, rate: None }]
     }
 }
 

@@ -235,7 +235,7 @@ impl Prediction {
         if used == Used::Time(Duration::ZERO) {
             return Some(Vec::new());
         }
-        Some(vec![UsedItem { sku: call.sku.clone(), item, used }])
+        Some(vec![UsedItem { sku: call.sku.clone(), item, used, rate: None }])
     }
 
     fn success(&self, call: &Call) -> Result<Success, Failure> {

@@ -157,7 +157,7 @@ impl Remote for RunPod {
     }
 
     fn reckon(&self, call: &Call, took: Duration) -> Vec<UsedItem> {
-        vec![UsedItem { sku: call.sku.clone(), item: "execution", used: Used::Time(took) }]
+        vec![UsedItem { sku: call.sku.clone(), item: "execution", used: Used::Time(took), rate: None }]
     }
 }
 

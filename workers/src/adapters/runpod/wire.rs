@@ -130,9 +130,12 @@ impl Job {
         let (delay, execution) = (span(self.delay_time), span(self.execution_time));
         let used = match (execution, delay) {
             (Some(time), _) if time.is_zero() => Some(Vec::new()),
-            (Some(time), _) => {
-                Some(vec![UsedItem { sku: call.sku.clone(), item: "execution", used: Used::Time(time) }])
-            }
+            (Some(time), _) => Some(vec![UsedItem {
+                sku: call.sku.clone(),
+                item: "execution",
+                used: Used::Time(time),
+                rate: None,
+            }]),
             // No worker ever took it.
             (None, None) => Some(Vec::new()),
             (None, Some(_)) => None,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use schemas::{
-    cost::Purpose,
+    cost::{CostEvent, Purpose},
     failure::{Failure, FailureClass},
     journal::Trace,
     reply::{JobResult, OutputRef},
@@ -41,20 +41,52 @@ impl Course {
         // count the attempt twice.
         if found.booked && outcome.result.bill.is_some() {
             let mut effects = left_over(&outcome);
-            effects.push(Effect::Settle(outcome.settled));
+            // The job has no result by this, and nobody may take it for done.
+            let failed = outcome.settled.failed.or(Some(FailureClass::WorkerLost));
+            effects.push(Effect::Settle(Settled { failed, ..outcome.settled }));
             return (State::Over, effects);
         }
         publish(outcome)
     }
 
     /// The server has a result of the job: ours, or one with the same id from before.
-    pub(super) fn stored(&mut self, outcome: Box<Outcome>, stored: Stored) -> Step {
+    pub(super) fn stored(&mut self, outcome: Box<Outcome>, stored: Stored, now: Moment) -> Step {
         self.refusals = 0;
         if stored.duplicate {
             return (State::ReadingStored(outcome), vec![Effect::ReadStored(stored.seq)]);
         }
         let result = outcome.result.clone();
-        ours(*outcome, &result)
+        self.ours(*outcome, &result, now)
+    }
+
+    /// This attempt gave the job's result: its cost is the useful one. Nobody goes on with what earlier attempts have left, so that is
+    /// booked, too; the attempt beside a hedge has left nothing, it runs.
+    fn ours(&mut self, outcome: Outcome, result: &JobResult, now: Moment) -> Step {
+        let Outcome { job, settled, .. } = outcome;
+        // Where the job was taken back, the attempt's own cost was booked before.
+        let mut events: Vec<CostEvent> =
+            stored::useful_event(result, &job.subject.tenant).into_iter().collect();
+        let mut effects = Vec::new();
+        if self.rival == Rival::None {
+            for entry in self.journal.abandoned(Some(self.key)) {
+                effects.push(Effect::Report(Report::Abandoned(Box::new(entry.clone()))));
+                events.push(CostEvent::abandoned(&job, entry, self.terms.site.price_book.clone(), now.at));
+            }
+        }
+        events.retain(|event| !event.lines.is_empty() || event.purpose == Purpose::Useful);
+        let (state, more) = self.book_each(events, Then::Finish(job, settled));
+        effects.extend(more);
+        (state, effects)
+    }
+
+    /// Stores these cost events, one after the other.
+    fn book_each(&mut self, mut events: Vec<CostEvent>, then: Then) -> Step {
+        if events.is_empty() {
+            return self.booked(then);
+        }
+        let event = events.remove(0);
+        let then = if events.is_empty() { then } else { Then::BookMore(events, Box::new(then)) };
+        book(Booking { event, then })
     }
 
     /// Whose result is stored? `None` if the stream has dropped it, so that nobody can tell; then it counts as another's, since
@@ -63,28 +95,25 @@ impl Course {
         if let Some(found) = found
             && found.attempt_key == Some(self.key)
         {
-            return ours(*outcome, found);
+            return self.ours(*outcome, found, now);
         }
         let mut outcome = outcome;
         let mut effects = left_over(&outcome);
         let bill = outcome.result.bill.clone();
         let job = outcome.job.clone();
+        let own = bill.map(|bill| self.cost(&job, Purpose::WastedRace, bill, now.at));
+        let mut events: Vec<CostEvent> = own.into_iter().collect();
         let another = |found: &&JobResult| found.log.as_ref().is_some_and(|log| *log != self.place());
-        let then = match found.filter(another) {
+        let then = if let Some(first) = found.filter(another) {
             // Not another attempt of the same job, but another job with the same id.
-            Some(first) => {
-                outcome.result = Arc::new(papers::taken(&outcome.result, first));
-                Then::TellTaken(outcome)
-            }
-            None => Then::Finish(outcome.job, outcome.settled),
+            outcome.result = Arc::new(papers::taken(&outcome.result, first));
+            Then::TellTaken(outcome)
+        } else {
+            // Its worker may have died between the result and the cost, and the job ends here.
+            events.extend(found.and_then(|found| stored::useful_event(found, &job.subject.tenant)));
+            Then::Finish(outcome.job, outcome.settled)
         };
-        let (state, more) = match bill {
-            Some(bill) => {
-                let event = self.cost(&job, Purpose::WastedRace, bill, now.at);
-                book(Booking { event, then })
-            }
-            None => self.booked(then),
-        };
+        let (state, more) = self.book_each(events, then);
         effects.extend(more);
         (state, effects)
     }
@@ -98,6 +127,7 @@ impl Course {
             Then::TellTaken(outcome) => self.tell_taken(outcome),
             Then::GiveBack(end) => self.write_end(end),
             Then::Settle(settled) => over(settled),
+            Then::BookMore(events, then) => self.book_each(events, *then),
         }
     }
 
@@ -187,10 +217,32 @@ impl Course {
                     Failure::new(FailureClass::Preempted, "the worker stopped before the job began");
                 self.unbegun(failure, now)
             }
-            Waiting::Cost(booking) => over(booking.then.settled()),
+            Waiting::Cost(booking) => self.leave_cost(*booking, now),
         };
         effects.extend(more);
         (state, effects)
+    }
+
+    /// The worker must stop before the attempt's cost could be stored. It is left in the journal, and the next holder of the job books
+    /// it. A job that has its result has no next holder; a useful cost that is missing is booked by whoever finds the result.
+    fn leave_cost(&mut self, booking: Booking, now: Moment) -> Step {
+        let end = match booking.then {
+            Then::GiveBack(end) => end,
+            Then::Settle(settled) => {
+                let text = "the worker stopped before what it spent could be booked";
+                let failure = Failure::new(FailureClass::Preempted, text);
+                Box::new(End { started: now.at, failure, settled })
+            }
+            then @ (Then::Finish(..) | Then::Store(_) | Then::TellTaken(_) | Then::BookMore(..)) => {
+                return over(then.settled());
+            }
+        };
+        if let Some(step) = self.not_ours(&end) {
+            return step;
+        }
+        let trace = Trace::Started { expected: booking.event.lines };
+        let journal = self.journal_with(self.entry(end.started, trace));
+        (State::WritingEnd(end), vec![Effect::WriteJournal(Box::new(journal))])
     }
 
     /// Writes down how the attempt failed, if the job is still its own.
@@ -242,16 +294,8 @@ impl Then {
             Self::Finish(_, settled) | Self::Settle(settled) => *settled,
             Self::Store(outcome) | Self::TellTaken(outcome) => outcome.settled,
             Self::GiveBack(end) => end.settled,
+            Self::BookMore(_, then) => then.settled(),
         }
-    }
-}
-
-/// This attempt gave the job's result: its cost is the useful one.
-fn ours(outcome: Outcome, result: &JobResult) -> Step {
-    match stored::useful_event(result, &outcome.job.subject.tenant) {
-        Some(event) => book(Booking { event, then: Then::Finish(outcome.job, outcome.settled) }),
-        // Taken back: its cost was booked before.
-        None => finish(&outcome.job, outcome.settled),
     }
 }
 

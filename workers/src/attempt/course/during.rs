@@ -83,7 +83,10 @@ impl Course {
             cost: answer.bill.amount_usd,
             kept: false,
         };
-        if self.rival == Rival::Won {
+        // The journal names the attempt, so a later holder of the job may have gone on with it under the same key, and been first: then
+        // the output is the stored one, and whose cost is useful shows as for any other output.
+        let maybe_ours = call.journalled && answer.outcome.is_ok();
+        if self.rival == Rival::Won && !maybe_ours {
             return self.lose(&call.job, answer.bill, settled, now.at);
         }
         match answer.outcome {

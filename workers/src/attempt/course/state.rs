@@ -105,6 +105,8 @@ pub(super) enum Then {
     GiveBack(Box<End>),
     /// The job is another's; nothing more is done.
     Settle(Settled),
+    /// Store these, too, one after the other.
+    BookMore(Vec<CostEvent>, Box<Then>),
 }
 
 /// A failed attempt.

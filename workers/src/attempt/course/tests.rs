@@ -41,6 +41,7 @@ fn lines() -> Vec<CostLine> {
         item: "inference".into(),
         unit_price_usd: UsdNanos::new(100),
         amount_usd: UsdNanos::new(100),
+        machine: None,
     }]
 }
 
@@ -217,6 +218,32 @@ fn whoever_was_not_first_is_dropped_and_booked_and_touches_nothing() {
 }
 
 #[test]
+fn an_output_that_was_not_first_may_be_the_stored_one_where_the_journal_names_the_attempt() {
+    let submitted = || {
+        let mut course = calling();
+        feed(&mut course, vec![Event::Submitting, Event::JournalWritten(Box::default())]);
+        let effects = feed(&mut course, vec![Event::News(News::Stop)]);
+        assert_eq!(names(&effects), ["StopRun"]);
+        course
+    };
+    // Another holder of the job went on with the run, and was first.
+    let mut course = submitted();
+    let effects = feed(&mut course, vec![answer(Ok("out")), stored(true)]);
+    assert_eq!(names(&effects), ["StoreResult OfJob Succeeded", "ReadStored"]);
+    let mut own = of_another(&course);
+    (own.attempt_key, own.bill) = (Some(course.key()), Some(bill()));
+    let effects = feed(&mut course, vec![Event::StoredRead(Some(own.clone()))]);
+    assert_eq!(names(&effects), ["StoreCost Useful"]);
+    let mut unsure = submitted();
+    assert_eq!(names(&unsure.apply(UNSURE, answer(Ok("out")))), ["LookForResult"]);
+    let found = Found { results: vec![*own], booked: false };
+    assert_eq!(names(&unsure.apply(UNSURE, Event::Looked(Box::new(found)))), ["StoreCost Useful"]);
+    // A run that was stopped gave no result.
+    let effects = feed(&mut submitted(), vec![answer(Err(FailureClass::Cancelled))]);
+    assert_eq!(names(&effects), ["Report", "StoreCost WastedRace"]);
+}
+
+#[test]
 fn without_a_sure_lease_the_result_is_looked_for_before_it_is_stored() {
     let look = |found: Found| {
         let mut course = calling();
@@ -233,8 +260,9 @@ fn without_a_sure_lease_the_result_is_looked_for_before_it_is_stored() {
     assert_eq!(look(Found { results, booked: false }), ["LookForResult", "Report", "StoreCost WastedRace"]);
     let results = vec![other, own];
     assert_eq!(look(Found { results, booked: true }), ["LookForResult", "StoreCost Useful"]);
-    // Somebody gave the attempt up for lost and booked it: useful as well, it would be booked twice.
-    let given_up = ["LookForResult", "Report", "Settle None kept false"];
+    // Somebody gave the attempt up for lost and booked it: useful as well, it would be booked twice. The job has no result by that, so
+    // the attempt must not be told as a success: its dispatcher would finish the lease.
+    let given_up = ["LookForResult", "Report", "Settle Some(WorkerLost) kept false"];
     assert_eq!(look(Found { results: Vec::new(), booked: true }), given_up);
 }
 
@@ -397,6 +425,67 @@ fn a_worker_that_must_stop_books_an_output_it_cannot_store_as_wasted() {
     let full = Event::ResultRefused(Refusal::Unavailable("full".into()));
     let effects = feed(&mut detached, vec![answer(Ok("out")), full, Event::News(News::WorkerStops)]);
     assert_eq!(names(&effects[3..]), ["Report", "Settle Some(WorkerLost) kept false"]);
+}
+
+#[test]
+fn a_worker_that_must_stop_leaves_a_cost_it_cannot_store_in_the_journal() {
+    let full = || Event::CostRefused(Refusal::Unavailable("full".into()));
+    let stops = || Event::News(News::WorkerStops);
+    let left = |mut course: Course, events: Vec<Event>| {
+        let effects = feed(&mut course, events);
+        let Some(Effect::WriteJournal(journal)) = effects.last().cloned() else { panic!("{effects:?}") };
+        let trace = Trace::Started { expected: lines() };
+        assert_eq!(journal.entries.last().map(|entry| &entry.trace), Some(&trace));
+        let effects = feed(&mut course, vec![Event::JournalWritten(journal)]);
+        let Effect::GiveBack(back) = &effects[0] else { panic!("{effects:?}") };
+        assert_eq!(back.journal.abandoned(None).count(), 1, "the next holder books it");
+    };
+    left(calling(), vec![answer(Err(FailureClass::Timeout)), full(), stops()]);
+    // What was paid for an output that cannot be stored, either.
+    let refused = Event::ResultRefused(Refusal::Unavailable("full".into()));
+    left(calling(), vec![answer(Ok("out")), refused, stops(), full()]);
+    let mut beaten = calling();
+    let events = vec![Event::News(News::Stop), Event::Dropped { bill: bill(), took: Duration::ZERO }, full()];
+    feed(&mut beaten, events);
+    let effects = feed(&mut beaten, vec![stops()]);
+    assert_eq!(names(&effects), ["Report", "Settle Some(Cancelled) kept false"], "there is no next holder");
+}
+
+#[test]
+fn whoever_finds_the_result_of_another_attempt_sees_to_its_cost() {
+    let mut course = calling();
+    feed(&mut course, vec![answer(Ok("out")), stored(true)]);
+    let mut other = of_another(&course);
+    other.bill = Some(bill());
+    let events = vec![Event::StoredRead(Some(other)), Event::CostStored, Event::CostStored];
+    let effects = feed(&mut course, events);
+    let expected = ["Report", "StoreCost WastedRace", "StoreCost Useful", "Ack", "Settle None kept false"];
+    assert_eq!(names(&effects), expected);
+}
+
+#[test]
+fn whoever_gives_the_result_books_what_earlier_attempts_left() {
+    let entry = Entry {
+        attempt: 1,
+        key: Some(AttemptKey::of("_INBOX.old", 1)),
+        pool: "modal@us-east".parse().unwrap(),
+        started_us: AT,
+        trace: Trace::Running { run: "r".into(), expected: lines() },
+    };
+    // The journal tells of it only when the attempt writes down its own run.
+    let mut course = calling();
+    let effects = feed(&mut course, vec![Event::Submitting]);
+    let Effect::WriteJournal(mut journal) = effects[0].clone() else { panic!("{effects:?}") };
+    journal.record(entry);
+    feed(&mut course, vec![Event::JournalWritten(journal), answer(Ok("out"))]);
+    let mut beside = course.clone();
+    let effects = feed(&mut course, vec![stored(false), Event::CostStored, Event::CostStored]);
+    let booked = ["Report", "StoreCost Useful", "StoreCost WastedFailure"];
+    assert_eq!(names(&effects), [&booked[..], &["Ack", "Settle None kept false"]].concat());
+    // The attempt beside a hedge books itself.
+    feed(&mut beside, vec![Event::News(News::Hedged)]);
+    let effects = feed(&mut beside, vec![stored(false), Event::CostStored]);
+    assert_eq!(names(&effects), ["StoreCost Useful", "Ack", "Settle None kept false"]);
 }
 
 #[test]

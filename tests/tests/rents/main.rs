@@ -1,0 +1,6 @@
+//! What is promised of rented machines, one file per promise. Apart from the other promises, since it links against nothing that
+//! moves jobs and so builds in a moment.
+#![allow(clippy::tests_outside_test_module, reason = "this is a file of tests")]
+
+mod killed;
+mod providers;
