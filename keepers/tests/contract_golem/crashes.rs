@@ -79,6 +79,23 @@ async fn contract_golem_killed_at_every_call_of_a_start_goes_on_to_one_activity(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn contract_golem_a_start_that_forgot_the_key_of_its_server_starts_no_open_server() {
+    let market = Market::usual().await;
+    let row = Row::new("0192f3a4");
+    let keeper = Keeper::start(config(&market));
+    market.sim.account().fault("activity", ControlFault::Hang, 1);
+    keeper.order(&row).await.unwrap();
+    wait("the call hangs", async || !market.sim.account().is_armed("activity")).await;
+    keeper.kill().await;
+    let mut forgetful = config(&market);
+    forgetful.pools.values_mut().for_each(|pool| pool.server_secret = None);
+    let next = Keeper::start(forgetful);
+    let seen = next.until(&row, "broken", |phase| matches!(phase, Phase::Broken(_))).await;
+    assert!(matches!(&seen.phase, Phase::Broken(why) if why.contains("key")), "{seen:?}");
+    next.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn contract_golem_an_agreement_whose_confirmation_was_not_answered_is_found_by_its_session() {
     let market = Market::usual().await;
     let row = Row::new("0192f3a4");

@@ -71,14 +71,12 @@ impl Descriptions {
         }
         let responses = &operation["responses"];
         let place = format!("{call}, response {}", exchange.status);
-        let Some(answer) = responses.get(exchange.status.to_string()).or_else(|| responses.get("default"))
-        else {
+        // `default` is an error.
+        let default = responses.get("default").filter(|_| exchange.status >= 400);
+        let Some(answer) = responses.get(exchange.status.to_string()).or(default) else {
             drifts.push(format!("{place}: is not described"));
             return drifts;
         };
-        if responses.get(exchange.status.to_string()).is_none() && exchange.status < 400 {
-            drifts.push(format!("{place}: is not described"));
-        }
         let schema = &answer["content"]["application/json"]["schema"];
         if !schema.is_null()
             && !exchange.response.is_empty()
@@ -144,23 +142,18 @@ fn walk(value: &Value, document: &Value, common: &Value, in_common: bool) -> Val
         Value::Array(items) => items.iter().map(|item| walk(item, document, common, in_common)).collect(),
         Value::Object(object) => {
             let reference = object.get("$ref").and_then(Value::as_str);
-            match reference.and_then(|text| text.split_once('#')) {
-                Some((file, pointer)) => {
-                    let theirs = in_common || file == "golem-common.yaml";
-                    let from = if theirs { common } else { document };
-                    if !theirs && pointer.starts_with("/components/schemas/") {
-                        return value.clone();
-                    }
-                    let named = from.pointer(pointer).unwrap_or_else(|| panic!("{file}#{pointer}"));
-                    walk(named, document, common, theirs)
-                }
-                None => {
-                    let walked = object
-                        .iter()
-                        .map(|(key, item)| (key.clone(), walk(item, document, common, in_common)));
-                    Value::Object(walked.collect::<Map<_, _>>())
-                }
+            let Some((file, pointer)) = reference.and_then(|text| text.split_once('#')) else {
+                let walked =
+                    object.iter().map(|(key, item)| (key.clone(), walk(item, document, common, in_common)));
+                return Value::Object(walked.collect::<Map<_, _>>());
+            };
+            let theirs = in_common || file == "golem-common.yaml";
+            let from = if theirs { common } else { document };
+            if !theirs && pointer.starts_with("/components/schemas/") {
+                return value.clone();
             }
+            let named = from.pointer(pointer).unwrap_or_else(|| panic!("{file}#{pointer}"));
+            walk(named, document, common, theirs)
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }

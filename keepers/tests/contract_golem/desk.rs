@@ -162,14 +162,15 @@ impl Keeper {
 
     /// Lists until the machine is in such a phase.
     pub(crate) async fn until(&self, row: &Row, what: &str, fits: impl Fn(&Phase) -> bool) -> Sighting {
-        let last = Mutex::new(None);
-        wait(what, async || {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
             let seen = self.look(row).await;
-            last.lock().unwrap().clone_from(&seen);
-            seen.is_some_and(|seen| fits(&seen.phase))
-        })
-        .await;
-        last.into_inner().unwrap().unwrap()
+            match seen {
+                Some(seen) if fits(&seen.phase) => return seen,
+                seen => assert!(Instant::now() < deadline, "still not {what}: {seen:?}"),
+            }
+            tokio::time::sleep(ms(5)).await;
+        }
     }
 
     pub(crate) async fn until_up(&self, row: &Row) -> String {

@@ -8,7 +8,7 @@ use keepers::{
 };
 use simulators::rented::{Canned, ControlFault, GolemConfig, GolemNode, Manner};
 
-use crate::desk::{Keeper, Market, PRICE, Row, completion, config, ms, now, pool_id};
+use crate::desk::{Keeper, Market, PRICE, Row, completion, config, now, pool_id};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contract_golem_a_rented_server_answers_through_the_tunnel_and_asks_for_its_machines_key() {
@@ -60,7 +60,9 @@ async fn contract_golem_the_cheapest_usable_offer_is_taken_whatever_the_order_of
     let elsewhere = GolemNode::new("0xb1", "0.0000001");
     let market =
         Market::start(GolemConfig::new(vec![elsewhere, turned, GolemNode::new("0xa2", "0.0002")])).await;
-    let keeper = Keeper::start(config(&market));
+    let mut config = config(&market);
+    config.pace.gather = Duration::from_secs(1);
+    let keeper = Keeper::start(config);
     let row = Row::new("0192f3a4");
     keeper.order(&row).await.unwrap();
     assert_eq!(market.only_bill().provider, "0xa2");
@@ -71,7 +73,7 @@ async fn contract_golem_the_cheapest_usable_offer_is_taken_whatever_the_order_of
 async fn contract_golem_a_price_above_the_orders_is_told_and_nothing_is_bought() {
     let market = Market::usual().await;
     let mut config = config(&market);
-    config.pace.negotiate_within = ms(300);
+    config.pace.negotiate_within = Duration::from_secs(2);
     let keeper = Keeper::start(config);
     let mut row = Row::new("0192f3a4");
     row.usd_per_hour_max = "0.08".parse().unwrap();
@@ -87,7 +89,7 @@ async fn contract_golem_no_offers_end_an_order_for_want_of_capacity_and_free_its
     let market = Market::usual().await;
     market.sim.set_offers(false);
     let mut config = config(&market);
-    config.pace.negotiate_within = ms(200);
+    config.pace.negotiate_within = Duration::from_secs(2);
     let keeper = Keeper::start(config.clone());
     let row = Row::new("0192f3a4");
     assert!(matches!(keeper.order(&row).await, Err(CallError::Capacity(_))));
@@ -108,7 +110,7 @@ async fn contract_golem_a_provider_that_says_no_or_nothing_is_followed_by_the_ne
         let bad = GolemNode::new("0xa1", "0.00001").that(manner.clone());
         let market = Market::start(GolemConfig::new(vec![bad, GolemNode::new("0xa2", PRICE)])).await;
         let mut config = config(&market);
-        config.pace.approve_within = ms(150);
+        config.pace.approve_within = Duration::from_secs(1);
         let keeper = Keeper::start(config);
         let row = Row::new("0192f3a4");
         let ordered = keeper.order(&row).await.unwrap();

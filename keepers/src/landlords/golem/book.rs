@@ -67,6 +67,10 @@ pub(super) struct Account {
     /// Why its notes are not accepted any more.
     pub(super) refused: Option<String>,
     pub(super) ended_at: Option<Micros>,
+    /// When it was approved, as yagna wrote it.
+    pub(super) approved: Option<String>,
+    /// Whether its invoice was rejected: nothing is waited for any more.
+    pub(super) disputed: bool,
     /// Whether it is a machine's of a list or an order; the others are only known from what came in for them.
     pub(super) adopted: bool,
 }
@@ -97,6 +101,8 @@ impl Account {
             invoice: None,
             refused: None,
             ended_at: None,
+            approved: None,
+            disputed: false,
             adopted: false,
         }
     }

@@ -14,7 +14,7 @@ use super::{
     order::UnderWay,
     payment,
     site::{Site, Stage},
-    start::{self, names},
+    start::{self, Key, names},
 };
 use crate::landlord::{CallError, Census, Known, Notes, Phase, Sighting, Told};
 
@@ -36,24 +36,24 @@ pub(super) async fn list(
     under_way: &UnderWay,
     known: &[Known],
 ) -> Result<Census, CallError> {
-    let mut looks: BTreeMap<String, Option<&Known>> = BTreeMap::new();
+    let mut looks: BTreeMap<String, (bool, Option<&Known>)> = BTreeMap::new();
     for pool in site.config.pools.keys() {
-        looks.extend(agreements::approved(site, pool).await?.into_iter().map(|id| (id, None)));
+        looks.extend(agreements::approved(site, pool).await?.into_iter().map(|id| (id, (true, None))));
     }
     let mut census = Census { whole: true, ..Census::default() };
     for machine in known {
         match agreement_of(machine) {
             Some(agreement) => {
-                looks.insert(agreement.to_owned(), Some(machine));
+                looks.entry(agreement.to_owned()).or_default().1 = Some(machine);
             }
             None if under_way.has(&machine.machine) => census.unanswered.push(machine.machine.clone()),
             None => {}
         }
     }
     let mut calls = Vec::with_capacity(looks.len());
-    for (agreement, known) in looks {
+    for (agreement, (approved, known)) in looks {
         calls.push(async move {
-            let look = look(site, under_way, &agreement, known).await;
+            let look = look(site, under_way, &agreement, approved, known).await;
             (known, agreement, look)
         });
     }
@@ -78,13 +78,30 @@ pub(super) async fn list(
     Ok(census)
 }
 
+/// What we know for ever of an agreement that is in force: a call less for each machine.
+fn in_books(site: &Site, agreement: &str) -> Option<Found> {
+    let book = site.book();
+    let account = book.get(agreement).filter(|account| account.adopted && account.approved.is_some())?;
+    Some(Found {
+        state: State::Approved,
+        facts: Some(Arc::clone(&account.facts)),
+        approved: account.approved.clone(),
+    })
+}
+
+/// Looks at one agreement. `approved`: the list of those in force shows it.
 async fn look(
     site: &Arc<Site>,
     under_way: &UnderWay,
     agreement: &str,
+    approved: bool,
     known: Option<&Known>,
 ) -> Result<Look, CallError> {
-    let Some(found) = agreements::find(site, agreement).await? else {
+    let found = match in_books(site, agreement).filter(|_| approved) {
+        Some(found) => Some(found),
+        None => agreements::find(site, agreement).await?,
+    };
+    let Some(found) = found else {
         return Ok(known.map_or(Look::Nothing, |known| bare(known, agreement, Phase::Gone)));
     };
     let Some(facts) = found.facts.clone() else {
@@ -93,8 +110,8 @@ async fn look(
             None => Look::Nothing,
         });
     };
-    let started = found.state == State::Approved || found.state == State::Ended;
-    if !started && under_way.has(&facts.marks.machine) {
+    // Its start is the order's to begin: it knows the key of the server.
+    if under_way.has(&facts.marks.machine) {
         return Ok(Look::Unanswered);
     }
     let empty = Notes::new();
@@ -102,14 +119,16 @@ async fn look(
     let phase = match found.state {
         State::Approved => {
             // Debit notes first, the tunnel second.
-            site.book().adopt(&facts, notes);
+            site.book().adopt(&facts, notes).approved.clone_from(&found.approved);
             in_force(site, &facts, notes).await?
         }
         State::Ended => {
-            site.book().adopt(&facts, notes);
+            site.book().adopt(&facts, notes).approved.clone_from(&found.approved);
             over(site, &facts, notes).await?
         }
-        State::Proposal | State::Pending => Phase::Starting,
+        // Nobody but us knows of it, and it costs nothing: the order is sent again and goes on from here.
+        State::Proposal => return Ok(Look::Nothing),
+        State::Pending => Phase::Starting,
         State::Never => {
             payment::release(site, &facts.marks.allocation).await;
             Phase::Gone
@@ -190,7 +209,7 @@ async fn in_force(site: &Arc<Site>, facts: &Arc<Facts>, notes: &Notes) -> Result
         // It was up before this process began, or its start was broken off.
         let was_up = notes.contains_key(names::PORT) && start::reopen(site, facts, notes).await?;
         if !was_up {
-            start::launch(site, facts, notes, None);
+            start::launch(site, facts, notes, Key::Derived);
         }
     }
     let (stage, activity) = {
@@ -233,7 +252,7 @@ async fn over(site: &Site, facts: &Facts, notes: &Notes) -> Result<Phase, CallEr
         let mut book = site.book();
         let Some(account) = book.get_mut(&facts.agreement) else { return Ok(Phase::Ending) };
         let ended_at: Micros = *account.ended_at.get_or_insert(now);
-        (ended_at, account.invoice().is_some(), account.has_dues())
+        (ended_at, account.invoice().is_some() || account.disputed, account.has_dues())
     };
     let had_activity = has_dues
         || notes.contains_key(names::ACTIVITY)
@@ -245,8 +264,12 @@ async fn over(site: &Site, facts: &Facts, notes: &Notes) -> Result<Phase, CallEr
     if !invoiced && had_activity {
         warn!(machine = %facts.marks.machine, agreement = %facts.agreement, "no invoice came; its debit notes are its cost");
     }
-    let account = site.book().get(&facts.agreement).map(|account| account.allocation.clone());
-    if let Some(allocation) = account {
+    let allocation = site.book().get_mut(&facts.agreement).map(|account| {
+        // Before the release, so that nobody looks after it any more.
+        account.adopted = false;
+        account.allocation.clone()
+    });
+    if let Some(allocation) = allocation {
         payment::release(site, &allocation).await;
     }
     if let Some(network) = notes.get(names::NETWORK) {

@@ -381,11 +381,10 @@ pub(super) async fn scan(site: &Site, pool: &GolemPool) -> Result<Vec<Offer>, Ca
     let said = site.yagna.post("/market-api/v1/scan", &new, Duration::ZERO).await?;
     let id: String = said.json("POST /scan")?;
     let held = site.config.pace.gather;
-    let path = format!("/market-api/v1/scan/{}", escaped(&id));
-    let events = format!("{path}/events?timeout={}&maxEvents=100", seconds(held));
-    let found = site.yagna.get(&events, held).await?.json::<Vec<ScannedOffer>>("GET /scan/events");
-    // It lapses by itself.
-    let _ = site.yagna.delete(&path).await;
-    let offers = found?.into_iter().filter_map(|one| Offer::read(&one.provider_id, &one.properties).ok());
+    // It lapses by itself when nobody asks it any more.
+    let events =
+        format!("/market-api/v1/scan/{}/events?timeout={}&maxEvents=100", escaped(&id), seconds(held));
+    let found = site.yagna.get(&events, held).await?.json::<Vec<ScannedOffer>>("GET /scan/events")?;
+    let offers = found.into_iter().filter_map(|one| Offer::read(&one.provider_id, &one.properties).ok());
     Ok(offers.collect())
 }

@@ -16,7 +16,7 @@ use super::{
     payment,
     pen::Pen,
     site::Site,
-    start,
+    start::{self, Key},
 };
 use crate::landlord::{CallError, Order, Ordered, Steps};
 
@@ -143,6 +143,6 @@ async fn begun(
     pen.id(&facts.agreement).await?;
     pen.write(STEP, "start").await?;
     info!(machine = %order.machine, agreement = %facts.agreement, provider = %facts.provider, "rented");
-    start::launch(site, facts, pen.notes(), order.server_key.clone());
+    start::launch(site, facts, pen.notes(), Key::Given(order.server_key.clone()));
     Ok(Ordered { id: facts.agreement.clone(), notes: pen.notes().clone() })
 }

@@ -318,6 +318,10 @@ async fn invoice(site: &Site, invoice: &Invoice) -> Result<Handled, CallError> {
             }
             return Ok(Handled::Settled);
         }
+        "REJECTED" => {
+            dispute(site, &facts);
+            return Ok(Handled::Settled);
+        }
         status => {
             debug!(invoice = id, status, "an invoice that is not to be accepted");
             return Ok(Handled::Settled);
@@ -335,6 +339,7 @@ async fn invoice(site: &Site, invoice: &Invoice) -> Result<Handled, CallError> {
         Verdict::Owed(amount) => amount,
         Verdict::Refused(why) => {
             error!(machine = %facts.marks.machine, invoice = id, why, "an invoice asks for what is not owed");
+            dispute(site, &facts);
             return reject(site, id, "INCORRECT_AMOUNT", &why).await;
         }
     };
@@ -355,6 +360,13 @@ async fn invoice(site: &Site, invoice: &Invoice) -> Result<Handled, CallError> {
             Ok(Handled::Open)
         }
         other => Err(other.unexpected("POST /invoices/accept")),
+    }
+}
+
+/// An invoice is rejected: what its debit notes came to stays the cost, and no other invoice is waited for.
+fn dispute(site: &Site, facts: &Facts) {
+    if let Some(account) = site.book().get_mut(&facts.agreement) {
+        account.disputed = true;
     }
 }
 

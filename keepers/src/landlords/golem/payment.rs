@@ -142,7 +142,7 @@ pub(super) async fn keep(site: &Site, facts: &Facts, dry: bool) -> Result<(), Ca
     let path = format!("{ALLOCATIONS}/{}", escaped(&id));
     let found = match site.yagna.get(&path, Duration::ZERO).await? {
         Said::Good(answer) => answer.json::<Allocation>()?,
-        Said::NotFound | Said::Over(_) => return replace(site, facts, more).await,
+        Said::NotFound | Said::Over(_) => return replace(site, facts, more, dry).await,
         other => return Err(other.unexpected("GET /allocations")),
     };
     let unread = |text: &str| CallError::Unclear(format!("the allocation's amount {text:?} does not read"));
@@ -161,13 +161,19 @@ pub(super) async fn keep(site: &Site, facts: &Facts, dry: bool) -> Result<(), Ca
     let update = AllocationUpdate { total_amount: &total.to_string(), timeout: &timeout };
     match site.yagna.put(&path, &update).await? {
         Said::Good(_) => Ok(()),
-        Said::NotFound | Said::Over(_) => replace(site, facts, more).await,
+        Said::NotFound | Said::Over(_) => replace(site, facts, more, dry).await,
         other => Err(other.unexpected("PUT /allocations")),
     }
 }
 
-async fn replace(site: &Site, facts: &Facts, amount: Decimal) -> Result<(), CallError> {
+async fn replace(site: &Site, facts: &Facts, amount: Decimal, owed: bool) -> Result<(), CallError> {
     let id = make(site, amount).await?;
+    // The agreement may have been settled meanwhile, and its allocation released for that.
+    let open = site.book().get(&facts.agreement).is_some_and(|account| account.adopted || owed);
+    if !open {
+        release(site, &id).await;
+        return Ok(());
+    }
     info!(agreement = %facts.agreement, allocation = %id, "its allocation was gone; notes are paid out of another");
     if let Some(account) = site.book().get_mut(&facts.agreement) {
         account.allocation = id;

@@ -53,7 +53,15 @@ struct Carrier {
     facts: Arc<Facts>,
     /// What was noted so far, by the row and by this start.
     notes: Notes,
-    key: Option<Secret>,
+    key: Key,
+}
+
+/// The key that a machine's server is to ask for.
+pub(super) enum Key {
+    /// As the order says.
+    Given(Option<Secret>),
+    /// From the pool's secret: the order is forgotten.
+    Derived,
 }
 
 /// Why a start failed.
@@ -72,7 +80,7 @@ impl From<CallError> for Fault {
 }
 
 /// Begins or continues the start of an agreement's machine. Does nothing if one is under way.
-pub(super) fn launch(site: &Arc<Site>, facts: &Arc<Facts>, notes: &Notes, key: Option<Secret>) {
+pub(super) fn launch(site: &Arc<Site>, facts: &Arc<Facts>, notes: &Notes, key: Key) {
     let mut starts = site.starts();
     if starts.contains_key(&facts.agreement) {
         return;
@@ -82,10 +90,6 @@ pub(super) fn launch(site: &Arc<Site>, facts: &Arc<Facts>, notes: &Notes, key: O
     let start = Start { stage: Stage::Running, notes: Notes::new(), _carrier: carrier };
     starts.insert(facts.agreement.clone(), start);
     drop(starts);
-    let key = key.or_else(|| {
-        let pool = site.config.pools.get(&facts.marks.pool)?;
-        Some(pool.server_secret.as_ref()?.of_machine(&facts.marks.machine))
-    });
     let (site, facts) = (Arc::clone(site), Arc::clone(facts));
     let carrier = Carrier { site: Arc::clone(&site), facts, notes: notes.clone(), key };
     site.tasks.spawn(carrier.run(stop));
@@ -342,7 +346,16 @@ impl Carrier {
         let Ok(pool) = self.site.pool(&self.facts.marks.pool) else {
             return Err(Fault::Final("its pool is not configured any more".into()));
         };
-        let commands = script::serve(&pool.serve, self.key.as_ref().map(Secret::expose));
+        let derived = pool.server_secret.as_ref().map(|secret| secret.of_machine(&self.facts.marks.machine));
+        let key = match (&self.key, derived) {
+            (Key::Given(key), _) => key.clone(),
+            (Key::Derived, Some(key)) => Some(key),
+            // A server without a key would serve anybody.
+            (Key::Derived, None) => {
+                return Err(Fault::Final("the key of its server is not known after a restart".into()));
+            }
+        };
+        let commands = script::serve(&pool.serve, key.as_ref().map(Secret::expose));
         let batch = self.exec(activity, &commands).await?;
         self.note(names::RUN, &batch);
         self.batch(activity, &batch, 1, deadline).await

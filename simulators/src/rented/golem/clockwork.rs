@@ -174,7 +174,7 @@ fn batches(state: &mut State, config: &GolemConfig, now: u64) -> bool {
             continue;
         }
         if activity.word == "New" && activity.made_us + micros(config.init) <= now {
-            (activity.word, happened) = ("Initialized", true);
+            (activity.word, activity.next, happened) = ("Initialized", None, true);
         }
         let manner = &config.nodes[state.agreements[&activity.agreement].node].manner;
         let batches: Vec<String> = activity.batches.keys().cloned().collect();

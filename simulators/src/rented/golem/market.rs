@@ -33,7 +33,6 @@ pub(super) fn routes() -> Router<Arc<Shop>> {
         .route("/market-api/v1/agreements/{id}/terminate", post(terminate))
         .route("/market-api/v1/agreementEvents", get(agreement_events))
         .route("/market-api/v1/scan", post(scan))
-        .route("/market-api/v1/scan/{id}", delete(end_scan))
         .route("/market-api/v1/scan/{id}/events", get(scanned))
 }
 
@@ -302,13 +301,6 @@ async fn scan(Of(shop): Of<Arc<Shop>>, Json(body): Json<Value>) -> Response {
     let id = state.id(32);
     state.scans.insert(id.clone(), body);
     (StatusCode::CREATED, Json(id)).into_response()
-}
-
-async fn end_scan(Of(shop): Of<Arc<Shop>>, Path(id): Path<String>) -> Response {
-    match shop.state().scans.remove(&id) {
-        Some(_) => StatusCode::CREATED.into_response(),
-        None => refuse(StatusCode::NOT_FOUND, "Scan not found"),
-    }
 }
 
 async fn scanned(Of(shop): Of<Arc<Shop>>, Path(id): Path<String>, asked: Asked) -> Response {
