@@ -169,7 +169,10 @@ impl Book {
                 None => 0,
             };
             let of = (region.clone(), model.clone(), lane.lane);
-            self.arrivals.entry(of.clone()).or_default().taken += new;
+            // A lane that nobody spoke of had nothing behind it.
+            let earlier = self.behind(&region, model, lane.lane, now);
+            let first = || Arrivals { behind: earlier.map(|jobs| (jobs, jobs)), ..Arrivals::default() };
+            self.arrivals.entry(of.clone()).or_insert_with(first).taken += new;
             touched.push(of);
         }
         self.speakers.insert(key, Speaker { heard: now, demand });

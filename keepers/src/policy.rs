@@ -32,11 +32,11 @@ pub use self::{
     leave::{How, Leave, LeaveWhy},
     memory::Memory,
     reason::Reason,
-    rules::{Bounds, Policy, PolicyError},
+    rules::{Policy, PolicyError},
     seen::{Offer, REPORT_HOLDS, Seen, Serverless, Standing, Wish},
     shop::Purchase,
     starts::{Boot, Starts},
-    windows::{Window, WindowError},
+    windows::{Bounds, Window, WindowError},
 };
 use self::{
     levels::Measure,
@@ -113,7 +113,6 @@ pub fn plan(seen: &Seen, policy: &Policy, memory: &mut Memory, now: Micros) -> P
         memory.levels.pass(busy, staff.ready as usize, staff.levels as usize, dt, &measure);
         let needs = weigh::needs(seen, policy, memory, &staff, &boots, &unit, load, now);
         let needed = weigh::needed(seen, memory, &staff, &measure, &needs, load, busy, &mut plan.reasons);
-        plan.needed = needed;
         let granted = bounded(seen, policy, unit.boot.p95, needed, now);
         let most = granted.min(affordable(seen, policy, &staff, &unit));
         let risks = [needs.due.at_risk(most), needs.backfill.at_risk(most)];
@@ -153,7 +152,7 @@ impl Plan {
 
 /// What the operator and the configuration make of a need.
 fn bounded(seen: &Seen, policy: &Policy, boot: Duration, needed: u32, now: Micros) -> u32 {
-    let Bounds { floor, ceiling } = windows::bounds(policy, now, boot);
+    let Bounds { floor, ceiling } = windows::bounds(&policy.windows, policy.bounds, now, boot);
     let want = match seen.wish {
         Wish::None => needed.max(floor).min(ceiling.max(floor)),
         Wish::Start => needed.max(floor.max(1)).min(ceiling.max(floor).max(1)),

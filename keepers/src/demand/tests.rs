@@ -100,7 +100,7 @@ fn lost_messages_lose_no_arrival_and_a_new_process_counts_anew() {
 #[test]
 fn what_lies_in_the_stream_has_arrived_and_is_not_counted_again_when_it_is_delivered() {
     let mut book = Book::new(NOW);
-    book.hear(says("d1", &PLAIN), NOW);
+    book.hear(Demand { models: Vec::new(), ..says("d1", &PLAIN) }, NOW);
     let mut now = NOW + SECOND;
     book.hear(says("d1", &Said { at: now, behind: Some(50), ..PLAIN }), now);
     assert_eq!(load(&book, now).normal, 50);

@@ -137,9 +137,8 @@ pub(super) fn unconfirmed<'a>(
 ) -> Vec<Leave> {
     let mut young: Vec<&Standing> = serving.filter(|machine| !machine.is_ready()).collect();
     young.sort_by_key(|machine| (machine.state, Reverse(machine.ordered_at)));
-    let how = |machine: &Standing| match machine.state {
-        MachineState::Wanted => How::Forget,
-        _ => How::End,
+    let how = |machine: &Standing| {
+        if machine.state == MachineState::Wanted { How::Forget } else { How::End }
     };
     let leave = young.into_iter().take(count);
     leave.map(|machine| Leave { machine: machine.machine.clone(), how: how(machine), why }).collect()

@@ -117,7 +117,8 @@ impl Levels {
         match by.serverless {
             // Its jobs waited or ran within the time of a start: nobody else does them.
             None => level.over > 0,
-            Some(_) => level.usually_lasts() || level.over >= by.order_at().max(1),
+            // A need has begun, and has cost enough or is of a kind that lasts.
+            Some(_) => level.over > 0 && (level.usually_lasts() || level.over >= by.order_at()),
         }
     }
 
@@ -230,12 +231,14 @@ mod tests {
             pass(&mut levels, 4_000, 0, 300);
             pass(&mut levels, 0, 1, 400);
         }
-        pass(&mut levels, 0, 0, 1);
+        assert!(!levels.is_worth(0, &measure()), "no need is no need of any kind");
+        pass(&mut levels, 4_000, 0, 1);
         assert!(levels.is_worth(0, &measure()), "{levels:?}");
         for _ in 0..12 {
             pass(&mut levels, 4_000, 0, 10);
             pass(&mut levels, 0, 0, 60);
         }
+        pass(&mut levels, 4_000, 0, 1);
         assert!(!levels.is_worth(0, &measure()), "{levels:?}");
     }
 

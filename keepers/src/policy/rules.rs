@@ -4,28 +4,7 @@ use std::time::Duration;
 
 use schemas::UsdNanos;
 
-use super::windows::Window;
-
-/// How many machines there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// At least so many, whether or not anything waits.
-    pub floor: u32,
-    /// At most so many.
-    pub ceiling: u32,
-}
-
-impl Bounds {
-    /// Always so many.
-    pub const fn keep(machines: u32) -> Self {
-        Self { floor: machines, ceiling: machines }
-    }
-
-    /// Between two numbers, by what waits.
-    pub const fn between(floor: u32, ceiling: u32) -> Self {
-        Self { floor, ceiling }
-    }
-}
+use super::windows::{Bounds, Window};
 
 /// The policy of one pool.
 #[derive(Clone, Debug, PartialEq)]

@@ -59,10 +59,14 @@ pub(super) fn best<'a>(seen: &'a Seen, starts: &Starts, now: Micros) -> Vec<&'a 
 
 /// What all machines of the pool cost an hour, those that will be ordered included; parked ones cost their storage.
 pub(super) fn dollars(seen: &Seen) -> UsdNanos {
-    let prices = seen.machines.iter().map(|machine| match machine.state {
-        MachineState::Parked => machine.parked_usd_per_hour,
-        _ if machine.is_capped() => machine.usd_per_hour,
-        _ => UsdNanos::ZERO,
+    let prices = seen.machines.iter().map(|machine| {
+        if machine.state == MachineState::Parked {
+            machine.parked_usd_per_hour
+        } else if machine.is_capped() {
+            machine.usd_per_hour
+        } else {
+            UsdNanos::ZERO
+        }
     });
     money::total(prices).unwrap_or(UsdNanos::new(u64::MAX))
 }

@@ -51,10 +51,12 @@ pub(super) fn needs(
     let (up, down) = seen.load.as_ref().map_or((0.0, 0.0), |_| (memory.rates.up(), memory.rates.down()));
     let (mean, z) = (load.service.mean, memory.rates.risk());
     let flow = |rate| need::flow(rate, mean, z, seen.ahead_slots, unit.slots);
-    let from = |machine: &Standing| match machine.state {
-        MachineState::Ready => now,
-        MachineState::Wanted => now + boots.at(&machine.sku, &machine.place).p90,
-        _ => now.max(machine.ordered_at + boots.at(&machine.sku, &machine.place).p90),
+    let from = |machine: &Standing| {
+        if machine.is_ready() {
+            return now;
+        }
+        let ordered = if machine.state == MachineState::Wanted { now } else { machine.ordered_at };
+        now.max(ordered + boots.at(&machine.sku, &machine.place).p90)
     };
     let mut standing: Vec<(Micros, u32)> =
         staff.all().map(|machine| (from(machine), machine.slots)).collect();

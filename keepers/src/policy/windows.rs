@@ -6,12 +6,31 @@ use chrono::{Datelike as _, NaiveTime, Weekday};
 use chrono_tz::Tz;
 use schemas::Micros;
 
-use super::rules::{Bounds, Policy};
-
 /// How closely what lies ahead is looked at: a window that is shorter may be overlooked.
 const STEP: Duration = Duration::from_secs(60);
 /// Steps looked ahead at most.
 const STEPS_MAX: u32 = 240;
+
+/// How many machines there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// At least so many, whether or not anything waits.
+    pub floor: u32,
+    /// At most so many.
+    pub ceiling: u32,
+}
+
+impl Bounds {
+    /// Always so many.
+    pub const fn keep(machines: u32) -> Self {
+        Self { floor: machines, ceiling: machines }
+    }
+
+    /// Between two numbers, by what waits.
+    pub const fn between(floor: u32, ceiling: u32) -> Self {
+        Self { floor, ceiling }
+    }
+}
 
 /// A time of the day on some days of the week.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,18 +105,18 @@ fn read_days(text: &str) -> Option<[bool; 7]> {
 }
 
 /// The bounds at a moment.
-fn bounds_at(policy: &Policy, at: Micros) -> Bounds {
-    policy.windows.iter().find(|window| window.covers(at)).map_or(policy.bounds, |window| window.bounds)
+fn bounds_at(windows: &[Window], usual: Bounds, at: Micros) -> Bounds {
+    windows.iter().find(|window| window.covers(at)).map_or(usual, |window| window.bounds)
 }
 
 /// The bounds now, with the floor as high as it will be by the time that a machine ordered now is there.
-pub(super) fn bounds(policy: &Policy, now: Micros, boot: Duration) -> Bounds {
-    let present = bounds_at(policy, now);
-    if policy.windows.is_empty() {
+pub(super) fn bounds(windows: &[Window], usual: Bounds, now: Micros, boot: Duration) -> Bounds {
+    let present = bounds_at(windows, usual, now);
+    if windows.is_empty() {
         return present;
     }
     let steps = u32::try_from(boot.as_micros().div_ceil(STEP.as_micros())).unwrap_or(u32::MAX).min(STEPS_MAX);
-    let ahead = (1..=steps).map(|step| bounds_at(policy, now + (STEP * step).min(boot)).floor);
+    let ahead = (1..=steps).map(|step| bounds_at(windows, usual, now + (STEP * step).min(boot)).floor);
     let floor = ahead.fold(present.floor, u32::max);
     Bounds { floor, ceiling: present.ceiling.max(floor) }
 }
@@ -132,17 +151,16 @@ mod tests {
     #[test]
     fn a_floor_is_prepared_for_a_start_ahead_and_let_go_at_its_end() {
         let window = Window::new("daily", "08:00", "09:00", "UTC", Bounds::keep(3)).unwrap();
-        let policy = Policy {
-            windows: vec![window],
-            bounds: Bounds::between(0, 1),
-            machines_max: 3,
-            ..Policy::default()
-        };
         let boot = Duration::from_secs(600);
         for (time, floor) in
             [("07:49:59", 0), ("07:50:00", 3), ("08:30:00", 3), ("08:59:59", 3), ("09:00:00", 0)]
         {
-            assert_eq!(bounds(&policy, at(&format!("2026-11-27T{time}Z")), boot).floor, floor, "{time}");
+            assert_eq!(
+                bounds(&[window.clone()], Bounds::between(0, 1), at(&format!("2026-11-27T{time}Z")), boot)
+                    .floor,
+                floor,
+                "{time}"
+            );
         }
     }
 }

@@ -265,3 +265,26 @@ fn a_policy_that_contradicts_itself_is_refused_with_the_numbers() {
     assert!(said(Policy { bounds: Bounds::keep(9), ..fine.clone() }).contains("machines_max `8`"));
     assert!(said(Policy { usd_per_hour_max: UsdNanos::ZERO, ..fine }).contains("usd_per_hour_max"));
 }
+
+#[test]
+fn after_whatever_was_before_silence_leads_to_zero_and_stays_there() {
+    for serverless in [None, Some(modal())] {
+        let mut world = World::new();
+        world.seen.serverless = serverless;
+        for _ in 0..6 {
+            for _ in 0..90 {
+                world.load().normal += 90;
+                world.load().running = 10;
+                world.pass(secs(10));
+            }
+            world.load().running = 0;
+            world.run(secs(3_600));
+        }
+        assert!(world.ordered > 0);
+        world.run(secs(3 * 3_600));
+        assert!(world.seen.machines.is_empty(), "{:?}", world.seen.machines);
+        let ordered = world.ordered;
+        world.run(secs(24 * 3_600));
+        assert_eq!(world.ordered, ordered);
+    }
+}
