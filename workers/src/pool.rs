@@ -362,7 +362,7 @@ async fn changed(capacity: &mut Option<watch::Receiver<Capacity>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// A timer that, when the loop was held up, goes on from then.

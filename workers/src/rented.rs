@@ -267,12 +267,11 @@ impl Rented {
     fn adapter(&self, address: &str, machine: &MachineId) -> Result<OpenAi, BuildError> {
         let base = BaseUrl::parse(address)?;
         let shared = &self.clients[usize::from(base.is_plain())];
-        let client = match shared.get() {
-            Some(client) => client.clone(),
-            None => {
-                let client = base.client(self.config.server.connect_timeout)?;
-                shared.get_or_init(|| client).clone()
-            }
+        let client = if let Some(client) = shared.get() {
+            client.clone()
+        } else {
+            let client = base.client(self.config.server.connect_timeout)?;
+            shared.get_or_init(|| client).clone()
         };
         let config = OpenAiConfig {
             base_url: address.to_owned(),
@@ -367,7 +366,7 @@ impl Rented {
             let server = state.servers.get(&taken.machine).cloned();
             if let Some(Server { adapter: Some(adapter), last_token, .. }) = server {
                 drop(state);
-                let slot = Slot { rented: self, taken, began: Instant::now(), last_token, left: false };
+                let slot = Slot { rented: self, taken, last_token, left: false };
                 return Some((slot, adapter));
             }
             // It has been said already that it cannot be called.
@@ -489,7 +488,6 @@ fn speaks_against(class: FailureClass, silent: Option<Duration>, idle: Duration)
 struct Slot<'a> {
     rented: &'a Rented,
     taken: Taken,
-    began: Instant,
     last_token: Arc<AtomicU64>,
     left: bool,
 }
@@ -512,25 +510,33 @@ impl Slot<'_> {
             // An answer in one piece is a token, too.
             self.last_token.fetch_max(SystemClock.now().get(), Ordering::Relaxed);
         }
-        self.free(verdict);
-        self.used(self.began.elapsed())
+        let until = self.free(verdict);
+        self.used(until.saturating_sub(self.taken.at))
     }
 
-    fn free(&mut self, verdict: Verdict) {
+    /// Frees the slot and says when.
+    fn free(&mut self, verdict: Verdict) -> Duration {
+        let mut state = self.rented.lock();
+        // Read under the lock, so that what is booked is what a heartbeat says.
+        let now = self.rented.clock.steady();
         if std::mem::replace(&mut self.left, true) {
-            return;
+            return now;
         }
-        self.rented.lock().seats.left(&self.taken, verdict, self.rented.clock.steady());
+        state.seats.left(&self.taken, verdict, now);
+        drop(state);
         self.rented.publish();
         if matches!(verdict, Verdict::Fault(_)) {
             self.rented.paused.notify_one();
         }
+        now
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.free(Verdict::Silent);
+        if !self.left {
+            self.free(Verdict::Silent);
+        }
     }
 }
 

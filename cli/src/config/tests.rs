@@ -65,6 +65,26 @@ fn an_unknown_key_is_refused_where_it_stands() {
     );
 }
 
+/// A pool of rented machines, with keys replaced or added.
+fn rented(changes: &[(&str, &str)]) -> String {
+    let models = r#"[{ model = "llama-3.2-1b", sku = "gpu_that_no_book_prices" }]"#;
+    let mut all = vec![("kind", r#""rented""#), ("base_url", ""), ("billing", ""), ("models", models)];
+    all.extend_from_slice(changes);
+    pool(&all)
+}
+
+#[test]
+fn a_pool_of_rented_machines_has_no_address_and_needs_no_price() {
+    let config =
+        parse(&rented(&[("machine_secret_env", r#""MACHINES""#), ("idle_timeout", r#""20s""#)])).unwrap();
+    let known = config.pools[0].known(&config.prices, schemas::Micros::new(1));
+    assert_eq!(known.models[0].least_cost, UsdNanos::ZERO, "a machine may be cheap");
+    for (key, value) in [("base_url", r#""http://h""#), ("billing", r#""per_token""#), ("idle", r#""1s""#)] {
+        refused(&rented(&[(key, value)]), &[&format!("pools[0].{key}"), "is not a key of kind rented"]);
+    }
+    refused(&pool(&[("machine_secret_env", r#""MACHINES""#)]), &["pools[0].machine_secret_env", "openai"]);
+}
+
 #[test]
 fn a_wrong_type_is_refused_with_key_and_value() {
     refused("[lease]\nack_wait = 60", &["line 2", "lease.ack_wait", "60", "span"]);

@@ -400,7 +400,7 @@ mod tests {
             assert!(job.at == at(0) || seats.take(&other, now).is_none(), "one job at a time");
             seats.left(&job, Verdict::Fault(FailureClass::Connection), now);
             let until = seats.next_change(now).unwrap();
-            assert_eq!((until - now).as_millis(), pause);
+            assert_eq!(until.saturating_sub(now).as_millis(), pause);
             assert_eq!(seats.capacity(now).slots, 4);
             now = until;
         }
