@@ -5,6 +5,8 @@
 mod doubts;
 mod lost;
 mod reserved;
+mod snapshot;
+mod uncertain;
 mod unread;
 
 use std::{
@@ -176,33 +178,6 @@ impl Backfill {
     /// What was spent: on jobs that have ended by their results, on all by the ledger; one of the two may be behind.
     fn spent(&self) -> UsdNanos {
         self.folder.checkpoint.spent_usd.max(self.ledger_usd)
-    }
-
-    /// How far it is.
-    pub fn snapshot(&self) -> Snapshot {
-        let (checkpoint, survey) = (&self.folder.checkpoint, &self.folder.manifest.survey);
-        let jobs = survey.models.values().sum::<u64>();
-        let ended = checkpoint.succeeded + checkpoint.failed;
-        let left = (survey.lines - survey.blank).saturating_sub(ended);
-        let pace = self.began.and_then(|(began, before)| {
-            let since = ended.saturating_sub(before);
-            (since > 0).then(|| began.elapsed().as_secs_f64() / since as f64)
-        });
-        Snapshot {
-            jobs,
-            succeeded: checkpoint.succeeded,
-            failed: checkpoint.failed,
-            running: self.running,
-            spent_usd: self.spent(),
-            to_go_usd: (ended > 0).then(|| {
-                let sum = u128::from(checkpoint.spent_usd.get()) * u128::from(left) / u128::from(ended);
-                UsdNanos::new(u64::try_from(sum).unwrap_or(u64::MAX))
-            }),
-            to_go_s: pace
-                .and_then(|pace| Duration::try_from_secs_f64(pace * left as f64).ok())
-                .map(|span| span.as_secs()),
-            asked: self.asked,
-        }
     }
 
     /// Runs until everything has ended, or until `shutdown`. The producer must be of the backfill's tenant. `tell` hears how
@@ -496,51 +471,4 @@ fn send(producer: &Producer, line: u64, request: Box<JobRequest>, after: Duratio
         let outcome = producer.submit(&request).await.map(drop);
         (line, request, outcome)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use schemas::{Lane, catalog::Catalog};
-
-    use super::{reserved::RESERVE, *};
-
-    fn options(folder: &std::path::Path) -> Options {
-        let file = folder.join("prompts.jsonl");
-        let line = |n| format!("{{\"custom_id\":\"{n}\",\"model\":\"m\",\"prompt\":\"x\"}}\n");
-        std::fs::write(&file, (0..50_000).map(line).collect::<String>()).unwrap();
-        Options {
-            folder: folder.join("state"),
-            file,
-            name: "prompts".into(),
-            tenant: "acme".parse().unwrap(),
-            region: "us-east".parse().unwrap(),
-            model: None,
-            lane: Lane::Low,
-            catalog: Catalog::new(vec!["m".into()]).unwrap(),
-            regions: vec!["us-east".parse().unwrap()],
-            outstanding: 50,
-            max_cost: None,
-            listen: Duration::ZERO,
-        }
-    }
-
-    #[test]
-    fn a_reservation_of_an_earlier_run_holds_until_its_lines_are_acknowledged() {
-        let folder = tempfile::tempdir().unwrap();
-        let options = options(folder.path());
-        let (then, now) = (Micros::new(5), Micros::new(1_000_000_000));
-        let mut first = Backfill::open(options.clone()).unwrap();
-        assert!(matches!(first.next(then).unwrap(), Next::Send(1, _)));
-        drop(first);
-        let mut second = Backfill::open(options).unwrap();
-        let sent = (0..=RESERVE).map(|_| second.next(now).unwrap());
-        assert!(sent.into_iter().all(|next| matches!(next, Next::Send(..))));
-        assert_eq!(
-            (second.folder.checkpoint.reserved, second.folder.checkpoint.reserved_at_us),
-            (2 * RESERVE, then)
-        );
-        second.unacknowledged.retain(|line| *line > RESERVE);
-        second.keep().unwrap();
-        assert_eq!(second.folder.checkpoint.reserved_at_us, now);
-    }
 }

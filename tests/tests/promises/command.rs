@@ -176,7 +176,8 @@ async fn a_job_that_has_ended_or_never_was_is_told_at_once_whatever_time_its_id_
     // Another tenant has a job of that id, which waits for its time.
     let theirs = producer::ProducerConfig::new(&urls[0], "other", "inbox").unwrap();
     let theirs = producer::Producer::connect(theirs).await.unwrap();
-    request.body.run_at = Some("2999-01-01T00:00:00Z".parse().unwrap());
+    let later = schemas::Micros::new((hour + 86_400) * 1_000_000);
+    request.body.run_at = Some(later.to_datetime());
     theirs.submit(&request).await.unwrap();
     let (code, _, error) = run(&["why", &ahead]);
     assert!(code == Some(2) && error.lines().count() == 1, "{error}");

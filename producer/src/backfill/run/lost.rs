@@ -1,5 +1,6 @@
 //! Results that `REPLIES` does not hold any more: it keeps them for three days, and may be purged or deleted. A line whose job has
-//! ended and whose result is gone would be waited for in vain.
+//! ended and whose result is gone would be waited for in vain, and so would one whose result does not read: each ends like a job that
+//! failed, with the reason, and with the cost that the ledger knows.
 
 use std::collections::HashMap;
 
@@ -61,6 +62,42 @@ impl Backfill {
             });
             self.give_up(line, cost, &why)?;
             self.lost.push(line);
+        }
+        Ok(())
+    }
+
+    /// Ends the lines of results that do not read. Call it only when everything that is stored was taken in.
+    pub(super) async fn end_unread(&mut self, producer: &Producer) -> Result<(), BackfillError> {
+        let now = Instant::now();
+        if self.unreads.ripe(now).next().is_none() {
+            return Ok(());
+        }
+        // Before the look: a line is acknowledged or read later, and a job that is of no line by then never is.
+        let all_out =
+            self.unacknowledged.is_empty() && self.input.number >= self.folder.manifest.survey.lines;
+        let missing = self.missing()?;
+        let mut found: Vec<(u64, JobId)> =
+            self.unreads.ripe(now).filter_map(|job| Some((*missing.get(&job)?, job))).collect();
+        found.sort_unstable();
+        if all_out {
+            self.unreads.forget(|job| !missing.contains_key(&job));
+        }
+        let ids = found.iter().map(|(_, job)| *job).collect();
+        let costs =
+            nats::costs_of(producer.client(), &self.options.tenant, &self.options.mailbox(), &ids).await?;
+        for (line, job) in found {
+            let Some(unread) = self.unreads.remove(job) else { continue };
+            let cost = costs.get(&job).copied().unwrap_or_default();
+            let why = json!({
+                "class": "result_unreadable", "job": job, "cost_usd": cost, "replies_seq": unread.seq,
+                "noticed": SystemClock.now().to_datetime(),
+                "message": format!(
+                    "line {line}: its job has ended, and this version cannot read its result ({}); a later version reads it with \
+                     `beacon results --tenant {} --mailbox {}` for three days",
+                    unread.why, self.options.tenant, self.options.mailbox()
+                ),
+            });
+            self.give_up(line, cost, &why)?;
         }
         Ok(())
     }

@@ -1,22 +1,15 @@
-//! Reservations: lines that may be sent are written down before they are, so that after a crash only these are uncertain. They are
-//! looked for in the streams before any is sent again.
+//! Reservations: lines that may be sent are written down before they are, so that after a crash only these are uncertain.
+//! Pure.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
 use schemas::Micros;
 
-use super::Backfill;
-use crate::{
-    Producer,
-    backfill::{BackfillError, Checkpoint},
-    nats,
-};
+use crate::backfill::Checkpoint;
 
 /// Lines reserved at a time, which costs a checkpoint. After a crash so many are looked for in the streams, which costs a
 /// scan of what was published since.
 pub(super) const RESERVE: u64 = 20_000;
-/// Clocks differ: how much before a reservation its jobs are looked for.
-const MARGIN: Duration = Duration::from_secs(30);
 
 /// Reservations that are not all acknowledged: up to which line, and when each was made. At most one for each [`RESERVE`] lines that
 /// are out, and those of an earlier run.
@@ -30,7 +23,7 @@ impl Reservations {
         Self(reserved.then_some((checkpoint.reserved, checkpoint.reserved_at_us)).into_iter().collect())
     }
 
-    fn add(&mut self, upto: u64, at: Micros) {
+    pub(super) fn add(&mut self, upto: u64, at: Micros) {
         self.0.push_back((upto, at));
     }
 
@@ -40,40 +33,5 @@ impl Reservations {
             self.0.pop_front();
         }
         self.0.front().map(|(_, at)| *at)
-    }
-}
-
-impl Backfill {
-    /// Lines that an earlier run may have sent: whether it did stands in the streams.
-    pub(super) async fn look_for_uncertain(&mut self, producer: &Producer) -> Result<(), BackfillError> {
-        let checkpoint = &self.folder.checkpoint;
-        let since = if self.folder.fresh {
-            // The folder may be gone after a run; then only the streams know.
-            None
-        } else if checkpoint.reserved > checkpoint.submitted {
-            Some(checkpoint.reserved_at_us - MARGIN)
-        } else {
-            return Ok(());
-        };
-        let (client, tenant) = (producer.client(), &self.options.tenant);
-        for region in &self.options.regions {
-            self.known.extend(nats::jobs_since(client, region, Some(tenant), since).await?);
-        }
-        if !self.known.is_empty() {
-            self.doubts.add_leftovers();
-            if since.is_none() {
-                // Until all lines are read, whoever comes next must find these jobs too.
-                self.reservations.add(self.folder.manifest.survey.lines, Micros::default());
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes down that the next lines may be sent, before they are.
-    pub(super) fn reserve(&mut self, now: Micros) -> Result<(), BackfillError> {
-        let upto = self.input.number + RESERVE;
-        self.folder.checkpoint.reserved = upto;
-        self.reservations.add(upto, now);
-        self.keep()
     }
 }
