@@ -260,15 +260,24 @@ impl Fly {
                 && known.id.is_some()
                 && !sightings.iter().any(|sighting| Some(&sighting.id) == known.id.as_ref())
         });
-        let missing: Vec<&Known> = missing.take(LOOK_UPS).collect();
-        for known in missing {
+        let (mut unanswered, missing): (Vec<MachineId>, Vec<&Known>) = (Vec::new(), missing.collect());
+        for (index, known) in missing.into_iter().enumerate() {
+            if index >= LOOK_UPS {
+                unanswered.push(known.machine.clone());
+                continue;
+            }
             let id = known.id.as_deref().unwrap_or_default();
-            if let Ok(answer) = self.read(&format!("{path}/{id}"), "get").await {
-                let machine = wire::machine(&answer)?;
-                sightings.extend(self.sighting(&machine, std::slice::from_ref(known), wire::date(&answer)));
+            match self.send(Method::GET, &format!("{path}/{id}"), None, http::CALL_WITHIN).await {
+                Ok(answer) if answer.status == StatusCode::OK => {
+                    let machine = wire::machine(&answer)?;
+                    sightings.extend(self.sighting(&machine, std::slice::from_ref(known), wire::date(&answer)));
+                }
+                Ok(answer) if answer.status == StatusCode::NOT_FOUND => {}
+                // Its last events are still to be read: that it is not listed says nothing yet.
+                Ok(_) | Err(_) => unanswered.push(known.machine.clone()),
             }
         }
-        Ok(Census { sightings, whole: list.whole, unanswered: Vec::new() })
+        Ok(Census { sightings, whole: list.whole, unanswered })
     }
 
     /// What a Machine is to us; `None` for one without our mark. `now` is the provider's clock.

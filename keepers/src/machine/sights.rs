@@ -1,6 +1,8 @@
 //! What lists mean.
 
-use super::{Effect, GONE_LISTS, Site, calls, enter, stop};
+use schemas::Micros;
+
+use super::{END_REPEAT, Effect, GONE_LISTS, Site, calls, enter, stop};
 use crate::{
     landlord::{Billed, Phase, Sighting},
     row::{Absence, Life, Row},
@@ -14,10 +16,11 @@ pub(super) fn seen(row: &mut Row, sighting: Sighting, site: &Site) -> Vec<Effect
     row.id.get_or_insert(id);
     row.notes.extend(notes);
     row.expires_us = expires_at.or(row.expires_us);
+    let accounted = told.is_some();
     if let Some(told) = told {
         row.meter.told(told.from, told.until, told.charged_usd, row.specs.usd_per_hour);
     }
-    if let Some(absent) = absence(&mut row.life) {
+    if let Some(absent) = absence(&mut row.life).filter(|_| phase != Phase::Gone) {
         *absent = Absence::default();
     }
     // Before anything else: an order whose answer never came has been carried out.
@@ -38,6 +41,7 @@ pub(super) fn seen(row: &mut Row, sighting: Sighting, site: &Site) -> Vec<Effect
         Phase::Up(address) => up(row, address, site),
         Phase::Parked => parked(row, site),
         Phase::Ending => ending(row, site),
+        Phase::Gone if accounted => accounted_end(row, now),
         Phase::Gone => {
             enter(row, Life::Gone, now);
             Vec::new()
@@ -49,6 +53,28 @@ pub(super) fn seen(row: &mut Row, sighting: Sighting, site: &Site) -> Vec<Effect
         }
     });
     effects
+}
+
+/// The provider says that the machine is gone and what it cost. The cost may have been read a moment before the end: the next list
+/// tells the last of it.
+fn accounted_end(row: &mut Row, now: Micros) -> Vec<Effect> {
+    if !matches!(row.life, Life::Stopping { accepted: true, .. }) {
+        let life = Life::Stopping {
+            park: false,
+            failed: 0,
+            not_before_us: now + END_REPEAT,
+            accepted: true,
+            absent: Absence::default(),
+        };
+        enter(row, life, now);
+    }
+    if let Life::Stopping { absent, .. } = &mut row.life {
+        *absent = absent.again(now);
+        if absent.lists >= GONE_LISTS {
+            enter(row, Life::Gone, now);
+        }
+    }
+    Vec::new()
 }
 
 /// The meter follows what the provider shows.

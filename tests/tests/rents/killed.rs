@@ -4,7 +4,7 @@
 //! A first run counts the steps: before and after each write and each control call. Then, for each step, a keeper is killed
 //! exactly there, and another one takes over.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use keepers::{account::Account, wish::Wish};
@@ -15,6 +15,7 @@ use tests::{
     rent::{self, Hasty, KillAt, Office, Running},
     wait,
 };
+use tokio::time::Instant;
 
 use crate::providers::{self, Start};
 
@@ -53,8 +54,16 @@ async fn live(url: &str, office: &Office, start: Start, name: &str, at: Option<u
             second
         }
     };
-    let what = format!("{pool}: the ledger to equal the invoice");
-    wait::until(&what, || async { (office.ledger(&pool).await == (provider.invoice)()).then_some(()) }).await;
+    let end = Instant::now() + wait::DEADLINE / 2;
+    let killed_at = at.and_then(|at| tap.passed().get(at).map(ToString::to_string)).unwrap_or_default();
+    loop {
+        let (ledger, invoice) = (office.ledger(&pool).await, (provider.invoice)());
+        if ledger == invoice {
+            break;
+        }
+        assert!(Instant::now() < end, "{pool}, killed {killed_at}: ledger ${ledger}, invoice ${invoice}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     keeper.stop().await;
     provider.shutdown.cancel();
     Life { steps: tap.passed().len(), account: provider.account }
