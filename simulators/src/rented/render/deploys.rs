@@ -42,18 +42,19 @@ impl Shop {
 
     /// The deploys of a service with their statuses, the oldest first. An older one stays live until a newer one is.
     pub(super) fn statuses(&self, service: &Service) -> Vec<(Deploy, String)> {
-        let serves = self.account.server(&service.id).is_some();
+        let serves = self.account.server(&service.id).is_some() || service.foreign;
+        let history = self.account.machine(&service.id).map(|seen| seen.history).unwrap_or_default();
         let now = Instant::now();
         let mut is_replaced = false;
         let mut statuses = Vec::new();
-        for (place, deploy) in service.deploys.iter().enumerate().rev() {
-            let is_first_of_a_start = place == 0 || deploy.trigger == "service_resumed";
+        for deploy in service.deploys.iter().rev() {
+            // One that was there when the service was suspended had been live.
+            let has_served =
+                history.iter().any(|(stage, at)| *stage == Stage::Parking && *at >= deploy.created_us);
             let status = match &deploy.forced {
                 Some(status) => status.clone(),
                 None if is_replaced => "deactivated".to_owned(),
-                None if now < deploy.done_at || (is_first_of_a_start && !serves && !service.foreign) => {
-                    "update_in_progress".to_owned()
-                }
+                None if now < deploy.done_at || !(serves || has_served) => "update_in_progress".to_owned(),
                 None => {
                     is_replaced = true;
                     "live".to_owned()
