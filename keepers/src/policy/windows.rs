@@ -156,8 +156,13 @@ mod tests {
             [("07:49:59", 0), ("07:50:00", 3), ("08:30:00", 3), ("08:59:59", 3), ("09:00:00", 0)]
         {
             assert_eq!(
-                bounds(&[window.clone()], Bounds::between(0, 1), at(&format!("2026-11-27T{time}Z")), boot)
-                    .floor,
+                bounds(
+                    std::slice::from_ref(&window),
+                    Bounds::between(0, 1),
+                    at(&format!("2026-11-27T{time}Z")),
+                    boot
+                )
+                .floor,
                 floor,
                 "{time}"
             );
