@@ -24,8 +24,8 @@ use crate::{args::Command, guard, session::Session};
 /// Runs a command to its end.
 pub(crate) async fn run(command: Command, session: Session) -> anyhow::Result<()> {
     match command {
-        Command::Demo(args) => demo::run(args, session).await,
-        Command::Up => up::run(session).await,
+        Command::Demo(args) => Box::pin(demo::run(args, session)).await,
+        Command::Up => Box::pin(up::run(session)).await,
         Command::Dispatcher(args) => dispatcher::run(args, session).await,
         Command::Worker(args) => worker::run(args, session).await,
         Command::Keeper(args) => keeper::run(args, session).await,
@@ -39,7 +39,7 @@ pub(crate) async fn run(command: Command, session: Session) -> anyhow::Result<()
         Command::Schedule(args) => schedule::run(args, session).await,
         Command::Cancel(args) => cancel::run(args, session).await,
         Command::Why(args) => why::run(args, session).await,
-        Command::Bench(args) => bench::run(args, session).await,
+        Command::Bench(args) => Box::pin(bench::run(args, session)).await,
         Command::Simulate(args) => simulate::run(args, session).await,
         Command::Completions(args) => about::completions(&args),
         Command::Man(args) => about::man(&args),

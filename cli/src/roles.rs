@@ -101,7 +101,7 @@ impl Roles {
     /// Connects a keeper and lets it run.
     pub(crate) async fn keeper(&mut self, config: KeeperConfig) -> anyhow::Result<()> {
         let grace = config.grace;
-        let keeper = Keeper::connect(config).await.context("the keeper cannot start")?;
+        let keeper = Box::pin(Keeper::connect(config)).await.context("the keeper cannot start")?;
         let shutdown = self.keepers.shutdown.clone();
         self.keepers.spawn(grace, async move { keeper.run(shutdown).await.context("the keeper failed") });
         Ok(())

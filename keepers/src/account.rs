@@ -75,12 +75,11 @@ impl Account {
     /// A pool's rows have changed. `None`: it is not kept here any more.
     pub(crate) fn tell(&self, pool: &PoolId, known: Option<Vec<Known>>) {
         let mut all = self.all();
-        let new = match known {
-            Some(known) => all.insert(pool.clone(), known).is_none(),
-            None => {
-                all.remove(pool);
-                false
-            }
+        let new = if let Some(known) = known {
+            all.insert(pool.clone(), known).is_none()
+        } else {
+            all.remove(pool);
+            false
         };
         drop(all);
         if new {

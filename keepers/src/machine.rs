@@ -168,10 +168,11 @@ pub fn apply(row: &mut Row, event: Event, site: &Site) -> Vec<Effect> {
 /// When [`Event::Tick`] has something to do; `None` when only news moves the machine.
 pub fn due_at(row: &Row, rules: &Rules) -> Option<Micros> {
     match &row.life {
-        Life::Wanted { not_before_us, .. } => Some(*not_before_us),
         Life::Starting { ready_by_us, .. } => Some(*ready_by_us),
         Life::Probing { not_before_us, ready_by_us, .. } => Some((*not_before_us).min(*ready_by_us)),
-        Life::Ready { not_before_us, .. } | Life::Stopping { not_before_us, .. } => Some(*not_before_us),
+        Life::Wanted { not_before_us, .. }
+        | Life::Ready { not_before_us, .. }
+        | Life::Stopping { not_before_us, .. } => Some(*not_before_us),
         Life::Draining { until_us, .. } => Some(*until_us),
         Life::Lost { .. } => Some(row.since_us + rules.broken_for),
         Life::Ordered { .. } | Life::Unknown { .. } | Life::Parked { .. } | Life::Gone => None,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::{
-    Client, Subscriber,
+    Client, HeaderValue, Subscriber,
     jetstream::{
         self,
         consumer::{DeliverPolicy, pull},
@@ -59,14 +59,15 @@ pub(crate) async fn costs(
     let mut messages = consumer.messages().await.map_err(unread)?;
     loop {
         let next = tokio::time::timeout(READ_WITHIN, messages.next()).await;
-        let Some(message) = next.map_err(|_| unread("no message in time"))? else { return Ok(()) };
+        let next = next.map_err(|_| unread("no message in time"))?;
+        let message = next.ok_or_else(|| unread("the reading ended in its midst"))?;
         let message = message.map_err(unread)?;
         let (seq, pending) = message.info().map_or((0, 0), |info| (info.stream_sequence, info.pending));
         if seq > last {
             return Ok(());
         }
         let kind = message.headers.as_ref().and_then(|map| map.get(headers::CONTENT_TYPE));
-        let codec = Codec::from_content_type(kind.map(|kind| kind.as_str())).unwrap_or_default();
+        let codec = Codec::from_content_type(kind.map(HeaderValue::as_str)).unwrap_or_default();
         // What does not read is no cost event of a version that knows rented machines.
         if let Ok(event) = codec.decode::<CostEvent>(&message.payload) {
             take(&event);

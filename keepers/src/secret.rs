@@ -37,6 +37,7 @@ impl Secret {
     ///
     /// An adopted machine's key is computed again, since no provider gives back what a machine was started with. A machine
     /// whose address was given to another one refuses this key, so that a probe tells them apart.
+    #[must_use]
     pub fn of_machine(&self, machine: &MachineId) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_bytes());
         let tag = hmac::sign(&key, machine.as_str().as_bytes());

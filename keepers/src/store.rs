@@ -91,10 +91,7 @@ impl Store {
     /// Deletes the row of a machine that is gone and paid for.
     pub async fn delete_row(&self, row: &Row, revision: u64) -> Result<(), StoreError> {
         let key = row.machine().key();
-        match self.bucket.delete(&key, revision).await? {
-            true => Ok(()),
-            false => Err(StoreError::Replaced(key)),
-        }
+        if self.bucket.delete(&key, revision).await? { Ok(()) } else { Err(StoreError::Replaced(key)) }
     }
 
     /// Reads a value and its revision.

@@ -264,7 +264,7 @@ impl Office {
         while left > 0 {
             let message = messages.next().await.unwrap().unwrap();
             let kind = message.headers.as_ref().and_then(|map| map.get("Content-Type"));
-            let codec = schemas::Codec::from_content_type(kind.map(|kind| kind.as_str())).unwrap();
+            let codec = schemas::Codec::from_content_type(kind.map(async_nats::HeaderValue::as_str)).unwrap();
             events.push(codec.decode(&message.payload).unwrap());
             left -= 1;
         }

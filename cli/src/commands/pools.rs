@@ -243,14 +243,15 @@ fn told(pool: &PoolId, change: &Change, shown: &Shown) -> String {
     let now = UsdNanos::new(standing.map(|row| row.specs.usd_per_hour.get()).fold(0, u64::saturating_add));
     let now = format!("now {} machines at ${now} an hour", shown.rows.len());
     match change {
-        Change::Start => format!("{pool}: as many machines as its policy says, {each} ({now})"),
         Change::Stop => format!("{pool}: no machine; those that stand are drained and ended ({now})"),
         Change::Scale(Some(machines)) => {
             let sum = price.and_then(|price| price.times(u64::from(*machines)));
             let sum = sum.map_or_else(String::new, |sum| format!(", ${sum} an hour together"));
             format!("{pool}: {machines} machines whatever its policy says, {each}{sum} ({now})")
         }
-        Change::Scale(None) => format!("{pool}: as many machines as its policy says, {each} ({now})"),
+        Change::Start | Change::Scale(None) => {
+            format!("{pool}: as many machines as its policy says, {each} ({now})")
+        }
         Change::Drain(machines) => {
             let names: Vec<String> = machines.iter().map(ToString::to_string).collect();
             format!("{pool}: drain and end {} ({now})", names.join(", "))

@@ -99,7 +99,7 @@ async fn follow_wish(desk: Desk, tell: watch::Sender<Wish>) {
                         });
                     }
                     Err(error) => {
-                        warn!(key, %error, "an operator's wish does not read; the one before holds")
+                        warn!(key, %error, "an operator's wish does not read; the one before holds");
                     }
                 }
             }

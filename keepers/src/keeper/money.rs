@@ -8,7 +8,7 @@ use schemas::{
 };
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
-use transport::SystemClock;
+use transport::{SystemClock, stored};
 
 use super::desk::Desk;
 use crate::{books::Books, nats, row::Row, store::StoreError, tap::Step};
@@ -21,9 +21,12 @@ const SOON: Duration = Duration::from_secs(2);
 /// What a pool cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Figures {
-    pub(super) cost_usd: UsdNanos,
-    pub(super) jobs_usd: UsdNanos,
-    pub(super) standing_usd: UsdNanos,
+    /// All machines so far.
+    pub(super) machines: UsdNanos,
+    /// Of that, what jobs booked.
+    pub(super) jobs: UsdNanos,
+    /// Of that, what was booked as standing cost.
+    pub(super) standing: UsdNanos,
 }
 
 /// A pool's books and when they are settled next.
@@ -64,9 +67,9 @@ impl Money {
     /// What the pool cost so far.
     pub(super) fn figures(&self, rows: &[&Row], now: Micros) -> Figures {
         Figures {
-            cost_usd: self.books.cost(rows.iter().copied(), now),
-            jobs_usd: self.books.jobs_usd,
-            standing_usd: self.books.standing_usd,
+            machines: self.books.cost(rows.iter().copied(), now),
+            jobs: self.books.jobs_usd,
+            standing: self.books.standing_usd,
         }
     }
 
@@ -78,7 +81,10 @@ impl Money {
     ) -> Result<(), StoreError> {
         let rows: Vec<&Row> = rows.collect();
         self.next = Instant::now() + desk.standing_every;
-        // Whoever wrote it may have died before or after the event was stored: the message id makes it one.
+        if self.is_stored(desk).await {
+            self.books.settle();
+            self.store(desk).await?;
+        }
         self.finish(desk).await?;
         if let Err(error) = self.read(desk).await {
             warn!(pool = %desk.settings.pool, %error, "standing cost is not booked now");
@@ -96,6 +102,15 @@ impl Money {
         self.books.begin(cost, &desk.settings.sku, quantity, now);
         self.store(desk).await?;
         self.finish(desk).await
+    }
+
+    /// Whether an event that another keeper left pending is stored already: perhaps so long ago that the server has forgotten its
+    /// message id. Where that cannot be read, the message id decides.
+    async fn is_stored(&self, desk: &Desk) -> bool {
+        let Some((event, id)) = self.books.event(&desk.settings.pool, &desk.price_book) else { return false };
+        let (tenant, mailbox) = nats::standing_mailbox();
+        let costs = stored::costs_since(&desk.client, &tenant, &mailbox, event.at_us).await;
+        costs.is_ok_and(|costs| costs.contains(&id))
     }
 
     /// Stores what is pending.

@@ -293,9 +293,9 @@ impl Planner {
             quotes: self.quotes.iter().map(quoted).collect(),
             closed,
             cooling: self.quotes.iter().filter_map(cooling).collect(),
-            cost_usd: figures.cost_usd,
-            jobs_usd: figures.jobs_usd,
-            standing_usd: figures.standing_usd,
+            cost_usd: figures.machines,
+            jobs_usd: figures.jobs,
+            standing_usd: figures.standing,
         };
         desk.store.put(&Status::key(pool), &status).await;
     }

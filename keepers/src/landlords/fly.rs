@@ -270,7 +270,11 @@ impl Fly {
             match self.send(Method::GET, &format!("{path}/{id}"), None, http::CALL_WITHIN).await {
                 Ok(answer) if answer.status == StatusCode::OK => {
                     let machine = wire::machine(&answer)?;
-                    sightings.extend(self.sighting(&machine, std::slice::from_ref(known), wire::date(&answer)));
+                    sightings.extend(self.sighting(
+                        &machine,
+                        std::slice::from_ref(known),
+                        wire::date(&answer),
+                    ));
                 }
                 Ok(answer) if answer.status == StatusCode::NOT_FOUND => {}
                 // Its last events are still to be read: that it is not listed says nothing yet.

@@ -103,7 +103,7 @@ fn broken(error: &reqwest::Error) -> CallError {
         source = cause.source();
     }
     if text.is_empty() {
-        text = "the request failed".to_owned();
+        text.push_str("the request failed");
     }
     if error.is_builder() {
         CallError::Misconfigured(text)

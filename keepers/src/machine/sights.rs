@@ -84,16 +84,13 @@ fn meter(row: &mut Row, phase: &Phase, site: &Site) {
         return;
     }
     let runs = match (phase, site.rules.billed) {
-        (_, Billed::AsTold) | (Phase::Unknown(_), _) => return,
-        (Phase::Starting, Billed::FromUp) => return,
-        (Phase::Gone, _) => false,
+        (_, Billed::AsTold) | (Phase::Unknown(_), _) | (Phase::Starting, Billed::FromUp) => return,
+        (Phase::Gone, _) | (Phase::Ending, Billed::FromUp) => false,
         (Phase::Parked, _) => {
             row.meter.run(now, row.specs.parked_usd_per_hour);
             return;
         }
-        (Phase::Ending, Billed::FromUp) => false,
-        (Phase::Ending, Billed::FromOrder)
-        | (Phase::Starting, Billed::FromOrder)
+        (Phase::Ending | Phase::Starting, Billed::FromOrder)
         | (Phase::Up(_) | Phase::Broken(_), Billed::FromUp | Billed::FromOrder) => true,
     };
     // A machine whose end was accepted is not billed again because a list lags.
@@ -152,18 +149,20 @@ fn parked(row: &mut Row, site: &Site) -> Vec<Effect> {
             enter(row, Life::Parked { absent: Absence::default() }, site.now);
             Vec::new()
         }
-        // Woken a moment ago: the list lags.
-        Life::Starting { .. }
-        | Life::Parked { .. }
-        | Life::Stopping { .. }
-        | Life::Gone
-        | Life::Lost { .. } => Vec::new(),
         Life::Probing { .. } | Life::Ready { .. } | Life::Draining { .. } => {
             row.because = Some("somebody else stopped it at the provider".into());
             enter(row, Life::Lost { absent: Absence::default() }, site.now);
             vec![Effect::Alarm("somebody else stopped a machine at the provider".into())]
         }
-        Life::Wanted { .. } | Life::Ordered { .. } | Life::Unknown { .. } => Vec::new(),
+        // One that starts was woken a moment ago, and the list lags.
+        Life::Wanted { .. }
+        | Life::Ordered { .. }
+        | Life::Unknown { .. }
+        | Life::Starting { .. }
+        | Life::Parked { .. }
+        | Life::Stopping { .. }
+        | Life::Gone
+        | Life::Lost { .. } => Vec::new(),
     }
 }
 
@@ -192,7 +191,7 @@ fn ending(row: &mut Row, site: &Site) -> Vec<Effect> {
 
 fn broken(row: &mut Row, because: String, site: &Site) -> Vec<Effect> {
     match &row.life {
-        Life::Starting { .. } | Life::Probing { .. } | Life::Ready { .. } => {
+        Life::Starting { .. } | Life::Probing { .. } | Life::Ready { .. } | Life::Parked { .. } => {
             row.because = Some(because);
             enter(row, Life::Lost { absent: Absence::default() }, site.now);
             Vec::new()
@@ -200,11 +199,6 @@ fn broken(row: &mut Row, because: String, site: &Site) -> Vec<Effect> {
         Life::Draining { .. } => {
             row.because = Some(because);
             stop(row, false, site)
-        }
-        Life::Parked { .. } => {
-            row.because = Some(because);
-            enter(row, Life::Lost { absent: Absence::default() }, site.now);
-            Vec::new()
         }
         Life::Lost { .. }
         | Life::Stopping { .. }

@@ -87,6 +87,11 @@ fn error(text: &str) -> String {
     json!({ "error": text, "status": "unknown" }).to_string()
 }
 
+/// What the machine cost by the provider's word, nano-dollars.
+fn charged(seen: &Sighting) -> u64 {
+    seen.told.as_ref().and_then(|told| told.charged_usd).unwrap().get()
+}
+
 impl Bed {
     /// A machine that is up, and its row.
     async fn up(&self, n: u32) -> Known {
@@ -103,10 +108,6 @@ impl Bed {
         seen(&self.landlord, row, "it is stopped", |seen| seen.phase == Phase::Parked).await;
         assert_eq!(self.landlord.end(row, &Notebook::default()).await, Ok(Ending::Accepted));
         seen(&self.landlord, row, "it is gone", |seen| seen.phase == Phase::Gone).await
-    }
-
-    fn charged(&self, seen: &Sighting) -> u64 {
-        seen.told.as_ref().and_then(|told| told.charged_usd).unwrap().get()
     }
 
     async fn fails(&self, canned: Canned) -> CallError {
@@ -135,7 +136,7 @@ async fn an_order_becomes_a_machine_with_its_own_key_and_the_invoice_says_what_i
     assert!(bed.fly.account().alive().is_empty());
     // A begun second at $0.17 an hour, and one of storage while it was stopped.
     let invoice = bed.fly.account().invoice();
-    assert_eq!(bed.charged(&last), invoice.total_nanos, "{invoice:?}");
+    assert_eq!(charged(&last), invoice.total_nanos, "{invoice:?}");
     assert!(invoice.total_nanos >= 47_223 + 463);
 }
 
@@ -214,7 +215,7 @@ async fn a_machine_on_a_lost_host_answers_to_nothing_and_is_destroyed_by_force()
     assert!(hasty.park(&row).await.unwrap_err().is_unclear());
     assert_eq!(bed.landlord.end(&row, &Notebook::default()).await, Ok(Ending::Accepted));
     let last = seen(&bed.landlord, &mut row, "it is gone", |seen| seen.phase == Phase::Gone).await;
-    assert_eq!(bed.charged(&last), bed.fly.account().invoice().total_nanos);
+    assert_eq!(charged(&last), bed.fly.account().invoice().total_nanos);
     // It is replaced under another name.
     assert!(bed.landlord.order(&an_order(2), &Notebook::default()).await.is_ok());
 }
@@ -253,7 +254,7 @@ async fn a_machine_is_parked_woken_and_billed_by_its_events_also_when_some_are_f
     let last = bed.ends(&mut row).await;
     let invoice = bed.fly.account().invoice();
     assert_eq!(invoice.lines.len(), 6, "{invoice:?}");
-    assert_eq!(bed.charged(&last), invoice.total_nanos);
+    assert_eq!(charged(&last), invoice.total_nanos);
     let acts: Vec<Act> = bed.fly.account().log().into_iter().map(|action| action.act).collect();
     let twice = [Act::Parked, Act::Woken, Act::Parked, Act::Woken];
     assert_eq!(acts[1..5], twice);
@@ -402,7 +403,7 @@ async fn a_machine_that_vanished_tells_its_last_cost_and_a_failed_one_is_removed
     let mut row = bed.up(1).await;
     bed.fly.account().vanish(row.id.as_deref().unwrap());
     let last = seen(&bed.landlord, &mut row, "it is gone", |seen| seen.phase == Phase::Gone).await;
-    let first = bed.charged(&last);
+    let first = charged(&last);
     assert_eq!(first, bed.fly.account().invoice().total_nanos);
     let mut row = bed.up(2).await;
     bed.fly.account().crash(row.id.as_deref().unwrap(), "failed");
@@ -410,7 +411,7 @@ async fn a_machine_that_vanished_tells_its_last_cost_and_a_failed_one_is_removed
     assert_eq!(broken.phase, Phase::Broken("failed".into()));
     assert_eq!(bed.landlord.end(&row, &Notebook::default()).await, Ok(Ending::Accepted));
     let last = seen(&bed.landlord, &mut row, "it is gone", |seen| seen.phase == Phase::Gone).await;
-    assert_eq!(first + bed.charged(&last), bed.fly.account().invoice().total_nanos);
+    assert_eq!(first + charged(&last), bed.fly.account().invoice().total_nanos);
     // Nothing is left of it after a while.
     let unknown = Known { id: Some("0000".to_owned()), ..row };
     assert_eq!(bed.landlord.end(&unknown, &Notebook::default()).await, Ok(Ending::Gone));
