@@ -48,6 +48,9 @@ use self::{
 pub(crate) const BUILT_IN: &str = include_str!("config/built_in.toml");
 /// The prices when no file is named: the report's.
 const BUILT_IN_PRICES: &str = include_str!("../../prices.toml");
+/// Jobs of one model that dispatchers hold while no slot is free, where a pool rents: enough to see the deadlines of the next
+/// minutes, at some kilobytes each.
+const LOOK_AHEAD_OF_RENTS: u32 = 500;
 /// The file that is read when none is named and it exists.
 const HERE: &str = "beacon.toml";
 
@@ -250,7 +253,8 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
     } = raw;
     let nats = nats.check(folder)?;
     let topology = streams::settings(beacon, &lease)?;
-    let offers = offers.check(topology.ack_wait)?;
+    let sees_ahead = offers.look_ahead.is_some();
+    let mut offers = offers.check(topology.ack_wait)?;
     let trim = trim.check(topology.jobs_window)?;
     let workers = workers.check()?;
     check_simulators(&simulators)?;
@@ -272,6 +276,10 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
     };
     let pools = pools::check(pools, &world)?;
     pools::enough_pending(&topology, &pools)?;
+    // A keeper of rented machines is to hear by when jobs must have started.
+    if !sees_ahead && pools.iter().any(|pool| pool.rent().is_some()) {
+        offers.look_ahead = LOOK_AHEAD_OF_RENTS;
+    }
     let policy = routing.check(&pools)?;
     let budgets = spending::budgets(budgets, &pools)?;
     Ok(Config {

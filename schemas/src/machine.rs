@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_machine_reads_beside_its_keepers_own_notes() {
-        let text = r#"{"machine":"0192f3a4","pool":"lambda@us-east","state":"ready","since_us":7,"slots":4,
+        let text = r#"{"machine":"0192f3a4","pool":{"region":"us-east","provider":"lambda"},"state":"ready","since_us":7,"slots":4,
             "sku":"gpu_1x_a10","place":"us-east-1","usd_per_hour":"1.29","meter":{"spans":[]},"notes":{"x":"y"}}"#;
         let machine: Machine = serde_json::from_str(text).unwrap();
         assert_eq!((machine.state, machine.slots), (MachineState::Ready, 4));

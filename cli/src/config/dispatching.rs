@@ -21,7 +21,7 @@ pub(super) struct RawOffers {
     margin: Option<Span>,
     poison_after: Option<u64>,
     pull_batch: Option<u32>,
-    look_ahead: Option<u32>,
+    pub(super) look_ahead: Option<u32>,
 }
 
 impl RawOffers {

@@ -4,3 +4,4 @@
 
 mod killed;
 mod providers;
+mod served;
