@@ -13,6 +13,7 @@ mod acting;
 mod carry;
 mod desk;
 mod ears;
+mod hold;
 mod money;
 mod plan;
 mod standby;
@@ -37,9 +38,6 @@ use crate::{
 
 /// How long the publisher may take to end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
-/// The machines of a pool that our configuration does not have are ended when no other keeper has kept it for so long: it may
-/// be another keeper's, which is being restarted.
-const FORSAKEN_AFTER: Duration = Duration::from_secs(60);
 
 /// Why a keeper did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -126,10 +124,10 @@ impl Keeper {
             tasks.spawn(account.run(stop.clone()));
         }
         for desk in self.orphan_desks() {
-            tasks.spawn(desk.run(stop.clone()));
+            tasks.spawn(standby::run(desk, stop.clone()));
         }
         for desk in std::mem::take(&mut self.desks) {
-            tasks.spawn(desk.run(stop.clone()));
+            tasks.spawn(standby::run(desk, stop.clone()));
         }
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {

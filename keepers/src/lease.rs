@@ -16,6 +16,10 @@ pub const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// How long after its end another keeper takes it: clocks differ.
 pub const MARGIN: Duration = Duration::from_secs(1);
 
+/// The machines of a pool that our configuration does not have are ended when no other keeper has kept it for so long: it may
+/// be another keeper's, which is being restarted.
+pub const FORSAKEN_AFTER: Duration = Duration::from_secs(60);
+
 /// A lease on a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+pub(crate) use async_nats::Client;
 use async_nats::{
-    Client, HeaderValue, Subscriber,
+    HeaderValue, Subscriber,
     jetstream::{
         self,
         consumer::{DeliverPolicy, pull},

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::Client;
 use bytes::Bytes;
 use schemas::{MachineId, PoolId, machine, topology::MACHINES_BUCKET};
 use serde::{Serialize, de::DeserializeOwned};
@@ -14,7 +13,7 @@ use transport::{
     bucket::{Bucket, ReadError, Revised, ScanError},
 };
 
-use crate::row::Row;
+use crate::{nats::Client, row::Row};
 
 /// Why the bucket did not do what was asked.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,7 @@ use workers::{PoolConfig, PoolModel, booking};
 use super::{
     call::{Call, Called, World},
     process::Place,
-    raw_pool::{RawModel, RawPool},
+    raw_pool::{Kind, RawModel, RawPool},
     rent::Rent,
     rule::{Rule, at_least, positive},
     span::Span,
@@ -145,9 +145,10 @@ fn check_one(mut raw: RawPool, key: String, world: &World<'_>) -> Result<Pool, R
     }
     positive(&format!("{key}.slots"), raw.slots)?;
     let price_name = raw.price_name.clone().unwrap_or_else(|| raw.provider.clone());
-    let call = Call::check(&raw, &key, world)?;
     // The prices of rented machines come from their keeper.
-    let models = check_models(&raw.models, &key, world, (!call.is_rented()).then_some(&price_name))?;
+    let priced = (raw.kind != Kind::Rented).then_some(&price_name);
+    let models = check_models(&raw.models, &key, world, priced)?;
+    let call = Call::check(&raw, &key, world)?;
     let call_timeout =
         at_least(&format!("{key}.timeout"), raw.timeout.unwrap_or(Span::secs(120)), TIMEOUT_MIN, "")?;
     let health_every = match raw.health_every.unwrap_or(Span::secs(5)) {

@@ -16,14 +16,15 @@ use transport::SystemClock;
 use super::{
     carry::{self, Asked, Call, Done},
     desk::Desk,
+    hold::Hold,
     money::Money,
     plan::Planner,
-    standby::{self, Hold},
 };
 use crate::{
     account::Listed,
     fleet,
     landlord::Known,
+    lease::RENEW_EVERY,
     machine::{self, Effect, Event, Site},
     row::{Life, Row},
     store::StoreError,
@@ -111,7 +112,7 @@ impl<'a> Acting<'a> {
 
     /// Acts until `shutdown`, or until another keeper has the pool.
     pub(super) async fn run(mut self, shutdown: &CancellationToken) -> Result<(), StoreError> {
-        let mut renew = interval(standby::renew_every());
+        let mut renew = interval(RENEW_EVERY);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let outcome = loop {
             let due = self.due_in();

@@ -3,14 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use schemas::{Micros, UsdNanos, time::Clock as _};
-use tokio_util::sync::CancellationToken;
 use transport::{Link, Publisher, SystemClock};
 
-use super::standby;
 use crate::{
     account::Account,
     config::{KeeperConfig, PoolSettings},
     fleet::Usual,
+    nats::Client,
     policy::Policy,
     probe::Prober,
     row::Row,
@@ -24,7 +23,7 @@ pub(super) struct Desk {
     pub(super) settings: PoolSettings,
     pub(super) account: Arc<Account>,
     pub(super) store: Store,
-    pub(super) client: async_nats::Client,
+    pub(super) client: Client,
     pub(super) publisher: Publisher,
     pub(super) prober: Arc<dyn Prober>,
     pub(super) tap: Arc<dyn Tap>,
@@ -97,10 +96,5 @@ impl Desk {
             parked_usd_per_hour: UsdNanos::ZERO,
             unit: self.account.rules().unit,
         }
-    }
-
-    /// Stands by until the lease is free, acts while it is held, and again, until `shutdown`.
-    pub(super) async fn run(self, shutdown: CancellationToken) {
-        standby::run(&self, &shutdown).await;
     }
 }

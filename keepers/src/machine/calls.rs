@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use schemas::Micros;
 
-use super::{END_AGAIN, END_ALARM, END_REPEAT, Effect, Site, enter, pause, starting, stop};
+use super::moves::{END_AGAIN, END_ALARM, END_REPEAT, Effect, Site, enter, pause, starting, stop};
 use crate::{
     landlord::{Billed, CallError, Ending, Ordered},
     row::{Absence, Life, Row},

@@ -2,7 +2,10 @@
 
 use schemas::Micros;
 
-use super::{END_REPEAT, Effect, GONE_LISTS, Site, calls, enter, stop};
+use super::{
+    calls,
+    moves::{END_REPEAT, Effect, GONE_LISTS, Site, enter, stop},
+};
 use crate::{
     landlord::{Billed, Phase, Sighting},
     row::{Absence, Life, Row},

@@ -1,11 +1,11 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use proptest::prelude::*;
 use schemas::{UsdNanos, machine::MachineState as S};
 
 use super::*;
 use crate::{
-    landlord::{Notes, Phase, Told},
+    landlord::{Billed, Notes, Phase},
     row::Specs,
 };
 
@@ -520,5 +520,4 @@ fn every_state_but_those_that_only_news_can_move_has_a_time() {
         seen.insert(story.state());
     }
     assert_eq!(seen.len(), 4);
-    let _ = Told::default();
 }
