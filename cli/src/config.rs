@@ -5,7 +5,7 @@
 //! reads it, when it builds a pool ([`pools`]).
 //!
 //! Reading order: [`span`] and [`rule`], then one module per section ([`nats`], [`streams`], [`worker`], [`raw_pool`],
-//! [`secret`], [`landlords`], [`rent`], [`keeping`], [`process`], [`call`], [`pools`], [`policy`], [`dispatching`], [`spending`]), then [`raw`].
+//! [`secret`], [`landlords`], [`rent`], [`renting`], [`keeping`], [`process`], [`call`], [`pools`], [`policy`], [`dispatching`], [`spending`]), then [`raw`].
 
 mod call;
 mod dispatching;
@@ -18,6 +18,7 @@ pub(crate) mod process;
 mod raw;
 mod raw_pool;
 pub(crate) mod rent;
+mod renting;
 mod rule;
 mod secret;
 pub(crate) mod span;
@@ -186,9 +187,13 @@ impl Config {
         pools: &[&Pool],
     ) -> Result<(Vec<Arc<Account>>, Vec<PoolSettings>), ConfigError> {
         let rented = pools.iter().filter_map(|pool| Some((*pool, pool.rent()?)));
-        let settings = rented.clone().map(|(pool, rent)| rent.settings(pool)).collect::<Result<_, _>>();
+        let settings = rented
+            .clone()
+            .map(|(pool, rent)| rent.settings(&pool.id, pool.models()))
+            .collect::<Result<_, _>>();
         let rents: Vec<_> = rented.map(|(pool, rent)| (&pool.id, rent)).collect();
-        let accounts = self.landlords.iter().map(|landlord| landlord.open(&rents)).collect::<Result<_, _>>();
+        let accounts =
+            self.landlords.iter().map(|landlord| renting::open(landlord, &rents)).collect::<Result<_, _>>();
         Ok((accounts.map_err(|rule| self.refuse(rule))?, settings.map_err(|rule| self.refuse(rule))?))
     }
 

@@ -4,34 +4,18 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
 };
 
 use chrono::NaiveDate;
-use keepers::{
-    account::Account,
-    landlord::{CallError, Landlord},
-    landlords::{
-        fly::{Fly, FlyConfig, FlyPlace, FlyPool, Guest, Park},
-        golem::{Decimal, Golem, GolemConfig, GolemPlace, GolemPool},
-        lambda::{Lambda, LambdaConfig, LambdaPlace, LambdaPool},
-        railway::{Railway, RailwayConfig, RailwayPool, RailwayPrices, RailwayToken, UsageUnit},
-        render::{Render, RenderConfig, RenderPool},
-    },
-    secret::Secret as Hidden,
+use keepers::landlords::{
+    golem::Decimal,
+    railway::{RailwayPrices, UsageUnit},
 };
-use schemas::{PoolId, UsdNanos};
+use schemas::UsdNanos;
 use serde::{Deserialize, de::DeserializeOwned};
-use transport::SystemClock;
 
-use super::{rent::Rent, rule::Rule, secret::Secret, span::Span};
+use super::{rule::Rule, secret::Secret, span::Span};
 use crate::environment;
-
-/// The most that Fly.io gives a stopping machine.
-const STOP_TIMEOUT: Duration = Duration::from_secs(300);
-/// An image to pull, and a model of a few GB to load.
-const START_WITHIN: Duration = Duration::from_secs(600);
 
 /// `[[landlords]]`
 #[derive(Debug, Deserialize)]
@@ -104,15 +88,15 @@ pub(crate) struct LandlordConfig {
     /// Its name in pools and messages.
     pub(crate) name: String,
     /// Its place in the file.
-    key: String,
-    secret: Secret,
-    base_url: Option<String>,
-    terms: Terms,
+    pub(super) key: String,
+    pub(super) secret: Secret,
+    pub(super) base_url: Option<String>,
+    pub(super) terms: Terms,
 }
 
 /// What an account needs beside its key.
 #[derive(Clone, Debug)]
-enum Terms {
+pub(super) enum Terms {
     Fly {
         org: Option<String>,
     },
@@ -154,76 +138,76 @@ pub(super) enum Machine {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawFly {
-    app: String,
-    cpu_kind: String,
-    cpus: u32,
-    memory_mb: u32,
-    image: String,
+    pub(super) app: String,
+    pub(super) cpu_kind: String,
+    pub(super) cpus: u32,
+    pub(super) memory_mb: u32,
+    pub(super) image: String,
     #[serde(default)]
-    args: Vec<String>,
+    pub(super) args: Vec<String>,
     #[serde(default)]
-    env: BTreeMap<String, String>,
-    key_env: Option<String>,
-    port: u16,
-    address: Option<String>,
-    stop_timeout: Option<Span>,
-    start_within: Option<Span>,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) key_env: Option<String>,
+    pub(super) port: u16,
+    pub(super) address: Option<String>,
+    pub(super) stop_timeout: Option<Span>,
+    pub(super) start_within: Option<Span>,
     #[serde(default)]
-    suspend: bool,
+    pub(super) suspend: bool,
     /// What an hour costs, dollars: there is no API for it.
-    usd_per_hour: UsdNanos,
-    parked_usd_per_hour: UsdNanos,
+    pub(super) usd_per_hour: UsdNanos,
+    pub(super) parked_usd_per_hour: UsdNanos,
     /// The day on which these prices were read.
-    priced_on: NaiveDate,
+    pub(super) priced_on: NaiveDate,
 }
 
 /// `[pools.rent.machine]` at Golem.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawGolem {
-    runtime: String,
+    pub(super) runtime: String,
     #[serde(default)]
-    capabilities: Vec<String>,
-    gpu: Option<String>,
-    mem_gib: u32,
-    storage_gib: u32,
-    image: String,
-    serve: String,
-    port: u16,
-    rent_for: Span,
-    glm_per_hour_max: String,
-    glm_start_max: String,
+    pub(super) capabilities: Vec<String>,
+    pub(super) gpu: Option<String>,
+    pub(super) mem_gib: u32,
+    pub(super) storage_gib: u32,
+    pub(super) image: String,
+    pub(super) serve: String,
+    pub(super) port: u16,
+    pub(super) rent_for: Span,
+    pub(super) glm_per_hour_max: String,
+    pub(super) glm_start_max: String,
     /// The node ids of each place.
-    nodes: BTreeMap<String, Vec<String>>,
+    pub(super) nodes: BTreeMap<String, Vec<String>>,
 }
 
 /// `[pools.rent.machine]` at Lambda.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLambda {
-    image: String,
-    image_family: Option<String>,
+    pub(super) image: String,
+    pub(super) image_family: Option<String>,
     #[serde(default)]
-    args: Vec<String>,
+    pub(super) args: Vec<String>,
     #[serde(default)]
-    env: BTreeMap<String, String>,
-    port: u16,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) port: u16,
     /// The firewall ruleset of each place.
     #[serde(default)]
-    firewall: BTreeMap<String, String>,
-    start_within: Option<Span>,
+    pub(super) firewall: BTreeMap<String, String>,
+    pub(super) start_within: Option<Span>,
 }
 
 /// `[pools.rent.machine]` at Railway and Render: an image that somebody else keeps running.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawHosted {
-    image: String,
-    start_command: Option<String>,
-    registry_credential: Option<String>,
-    port: u16,
+    pub(super) image: String,
+    pub(super) start_command: Option<String>,
+    pub(super) registry_credential: Option<String>,
+    pub(super) port: u16,
     #[serde(default)]
-    env: BTreeMap<String, String>,
+    pub(super) env: BTreeMap<String, String>,
 }
 
 impl RawLandlord {
@@ -344,172 +328,5 @@ impl LandlordConfig {
     /// Checks that the key is there.
     pub(super) fn check_secrets(&self) -> Result<(), Rule> {
         self.secret.read(environment::variable).map(drop)
-    }
-
-    /// Opens the account for the pools that rent in it.
-    pub(super) fn open(&self, rents: &[(&PoolId, &Rent)]) -> Result<Arc<Account>, Rule> {
-        let refuse = |error: CallError| Rule::new(self.key.clone(), error.to_string());
-        let key = Hidden::new(self.secret.read(environment::variable)?);
-        let own = rents.iter().filter(|(_, rent)| rent.landlord == self.name);
-        let landlord: Arc<dyn Landlord> = match &self.terms {
-            Terms::Fly { org } => {
-                let mut config = FlyConfig::new(key);
-                config.base_url = self.base_url.clone().unwrap_or(config.base_url);
-                config.org.clone_from(org);
-                config.pools = own.filter_map(|(id, rent)| Some(((*id).clone(), rent.fly()?))).collect();
-                Arc::new(Fly::new(config).map_err(refuse)?)
-            }
-            Terms::Golem { usd_per_glm, platform, subnet, session, listen } => {
-                let pools = own.filter_map(|(id, rent)| Some(((*id).clone(), rent.golem()?))).collect();
-                let mut config = GolemConfig::new(key, *usd_per_glm, pools);
-                config.url = self.base_url.clone().unwrap_or(config.url);
-                config.platform = platform.clone().unwrap_or(config.platform);
-                config.subnet = subnet.clone().unwrap_or(config.subnet);
-                config.session = session.clone().unwrap_or(config.session);
-                config.listen = *listen;
-                Arc::new(Golem::new(config, Arc::new(SystemClock)).map_err(refuse)?)
-            }
-            Terms::Lambda { ssh_public_key } => {
-                let mut config = LambdaConfig::new(key, ssh_public_key);
-                config.base_url = self.base_url.clone().unwrap_or(config.base_url);
-                config.pools = own.filter_map(|(id, rent)| Some(((*id).clone(), rent.lambda()?))).collect();
-                Arc::new(Lambda::new(config).map_err(refuse)?)
-            }
-            Terms::Railway { project, environment, project_token, prices, usage_unit, sleep } => {
-                let token =
-                    if *project_token { RailwayToken::Project(key) } else { RailwayToken::Account(key) };
-                let mut config = RailwayConfig::new(token, project, environment, *prices);
-                config.api = self.base_url.clone().unwrap_or(config.api);
-                (config.usage_unit, config.sleep) = (*usage_unit, *sleep);
-                config.pools = own.filter_map(|(id, rent)| Some(((*id).clone(), rent.railway()?))).collect();
-                Arc::new(Railway::new(config).map_err(refuse)?)
-            }
-            Terms::Render { owner, plans } => {
-                let mut config = RenderConfig::new(key, owner);
-                config.api = self.base_url.clone().unwrap_or(config.api);
-                config.usd_per_hour = plans.clone();
-                config.pools = own.filter_map(|(id, rent)| Some(((*id).clone(), rent.render()?))).collect();
-                Arc::new(Render::new(config).map_err(refuse)?)
-            }
-        };
-        Ok(Account::new(self.name.clone(), landlord))
-    }
-}
-
-impl Rent {
-    fn fly(&self) -> Option<FlyPool> {
-        let Machine::Fly(machine) = &self.machine else { return None };
-        let raw = machine.as_ref().clone();
-        let place = |region: &String| FlyPlace {
-            region: region.clone(),
-            usd_per_hour: raw.usd_per_hour,
-            parked_usd_per_hour: raw.parked_usd_per_hour,
-            priced_on: raw.priced_on,
-        };
-        Some(FlyPool {
-            app: raw.app,
-            guest: Guest { cpu_kind: raw.cpu_kind, cpus: raw.cpus, memory_mb: raw.memory_mb },
-            places: self.places.iter().map(place).collect(),
-            image: raw.image,
-            args: raw.args,
-            env: raw.env,
-            key_env: raw.key_env.unwrap_or_else(|| "VLLM_API_KEY".to_owned()),
-            port: raw.port,
-            address: raw.address,
-            stop_timeout: raw.stop_timeout.map_or(STOP_TIMEOUT, Span::get),
-            park: if raw.suspend { Park::Suspend } else { Park::Stop },
-            start_within: raw.start_within.map_or(START_WITHIN, Span::get),
-        })
-    }
-
-    fn golem(&self) -> Option<GolemPool> {
-        let Machine::Golem(machine) = &self.machine else { return None };
-        let RawGolem {
-            runtime,
-            capabilities,
-            gpu,
-            mem_gib,
-            storage_gib,
-            image,
-            serve,
-            port,
-            rent_for,
-            glm_per_hour_max,
-            glm_start_max,
-            nodes,
-        } = machine.as_ref().clone();
-        let place = |name: &String| GolemPlace {
-            name: name.clone(),
-            providers: nodes.get(name).cloned().unwrap_or_default(),
-        };
-        Some(GolemPool {
-            sku: self.sku.clone(),
-            runtime,
-            capabilities,
-            gpu,
-            mem_gib,
-            storage_gib,
-            image,
-            serve,
-            port,
-            server_secret: self.secret().ok().flatten(),
-            rent_for: rent_for.get(),
-            glm_per_hour_max: glm_per_hour_max.parse().ok()?,
-            glm_start_max: glm_start_max.parse().ok()?,
-            places: self.places.iter().map(place).collect(),
-        })
-    }
-
-    fn lambda(&self) -> Option<LambdaPool> {
-        let Machine::Lambda(machine) = &self.machine else { return None };
-        let RawLambda { image, image_family, args, env, port, firewall, start_within } = machine.clone();
-        let place = |region: &String| LambdaPlace {
-            region: region.clone(),
-            firewall_ruleset: firewall.get(region).cloned(),
-        };
-        Some(LambdaPool {
-            sku: self.sku.clone(),
-            places: self.places.iter().map(place).collect(),
-            image_family,
-            image,
-            args,
-            env,
-            port,
-            start_within: start_within.map(Span::get),
-        })
-    }
-
-    fn railway(&self) -> Option<RailwayPool> {
-        let Machine::Railway(RawHosted { image, start_command, port, env, .. }) = self.machine.clone() else {
-            return None;
-        };
-        let plan = RailwayPool::new("", self.sku.clone(), image);
-        let health_path = self.health_path.clone();
-        Some(RailwayPool {
-            places: self.places.clone(),
-            start_command,
-            port,
-            variables: env,
-            health_path,
-            ..plan
-        })
-    }
-
-    fn render(&self) -> Option<RenderPool> {
-        let Machine::Render(RawHosted { image, start_command, registry_credential, port, env }) =
-            self.machine.clone()
-        else {
-            return None;
-        };
-        let plan = RenderPool::new("", self.sku.clone(), image);
-        Some(RenderPool {
-            places: self.places.clone(),
-            registry_credential,
-            start_command,
-            port,
-            variables: env,
-            health_path: self.health_path.clone(),
-            ..plan
-        })
     }
 }

@@ -5,8 +5,9 @@ use keepers::{
     policy::{Bounds, Policy, Window},
     secret::Secret as Hidden,
 };
-use schemas::UsdNanos;
+use schemas::{PoolId, UsdNanos};
 use serde::Deserialize;
+use workers::PoolModel;
 
 use super::{
     landlords::{LandlordConfig, Machine},
@@ -152,16 +153,16 @@ impl Rent {
     }
 
     /// A keeper's settings.
-    pub(super) fn settings(&self, pool: &super::pools::Pool) -> Result<PoolSettings, Rule> {
-        let first = pool.models().first();
+    pub(super) fn settings(&self, pool: &PoolId, models: &[PoolModel]) -> Result<PoolSettings, Rule> {
+        let first = models.first();
         Ok(PoolSettings {
-            pool: pool.id.clone(),
+            pool: pool.clone(),
             account: self.landlord.clone(),
             sku: self.sku.clone(),
             places: self.places.clone(),
             slots: self.slots,
             usd_per_hour_max: self.usd_per_hour_max,
-            models: pool.models().iter().map(|model| model.model.clone()).collect(),
+            models: models.iter().map(|model| model.model.clone()).collect(),
             model: first.map_or_else(String::new, |model| model.served_as.clone()),
             health_path: self.health_path.clone(),
             secret: self.secret()?,
