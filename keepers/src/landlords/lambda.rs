@@ -9,6 +9,8 @@
 mod boot;
 mod config;
 mod keys;
+mod line;
+mod ssh;
 mod wire;
 
 use std::{
@@ -17,30 +19,20 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use reqwest::{Client, Method, StatusCode, header};
+use reqwest::{Method, StatusCode};
 use schemas::{MachineId, Micros, PoolId, UsdNanos};
 use serde_json::{Value, json};
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::sync::OnceCell;
 
 pub use self::config::{LambdaConfig, LambdaPlace, LambdaPool};
-use self::wire::{Failure, Instance, Types};
-use super::{
-    http::{self, Answer},
-    pace::Pace,
+use self::{
+    line::Line,
+    wire::{Failure, Instance},
 };
 use crate::landlord::{
     Billed, CallError, Census, Ending, Known, Landlord, Notes, Order, Ordered, Parking, Phase, Quote, Rules,
     Sighting, Steps,
 };
-
-/// Types and prices are believed so long; an order looks again after that.
-const TYPES_FOR: Duration = Duration::from_secs(30);
-
-/// Callers of one account that wait for their turn wait at most so long: ten calls at the documented rate.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// One launch may wait behind another.
-const LAUNCH_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The tags of an instance.
 const POOL: &str = "beacon-pool";
@@ -51,11 +43,7 @@ const USD_PER_HOUR: &str = "beacon-usd-per-hour";
 /// One account at Lambda.
 #[derive(Debug)]
 pub struct Lambda {
-    config: LambdaConfig,
-    client: Client,
-    general: Pace,
-    launches: Pace,
-    types: Mutex<Option<(Instant, Arc<Types>)>>,
+    line: Line,
     /// The name of our ssh key, made sure of once. Replaced when there is a reason to look again.
     key: Mutex<Arc<OnceCell<String>>>,
 }
@@ -63,87 +51,27 @@ pub struct Lambda {
 impl Lambda {
     /// Refuses a configuration that cannot work.
     pub fn new(config: LambdaConfig) -> Result<Self, CallError> {
-        config.check()?;
-        Ok(Self {
-            client: http::client()?,
-            general: Pace::new("lambda", config.pace, PATIENCE, config.pace * 2),
-            launches: Pace::new("lambda launch", config.launch_pace, LAUNCH_PATIENCE, config.launch_pace),
-            types: Mutex::default(),
-            key: Mutex::default(),
-            config,
-        })
+        Ok(Self { line: Line::new(config)?, key: Mutex::default() })
     }
 
     fn pool(&self, pool: &PoolId) -> Result<&LambdaPool, CallError> {
         let unknown = || CallError::Misconfigured(format!("lambda: no pool {pool} is configured here"));
-        self.config.pools.get(pool).ok_or_else(unknown)
-    }
-
-    /// Sends a call at its turn. A refusal for its rate is told to the pace.
-    async fn send(
-        &self,
-        pace: &Pace,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Answer, CallError> {
-        pace.turn().await?;
-        let url = format!("{}{path}", self.config.base_url);
-        let bearer = self.config.api_key.header("Bearer ");
-        let bearer =
-            bearer.ok_or_else(|| CallError::Misconfigured("lambda: no header can carry the key".into()))?;
-        let mut request = self.client.request(method, url).header(header::AUTHORIZATION, bearer);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let answer = http::call(request).await?;
-        if wire::is_rate_limit(&answer) {
-            let wait = pace.refused(answer.retry_after());
-            return Err(CallError::RateLimited(format!("lambda {path}"), Some(wait)));
-        }
-        pace.accepted();
-        Ok(answer)
-    }
-
-    /// A call that reads, or changes nothing that costs.
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, CallError> {
-        self.send(&self.general, method, path, body).await
-    }
-
-    /// An answer that is no success, as an error.
-    fn failed(&self, what: &str, answer: &Answer) -> CallError {
-        Failure::read(answer).as_error(&format!("lambda {what}"), &self.config.api_key.scrub(&answer.text()))
-    }
-
-    async fn types(&self) -> Result<Arc<Types>, CallError> {
-        if let Some((at, types)) = &*lock(&self.types)
-            && at.elapsed() < TYPES_FOR
-        {
-            return Ok(Arc::clone(types));
-        }
-        let answer = self.ask(Method::GET, "/instance-types", None).await?;
-        if answer.status != StatusCode::OK {
-            return Err(self.failed("instance types", &answer));
-        }
-        let types = Arc::new(wire::types(&answer)?);
-        *lock(&self.types) = Some((Instant::now(), Arc::clone(&types)));
-        Ok(types)
+        self.line.config.pools.get(pool).ok_or_else(unknown)
     }
 
     async fn key_name(&self) -> Result<String, CallError> {
         let cell = Arc::clone(&lock(&self.key));
-        cell.get_or_try_init(|| keys::ensure(self)).await.cloned()
+        cell.get_or_try_init(|| keys::ensure(&self.line)).await.cloned()
     }
 
     async fn quote(&self, pool: &PoolId) -> Result<Vec<Quote>, CallError> {
         let pool = self.pool(pool)?;
         // Always the live service, whatever an order looked at before.
-        *lock(&self.types) = None;
-        let types = self.types().await?;
+        let types = self.line.types_now().await?;
         let usd_per_hour = types.price(&pool.sku)?;
-        let answer = self.ask(Method::GET, "/regions", None).await?;
+        let answer = self.line.ask(Method::GET, "/regions", None).await?;
         if answer.status != StatusCode::OK {
-            return Err(self.failed("regions", &answer));
+            return Err(self.line.failed("regions", &answer));
         }
         let regions = wire::regions(&answer)?;
         let quote = |place: &LambdaPlace| {
@@ -172,20 +100,19 @@ impl Lambda {
         let place = place.ok_or_else(|| {
             CallError::Misconfigured(format!("lambda: {} is no place of pool {}", order.place, order.pool))
         })?;
-        let now = self.types().await.map_err(wire::before_the_order)?.price(&order.sku)?;
+        let now = self.line.types().await.map_err(wire::before_the_order)?.price(&order.sku)?;
         if now > order.usd_per_hour_max {
             return Err(CallError::Price { now, max: order.usd_per_hour_max });
         }
         let body = launch_body(&self.key_name().await?, pool, place, order, now);
-        let answer =
-            self.send(&self.launches, Method::POST, "/instance-operations/launch", Some(&body)).await?;
+        let answer = self.line.launch(&body).await?;
         if answer.status != StatusCode::OK {
             let failure = Failure::read(&answer);
             if failure.is_unknown() || failure.is_missing() {
                 // The name of our key may be gone, or exist twice after a race of keepers.
                 *lock(&self.key) = Arc::default();
             }
-            return Err(self.failed("launch", &answer));
+            return Err(self.line.failed("launch", &answer));
         }
         let ids = wire::launched(&answer)?;
         let [id] = ids.as_slice() else {
@@ -200,9 +127,9 @@ impl Lambda {
     }
 
     async fn census(&self, known: &[Known]) -> Result<Census, CallError> {
-        let answer = self.ask(Method::GET, "/instances", None).await?;
+        let answer = self.line.ask(Method::GET, "/instances", None).await?;
         if answer.status != StatusCode::OK {
-            return Err(self.failed("list", &answer));
+            return Err(self.line.failed("list", &answer));
         }
         let list = wire::instances(&answer)?;
         let sightings = list.instances.iter().filter_map(|instance| self.sighting(instance, known)).collect();
@@ -219,7 +146,7 @@ impl Lambda {
         let by_id = || known.iter().find(|known| known.id.as_deref() == Some(&instance.id));
         let (machine, pool) =
             marked().or_else(|| by_id().map(|known| (known.machine.clone(), known.pool.clone())))?;
-        let settings = self.config.pools.get(&pool)?;
+        let settings = self.line.config.pools.get(&pool)?;
         Some(Sighting {
             machine,
             pool,
@@ -248,7 +175,7 @@ impl Lambda {
             },
         };
         let body = json!({ "instance_ids": [id] });
-        let answer = self.ask(Method::POST, "/instance-operations/terminate", Some(&body)).await?;
+        let answer = self.line.ask(Method::POST, "/instance-operations/terminate", Some(&body)).await?;
         if answer.status == StatusCode::OK {
             // An empty answer is no success.
             let ended = wire::terminated(&answer)?;
@@ -268,17 +195,17 @@ impl Lambda {
         if failure.is_unknown() {
             return self.ended_before(&id).await;
         }
-        Err(self.failed("terminate", &answer))
+        Err(self.line.failed("terminate", &answer))
     }
 
     /// `terminate` answers `global/unknown` for an instance that is terminating already.
     async fn ended_before(&self, id: &str) -> Result<Ending, CallError> {
-        let answer = self.ask(Method::GET, &format!("/instances/{id}"), None).await?;
+        let answer = self.line.ask(Method::GET, &format!("/instances/{id}"), None).await?;
         if Failure::read(&answer).is_missing() {
             return Ok(Ending::Gone);
         }
         if answer.status != StatusCode::OK {
-            return Err(self.failed("get", &answer));
+            return Err(self.line.failed("get", &answer));
         }
         match wire::instance(&answer)?.phase(0) {
             Phase::Ending => Ok(Ending::Accepted),
@@ -337,7 +264,7 @@ impl Landlord for Lambda {
             list_every: Duration::from_secs(10),
             looks: 3,
             looks_span: Duration::from_secs(60),
-            start_within: self.config.start_within(),
+            start_within: self.line.config.start_within(),
             broken_for: Duration::from_secs(120),
             billed: Billed::FromUp,
             unit: Duration::from_secs(60),

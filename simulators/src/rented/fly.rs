@@ -9,87 +9,34 @@
 //! `DELETE ?force=true` ends it. GPUs are refused.
 
 mod calls;
+mod shop;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use axum::{
     Router,
-    http::{Method, Uri},
     routing::{get, post},
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+pub use self::shop::FlyConfig;
+use self::shop::{Shop, action};
 use super::{
     account::Account,
     door,
     meter::{BilledFrom, BilledUntil, Tariff},
 };
-use crate::limit::Limit;
-
-/// How a simulated Fly.io behaves.
-#[derive(Clone, Debug)]
-pub struct FlyConfig {
-    /// The token.
-    pub token: String,
-    /// The one app.
-    pub app: String,
-    /// The organisation.
-    pub org: String,
-    /// Nano-dollars an hour by CPU kind and number (`performance-4x`), whatever the memory.
-    pub prices: Vec<(String, u64)>,
-    /// Nano-dollars an hour for the root filesystem of a Machine that is stopped or suspended.
-    pub rootfs_per_hour_nanos: u64,
-    /// The regions.
-    pub regions: Vec<String>,
-    /// Whether the documented rates are kept: one call a second for an action and its object, three at once; `get` five and ten.
-    pub limited: bool,
-    /// How long a Machine that is destroyed can still be read by its id.
-    pub destroyed_shown: Duration,
-}
-
-impl Default for FlyConfig {
-    /// An app `beacon-llama` with `performance-4x` at $0.17 an hour in `iad`, `ewr` and `ams`; no limits.
-    fn default() -> Self {
-        Self {
-            token: "fly-token".to_owned(),
-            app: "beacon-llama".to_owned(),
-            org: "personal".to_owned(),
-            prices: vec![("performance-4x".to_owned(), 170_000_000), ("shared-cpu-1x".to_owned(), 2_805_556)],
-            rootfs_per_hour_nanos: 1_666_667,
-            regions: ["iad", "ewr", "ams"].map(str::to_owned).to_vec(),
-            limited: false,
-            destroyed_shown: Duration::from_secs(60),
-        }
-    }
-}
 
 /// A simulated account at Fly.io.
 #[derive(Clone, Debug)]
 pub struct Fly {
     shop: Arc<Shop>,
-}
-
-#[derive(Debug)]
-struct Shop {
-    account: Arc<Account>,
-    config: FlyConfig,
-    stock: Mutex<Stock>,
-}
-
-#[derive(Debug, Default)]
-struct Stock {
-    /// By region, how many creations still succeed (`None`: any number).
-    capacity: BTreeMap<String, Option<u32>>,
-    /// By action and object.
-    limits: BTreeMap<(String, String), Limit>,
-    numbers: u64,
 }
 
 impl Fly {
@@ -129,20 +76,6 @@ impl Fly {
     }
 }
 
-impl Shop {
-    fn stock(&self) -> MutexGuard<'_, Stock> {
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Stock {
-    /// A Machine id: 14 hexadecimal digits.
-    fn next_id(&mut self) -> String {
-        self.numbers += 1;
-        format!("9185a{:09x}", self.numbers)
-    }
-}
-
 fn routes(shop: &Arc<Shop>) -> Router {
     let machine = "/apps/{app}/machines/{id}";
     let at = |action: &str| format!("{machine}/{action}");
@@ -164,29 +97,4 @@ fn routes(shop: &Arc<Shop>) -> Router {
         .layer(axum::middleware::from_fn_with_state(Arc::clone(shop), calls::guard))
         .with_state(Arc::clone(shop));
     Router::new().nest("/v1", api)
-}
-
-/// The name of a call.
-fn action(method: &Method, uri: &Uri) -> &'static str {
-    let path = uri.path().trim_start_matches('/').trim_start_matches("v1/");
-    let parts: Vec<&str> = path.split('/').collect();
-    match (method.as_str(), parts.as_slice()) {
-        ("GET", ["apps", _]) => "app",
-        ("GET", ["platform", "regions"]) => "regions",
-        ("POST", ["platform", "placements"]) => "placements",
-        ("POST", ["apps", _, "machines"]) => "create",
-        ("GET", ["apps", _, "machines"]) => "list",
-        ("GET", ["apps", _, "machines", _]) => "get",
-        ("DELETE", ["apps", _, "machines", _]) => "destroy",
-        (_, ["apps", _, "machines", _, "start"]) => "start",
-        (_, ["apps", _, "machines", _, "stop"]) => "stop",
-        (_, ["apps", _, "machines", _, "suspend"]) => "suspend",
-        (_, ["apps", _, "machines", _, "cordon"]) => "cordon",
-        (_, ["apps", _, "machines", _, "uncordon"]) => "uncordon",
-        (_, ["apps", _, "machines", _, "wait"]) => "wait",
-        (_, ["apps", _, "machines", _, "events"]) => "events",
-        (_, ["apps", _, "machines", _, "lease"]) => "lease",
-        (_, ["apps", _, "machines", _, "metadata"]) => "metadata",
-        _ => "unknown",
-    }
 }

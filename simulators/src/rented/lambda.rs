@@ -8,12 +8,12 @@
 //! [`LambdaConfig::key_race`] later. A launch with a name that exists twice answers `global/unknown`.
 
 mod calls;
+mod shop;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,6 +24,8 @@ use axum::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::shop::LambdaConfig;
+use self::shop::{Shop, Stock};
 use super::{
     account::Account,
     door,
@@ -31,72 +33,10 @@ use super::{
 };
 use crate::limit::Limit;
 
-/// How a simulated Lambda behaves.
-#[derive(Clone, Debug)]
-pub struct LambdaConfig {
-    /// The API key.
-    pub key: String,
-    /// The instance types: name, cents per hour, GPUs.
-    pub types: Vec<(String, u64, u32)>,
-    /// The regions.
-    pub regions: Vec<String>,
-    /// Whether one request a second and a launch each 12 s are the most; others get a bare 429.
-    pub limited: bool,
-    /// Whether unknown fields of a launch are refused.
-    pub strict: bool,
-    /// How long the name of an ssh key is looked up before the key is added.
-    pub key_race: Duration,
-    /// From `active` until the instance has an `ip`.
-    pub ip_after: Duration,
-    /// How long an instance that is gone is listed as `terminated`.
-    pub terminated_listed: Duration,
-    /// Whether an instance that boots can be terminated.
-    pub terminates_booting: bool,
-}
-
-impl Default for LambdaConfig {
-    /// One type, `gpu_1x_a10` at $1.29 an hour, with capacity in `us-east-1` and `us-midwest-1`; no limits.
-    fn default() -> Self {
-        Self {
-            key: "lambda-key".to_owned(),
-            types: vec![("gpu_1x_a10".to_owned(), 129, 1)],
-            regions: ["us-east-1", "us-midwest-1", "europe-central-1"].map(str::to_owned).to_vec(),
-            limited: false,
-            strict: true,
-            key_race: Duration::ZERO,
-            ip_after: Duration::ZERO,
-            terminated_listed: Duration::ZERO,
-            terminates_booting: true,
-        }
-    }
-}
-
 /// A simulated account at Lambda.
 #[derive(Clone, Debug)]
 pub struct Lambda {
     shop: Arc<Shop>,
-}
-
-#[derive(Debug)]
-struct Shop {
-    account: Arc<Account>,
-    config: LambdaConfig,
-    general: Limit,
-    launches: Limit,
-    stock: Mutex<Stock>,
-}
-
-#[derive(Debug, Default)]
-struct Stock {
-    /// By type and region: whether it is listed, and how many launches still succeed (`None`: any number).
-    capacity: BTreeMap<(String, String), (bool, Option<u32>)>,
-    /// Cents per hour, by type.
-    prices: BTreeMap<String, u64>,
-    /// Instances at a time.
-    quota: Option<usize>,
-    /// Id, name, public key.
-    keys: Vec<(String, String, String)>,
-    numbers: u64,
 }
 
 impl Lambda {
@@ -156,26 +96,6 @@ impl Lambda {
     /// Adds an ssh key, even under a name that is taken.
     pub fn add_key(&self, name: &str, public_key: &str) {
         self.shop.stock().add_key(name, public_key);
-    }
-}
-
-impl Shop {
-    fn stock(&self) -> MutexGuard<'_, Stock> {
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Stock {
-    /// An id that no other key or instance of this account has.
-    fn next_id(&mut self) -> String {
-        self.numbers += 1;
-        format!("0920582c7ff041399e34823a{:08x}", self.numbers)
-    }
-
-    fn add_key(&mut self, name: &str, public_key: &str) -> String {
-        let id = self.next_id();
-        self.keys.push((id.clone(), name.to_owned(), public_key.to_owned()));
-        id
     }
 }
 

@@ -37,10 +37,18 @@ pub(crate) struct Provider {
     pub(crate) shutdown: CancellationToken,
     /// What the provider bills for machines of ours.
     pub(crate) invoice: Box<dyn Fn() -> UsdNanos + Send + Sync>,
+    /// How many machines were ever made for us.
+    pub(crate) made: Box<dyn Fn() -> usize + Send + Sync>,
 }
 
 /// Starts a provider whose pool has this name.
 pub(crate) type Start = fn(String) -> BoxFuture<'static, Provider>;
+
+/// How many machines an account made for us.
+fn made(account: &Arc<rented::Account>) -> Box<dyn Fn() -> usize + Send + Sync> {
+    let account = Arc::clone(account);
+    Box::new(move || account.log().iter().filter(|action| action.act == rented::Act::Ordered).count())
+}
 
 /// What lines of machines of ours come to.
 fn ours(invoice: Invoice) -> UsdNanos {
@@ -83,6 +91,7 @@ pub(crate) fn lambda(pool: String) -> BoxFuture<'static, Provider> {
             landlord: Box::new(move || Arc::new(lambda::Lambda::new(config.clone()).unwrap())),
             pool: settings,
             shutdown,
+            made: made(simulator.account()),
             invoice: Box::new(move || ours(simulator.account().invoice())),
         }
     })
@@ -122,6 +131,7 @@ pub(crate) fn fly(pool: String) -> BoxFuture<'static, Provider> {
             landlord: Box::new(move || Arc::new(fly::Fly::new(config.clone()).unwrap())),
             pool: settings,
             shutdown,
+            made: made(simulator.account()),
             invoice: Box::new(move || ours(simulator.account().invoice())),
         }
     })
@@ -147,6 +157,7 @@ pub(crate) fn railway(pool: String) -> BoxFuture<'static, Provider> {
             landlord: Box::new(move || Arc::new(railway::Railway::new(config.clone()).unwrap())),
             pool: settings,
             shutdown,
+            made: made(simulator.account()),
             invoice: Box::new(move || ours(simulator.invoice())),
         }
     })
@@ -171,6 +182,7 @@ pub(crate) fn render(pool: String) -> BoxFuture<'static, Provider> {
             landlord: Box::new(move || Arc::new(render::Render::new(config.clone()).unwrap())),
             pool: settings,
             shutdown,
+            made: made(simulator.account()),
             invoice: Box::new(move || ours(simulator.account().invoice())),
         }
     })
@@ -222,6 +234,10 @@ pub(crate) fn golem(pool: String) -> BoxFuture<'static, Provider> {
             }),
             pool: settings,
             shutdown,
+            made: {
+                let simulator = simulator.clone();
+                Box::new(move || simulator.bills().len())
+            },
             invoice: Box::new(move || {
                 let most = |bill: &rented::GolemBill| {
                     let usd = |glm: &str| rented::Golem::usd_nanos(glm, GLM_NANOS);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::LambdaPool;
+use super::config::LambdaPool;
 use crate::landlord::Order;
 
 /// A cloud-init document. It waits for the GPU, since a container that starts before the driver never sees it.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use schemas::PoolId;
 
-use super::keys::PublicKey;
+use super::ssh::PublicKey;
 use crate::{landlord::CallError, secret::Secret};
 
 /// An account at Lambda.

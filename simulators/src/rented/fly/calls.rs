@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Shop, action,
+    shop::{Shop, action},
     wire::{self, error, machine, ok, state},
 };
 use crate::{

@@ -4,7 +4,7 @@ use axum::{http::StatusCode, response::Response};
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 
-use super::FlyConfig;
+use super::shop::FlyConfig;
 use crate::{
     clock::micros,
     rented::{account::Seen, machine::Stage},

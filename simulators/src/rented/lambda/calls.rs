@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Shop, Stock,
+    shop::{Shop, Stock},
     wire::{data, error, instance, instance_type, region, status},
 };
 use crate::rented::account::NewMachine;

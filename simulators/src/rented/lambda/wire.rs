@@ -3,7 +3,7 @@
 use axum::{http::StatusCode, response::Response};
 use serde_json::{Value, json};
 
-use super::{LambdaConfig, Stock};
+use super::shop::{LambdaConfig, Stock};
 use crate::{
     clock::micros,
     rented::{account::Seen, machine::Stage},
