@@ -9,16 +9,20 @@
 //! What an agreement is for is written into our side of it, so that one without a row is found again. Amounts of GLM are exact
 //! decimals; they become dollars once, rounded up, at the rate of the order.
 
+mod activity;
 mod agreements;
 mod book;
 mod census;
 mod config;
+mod debit_notes;
 mod decimal;
 mod end;
 mod facts;
+mod invoices;
 mod market;
 mod offer;
 mod order;
+mod papers;
 mod paying;
 mod payment;
 mod pen;

@@ -21,45 +21,31 @@ mod glm;
 mod market;
 mod net;
 mod payment;
+mod shop;
 mod state;
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Query, Request, State as Of},
+    extract::{Request, State as Of},
     http::{HeaderMap, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::{Value, json};
-use tokio::{
-    sync::Notify,
-    time::{self, Instant},
-};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 pub use config::{GolemConfig, GolemNode, Manner};
 
 use super::{
     account::Account,
-    door, machine,
+    door,
     meter::{BilledFrom, BilledUntil, Tariff},
 };
-use state::{State, Word, micros_of};
-
-/// How often providers look at the clock.
-const TICK: Duration = Duration::from_millis(2);
-
-/// A query.
-type Asked = Query<HashMap<String, String>>;
+use shop::{Asked, Shop};
+use state::{State, Word};
 
 /// A simulated daemon with its market.
 #[derive(Clone, Debug)]
@@ -96,27 +82,12 @@ pub struct GolemBill {
     pub alive: usize,
 }
 
-#[derive(Debug)]
-struct Shop {
-    account: Arc<Account>,
-    config: GolemConfig,
-    state: Mutex<State>,
-    moved: Notify,
-}
-
 impl Golem {
     /// Starts the daemon; it answers when this returns.
     pub async fn start(config: GolemConfig, shutdown: CancellationToken) -> io::Result<Self> {
         let tariff = Tariff { unit: Duration::ZERO, from: BilledFrom::Never, until: BilledUntil::Over };
         let (account, listener) = door::open(tariff, shutdown).await?;
-        let mut state = State::default();
-        state.sockets = account.shutdown.child_token();
-        let shop = Arc::new(Shop {
-            account: Arc::clone(&account),
-            config,
-            state: Mutex::new(state),
-            moved: Notify::new(),
-        });
+        let shop = Arc::new(Shop::new(Arc::clone(&account), config));
         account.tasks.spawn(Arc::clone(&shop).run());
         door::serve(&account, listener, routes(&shop), name_of);
         Ok(Self { shop })
@@ -195,7 +166,7 @@ impl Golem {
         let mut ids: Vec<&String> =
             state.agreements.iter().filter(|(_, one)| one.session.is_some()).map(|(id, _)| id).collect();
         ids.sort_by_key(|id| state.agreements[*id].made_us);
-        ids.into_iter().map(|id| self.shop.bill(&state, id, now)).collect()
+        ids.into_iter().map(|id| bill(&self.shop, &state, id, now)).collect()
     }
 
     /// What an amount of GLM is in nano-dollars, rounded up; the rate is in nano-dollars, too.
@@ -216,99 +187,27 @@ impl Golem {
     }
 }
 
-impl Shop {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn bill(&self, state: &State, id: &str, now: u64) -> GolemBill {
-        let agreement = &state.agreements[id];
-        let notes: Vec<&state::Note> = state.notes.iter().filter(|note| note.agreement == id).collect();
-        let waits = notes.iter().filter_map(|note| Some(note.accepted_us?.saturating_sub(note.at_us)));
-        let invoices: Vec<&state::Bill> = state.invoices.iter().filter(|one| one.agreement == id).collect();
-        let accepted = || invoices.iter().filter(|one| one.status == "ACCEPTED");
-        let reason = agreement.end.as_ref().map(|end| end["reason"].clone()).unwrap_or_default();
-        let code = reason.get("golem.provider.code").or_else(|| reason.get("golem.requestor.code"));
-        GolemBill {
-            agreement: id.to_owned(),
-            provider: self.config.nodes[agreement.node].id.clone(),
-            mark: agreement.ours["properties"]["beacon.machine"].as_str().map(str::to_owned),
-            state: agreement.word.name().to_owned(),
-            ended: code.and_then(Value::as_str).map(str::to_owned),
-            owed: glm::text(state.owed(&self.config.nodes, id, now)),
-            by_notes: glm::text(state.accepted_by_notes(id)),
-            paid: glm::text(accepted().map(|one| one.amount).sum()),
-            invoices: (invoices.len(), accepted().count()),
-            notes: (notes.len(), notes.iter().filter(|note| note.accepted_us.is_some()).count()),
-            slowest_note: Duration::from_micros(waits.max().unwrap_or(0)),
-            alive: state
-                .activities
-                .values()
-                .filter(|one| one.agreement == id && one.ended_us.is_none())
-                .count(),
-        }
-    }
-
-    async fn run(self: Arc<Self>) {
-        let mut tick = time::interval(TICK);
-        loop {
-            tokio::select! {
-                () = self.account.shutdown.cancelled() => return,
-                _ = tick.tick() => {}
-            }
-            let to_serve = {
-                let mut state = self.state();
-                if clockwork::tick(&mut state, &self.config, self.account.now_us()) {
-                    self.moved.notify_waiters();
-                }
-                std::mem::take(&mut state.to_serve)
-            };
-            for (activity, key) in to_serve {
-                let shutdown = self.account.shutdown.child_token();
-                let address = (std::net::Ipv4Addr::LOCALHOST, 0).into();
-                match machine::serve(address, key, &self.config.life, shutdown).await {
-                    Ok(running) => {
-                        let mut state = self.state();
-                        let lives = state.activities.get_mut(&activity).filter(|one| one.ended_us.is_none());
-                        match lives {
-                            // A second server on a port that is taken.
-                            Some(one) if one.server.is_some() => running.shutdown.cancel(),
-                            Some(one) => one.server = Some(running),
-                            None => running.shutdown.cancel(),
-                        }
-                    }
-                    Err(error) => warn!(activity, %error, "a simulated machine does not serve"),
-                }
-            }
-        }
-    }
-
-    /// Holds a call until `look` finds something, for the `timeout` that it asks for.
-    async fn hold<T>(&self, asked: &Asked, look: impl Fn(&mut State, u64) -> Option<T>) -> Option<T> {
-        let span = asked.get("timeout").and_then(|text| text.parse().ok()).unwrap_or(5.0);
-        let deadline = Instant::now() + Duration::try_from_secs_f64(span).unwrap_or_default();
-        loop {
-            let moved = self.moved.notified();
-            tokio::pin!(moved);
-            // Before the look, so that nothing falls in between.
-            moved.as_mut().enable();
-            if let Some(found) = look(&mut self.state(), self.account.now_us()) {
-                return Some(found);
-            }
-            tokio::select! {
-                () = moved => {}
-                () = time::sleep_until(deadline) => return None,
-            }
-        }
-    }
-
-    /// The status of something that was made: pages and implementation differ.
-    fn made(&self) -> StatusCode {
-        if self.config.by_the_pages { StatusCode::CREATED } else { StatusCode::OK }
-    }
-
-    fn break_rule(&self, rule: &str) {
-        self.state().broken_rules.push(rule.to_owned());
+fn bill(shop: &Shop, state: &State, id: &str, now: u64) -> GolemBill {
+    let agreement = &state.agreements[id];
+    let notes: Vec<&state::Note> = state.notes.iter().filter(|note| note.agreement == id).collect();
+    let waits = notes.iter().filter_map(|note| Some(note.accepted_us?.saturating_sub(note.at_us)));
+    let invoices: Vec<&state::Bill> = state.invoices.iter().filter(|one| one.agreement == id).collect();
+    let accepted = || invoices.iter().filter(|one| one.status == "ACCEPTED");
+    let reason = agreement.end.as_ref().map(|end| end["reason"].clone()).unwrap_or_default();
+    let code = reason.get("golem.provider.code").or_else(|| reason.get("golem.requestor.code"));
+    GolemBill {
+        agreement: id.to_owned(),
+        provider: shop.config.nodes[agreement.node].id.clone(),
+        mark: agreement.ours["properties"]["beacon.machine"].as_str().map(str::to_owned),
+        state: agreement.word.name().to_owned(),
+        ended: code.and_then(Value::as_str).map(str::to_owned),
+        owed: glm::text(state.owed(&shop.config.nodes, id, now)),
+        by_notes: glm::text(state.accepted_by_notes(id)),
+        paid: glm::text(accepted().map(|one| one.amount).sum()),
+        invoices: (invoices.len(), accepted().count()),
+        notes: (notes.len(), notes.iter().filter(|note| note.accepted_us.is_some()).count()),
+        slowest_note: Duration::from_micros(waits.max().unwrap_or(0)),
+        alive: state.activities.values().filter(|one| one.agreement == id && one.ended_us.is_none()).count(),
     }
 }
 
@@ -355,33 +254,6 @@ async fn me(Of(shop): Of<Arc<Shop>>) -> Json<Value> {
 
 async fn health() -> Json<Value> {
     Json(json!({ "status": "ok" }))
-}
-
-/// An error as most of the API gives it.
-fn refuse(status: StatusCode, message: &str) -> Response {
-    (status, Json(json!({ "message": message }))).into_response()
-}
-
-/// An error as the payment API gives it, too.
-fn problem(kind: &str, more: &Value) -> Response {
-    let mut body = json!({ "type": format!("/payment/{kind}"), "title": kind, "status": 400 });
-    for (key, value) in more.as_object().into_iter().flatten() {
-        body[key] = value.clone();
-    }
-    let content = [(header::CONTENT_TYPE, "application/problem+json")];
-    (StatusCode::BAD_REQUEST, content, body.to_string()).into_response()
-}
-
-/// Events after a time, of one session: the events of `agreement_events` and of notes have one shape.
-fn page(events: Vec<(u64, Option<String>, Value)>, asked: &Asked) -> Option<Vec<Value>> {
-    let after = asked.get("afterTimestamp").and_then(|text| micros_of(text)).unwrap_or(0);
-    let most = asked.get("maxEvents").and_then(|text| text.parse().ok()).unwrap_or(10);
-    let wanted = asked.get("appSessionId");
-    let fits = |(at, session, _): &(u64, Option<String>, Value)| {
-        *at > after && wanted.is_none_or(|wanted| session.as_ref() == Some(wanted))
-    };
-    let found: Vec<Value> = events.into_iter().filter(fits).map(|(_, _, event)| event).take(most).collect();
-    (!found.is_empty()).then_some(found)
 }
 
 /// The name of a call, by which faults are set.

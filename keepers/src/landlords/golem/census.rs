@@ -7,6 +7,7 @@ use schemas::Micros;
 use tracing::warn;
 
 use super::{
+    activity,
     agreements::{self, Found, State},
     book::Account,
     end::agreement_of,
@@ -212,7 +213,7 @@ async fn in_force(site: &Arc<Site>, facts: &Arc<Facts>, notes: &Notes) -> Result
             start::launch(site, facts, notes, Key::Derived);
         }
     }
-    let (stage, activity) = {
+    let (stage, id) = {
         let starts = site.starts();
         let Some(start) = starts.get(&facts.agreement) else { return Ok(Phase::Starting) };
         let stage = match &start.stage {
@@ -222,14 +223,14 @@ async fn in_force(site: &Arc<Site>, facts: &Arc<Facts>, notes: &Notes) -> Result
         };
         (stage, start.notes.get(names::ACTIVITY).cloned())
     };
-    match (stage, activity) {
-        (Phase::Up(url), Some(activity)) => {
-            let state = start::state(site, &activity).await?;
+    match (stage, id) {
+        (Phase::Up(url), Some(id)) => {
+            let state = activity::state(site, &id).await?;
             Ok(match state {
                 None => Phase::Broken("the activity is gone".into()),
                 Some(state) => match state.state.0.as_str() {
                     "Ready" => Phase::Up(url),
-                    "Terminated" => Phase::Broken(start::ended(&state)),
+                    "Terminated" => Phase::Broken(activity::ended(&state)),
                     "New" | "Initialized" | "Deployed" | "Unresponsive" => {
                         Phase::Broken(format!("the activity is {}", state.state.0))
                     }
@@ -256,7 +257,7 @@ async fn over(site: &Site, facts: &Facts, notes: &Notes) -> Result<Phase, CallEr
     };
     let had_activity = has_dues
         || notes.contains_key(names::ACTIVITY)
-        || !start::activities(site, &facts.agreement).await?.is_empty();
+        || !activity::activities(site, &facts.agreement).await?.is_empty();
     let waited = now.since(ended_at) >= site.config.pace.invoice_within;
     if !invoiced && had_activity && !waited {
         return Ok(Phase::Ending);
@@ -273,7 +274,7 @@ async fn over(site: &Site, facts: &Facts, notes: &Notes) -> Result<Phase, CallEr
         payment::release(site, &allocation).await;
     }
     if let Some(network) = notes.get(names::NETWORK) {
-        start::remove_network(site, network).await;
+        activity::remove_network(site, network).await;
     }
     Ok(Phase::Gone)
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::{
+    activity,
     agreements::{self, State, Terminated},
     book::names as booked,
     market::{self, AGREEMENT, DEMAND},
     payment,
     site::{Site, Stage},
-    start::{self, names},
+    start::names,
 };
 use crate::landlord::{CallError, Ending, Known};
 
@@ -49,15 +50,15 @@ pub(super) async fn end(site: &Arc<Site>, machine: &Known) -> Result<Ending, Cal
         // Before the agreement's end, so that the last debit note and the invoice find their account.
         site.book().adopt(facts, &machine.notes);
     }
-    if let Ok(activities) = start::activities(site, agreement).await {
-        for activity in activities {
-            start::destroy(site, &activity).await;
+    if let Ok(activities) = activity::activities(site, agreement).await {
+        for one in activities {
+            activity::destroy(site, &one).await;
         }
     }
     let why = failed.as_deref().unwrap_or("not needed any more");
     let ended = agreements::terminate(site, agreement, why, failed.is_none()).await?;
     if let Some(network) = network {
-        start::remove_network(site, &network).await;
+        activity::remove_network(site, &network).await;
     }
     info!(machine = %machine.machine, agreement, ?ended, "an agreement is ended");
     match ended {

@@ -11,20 +11,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
+    activity::{ACTIVITY, NET, activities, ended, state},
     facts::Facts,
     script::{self, MACHINE_IP, NETWORK, OUR_IP},
     site::{Site, Stage, Start},
     tunnel::{self, Target, Tunnel},
-    wire::{ActivityState, CommandResult, Exec, Identity, MadeActivity, Network, NewNetwork, Node},
+    wire::{CommandResult, Exec, Identity, MadeActivity, Network, NewNetwork, Node},
     yagna::{Said, escaped, seconds},
 };
 use crate::{
     landlord::{CallError, Notes},
     secret::Secret,
 };
-
-const ACTIVITY: &str = "/activity-api/v1/activity";
-const NET: &str = "/net-api/v1/net";
 
 /// Notes of a start.
 pub(super) mod names {
@@ -114,43 +112,6 @@ pub(super) async fn reopen(site: &Arc<Site>, facts: &Arc<Facts>, notes: &Notes) 
         Start { stage: Stage::Up(tunnel), notes: kept, _carrier: CancellationToken::new().drop_guard() };
     site.starts().entry(facts.agreement.clone()).or_insert(start);
     Ok(true)
-}
-
-/// The activities of an agreement, oldest first.
-pub(super) async fn activities(site: &Site, agreement: &str) -> Result<Vec<String>, CallError> {
-    let path = format!("{ACTIVITY}?agreementId={}", escaped(agreement));
-    match site.yagna.get(&path, Duration::ZERO).await? {
-        Said::Good(answer) => answer.json(),
-        Said::NotFound => Ok(Vec::new()),
-        other => Err(other.unexpected("GET /activity")),
-    }
-}
-
-/// The state of an activity; `None` when there is none of this id.
-pub(super) async fn state(site: &Site, activity: &str) -> Result<Option<ActivityState>, CallError> {
-    match site.yagna.get(&format!("{ACTIVITY}/{}/state", escaped(activity)), Duration::ZERO).await? {
-        Said::Good(answer) => answer.json().map(Some),
-        Said::NotFound | Said::Over(_) => Ok(None),
-        other => Err(other.unexpected("GET /activity/state")),
-    }
-}
-
-/// Destroys an activity. Whether it worked matters little: the end of the agreement ends it, too.
-pub(super) async fn destroy(site: &Site, activity: &str) {
-    match site.yagna.delete(&format!("{ACTIVITY}/{}", escaped(activity))).await {
-        Ok(Said::Good(_) | Said::NotFound | Said::Over(_)) => {}
-        Ok(other) => warn!(activity, error = %other.unexpected("DELETE"), "an activity was not destroyed"),
-        Err(error) => warn!(activity, %error, "an activity was not destroyed"),
-    }
-}
-
-/// Removes a network.
-pub(super) async fn remove_network(site: &Site, network: &str) {
-    match site.yagna.delete(&format!("{NET}/{}", escaped(network))).await {
-        Ok(Said::Good(_) | Said::NotFound | Said::Over(_)) => {}
-        Ok(other) => warn!(network, error = %other.unexpected("DELETE"), "a network was not removed"),
-        Err(error) => warn!(network, %error, "a network was not removed"),
-    }
 }
 
 fn target(site: &Site, facts: &Facts, network: &str) -> Option<Target> {
@@ -401,10 +362,4 @@ impl Carrier {
             time::sleep(LOOK_AGAIN.min(self.site.config.pace.again)).await;
         }
     }
-}
-
-/// Why an activity is over.
-pub(super) fn ended(state: &ActivityState) -> String {
-    let why = state.error_message.as_deref().or(state.reason.as_deref()).unwrap_or("no reason given");
-    format!("the activity is Terminated: {why}")
 }

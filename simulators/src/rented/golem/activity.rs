@@ -12,9 +12,8 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    Asked, Shop,
     config::Manner,
-    refuse,
+    shop::{Asked, Shop, refuse},
     state::{Activity, Batch, State, Word},
 };
 use crate::clock::micros;

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    config::{GolemConfig, Manner},
-    state::{Activity, Bill, Note, Stance, State, Word, rfc3339},
+    config::{GolemConfig, GolemNode, Manner},
+    state::{Activity, Agreement, Bill, Note, Proposal, Stance, State, Word, rfc3339},
 };
 use crate::clock::micros;
 
@@ -81,7 +81,7 @@ fn demands(state: &mut State, config: &GolemConfig, now: u64) -> bool {
     for id in ids {
         let demand = &state.demands[&id];
         let constraints = demand.body["constraints"].as_str().unwrap_or_default();
-        let free = |(place, node): &(usize, &super::GolemNode)| {
+        let free = |(place, node): &(usize, &GolemNode)| {
             !demand.offered.contains(place)
                 && !busy.contains(place)
                 && constraints.contains(&format!("(golem.runtime.name={})", node.runtime))
@@ -91,8 +91,7 @@ fn demands(state: &mut State, config: &GolemConfig, now: u64) -> bool {
             continue;
         };
         let proposal = format!("R-{}", state.id(64));
-        let one =
-            super::state::Proposal { demand: id.clone(), node, stance: Stance::Initial, ours: Value::Null };
+        let one = Proposal { demand: id.clone(), node, stance: Stance::Initial, ours: Value::Null };
         state.proposals.insert(proposal.clone(), one);
         let event = proposal_event(state, config, &proposal, None, now);
         let demand = state.demands.get_mut(&id).expect("it was there");
@@ -112,7 +111,7 @@ fn drafts(state: &mut State, config: &GolemConfig, now: u64) -> bool {
     for id in &ids {
         let ours = state.proposals.get_mut(id).expect("it was there");
         ours.stance = Stance::Used;
-        let draft = super::state::Proposal {
+        let draft = Proposal {
             demand: ours.demand.clone(),
             node: ours.node,
             stance: Stance::Draft,
@@ -140,9 +139,7 @@ fn agreements(state: &mut State, config: &GolemConfig, now: u64) -> bool {
                 Manner::Silent => continue,
                 Manner::Rejects => Word::Rejected,
                 Manner::Good | Manner::NoActivity | Manner::DeployFails(_) | Manner::Overcharges(_) => {
-                    let taken = |one: &super::state::Agreement| {
-                        one.word == Word::Approved && one.node == agreement.node
-                    };
+                    let taken = |one: &Agreement| one.word == Word::Approved && one.node == agreement.node;
                     // A provider has one agreement at a time.
                     if state.agreements.values().any(taken) { Word::Rejected } else { Word::Approved }
                 }

@@ -12,7 +12,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    Asked, Shop, page, refuse,
+    shop::{Asked, Shop, page, refuse},
     state::{Agreement, Demand, Stance, State, Word, micros_of, rfc3339},
 };
 use crate::clock::micros;

@@ -22,7 +22,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Shop, refuse, state::Network};
+use super::{
+    shop::{Shop, refuse},
+    state::Network,
+};
 
 pub(super) fn routes() -> Router<Arc<Shop>> {
     Router::new()

@@ -12,7 +12,8 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    Asked, Shop, glm, page, problem, refuse,
+    glm,
+    shop::{Asked, Shop, page, problem, refuse},
     state::{Allocation, Bill, Note, State, micros_of, rfc3339},
 };
 
