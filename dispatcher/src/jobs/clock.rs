@@ -65,10 +65,10 @@ impl Jobs {
         if now < self.awake {
             self.clock_was_set_back(self.awake.since(now));
         }
-        if now.since(self.awake) > LATE {
-            // The first event of all says nothing about what was before.
-            let since = if self.awake == Micros::default() { now } else { self.awake };
-            self.link.was_frozen(since, now);
+        if self.awake == Micros::default() {
+            self.link.begins(now);
+        } else if now.since(self.awake) > LATE {
+            self.link.was_frozen(self.awake, now);
         }
         self.awake = now;
     }

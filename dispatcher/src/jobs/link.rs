@@ -20,6 +20,8 @@ pub(super) struct Link {
     heard: Micros,
     /// Since when messages may have lain on their way, and until when they may still come; without an end while nothing is heard.
     held_up: Option<(Micros, Option<Micros>)>,
+    /// Until when nobody need have spoken, since this process has just begun to listen.
+    begun: Option<Micros>,
 }
 
 impl Link {
@@ -29,6 +31,11 @@ impl Link {
         if let Some((_, until @ None)) = &mut self.held_up {
             *until = Some(now + TIME_TO_SPEAK);
         }
+    }
+
+    /// This process begins to listen. What it is sent from now on is new.
+    pub(super) fn begins(&mut self, now: Micros) {
+        self.begun = Some(now + TIME_TO_SPEAK);
     }
 
     /// This process was frozen since `since`.
@@ -48,6 +55,7 @@ impl Link {
 
     /// Time has passed.
     pub(super) fn tick(&mut self, now: Micros) {
+        self.begun = self.begun.filter(|until| *until >= now);
         let silent = now.since(self.heard);
         self.held_up =
             self.held_up.filter(|(_, until)| until.map_or(silent <= SILENT_MOST, |until| until >= now));
@@ -60,13 +68,14 @@ impl Link {
 
     /// Whether the silence of others means anything.
     pub(super) const fn is_clear(&self) -> bool {
-        self.held_up.is_none()
+        self.held_up.is_none() && self.begun.is_none()
     }
 
     /// The clock is set back.
     pub(super) fn clock_was_set_back(&mut self, by: Duration) {
         self.heard = self.heard - by;
         self.held_up = self.held_up.map(|(since, until)| (since - by, until.map(|until| until - by)));
+        self.begun = self.begun.map(|until| until - by);
     }
 }
 
@@ -90,6 +99,15 @@ mod tests {
         assert_eq!((link.sent_after(at(21)), link.is_clear()), (at(1), false));
         link.tick(at(26));
         assert_eq!((link.sent_after(at(26)), link.is_clear()), (at(26), true));
+    }
+
+    #[test]
+    fn what_comes_first_of_all_is_new_and_says_nothing_of_who_is_silent() {
+        let mut link = Link::default();
+        link.begins(at(0));
+        assert_eq!((link.sent_after(at(3)), link.is_clear()), (at(3), false));
+        link.tick(at(6));
+        assert!(link.is_clear());
     }
 
     #[test]
