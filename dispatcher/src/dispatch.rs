@@ -57,6 +57,9 @@ const TICK: Duration = Duration::from_millis(20);
 const BURST: usize = 256;
 /// How often whose jobs wait behind a backlog is asked for.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How often the map of streams is looked at though nothing says that it is wrong: the server tells of a deleted stream once, and
+/// who is not connected at that moment does not hear it.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// How often a missing stream or consumer is made anew, at most.
 const REPAIR_EVERY: Duration = Duration::from_secs(3);
 
@@ -119,6 +122,8 @@ pub struct Dispatcher {
     /// When to make the map of streams right again.
     repair_at: Option<Instant>,
     repairing: bool,
+    /// When the map was looked at last.
+    checked_at: Instant,
     asked_at: Micros,
     teller: Teller,
     /// Whether the server is being asked what waits.
@@ -339,8 +344,9 @@ impl Dispatcher {
         for draw in self.jobs.budgets_mut().draws(now) {
             self.banker.ask(draw);
         }
-        if !self.repairing && self.repair_at.is_some_and(|at| at <= Instant::now()) {
-            (self.repairing, self.repair_at) = (true, None);
+        let wrong = self.repair_at.is_some_and(|at| at <= Instant::now());
+        if !self.repairing && (wrong || self.checked_at.elapsed() >= CHECK_EVERY) {
+            (self.repairing, self.repair_at, self.checked_at) = (true, None, Instant::now());
             let (client, map) = (self.role.control.client.clone(), Topology::new(&self.config.topology));
             self.tasks.spawn(async move { Told::Repaired(topology::ensure(&client, &map).await) });
         }

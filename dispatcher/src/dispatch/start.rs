@@ -9,7 +9,7 @@ use schemas::{
     time::Clock as _,
     topology::{JOURNAL_BUCKET, Topology},
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use transport::{
     LinkError, PublishError, SystemClock,
     api::ApiError,
@@ -86,6 +86,7 @@ impl Dispatcher {
             looking_up: 0,
             repair_at: None,
             repairing: false,
+            checked_at: Instant::now(),
             asked_at: Micros::default(),
             teller: Teller::new(SystemClock.now()),
             asking: false,

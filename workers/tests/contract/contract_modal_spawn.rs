@@ -66,7 +66,11 @@ async fn a_dropped_call_runs_on_until_it_is_cancelled() {
     let call = bed.call();
     tokio::select! {
         ended = bed.provider.run(&call, &recorder) => panic!("it takes a minute: {ended:?}"),
-        () = bed.until("it runs", |stats| stats.running == 1) => {}
+        () = async {
+            bed.until("it runs", |stats| stats.running == 1).await;
+            // It runs before its id is told.
+            eventually("the run is known", || !recorder.runs().is_empty()).await;
+        } => {}
     }
     assert_eq!(bed.simulator.stats().running, 1);
     let run = recorder.runs().remove(0);
