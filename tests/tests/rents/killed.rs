@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::providers::{self, Start};
 
 /// Kills at a time: each mostly waits.
-const AT_ONCE: usize = 12;
+const AT_ONCE: usize = 24;
 
 /// What a life with a kill came to.
 struct Life {
