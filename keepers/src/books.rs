@@ -14,8 +14,8 @@
 use std::collections::BTreeMap;
 
 use schemas::{
-    MachineId, Micros, PoolId, Tenant, UsdNanos,
-    cost::{CostEvent, CostLine, Purpose},
+    MachineId, Micros, PoolId, UsdNanos,
+    cost::{Bill, CostEvent, CostLine, Purpose},
     line::Unit,
 };
 use serde::{Deserialize, Serialize};
@@ -116,22 +116,9 @@ impl Books {
             unit_price_usd: amount_usd,
             amount_usd,
         };
-        let event = CostEvent {
-            job: None,
-            replay_of: None,
-            attempt: 0,
-            attempt_key: None,
-            tenant: Tenant::default(),
-            model: None,
-            provider: pool.provider.clone(),
-            region: pool.region.clone(),
-            purpose: Purpose::Standing,
-            lines: vec![line],
-            amount_usd,
-            estimated: false,
-            price_book: price_book.to_owned(),
-            at_us,
-        };
+        let price_book = price_book.to_owned();
+        let bill = Bill { lines: vec![line], amount_usd, estimated: false, price_book };
+        let event = CostEvent::standing(pool, bill, at_us);
         Some((event, format!("machines:{pool}:{}:cost", self.events)))
     }
 

@@ -1,4 +1,4 @@
-//! A keeper's messages: heartbeats and demand in, the ledger read, standing cost out. Decides nothing.
+//! A keeper's messages: heartbeats and demand in, the ledger read. Decides nothing.
 
 use std::time::Duration;
 
@@ -11,15 +11,10 @@ use async_nats::{
     },
 };
 use futures_util::StreamExt as _;
-use schemas::{
-    Codec, Mailbox, Tenant, cost::CostEvent, demand::Demand, headers, heartbeat::Heartbeat, topology::LEDGER,
-};
+use schemas::{Codec, cost::CostEvent, demand::Demand, headers, heartbeat::Heartbeat, topology::LEDGER};
 use serde_json::Value;
 use tracing::warn;
-use transport::{
-    api,
-    replies::{Address, Outgoing},
-};
+use transport::api;
 
 /// One message of the ledger must not be waited for longer than this.
 const READ_WITHIN: Duration = Duration::from_secs(20);
@@ -77,17 +72,6 @@ pub(crate) async fn costs(
             return Ok(());
         }
     }
-}
-
-/// Standing cost of a pool; `id` names the booking.
-pub(crate) fn standing(event: &CostEvent, id: String) -> Outgoing {
-    let (tenant, mailbox) = standing_mailbox();
-    Address { tenant: &tenant, mailbox: &mailbox, codec: Codec::Json, traceparent: None }.cost(event, id)
-}
-
-/// Where standing cost goes: the mailbox `standing` of the default tenant.
-pub(crate) fn standing_mailbox() -> (Tenant, Mailbox) {
-    (Tenant::default(), Mailbox::try_from("standing").expect("a literal that is a token"))
 }
 
 /// Subscribes; `None` when the connection is closed for good.

@@ -112,6 +112,26 @@ impl CostEvent {
         }
     }
 
+    /// The cost event of capacity at `pool` that no job used. It belongs to no job and no attempt; the default tenant pays.
+    pub fn standing(pool: &PoolId, bill: Bill, at: Micros) -> Self {
+        Self {
+            job: None,
+            replay_of: None,
+            attempt: 0,
+            attempt_key: None,
+            tenant: Tenant::default(),
+            model: None,
+            provider: pool.provider.clone(),
+            region: pool.region.clone(),
+            purpose: Purpose::Standing,
+            lines: bill.lines,
+            amount_usd: bill.amount_usd,
+            estimated: bill.estimated,
+            price_book: bill.price_book,
+            at_us: at,
+        }
+    }
+
     /// The message id under which the event of a job's attempt is stored: one for the useful attempt of a job, one for each
     /// other attempt. `None` for standing cost.
     pub fn message_id(&self) -> Option<String> {

@@ -62,3 +62,14 @@ impl<'a> Address<'a> {
         (subjects::cost(self.tenant, self.mailbox), self.headers(id, headers::COST_V1), body.into())
     }
 }
+
+/// Where standing cost goes: the mailbox `standing` of the default tenant.
+pub fn standing_mailbox() -> (Tenant, Mailbox) {
+    (Tenant::default(), Mailbox::try_from("standing").expect("a literal that is a token"))
+}
+
+/// A cost event of capacity that no job used; `id` names what it is the cost of.
+pub fn standing(event: &CostEvent, id: String) -> Outgoing {
+    let (tenant, mailbox) = standing_mailbox();
+    Address { tenant: &tenant, mailbox: &mailbox, codec: Codec::Json, traceparent: None }.cost(event, id)
+}

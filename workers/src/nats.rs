@@ -3,7 +3,7 @@
 use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
 use bytes::Bytes;
 use schemas::{
-    Codec, Mailbox, Micros, Tenant,
+    Micros,
     cost::CostEvent,
     handover::{Handover, Order, Return},
     headers,
@@ -74,17 +74,6 @@ pub fn live(job: &Job, piece: &LivePiece) -> (HeaderMap, Bytes) {
     map.insert(headers::CONTENT_TYPE, job.codec.content_type());
     map.insert(headers::SCHEMA, headers::LIVE_V1);
     (map, body.into())
-}
-
-/// Where standing cost goes: the mailbox `standing` of the default tenant.
-pub fn standing_mailbox() -> (Tenant, Mailbox) {
-    (Tenant::default(), Mailbox::try_from("standing").expect("a literal that is a token"))
-}
-
-/// A pool's standing cost; `id` names the span it covers.
-pub fn standing(event: &CostEvent, id: String) -> Outgoing {
-    let (tenant, mailbox) = standing_mailbox();
-    Address { tenant: &tenant, mailbox: &mailbox, codec: Codec::Json, traceparent: None }.cost(event, id)
 }
 
 /// A job given back: its own message with our header in place of the dispatcher's. Where both do not fit into a message of

@@ -9,8 +9,8 @@ mod ledger;
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use schemas::{
-    Micros, PoolId, ProviderId, Tenant, UsdNanos,
-    cost::{Bill, CostEvent, CostLine, Purpose},
+    Micros, PoolId, ProviderId, UsdNanos,
+    cost::{Bill, CostEvent, CostLine},
     money,
     prices::{PriceBook, PriceError, Used},
     time::micros,
@@ -66,7 +66,7 @@ impl Account {
     pub fn event(&self, pool: &PoolId) -> Option<(CostEvent, String)> {
         let Pending { to, bill, at_us } = self.pending.clone()?;
         let id = format!("standing:{pool}:{}-{}:cost", self.booked.sum(), to.sum());
-        Some((event(pool, bill, at_us), id))
+        Some((CostEvent::standing(pool, bill, at_us), id))
     }
 
     /// The account once the pending span is booked.
@@ -115,26 +115,6 @@ impl Account {
     }
 }
 
-/// The cost event of capacity that no job used.
-fn event(pool: &PoolId, bill: Bill, at_us: Micros) -> CostEvent {
-    CostEvent {
-        job: None,
-        replay_of: None,
-        attempt: 0,
-        attempt_key: None,
-        tenant: Tenant::default(),
-        model: None,
-        provider: pool.provider.clone(),
-        region: pool.region.clone(),
-        purpose: Purpose::Standing,
-        lines: bill.lines,
-        amount_usd: bill.amount_usd,
-        estimated: bill.estimated,
-        price_book: bill.price_book,
-        at_us,
-    }
-}
-
 /// The lines for the usage of one item from one total to the next.
 fn difference(
     (prices, name): (&PriceBook, &ProviderId),
@@ -158,6 +138,8 @@ fn difference(
 
 #[cfg(test)]
 mod tests {
+    use schemas::cost::Purpose;
+
     use super::*;
 
     const NOW: Micros = Micros::new(1_795_000_000_000_000);

@@ -8,7 +8,7 @@ use schemas::{
 };
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
-use transport::{SystemClock, stored};
+use transport::{SystemClock, replies, stored};
 
 use super::desk::Desk;
 use crate::{books::Books, nats, row::Row, store::StoreError, tap::Step};
@@ -108,7 +108,7 @@ impl Money {
     /// message id. Where that cannot be read, the message id decides.
     async fn is_stored(&self, desk: &Desk) -> bool {
         let Some((event, id)) = self.books.event(&desk.settings.pool, &desk.price_book) else { return false };
-        let (tenant, mailbox) = nats::standing_mailbox();
+        let (tenant, mailbox) = replies::standing_mailbox();
         let costs = stored::costs_since(&desk.client, &tenant, &mailbox, event.at_us).await;
         costs.is_ok_and(|costs| costs.contains(&id))
     }
@@ -118,7 +118,7 @@ impl Money {
         let pool = &desk.settings.pool;
         let Some((event, id)) = self.books.event(pool, &desk.price_book) else { return Ok(()) };
         desk.tap.pass(Step { what: "event", done: false, machine: None }).await;
-        let (subject, headers, body) = nats::standing(&event, id);
+        let (subject, headers, body) = replies::standing(&event, id);
         let stored = desk.publisher.publish(subject, headers, body).await?;
         desk.tap.pass(Step { what: "event", done: true, machine: None }).await;
         info!(%pool, usd = %event.amount_usd, duplicate = stored.duplicate, "standing cost of machines booked");

@@ -9,11 +9,11 @@ use transport::{
     PublishError, SystemClock,
     api::ApiError,
     bucket::{Bucket, ReadError},
-    stored,
+    replies, stored,
 };
 
 use super::Account;
-use crate::{kit::Kit, nats};
+use crate::kit::Kit;
 
 /// How often the account is read again because another worker of the pool was first. Each time that worker has booked.
 const TRIES: u32 = 5;
@@ -102,7 +102,7 @@ impl Ledger {
         if left && self.is_stored(&id, event.at_us).await? {
             return Ok(());
         }
-        let (subject, headers, body) = nats::standing(&event, id);
+        let (subject, headers, body) = replies::standing(&event, id);
         let stored = self.kit.publisher.publish(subject, headers, body).await?;
         if !stored.duplicate {
             self.kit.metrics.booked(event.purpose, event.amount_usd);
@@ -111,7 +111,7 @@ impl Ledger {
     }
 
     async fn is_stored(&self, id: &str, since: Micros) -> Result<bool, BookError> {
-        let (tenant, mailbox) = nats::standing_mailbox();
+        let (tenant, mailbox) = replies::standing_mailbox();
         let costs = stored::costs_since(&self.kit.control, &tenant, &mailbox, since).await?;
         Ok(costs.contains(id))
     }
