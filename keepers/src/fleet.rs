@@ -146,7 +146,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::landlord::Notes;
 
     const T0: Micros = Micros::new(1_795_000_000_000_000);
 
@@ -167,19 +166,7 @@ mod tests {
     }
 
     fn sighting(machine: &str, id: &str, of: &str) -> Sighting {
-        Sighting {
-            machine: machine.parse().unwrap(),
-            pool: of.parse().unwrap(),
-            id: id.into(),
-            phase: Phase::Starting,
-            sku: None,
-            place: None,
-            usd_per_hour: None,
-            ordered_at: None,
-            told: None,
-            expires_at: None,
-            notes: Notes::new(),
-        }
+        Sighting::bare(machine.parse().unwrap(), of.parse().unwrap(), id.into(), Phase::Starting)
     }
 
     fn rows(of: &[(&str, Option<&str>)]) -> BTreeMap<MachineId, Row> {

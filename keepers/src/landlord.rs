@@ -111,6 +111,25 @@ pub struct Sighting {
     pub notes: Notes,
 }
 
+impl Sighting {
+    /// A machine of which nothing more is told.
+    pub fn bare(machine: MachineId, pool: PoolId, id: String, phase: Phase) -> Self {
+        Self {
+            machine,
+            pool,
+            id,
+            phase,
+            sku: None,
+            place: None,
+            usd_per_hour: None,
+            ordered_at: None,
+            told: None,
+            expires_at: None,
+            notes: Notes::new(),
+        }
+    }
+}
+
 /// What a provider says about the cost of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {

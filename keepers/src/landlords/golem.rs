@@ -25,7 +25,6 @@ mod order;
 mod papers;
 mod paying;
 mod payment;
-mod pen;
 mod script;
 mod site;
 mod start;

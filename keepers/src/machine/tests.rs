@@ -108,19 +108,7 @@ fn up() -> Phase {
 }
 
 fn sighting(id: &str, phase: Phase) -> Sighting {
-    Sighting {
-        machine: specs().machine,
-        pool: specs().pool,
-        id: id.into(),
-        phase,
-        sku: None,
-        place: None,
-        usd_per_hour: None,
-        ordered_at: None,
-        told: None,
-        expires_at: None,
-        notes: Notes::new(),
-    }
+    Sighting::bare(specs().machine, specs().pool, id.into(), phase)
 }
 
 fn unclear() -> CallError {

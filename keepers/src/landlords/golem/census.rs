@@ -141,19 +141,8 @@ async fn look(
 
 /// A machine of which its row alone tells.
 fn bare(known: &Known, agreement: &str, phase: Phase) -> Look {
-    Look::Seen(Box::new(Sighting {
-        machine: known.machine.clone(),
-        pool: known.pool.clone(),
-        id: agreement.to_owned(),
-        phase,
-        sku: None,
-        place: None,
-        usd_per_hour: None,
-        ordered_at: None,
-        told: None,
-        expires_at: None,
-        notes: Notes::new(),
-    }))
+    let (machine, pool) = (known.machine.clone(), known.pool.clone());
+    Look::Seen(Box::new(Sighting::bare(machine, pool, agreement.to_owned(), phase)))
 }
 
 fn sighting(site: &Site, facts: &Facts, found: &Found, phase: Phase) -> Sighting {

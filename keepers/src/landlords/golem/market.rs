@@ -12,12 +12,11 @@ use super::{
     config::GolemPool,
     facts::{self, Facts, Marks},
     offer::{Offer, Refusal, Wanted},
-    pen::Pen,
     site::Site,
     wire::{Decorations, Demand, MarketEvent, NewAgreement, NewScan, Proposal, Reason, ScannedOffer},
     yagna::{Said, escaped, seconds},
 };
-use crate::landlord::CallError;
+use crate::{landlord::CallError, landlords::pen::Pen};
 
 const DEMANDS: &str = "/market-api/v1/demands";
 /// A demand lives for an hour; it is renewed long before.
@@ -235,18 +234,18 @@ impl Purchase<'_> {
     ) -> Result<Tried, CallError> {
         // Once is enough for one order, whatever comes of it.
         self.avoided.insert(draft.provider.clone());
-        pen.write(STEP, "agreement").await?;
+        pen.write_new(STEP, "agreement").await?;
         let new = NewAgreement { proposal_id: &draft.proposal, valid_to: &facts::written(expires_at) };
         let made = site.yagna.post(AGREEMENTS, &new, Duration::ZERO).await.map_err(nothing_done)?;
         let agreement: String = match made {
             Said::Good(answer) => answer.json()?,
             other => return Ok(Tried::Not(other.unexpected("POST /agreements").to_string())),
         };
-        pen.write(AGREEMENT, &agreement).await?;
+        pen.write_new(AGREEMENT, &agreement).await?;
         if let Some(facts) = confirm_and_wait(site, &agreement, self.marks, State::Proposal, pen).await? {
             return Ok(Tried::Approved(facts));
         }
-        pen.write(AGREEMENT, "").await?;
+        pen.write_new(AGREEMENT, "").await?;
         Ok(Tried::Not(format!("the agreement with {} did not come to be", draft.provider)))
     }
 }
@@ -261,7 +260,7 @@ pub(super) async fn confirm_and_wait(
 ) -> Result<Option<Arc<Facts>>, CallError> {
     let base = format!("{AGREEMENTS}/{}", escaped(agreement));
     if state == State::Proposal {
-        pen.write(STEP, "confirm").await?;
+        pen.write_new(STEP, "confirm").await?;
         let session = site.config.session(&marks.pool);
         match site
             .yagna
@@ -273,7 +272,7 @@ pub(super) async fn confirm_and_wait(
             other => return Err(other.unexpected("POST confirm")),
         }
     }
-    pen.write(STEP, "wait").await?;
+    pen.write_new(STEP, "wait").await?;
     let deadline = Instant::now() + site.config.pace.approve_within;
     loop {
         let held = deadline.saturating_duration_since(Instant::now()).min(site.config.pace.poll);
@@ -343,10 +342,10 @@ impl Open {
         if let Some(left) = pen.get(DEMAND).map(str::to_owned) {
             close(site, &left).await;
         }
-        pen.write(STEP, "demand").await?;
+        pen.write_new(STEP, "demand").await?;
         let said = site.yagna.post(DEMANDS, demand, Duration::ZERO).await.map_err(nothing_done)?;
         let id: String = said.json("POST /demands").map_err(nothing_done)?;
-        pen.write(DEMAND, &id).await?;
+        pen.write_new(DEMAND, &id).await?;
         Ok(Self { id, at: Instant::now() })
     }
 

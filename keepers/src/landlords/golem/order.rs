@@ -14,11 +14,13 @@ use super::{
     facts::{self, Facts, Marks},
     market::{self, AGREEMENT, Purchase, STEP, nothing_done},
     payment,
-    pen::Pen,
     site::Site,
     start::{self, Key},
 };
-use crate::landlord::{CallError, Order, Ordered, Steps};
+use crate::{
+    landlord::{CallError, Order, Ordered, Steps},
+    landlords::pen::Pen,
+};
 
 /// Orders that are under way in this process: what a list would say about them is not settled.
 #[derive(Debug, Default)]
@@ -68,19 +70,19 @@ pub(super) async fn order(
         return begun(site, order, &facts, &mut pen).await;
     }
 
-    pen.write(STEP, "checks").await?;
+    pen.write_new(STEP, "checks").await?;
     if pen.get(names::SINCE).is_none() {
-        pen.write(names::SINCE, &facts::written(site.now())).await?;
+        pen.write_new(names::SINCE, &facts::written(site.now())).await?;
     }
     payment::check(site).await.map_err(nothing_done)?;
     let mut avoided = agreements::avoided(site).await.map_err(nothing_done)?;
     // A node takes one agreement at a time.
     avoided.extend(site.book().accounts().filter(|a| a.ended_at.is_none()).map(|a| a.facts.provider.clone()));
 
-    pen.write(STEP, "allocation").await?;
+    pen.write_new(STEP, "allocation").await?;
     let earlier = pen.get(names::ALLOCATION).map(str::to_owned);
     let allocation = payment::allocate(site, pool, earlier.as_deref()).await.map_err(nothing_done)?;
-    pen.write(names::ALLOCATION, &allocation).await?;
+    pen.write_new(names::ALLOCATION, &allocation).await?;
     let marks = Marks {
         machine: order.machine.clone(),
         pool: order.pool.clone(),
@@ -88,7 +90,7 @@ pub(super) async fn order(
         ordered_at: order.ordered_at,
         usd_per_glm: site.config.usd_per_glm,
     };
-    pen.write(names::RATE, &marks.usd_per_glm.to_string()).await?;
+    pen.write_new(names::RATE, &marks.usd_per_glm.to_string()).await?;
     let decorations = payment::decorations(site, &allocation).await.map_err(nothing_done)?;
     let purchase = Purchase {
         pool,
@@ -127,7 +129,7 @@ async fn resume(site: &Site, pen: &mut Pen<'_>) -> Result<Option<Arc<Facts>>, Ca
         State::Unknown => return Err(CallError::Unclear("the agreement is in an unknown state".into())),
     };
     if resumed.is_none() {
-        pen.write(AGREEMENT, "").await?;
+        pen.write_new(AGREEMENT, "").await?;
     }
     Ok(resumed)
 }
@@ -141,7 +143,7 @@ async fn begun(
 ) -> Result<Ordered, CallError> {
     site.book().adopt(facts, pen.notes());
     pen.id(&facts.agreement).await?;
-    pen.write(STEP, "start").await?;
+    pen.write_new(STEP, "start").await?;
     info!(machine = %order.machine, agreement = %facts.agreement, provider = %facts.provider, "rented");
     start::launch(site, facts, pen.notes(), Key::Given(order.server_key.clone()));
     Ok(Ordered { id: facts.agreement.clone(), notes: pen.notes().clone() })

@@ -7,12 +7,15 @@ use serde_json::{Value, json};
 
 use crate::{
     landlord::{CallError, Notes, Order, Ordered, Steps},
-    landlords::railway::{
-        census::note,
-        config::{RailwayPool, Size},
-        documents::{self, Document},
-        project::Project,
-        wire::{self, Created, Domain, Instance, Settings},
+    landlords::{
+        pen::Pen,
+        railway::{
+            census::note,
+            config::{RailwayPool, Size},
+            documents::{self, Document},
+            project::Project,
+            wire::{self, Created, Domain, Instance, Settings},
+        },
     },
 };
 
@@ -24,9 +27,8 @@ pub(crate) struct Course<'a> {
     project: &'a Project,
     pool: &'a RailwayPool,
     order: &'a Order,
-    steps: &'a dyn Steps,
     size: Size,
-    notes: Notes,
+    pen: Pen<'a>,
 }
 
 impl<'a> Course<'a> {
@@ -37,16 +39,16 @@ impl<'a> Course<'a> {
     ) -> Result<Self, CallError> {
         let pool = project.pool(&order.pool)?;
         let size = Size::parse(&order.sku)?;
-        Ok(Self { project, pool, order, steps, size, notes: order.notes.clone() })
+        Ok(Self { project, pool, order, size, pen: Pen::new(steps, &order.notes) })
     }
 
     pub(crate) async fn run(mut self) -> Result<Ordered, CallError> {
-        let (service, is_new) = match self.notes.get(note::SERVICE) {
+        let (service, is_new) = match self.pen.notes().get(note::SERVICE) {
             Some(service) => (service.clone(), false),
             None => self.service().await?,
         };
         match self.machine(&service, is_new).await {
-            Ok(()) => Ok(Ordered { id: service, notes: self.notes }),
+            Ok(()) => Ok(Ordered { id: service, notes: self.pen.into_notes() }),
             // The service exists, so it is not true any more that nothing was done.
             Err(error) => Err(match error {
                 CallError::Unclear(_) => error,
@@ -65,14 +67,14 @@ impl<'a> Course<'a> {
     /// The service of this order, and whether it was made just now.
     async fn service(&mut self) -> Result<(String, bool), CallError> {
         let name = self.project.marks.name(&self.order.pool, &self.order.machine)?;
-        if self.notes.contains_key(note::ASKED) {
+        if self.pen.notes().contains_key(note::ASKED) {
             if let Some(service) = self.project.find(&name).await? {
                 self.own(&service).await?;
                 return Ok((service, false));
             }
         } else {
             self.afford()?;
-            self.note(note::ASKED, &name).await?;
+            self.pen.write(note::ASKED, &name).await?;
         }
         let input = wire::create_input(&self.project.config, self.pool, self.order, &name);
         let created = self.project.graph.ask(&documents::CREATE, json!({ "input": input })).await;
@@ -111,20 +113,20 @@ impl<'a> Course<'a> {
         let environment = &project.config.environment;
         let place = json!({ "service": service, "environment": environment });
         let done = |notes: &Notes| notes.contains_key(note::DOMAIN) && notes.contains_key(note::DEPLOYMENT);
-        let left: Option<Instance> = if is_new || done(&self.notes) {
+        let left: Option<Instance> = if is_new || done(self.pen.notes()) {
             None
         } else {
             Some(self.ask(&documents::INSTANCE, &place, "serviceInstance").await?)
         };
-        if !self.notes.contains_key(note::SETTINGS) {
+        if !self.pen.notes().contains_key(note::SETTINGS) {
             let input = Settings::new(self.order, self.pool, project.config.sleep);
             let update = json!({ "service": service, "environment": environment, "input": input });
             self.agree(&documents::UPDATE, &update, "serviceInstanceUpdate").await?;
             let limits = json!({ "input": wire::limits_input(&project.config, service, self.size) });
             self.agree(&documents::LIMITS, &limits, "serviceInstanceLimitsUpdate").await?;
-            self.note(note::SETTINGS, "written").await?;
+            self.pen.write(note::SETTINGS, "written").await?;
         }
-        if !self.notes.contains_key(note::DOMAIN) {
+        if !self.pen.notes().contains_key(note::DOMAIN) {
             let there = left.as_ref().and_then(|left| left.domains.service_domains.first());
             let domain = if let Some(domain) = there {
                 domain.domain.clone()
@@ -134,15 +136,15 @@ impl<'a> Course<'a> {
                 let input = json!({ "input": input });
                 self.ask::<Domain>(&documents::DOMAIN, &input, "serviceDomainCreate").await?.domain
             };
-            self.note(note::DOMAIN, &domain).await?;
+            self.pen.write(note::DOMAIN, &domain).await?;
         }
-        if !self.notes.contains_key(note::DEPLOYMENT) {
+        if !self.pen.notes().contains_key(note::DEPLOYMENT) {
             let there = left.and_then(|left| left.latest_deployment).filter(wire::is_worth_keeping);
             let deployment = match there {
                 Some(deployment) => deployment.id,
                 None => self.ask(&documents::DEPLOY, &place, "serviceInstanceDeployV2").await?,
             };
-            self.note(note::DEPLOYMENT, &deployment).await?;
+            self.pen.write(note::DEPLOYMENT, &deployment).await?;
         }
         Ok(())
     }
@@ -182,21 +184,7 @@ impl<'a> Course<'a> {
     }
 
     async fn own(&mut self, service: &str) -> Result<(), CallError> {
-        if !self.steps.id(service).await {
-            return Err(not_ours());
-        }
-        self.note(note::SERVICE, service).await
+        self.pen.id(service).await?;
+        self.pen.write(note::SERVICE, service).await
     }
-
-    async fn note(&mut self, name: &str, value: &str) -> Result<(), CallError> {
-        if !self.steps.note(name, value).await {
-            return Err(not_ours());
-        }
-        self.notes.insert(name.to_owned(), value.to_owned());
-        Ok(())
-    }
-}
-
-fn not_ours() -> CallError {
-    CallError::Unclear("the machine's row belongs to another keeper now".to_owned())
 }

@@ -5,53 +5,29 @@ use serde_json::json;
 use tokio::time::{self, Instant};
 
 use crate::{
-    landlord::{CallError, Known, Notes, Order, Ordered, Steps},
-    landlords::render::{
-        rest::Budget,
-        wire::{self, Created, Deploy, NONE_BEFORE, Service, note, noted},
-        workspace::Workspace,
+    landlord::{CallError, Known, Order, Ordered, Steps},
+    landlords::{
+        pen::Pen,
+        render::{
+            rest::Budget,
+            wire::{self, Created, Deploy, NONE_BEFORE, Service, note, noted},
+            workspace::Workspace,
+        },
     },
 };
 
 /// Between two looks for the deploy that resuming makes.
 const LOOK_EVERY: time::Duration = time::Duration::from_secs(1);
 
-/// A machine with what is written down about it.
-struct Row<'a> {
-    steps: &'a dyn Steps,
-    notes: Notes,
-}
-
-impl Row<'_> {
-    async fn own(&mut self, service: &str) -> Result<(), CallError> {
-        if !self.steps.id(service).await {
-            return Err(not_ours());
-        }
-        self.note(note::SERVICE, service).await
-    }
-
-    async fn note(&mut self, name: &str, value: &str) -> Result<(), CallError> {
-        if !self.steps.note(name, value).await {
-            return Err(not_ours());
-        }
-        self.notes.insert(name.to_owned(), value.to_owned());
-        Ok(())
-    }
-}
-
-fn not_ours() -> CallError {
-    CallError::Unclear("the machine's row belongs to another keeper now".to_owned())
-}
-
 impl Workspace {
     pub(crate) async fn carry_out(&self, order: &Order, steps: &dyn Steps) -> Result<Ordered, CallError> {
-        let mut row = Row { steps, notes: order.notes.clone() };
-        let service = match noted(&row.notes, note::SERVICE) {
+        let mut pen = Pen::new(steps, &order.notes);
+        let service = match noted(pen.notes(), note::SERVICE) {
             Some(service) => service.to_owned(),
-            None => self.create(order, &mut row).await?,
+            None => self.create(order, &mut pen).await?,
         };
-        match self.ensure_deploy(&service, &mut row).await {
-            Ok(()) => Ok(Ordered { id: service, notes: row.notes }),
+        match self.ensure_deploy(&service, &mut pen).await {
+            Ok(()) => Ok(Ordered { id: service, notes: pen.into_notes() }),
             // The service exists, so it is not true any more that nothing was done.
             Err(error) if error.is_unclear() => Err(error),
             Err(error) => Err(CallError::Unclear(format!("service {service} exists, and then: {error}"))),
@@ -59,12 +35,12 @@ impl Workspace {
     }
 
     /// Makes the service, or finds the one that an earlier call made.
-    async fn create(&self, order: &Order, row: &mut Row<'_>) -> Result<String, CallError> {
+    async fn create(&self, order: &Order, pen: &mut Pen<'_>) -> Result<String, CallError> {
         let pool = self.pool(&order.pool)?;
         let name = self.marks.name(&order.pool, &order.machine)?;
-        if row.notes.contains_key(note::ASKED) {
+        if pen.notes().contains_key(note::ASKED) {
             if let Some(service) = self.find(&name).await? {
-                row.own(&service.id).await?;
+                own(pen, &service.id).await?;
                 return Ok(service.id);
             }
         } else {
@@ -72,16 +48,16 @@ impl Workspace {
             if now > max {
                 return Err(CallError::Price { now, max });
             }
-            row.note(note::ASKED, &name).await?;
+            pen.write(note::ASKED, &name).await?;
         }
         let body = wire::create_body(&self.config, pool, order, &name);
         let refusal = match self.rest.call(Budget::Creations, Method::POST, "/services", Some(&body)).await {
             Ok(answer) => {
                 let created: Created = answer.json()?;
-                row.own(&created.service.id).await?;
+                own(pen, &created.service.id).await?;
                 match created.deploy_id {
-                    Some(deploy) => row.note(note::DEPLOY, &deploy).await?,
-                    None => row.note(note::BEFORE, NONE_BEFORE).await?,
+                    Some(deploy) => pen.write(note::DEPLOY, &deploy).await?,
+                    None => pen.write(note::BEFORE, NONE_BEFORE).await?,
                 }
                 return Ok(created.service.id);
             }
@@ -93,7 +69,7 @@ impl Workspace {
         }
         match self.find(&name).await {
             Ok(Some(service)) => {
-                row.own(&service.id).await?;
+                own(pen, &service.id).await?;
                 Ok(service.id)
             }
             // The list may lag behind.
@@ -103,15 +79,15 @@ impl Workspace {
     }
 
     /// Sees to it that a deploy of this order is under way.
-    async fn ensure_deploy(&self, service: &str, row: &mut Row<'_>) -> Result<(), CallError> {
-        if noted(&row.notes, note::DEPLOY).is_some() {
+    async fn ensure_deploy(&self, service: &str, pen: &mut Pen<'_>) -> Result<(), CallError> {
+        if noted(pen.notes(), note::DEPLOY).is_some() {
             return Ok(());
         }
         let deploys = self.deploys(service).await?;
-        if let Some(awaited) = wire::rollout(&deploys, &row.notes).awaited {
-            return row.note(note::DEPLOY, &awaited).await;
+        if let Some(awaited) = wire::rollout(&deploys, pen.notes()).awaited {
+            return pen.write(note::DEPLOY, &awaited).await;
         }
-        self.deploy(service, deploys.first(), row).await
+        self.deploy(service, deploys.first(), pen).await
     }
 
     /// Asks for a deploy. The answer may not name it, so what was there before is noted first.
@@ -119,10 +95,10 @@ impl Workspace {
         &self,
         service: &str,
         newest: Option<&Deploy>,
-        row: &mut Row<'_>,
+        pen: &mut Pen<'_>,
     ) -> Result<(), CallError> {
         let before = newest.map_or(NONE_BEFORE, |newest| newest.id.as_str());
-        row.note(note::BEFORE, before).await?;
+        pen.write(note::BEFORE, before).await?;
         let path = format!("/services/{service}/deploys");
         let mut resumed = false;
         loop {
@@ -131,7 +107,7 @@ impl Workspace {
                 Ok(answer) if answer.body.is_empty() => return Ok(()),
                 Ok(answer) => {
                     let deploy: Deploy = answer.json()?;
-                    return row.note(note::DEPLOY, &deploy.id).await;
+                    return pen.write(note::DEPLOY, &deploy.id).await;
                 }
                 Err(refusal) if refusal.is_about_suspension() && !resumed => {
                     let found = self.service(service).await?;
@@ -158,29 +134,29 @@ impl Workspace {
 
     /// Resumes a parked service. It is ready with a newer deploy only; whether resuming makes one is not documented.
     pub(crate) async fn unpark(&self, machine: &Known, steps: &dyn Steps) -> Result<(), CallError> {
-        let mut row = Row { steps, notes: machine.notes.clone() };
+        let mut pen = Pen::new(steps, &machine.notes);
         let service = self.id_of(machine).await?;
         let found = self.service(&service).await?;
         if found.is_suspended() && !found.is_ours_to_resume() {
             return Err(alert(&found));
         }
         let is_under_way =
-            noted(&row.notes, note::DEPLOY).is_none() && noted(&row.notes, note::BEFORE).is_some();
+            noted(pen.notes(), note::DEPLOY).is_none() && noted(pen.notes(), note::BEFORE).is_some();
         if found.is_suspended() || !is_under_way {
             let deploys = self.deploys(&service).await?;
-            row.note(note::BEFORE, deploys.first().map_or(NONE_BEFORE, |newest| newest.id.as_str())).await?;
-            row.note(note::LIVE, "").await?;
-            row.note(note::DEPLOY, "").await?;
+            pen.write(note::BEFORE, deploys.first().map_or(NONE_BEFORE, |newest| newest.id.as_str())).await?;
+            pen.write(note::LIVE, "").await?;
+            pen.write(note::DEPLOY, "").await?;
             self.resume(&service).await?;
         }
         let end = Instant::now() + self.config.resume_shows_within;
         loop {
             let deploys = self.deploys(&service).await?;
-            if let Some(awaited) = wire::rollout(&deploys, &row.notes).awaited {
-                return row.note(note::DEPLOY, &awaited).await;
+            if let Some(awaited) = wire::rollout(&deploys, pen.notes()).awaited {
+                return pen.write(note::DEPLOY, &awaited).await;
             }
             if Instant::now() >= end {
-                return self.deploy(&service, deploys.first(), &mut row).await;
+                return self.deploy(&service, deploys.first(), &mut pen).await;
             }
             time::sleep(LOOK_EVERY.min(self.config.resume_shows_within)).await;
         }
@@ -190,4 +166,10 @@ impl Workspace {
 fn alert(service: &Service) -> CallError {
     let by = service.suspenders.join(", ");
     CallError::Misconfigured(format!("service {} is suspended by {by}: see Render's dashboard", service.id))
+}
+
+/// The machine is this service from now on.
+async fn own(pen: &mut Pen<'_>, service: &str) -> Result<(), CallError> {
+    pen.id(service).await?;
+    pen.write(note::SERVICE, service).await
 }
