@@ -18,36 +18,27 @@ mod money;
 mod plan;
 mod standby;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
-use schemas::{MachineId, PoolId};
+use schemas::PoolId;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
-use transport::{
-    Link, LinkError, PublishError,
-    publisher::{Patience, publisher},
-};
+use tracing::{error, info};
 
 use self::desk::Desk;
 use crate::{
     config::KeeperConfig,
+    connection::{Connection, ConnectionError},
     row::{Life, Row},
-    store::{Store, StoreError},
+    store::StoreError,
 };
-
-/// How long the publisher may take to end.
-const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
 /// Why a keeper did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
     /// No connection.
     #[error(transparent)]
-    Link(#[from] LinkError),
-    /// The publisher did not start.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
+    Connection(#[from] ConnectionError),
     /// The rows could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -79,40 +70,33 @@ pub enum KeeperError {
 /// A connected keeper.
 pub struct Keeper {
     config: KeeperConfig,
-    store: Store,
-    link: Link,
-    publishing: JoinSet<()>,
-    stop_publishing: CancellationToken,
+    connection: Connection,
     desks: Vec<Desk>,
-    /// Machines of pools that no configuration has any more, by their account.
-    orphans: BTreeMap<MachineId, Row>,
+    /// Machines of pools that our configuration does not have any more.
+    orphans: Vec<Row>,
 }
 
 impl Keeper {
     /// Connects and reads the rows; acts only in [`Keeper::run`].
     pub async fn connect(config: KeeperConfig) -> Result<Self, KeeperError> {
-        let link = Link::connect(&config.link, &format!("keeper-{}", config.keeper)).await?;
-        let (publisher, task) = publisher(&link, Patience::FOREVER).await?;
-        let (mut publishing, stop_publishing) = (JoinSet::new(), CancellationToken::new());
-        publishing.spawn(task.run(stop_publishing.clone()));
-        let store = Store::new(link.client.clone(), publisher.clone());
+        let connection = Connection::open(&config.link, &format!("keeper-{}", config.keeper)).await?;
         let mut desks = Vec::with_capacity(config.pools.len());
         for settings in &config.pools {
             let account = config.accounts.iter().find(|account| account.name() == settings.account);
             let no_account =
                 || KeeperError::NoAccount { pool: settings.pool.clone(), account: settings.account.clone() };
             let account = Arc::clone(account.ok_or_else(no_account)?);
-            desks.push(Desk::new(&config, settings, account, (&link, &publisher, &store)));
+            desks.push(Desk::new(&config, settings, account, &connection));
         }
-        let rows = store.all_rows().await?;
+        let rows = connection.store.all_rows().await?;
         let orphans = orphans(rows.into_values().map(|(row, _)| row), &config)?;
-        Ok(Self { config, store, link, publishing, stop_publishing, desks, orphans })
+        Ok(Self { config, connection, desks, orphans })
     }
 
     /// Keeps until `shutdown`. Machines stand on; another keeper, or this one after a restart, goes on with them.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), KeeperError> {
         info!(keeper = %self.config.keeper, pools = self.desks.len(), "keeping");
-        for row in self.orphans.values() {
+        for row in &self.orphans {
             error!(
                 machine = %row.specs.machine, pool = %row.specs.pool, provider = %row.specs.landlord,
                 id = row.id.as_deref().unwrap_or("unknown"),
@@ -131,52 +115,35 @@ impl Keeper {
         }
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
+            if let Err(error) = &ended {
                 error!(%error, "a part of the keeper broke down");
-                outcome = Err(KeeperError::Broken);
-                stop.cancel();
-            } else if !stop.is_cancelled() {
+            }
+            if ended.is_err() || !stop.is_cancelled() {
                 outcome = Err(KeeperError::Broken);
                 stop.cancel();
             }
         }
-        self.close().await;
+        self.connection.close().await;
         outcome
     }
 
     /// Pools that only their machines remember are kept like others, with a wish for none.
     fn orphan_desks(&self) -> Vec<Desk> {
         let mut pools: BTreeMap<&PoolId, &Row> = BTreeMap::new();
-        for row in self.orphans.values() {
+        for row in &self.orphans {
             pools.entry(&row.specs.pool).or_insert(row);
         }
         let account = |row: &Row| self.config.accounts.iter().find(|a| a.name() == row.specs.landlord);
-        let publisher = self.store.publisher();
         let desk = |row: &Row| {
-            let account = account(row)?;
-            let parts = (&self.link, publisher, &self.store);
-            Some(Desk::of_orphans(&self.config, row, Arc::clone(account), parts))
+            let account = Arc::clone(account(row)?);
+            Some(Desk::of_orphans(&self.config, row, account, &self.connection))
         };
         pools.into_values().filter_map(desk).collect()
-    }
-
-    async fn close(mut self) {
-        self.stop_publishing.cancel();
-        let ending = async { while self.publishing.join_next().await.is_some() {} };
-        if tokio::time::timeout(CLOSE_WITHIN, ending).await.is_err() {
-            warn!("the publisher did not end in time");
-        }
-        if let Err(error) = self.link.client.flush().await {
-            warn!(%error, "connection not flushed");
-        }
     }
 }
 
 /// The machines of pools that are not configured. An error where nobody could end them.
-fn orphans(
-    rows: impl Iterator<Item = Row>,
-    config: &KeeperConfig,
-) -> Result<BTreeMap<MachineId, Row>, KeeperError> {
+fn orphans(rows: impl Iterator<Item = Row>, config: &KeeperConfig) -> Result<Vec<Row>, KeeperError> {
     let configured = |row: &Row| config.pools.iter().any(|settings| settings.pool == row.specs.pool);
     let orphans: Vec<Row> = rows.filter(|row| row.life != Life::Gone && !configured(row)).collect();
     let reachable = |row: &&Row| config.accounts.iter().any(|account| account.name() == row.specs.landlord);
@@ -189,5 +156,5 @@ fn orphans(
             .collect();
         return Err(KeeperError::Unreachable { account, count: named.len(), machines: named.join(", ") });
     }
-    Ok(orphans.into_iter().map(|row| (row.specs.machine.clone(), row)).collect())
+    Ok(orphans)
 }

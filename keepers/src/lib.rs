@@ -12,6 +12,7 @@
 pub mod account;
 pub mod books;
 pub mod config;
+mod connection;
 pub mod demand;
 pub mod fleet;
 pub mod keeper;
@@ -30,3 +31,5 @@ pub mod secret;
 pub mod store;
 pub mod tap;
 pub mod wish;
+
+pub use connection::ConnectionError;

@@ -43,7 +43,6 @@ pub enum StoreError {
 /// The bucket.
 #[derive(Clone, Debug)]
 pub struct Store {
-    publisher: Publisher,
     bucket: Bucket,
 }
 
@@ -53,13 +52,7 @@ pub type Revisioned = (Row, u64);
 impl Store {
     /// Over a connection and its publisher.
     pub fn new(client: Client, publisher: Publisher) -> Self {
-        let bucket = Bucket::new(client, publisher.clone(), MACHINES_BUCKET);
-        Self { publisher, bucket }
-    }
-
-    /// Its publisher.
-    pub(crate) fn publisher(&self) -> &Publisher {
-        &self.publisher
+        Self { bucket: Bucket::new(client, publisher, MACHINES_BUCKET) }
     }
 
     /// All rows, of all pools.

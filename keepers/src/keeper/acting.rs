@@ -78,6 +78,8 @@ pub(super) struct Acting<'a> {
     steps: (mpsc::Sender<Asked>, mpsc::Receiver<Asked>),
     listed: watch::Receiver<Option<Arc<Listed>>>,
     prober: Arc<tokio::sync::Semaphore>,
+    /// Rows have changed since the account was told of them: it is told once a turn of the loop, not once a row.
+    untold: bool,
 }
 
 /// Probes at a time: each waits for one completion.
@@ -99,6 +101,7 @@ impl<'a> Acting<'a> {
             steps: mpsc::channel(STEPS_WAIT),
             listed: desk.account.listed(),
             prober: Arc::new(tokio::sync::Semaphore::new(PROBES)),
+            untold: true,
         };
         // What was listed before the rows were read may be older than they are.
         acting.listed.mark_unchanged();
@@ -106,7 +109,6 @@ impl<'a> Acting<'a> {
         for machine in machines {
             acting.happen(&machine, Event::TakenOver).await?;
         }
-        acting.tell_account();
         Ok(acting)
     }
 
@@ -115,6 +117,7 @@ impl<'a> Acting<'a> {
         let mut renew = interval(RENEW_EVERY);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let outcome = loop {
+            self.tell_account();
             let due = self.due_in();
             let step = tokio::select! {
                 biased;
@@ -243,7 +246,7 @@ impl<'a> Acting<'a> {
                 );
                 self.planner.urge();
             }
-            self.tell_account();
+            self.untold = true;
         }
         for effect in effects {
             self.carry(machine, effect).await?;
@@ -265,7 +268,7 @@ impl<'a> Acting<'a> {
         self.desk.tap.pass(step("delete", true, machine)).await;
         self.money.forget(machine);
         self.held.remove(machine);
-        self.tell_account();
+        self.untold = true;
         // The plan may want another, and what no job used of this one is booked.
         self.money.urge();
         self.planner.urge();
@@ -321,7 +324,7 @@ impl<'a> Acting<'a> {
         let machine = row.specs.machine.clone();
         let revision = put(self.desk, &row, 0).await?;
         self.held.insert(machine, Held::of(row, revision));
-        self.tell_account();
+        self.untold = true;
         Ok(())
     }
 
@@ -418,7 +421,10 @@ impl<'a> Acting<'a> {
         Ok(())
     }
 
-    fn tell_account(&self) {
+    fn tell_account(&mut self) {
+        if !std::mem::take(&mut self.untold) {
+            return;
+        }
         let known = self.held.values().filter(|held| held.row.life != Life::Gone);
         let known: Vec<Known> = known.map(|held| held.row.known()).collect();
         self.desk.account.tell(&self.desk.settings.pool, Some(known));

@@ -1,6 +1,6 @@
 //! Carries what a machine's life asks for: control calls and probes, each a task whose answer is an event.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use schemas::{MachineId, time::Clock as _};
@@ -115,29 +115,25 @@ pub(super) fn call(
     async move {
         let pass = |done| tap.pass(Step { what: call.name(), done, machine: Some(machine.clone()) });
         pass(false).await;
-        let late = || CallError::Unclear(format!("no answer within {} s", rules.start_within.as_secs()));
         let within = rules.start_within;
         let event = match call {
-            Call::Order => {
-                let answer = timeout(within, landlord.order(&order, &scribe)).await;
-                Event::Answered(answer.unwrap_or_else(|_| Err(late())))
-            }
-            Call::End => {
-                let answer = timeout(within, landlord.end(&known, &scribe)).await;
-                Event::Ended(answer.unwrap_or_else(|_| Err(late())))
-            }
-            Call::Park => {
-                let answer = timeout(within, landlord.park(&known)).await;
-                Event::ParkAnswered(answer.unwrap_or_else(|_| Err(late())))
-            }
-            Call::Wake => {
-                let answer = timeout(within, landlord.wake(&known, &scribe)).await;
-                Event::Woken(answer.unwrap_or_else(|_| Err(late())))
-            }
+            Call::Order => Event::Answered(in_time(within, landlord.order(&order, &scribe)).await),
+            Call::End => Event::Ended(in_time(within, landlord.end(&known, &scribe)).await),
+            Call::Park => Event::ParkAnswered(in_time(within, landlord.park(&known)).await),
+            Call::Wake => Event::Woken(in_time(within, landlord.wake(&known, &scribe)).await),
         };
         pass(true).await;
         Done { machine, call: Some(call), event: Some(event) }
     }
+}
+
+/// A call that is not answered in time may have been carried out all the same.
+async fn in_time<T>(
+    within: Duration,
+    call: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    let late = |_| Err(CallError::Unclear(format!("no answer within {} s", within.as_secs())));
+    timeout(within, call).await.unwrap_or_else(late)
 }
 
 /// Takes a machine out of the provider's own routing. Best effort.

@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use schemas::{Micros, UsdNanos, time::Clock as _};
-use transport::{Link, Publisher, SystemClock};
+use transport::{Publisher, SystemClock};
 
 use crate::{
     account::Account,
     config::{KeeperConfig, PoolSettings},
+    connection::Connection,
     fleet::Usual,
     nats::Client,
     policy::Policy,
@@ -42,14 +43,14 @@ impl Desk {
         config: &KeeperConfig,
         settings: &PoolSettings,
         account: Arc<Account>,
-        (link, publisher, store): (&Link, &Publisher, &Store),
+        connection: &Connection,
     ) -> Self {
         Self {
             settings: settings.clone(),
             account,
-            store: store.clone(),
-            client: link.client.clone(),
-            publisher: publisher.clone(),
+            store: connection.store.clone(),
+            client: connection.link.client.clone(),
+            publisher: connection.publisher.clone(),
             prober: Arc::clone(&config.prober),
             tap: Arc::clone(&config.tap),
             keeper: config.keeper.clone(),
@@ -66,7 +67,7 @@ impl Desk {
         config: &KeeperConfig,
         row: &Row,
         account: Arc<Account>,
-        parts: (&Link, &Publisher, &Store),
+        connection: &Connection,
     ) -> Self {
         let settings = PoolSettings {
             pool: row.specs.pool.clone(),
@@ -81,7 +82,7 @@ impl Desk {
             secret: None,
             policy: Policy::default(),
         };
-        Self { orphaned: true, ..Self::new(config, &settings, account, parts) }
+        Self { orphaned: true, ..Self::new(config, &settings, account, connection) }
     }
 
     /// What machines of the pool are like, for those that only a list knows.
