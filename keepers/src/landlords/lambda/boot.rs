@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use super::config::LambdaPool;
 use crate::landlord::Order;
 
-/// A cloud-init document. It waits for the GPU, since a container that starts before the driver never sees it.
+/// A cloud-init document. It waits for the GPU, since a container that starts before the driver never sees it. Models and compiled
+/// kernels are kept in a volume, whoever the image runs as: the hub's client and vLLM both look beneath `XDG_CACHE_HOME`.
 pub(super) fn user_data(pool: &LambdaPool, order: &Order) -> String {
     let mut env = String::new();
     let key = order.server_key.as_ref().map(|key| ("VLLM_API_KEY", key.expose()));
@@ -27,6 +28,7 @@ pub(super) fn user_data(pool: &LambdaPool, order: &Order) -> String {
          \x20 permissions: \"0600\"\n\
          \x20 content: |\n\
          \x20   BEACON_MACHINE={machine}\n\
+         \x20   XDG_CACHE_HOME=/models\n\
          {env}\
          - path: /usr/local/bin/beacon-serve\n\
          \x20 permissions: \"0755\"\n\
@@ -34,7 +36,7 @@ pub(super) fn user_data(pool: &LambdaPool, order: &Order) -> String {
          \x20   #!/bin/sh\n\
          \x20   until nvidia-smi -L; do sleep 2; done\n\
          \x20   exec docker run --rm --name beacon --gpus all --env-file /etc/beacon.env \
-         -p {port}:{port} -v beacon-models:/root/.cache {image}{args}\n\
+         -p {port}:{port} -v beacon-models:/models {image}{args}\n\
          - path: /etc/systemd/system/beacon.service\n\
          \x20 content: |\n\
          \x20   [Unit]\n\
@@ -91,5 +93,9 @@ mod tests {
         assert!(text.contains("\n    VLLM_API_KEY=derived\n    HF_HOME=/models\n- path:"), "{text}");
         assert!(text.contains(r"'--model' 'it'\''s; rm -rf /'"), "{text}");
         assert!(text.contains("-p 8000:8000"));
+        assert!(
+            text.contains("\n    XDG_CACHE_HOME=/models\n") && text.contains(" -v beacon-models:/models "),
+            "{text}"
+        );
     }
 }
