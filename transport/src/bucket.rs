@@ -9,8 +9,10 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use schemas::topology::bucket_stream;
 use serde_json::Value;
 
-use crate::api::{self, ApiError};
-use crate::publisher::{Headers, PublishError, Publisher};
+use crate::{
+    api::{self, ApiError},
+    publisher::{Headers, PublishError, Publisher},
+};
 
 /// Names the version that a value must have to be replaced.
 pub(crate) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
