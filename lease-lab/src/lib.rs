@@ -36,12 +36,13 @@ mod provider;
 mod server;
 mod setup;
 mod stream;
+mod tally;
 mod wire;
 mod world;
 
 pub use crate::{
-    audit::Tally,
     mutation::Mutation,
     play::{Failure, play, play_mutated},
+    tally::Tally,
     world::Violation,
 };

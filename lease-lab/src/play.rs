@@ -3,9 +3,9 @@
 use std::fmt;
 
 use crate::{
-    audit::Tally,
     mutation::Mutation,
     plan::Plan,
+    tally::Tally,
     world::{Violation, World},
 };
 
