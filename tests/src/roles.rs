@@ -16,7 +16,12 @@ use schemas::{catalog::Catalog, prices::PriceBook, topology::Settings};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use transport::LinkConfig;
-use workers::{JournalMode, Pool, PoolConfig, PoolModel, provider::Provider};
+use workers::{
+    JournalMode, Pool, PoolConfig, PoolModel,
+    adapters::{OpenAiConfig, Secret},
+    provider::Provider,
+    rented::{Rented, RentedConfig},
+};
 
 /// The one model of most tests.
 pub const MODEL: &str = "llama-3.2-1b";
@@ -116,6 +121,21 @@ pub fn pool_config(
         standing_every: Duration::from_secs(3600),
         grace: Duration::from_secs(5),
     }
+}
+
+/// A worker's settings for `pool`, whose machines are rented and ask for keys that are made of `secret`.
+pub fn rented_pool_config(
+    urls: &[String],
+    pool: &str,
+    worker: &str,
+    slots: u32,
+    ack_wait: Duration,
+    secret: &str,
+) -> PoolConfig {
+    let server = OpenAiConfig { idle_timeout: Duration::from_secs(5), ..OpenAiConfig::new("") };
+    let machines = Arc::new(Rented::new(RentedConfig { server, secret: Some(Secret::new(secret)), slots }));
+    let config = pool_config(urls, pool, worker, slots, ack_wait, machines.clone());
+    PoolConfig { machines: Some(machines), rented: true, ..config }
 }
 
 /// A role that runs in this process until it is stopped.

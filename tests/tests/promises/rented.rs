@@ -3,7 +3,7 @@
 //!
 //! There is no keeper here: the test writes the machines' rows itself, and simulators play the machines.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use async_nats::Client;
 use futures_util::StreamExt as _;
@@ -28,11 +28,7 @@ use tests::{
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use transport::api;
-use workers::{
-    PoolConfig,
-    adapters::{OpenAiConfig, Secret},
-    rented::{Rented, RentedConfig},
-};
+use workers::PoolConfig;
 
 const ACK_WAIT: Duration = Duration::from_secs(6);
 const POOL: &str = "lambda@us-east";
@@ -127,12 +123,7 @@ fn hour() -> UsdNanos {
 }
 
 fn pool(urls: &[String], worker: &str, slots: u32) -> PoolConfig {
-    let server = OpenAiConfig { idle_timeout: Duration::from_secs(5), ..OpenAiConfig::new("") };
-    let config = RentedConfig { server, secret: Some(Secret::new(SECRET)), slots };
-    let machines = Arc::new(Rented::new(config));
-    let mut pool = roles::pool_config(urls, POOL, worker, slots, ACK_WAIT, machines.clone());
-    (pool.machines, pool.rented) = (Some(machines), true);
-    pool
+    roles::rented_pool_config(urls, POOL, worker, slots, ACK_WAIT, SECRET)
 }
 
 /// The first heartbeat of a worker that says what is waited for; what it says of machines is kept from the last one that did.

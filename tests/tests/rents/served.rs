@@ -21,26 +21,11 @@ use tests::{
     roles::{self, Role},
     wait,
 };
-use workers::{
-    PoolConfig,
-    adapters::{OpenAiConfig, Secret},
-    rented::{Rented, RentedConfig},
-};
 
 use crate::providers;
 
 const ACK_WAIT: Duration = Duration::from_secs(6);
 const JOBS: usize = 24;
-
-/// A worker of a pool that rents.
-fn worker(urls: &[String], pool: &str) -> PoolConfig {
-    let server = OpenAiConfig { idle_timeout: Duration::from_secs(5), ..OpenAiConfig::new("") };
-    let config = RentedConfig { server, secret: Some(Secret::new("pool-secret")), slots: 16 };
-    let machines = Arc::new(Rented::new(config));
-    let mut pool = roles::pool_config(urls, pool, "w1", 16, ACK_WAIT, machines.clone());
-    (pool.machines, pool.rented) = (Some(machines), true);
-    pool
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_jobs_get_a_machine_that_goes_again_and_the_ledger_equals_the_invoice() {
@@ -59,7 +44,9 @@ async fn waiting_jobs_get_a_machine_that_goes_again_and_the_ledger_equals_the_in
     let config = KeeperConfig { ..rent::config(&urls[0], "k1", account, vec![pool]) };
 
     let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
-    let worker = Role::worker(worker(&urls, "lambda@us-east")).await;
+    let worker =
+        Role::worker(roles::rented_pool_config(&urls, "lambda@us-east", "w1", 16, ACK_WAIT, "pool-secret"))
+            .await;
     let keeper = Running::start(config).await;
     let mut producer = roles::producer(&urls).await;
     let jobs = roles::submit_many(&producer, JOBS).await;
