@@ -1,15 +1,17 @@
 //! What a person may type.
 
+mod pools;
+
 use std::{ffi::OsString, path::PathBuf};
 
 use chrono::{DateTime, FixedOffset};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use producer::replay::Source;
 use schemas::{
-    JobId, Lane, MachineId, Mailbox, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId,
-    recurring::Missed,
+    JobId, Lane, Mailbox, PoolId, ProviderId, Region, Tenant, UsdNanos, WorkerId, recurring::Missed,
 };
 
+pub(crate) use self::pools::{Keeper, Pools, PoolsAsk, PoolsDrain, PoolsForget, PoolsScale, PoolsStatus};
 use crate::{
     config::span::Span,
     selecting::{Selecting, Which},
@@ -137,87 +139,6 @@ pub(crate) struct Worker {
     /// Name of this process among the workers of a pool [default: host and process id]
     #[arg(long, value_name = "NAME")]
     pub(crate) id: Option<WorkerId>,
-}
-
-/// `beacon keeper`
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Keeper {
-    /// A pool of the configuration that rents, for instance lambda@us-east; may be repeated [default: all that rent]
-    #[arg(long = "pool", value_name = "PROVIDER@REGION")]
-    pub(crate) pools: Vec<PoolId>,
-    /// Name of this process among keepers; one that starts again under its name takes its pools at once [default: host]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) id: Option<WorkerId>,
-}
-
-/// `beacon pools`
-#[derive(Debug, Subcommand)]
-pub(crate) enum Pools {
-    /// Show pools that rent, their machines, what they cost, and why so many
-    Status(PoolsStatus),
-    /// Let a pool have machines again, as its policy says
-    Start(PoolsAsk),
-    /// Drain and end all machines of a pool, and order none
-    Stop(PoolsAsk),
-    /// Ask for a number of machines, whatever the policy says
-    Scale(PoolsScale),
-    /// Drain and end single machines; the policy may order others
-    Drain(PoolsDrain),
-    /// Forget a machine that was ended by hand at a provider whose key is gone
-    Forget(PoolsForget),
-}
-
-/// `beacon pools status`
-#[derive(Debug, ClapArgs)]
-pub(crate) struct PoolsStatus {
-    /// Pools to show [default: all]
-    #[arg(value_name = "PROVIDER@REGION")]
-    pub(crate) pools: Vec<PoolId>,
-}
-
-/// Something that is asked of a pool's keeper.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct PoolsAsk {
-    /// The pool
-    #[arg(value_name = "PROVIDER@REGION")]
-    pub(crate) pool: PoolId,
-    /// Only say what would be asked, and what it costs
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Do not ask for confirmation
-    #[arg(long)]
-    pub(crate) yes: bool,
-}
-
-/// `beacon pools scale`
-#[derive(Debug, ClapArgs)]
-pub(crate) struct PoolsScale {
-    #[command(flatten)]
-    pub(crate) ask: PoolsAsk,
-    /// How many machines; without it the policy decides again
-    #[arg(value_name = "MACHINES")]
-    pub(crate) machines: Option<u32>,
-}
-
-/// `beacon pools drain`
-#[derive(Debug, ClapArgs)]
-pub(crate) struct PoolsDrain {
-    #[command(flatten)]
-    pub(crate) ask: PoolsAsk,
-    /// The machines, by their names in `beacon pools status`
-    #[arg(value_name = "MACHINE", required = true)]
-    pub(crate) machines: Vec<MachineId>,
-}
-
-/// `beacon pools forget`
-#[derive(Debug, ClapArgs)]
-pub(crate) struct PoolsForget {
-    /// The machine, by its name in `beacon pools status`
-    #[arg(value_name = "MACHINE")]
-    pub(crate) machine: MachineId,
-    /// Do not ask for confirmation
-    #[arg(long)]
-    pub(crate) yes: bool,
 }
 
 /// Where a job goes and whose it is.

@@ -30,27 +30,22 @@ pub(crate) fn find_up(relative: &str) -> Option<PathBuf> {
 
 /// The name of this host, as a token: what a process is called that takes up its work again after a restart.
 pub(crate) fn host_name() -> String {
-    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let letters = host
-        .to_ascii_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(40)
-        .collect();
-    if host.is_empty() { "keeper".to_owned() } else { letters }
+    host().unwrap_or_else(|| "keeper".to_owned())
 }
 
 /// A name for this process that no other running one has: host and process id.
 pub(crate) fn process_name() -> WorkerId {
+    let host = host().unwrap_or_else(|| "worker".to_owned());
+    WorkerId::try_from(format!("{host}-{}", std::process::id()))
+        .expect("letters, digits and dashes below the longest token")
+}
+
+/// The host's name in the letters of a token, cut short; `None` when it has none.
+fn host() -> Option<String> {
     let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let host: String = host
-        .to_ascii_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(40)
-        .collect();
-    let name = format!("{}-{}", if host.is_empty() { "worker" } else { &host }, std::process::id());
-    WorkerId::try_from(name).expect("letters, digits and dashes below the longest token")
+    let letters =
+        host.chars().map(|c| c.to_ascii_lowercase()).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' });
+    (!host.is_empty()).then(|| letters.take(40).collect())
 }
 
 #[cfg(test)]

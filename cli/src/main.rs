@@ -23,6 +23,7 @@ mod report;
 mod roles;
 mod selecting;
 mod session;
+mod shown;
 mod signals;
 mod simulated;
 mod table;

@@ -20,6 +20,7 @@ use crate::{
     exit::{Unsuccessful, Usage},
     output,
     session::Session,
+    shown::span,
     table::table,
 };
 
@@ -160,20 +161,12 @@ fn machine_line(row: &Row, now: Micros) -> [String; 8] {
         row.specs.machine.to_string(),
         row.specs.pool.to_string(),
         row.life.state().name().to_owned(),
-        span(now.since(row.since_us).as_secs()),
+        span(now.since(row.since_us)),
         row.specs.place.clone(),
         row.specs.usd_per_hour.to_string(),
         row.id.clone().unwrap_or_else(|| "-".to_owned()),
         row.because.clone().unwrap_or_else(|| "-".to_owned()),
     ]
-}
-
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        _ => format!("{} h", seconds / 3_600),
-    }
 }
 
 /// What is asked.
