@@ -495,6 +495,9 @@ pub(crate) struct Bench {
     /// Runs that one worker process holds at a simulated provider while it is measured, and nothing else; 0 leaves it out
     #[arg(long, default_value_t = 0)]
     pub(crate) runs: u64,
+    /// Machines at a simulated Lambda that one keeper process keeps while it is measured, and nothing else; 0 leaves it out
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub(crate) machines: u32,
 }
 
 /// `beacon simulate`

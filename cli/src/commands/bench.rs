@@ -3,6 +3,7 @@
 //! Everything runs in this process but the server: producer, dispatcher, one worker with a provider that does nothing.
 
 mod figures;
+mod keeper;
 mod logs;
 mod measure;
 mod runs;
@@ -36,6 +37,9 @@ const IDLE_JOBS: usize = 2_000;
 pub(crate) async fn run(args: Bench, session: Session) -> anyhow::Result<()> {
     if args.runs > 0 {
         return many_runs(args.runs, &session).await;
+    }
+    if args.machines > 0 {
+        return many_machines(args.machines, &session).await;
     }
     let nats = session.nats_for_once().await?;
     let outcome = measure_all(&args, &session, &nats.link).await;
@@ -150,6 +154,36 @@ async fn many_runs(count: u64, session: &Session) -> anyhow::Result<()> {
     output::line(format!("worker, one run         {rss_before_mib:>10.1} MiB"))?;
     output::line(format!("worker, {runs} runs       {rss_after_mib:>10.1} MiB"))?;
     output::line(format!("polling them            {cores:>10.2} of a core"))
+}
+
+/// `--machines`: memory, processor time and latencies of one keeper process with so many machines.
+async fn many_machines(count: u32, session: &Session) -> anyhow::Result<()> {
+    let nats = session.nats_for_once().await?;
+    let outcome = async {
+        let topology = &session.config.topology;
+        let region = topology.regions.first().context("the configuration has no region")?.clone();
+        let mut roles = Roles::default();
+        roles.dispatcher(dispatcher_config(session, &nats.link, &region)?).await?;
+        let producer = producer(&nats.link).await?;
+        let measured = keeper::measure(count, session, &nats.link, &region, &producer).await;
+        // The job that nobody took would wait on; the server ends with this process.
+        drop((producer, roles));
+        measured
+    };
+    let outcome = outcome.await;
+    nats.stop().await;
+    let load = outcome?;
+    if session.json {
+        return output::json(&load);
+    }
+    output::line(format!("keeper, {} machines     {:>10.1} MiB", load.machines, load.rss_mib))?;
+    output::line(format!("watching them           {:>10.3} of a core", load.cores))?;
+    output::line(format!("calls to the provider   {:>10.2} /s", load.calls_per_s))?;
+    output::line(format!("rows and such stored    {:>10.2} /s", load.writes_per_s))?;
+    output::line(format!("pressure to start call  {:>10.3} s", load.start_call_s))?;
+    output::line(format!("adopting, all ready     {:>10.2} s", load.adopted_s))?;
+    output::line(format!("adopting, no answer yet {:>10.2} s", load.adopted_unanswered_s))?;
+    output::line(format!("429 from the provider   {:>10}", load.refused))
 }
 
 /// A dispatcher in a process of its own, beside one pool that is full and stays so, while the backlog grows.

@@ -45,7 +45,7 @@ impl Lambda {
         let tariff =
             Tariff { unit: Duration::from_secs(60), from: BilledFrom::Up, until: BilledUntil::Asked };
         let (account, listener) = door::open(tariff, shutdown).await?;
-        let mut stock = Stock::default();
+        let mut stock = Stock { limited: config.limited, ..Stock::default() };
         for (name, cents, _) in &config.types {
             stock.prices.insert(name.clone(), *cents);
             for region in config.regions.iter().take(2) {
@@ -86,6 +86,11 @@ impl Lambda {
     /// Sets how many instances the account may have.
     pub fn set_quota(&self, most: usize) {
         self.shop.stock().quota = Some(most);
+    }
+
+    /// Sets whether one request a second and a launch each 12 s are the most from now on.
+    pub fn set_limited(&self, limited: bool) {
+        self.shop.stock().limited = limited;
     }
 
     /// The names and public keys of all ssh keys.

@@ -28,7 +28,8 @@ pub(super) async fn guard(State(shop): Parts, request: Request, next: Next) -> R
     }
     let is_launch = request.uri().path().ends_with("/launch");
     let limit = if is_launch { &shop.launches } else { &shop.general };
-    if shop.config.limited && limit.take(Instant::now()).is_err() {
+    let limited = shop.stock().limited;
+    if limited && limit.take(Instant::now()).is_err() {
         // Neither JSON nor a header: nobody knows what it looks like.
         return (StatusCode::TOO_MANY_REQUESTS, "Too Many Requests").into_response();
     }

@@ -67,6 +67,8 @@ pub(super) struct Stock {
     pub(super) quota: Option<usize>,
     /// Id, name, public key.
     pub(super) keys: Vec<(String, String, String)>,
+    /// Whether the documented rates are kept.
+    pub(super) limited: bool,
     pub(super) numbers: u64,
 }
 
