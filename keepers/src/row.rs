@@ -17,6 +17,9 @@ use crate::{
     meter::Meter,
 };
 
+/// A row that only shows a newer sighting is stored this often.
+const SIGHT_STORED_EVERY: Duration = Duration::from_secs(60);
+
 /// Lists in a row that did not show a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Absence {
@@ -252,6 +255,24 @@ impl Row {
             notes: Notes::new(),
             meter: Meter::new(unit),
         }
+    }
+
+    /// Whether it says something that a successor must know and `stored` does not say. When it is probed next is nothing of that:
+    /// a successor probes at once. A row that shows only a newer sighting is stored each [`SIGHT_STORED_EVERY`].
+    pub fn is_news_to(&self, stored: &Self) -> bool {
+        if self == stored {
+            return false;
+        }
+        let mut aside = Self { seen_us: stored.seen_us, ..self.clone() };
+        if let (
+            Life::Ready { not_before_us, .. } | Life::Probing { not_before_us, .. },
+            Life::Ready { not_before_us: then, .. } | Life::Probing { not_before_us: then, .. },
+        ) = (&mut aside.life, &stored.life)
+        {
+            *not_before_us = *then;
+        }
+        let seen = self.seen_us.unwrap_or_default().since(stored.seen_us.unwrap_or_default());
+        aside != *stored || seen >= SIGHT_STORED_EVERY
     }
 
     /// What everyone may know.

@@ -35,6 +35,9 @@ pub enum StoreError {
         /// Why.
         source: serde_json::Error,
     },
+    /// The ledger could not be read, so nobody knows where a pool's books begin.
+    #[error("{0}")]
+    Ledger(String),
     /// Somebody else has replaced the value: another keeper acts for this pool.
     #[error("key `{0}` was replaced by another keeper")]
     Replaced(String),

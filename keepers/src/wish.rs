@@ -92,4 +92,27 @@ impl Status {
     pub fn key(pool: &PoolId) -> String {
         format!("status.{}.{}", pool.region, pool.provider)
     }
+
+    /// Whether this says what `before` said, but for the time and for what machines cost meanwhile.
+    pub fn says_what(&self, before: &Self) -> bool {
+        let aside = Self { at_us: before.at_us, cost_usd: before.cost_usd, ..self.clone() };
+        aside == *before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn time_and_the_cost_of_what_stands_are_no_news() {
+        let before = Status { want: 2, ..Status::default() };
+        let later = Micros::default() + Duration::from_secs(1);
+        let costly = Status { at_us: later, cost_usd: UsdNanos::new(7), ..before.clone() };
+        assert!(costly.says_what(&before));
+        assert!(!Status { want: 3, ..before.clone() }.says_what(&before));
+        assert!(!Status { standing_usd: UsdNanos::new(7), ..before.clone() }.says_what(&before));
+    }
 }

@@ -35,8 +35,6 @@ use crate::{
 const LOOK_AT_LEAST: Duration = Duration::from_secs(5);
 /// Notes of landlords that may wait to be stored. A landlord waits for each.
 const STEPS_WAIT: usize = 64;
-/// A row that only shows a newer sighting is stored this often.
-const SIGHT_STORED_EVERY: Duration = Duration::from_secs(60);
 
 /// A row and what goes on around it.
 struct Held {
@@ -56,14 +54,8 @@ impl Held {
         Self { stored: row.clone(), row, revision, call: None, next: None, probing: false }
     }
 
-    /// Whether the row says something that a successor must know.
     fn is_news(&self) -> bool {
-        if self.row == self.stored {
-            return false;
-        }
-        let aside = Row { seen_us: self.stored.seen_us, ..self.row.clone() };
-        let seen = self.row.seen_us.unwrap_or_default().since(self.stored.seen_us.unwrap_or_default());
-        aside != self.stored || seen >= SIGHT_STORED_EVERY
+        self.row.is_news_to(&self.stored)
     }
 }
 
@@ -158,6 +150,7 @@ impl<'a> Acting<'a> {
                     | StoreError::Write(_)
                     | StoreError::Scan(_)
                     | StoreError::Value { .. }
+                    | StoreError::Ledger(_)
                     | StoreError::Replaced(_) => break Err(error),
                 }
             }

@@ -37,10 +37,20 @@ pub(super) struct Money {
 }
 
 impl Money {
+    /// Reads the books. New ones are stored before anything is ordered: jobs under the pool's name from before it rented are not
+    /// paid by its machines.
     pub(super) async fn begin(desk: &Desk) -> Result<Self, StoreError> {
         let (books, revision) = desk.store.read::<Books>(&key(desk)).await?;
-        let (books, next) = (books.unwrap_or_default(), Instant::now() + SOON);
-        Ok(Self { books, revision, next })
+        let next = Instant::now() + SOON;
+        if let Some(books) = books {
+            return Ok(Self { books, revision, next });
+        }
+        let ledger = nats::ledger(&desk.client).await;
+        let (ledger_made, ledger_seq) = ledger.map_err(|error| StoreError::Ledger(error.to_string()))?;
+        let books = Books { ledger_seq, ledger_made, ..Books::default() };
+        let mut money = Self { books, revision, next };
+        money.store(desk).await?;
+        Ok(money)
     }
 
     /// Returns when the books are to be settled. Cancel-safe.

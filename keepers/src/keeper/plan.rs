@@ -25,6 +25,8 @@ const LOOK_DRAINING: Duration = Duration::from_millis(500);
 const QUOTED_FOR: Duration = Duration::from_secs(120);
 /// A pool that needs a person is tried again after this, doubled each time up to the second.
 const CLOSED_FOR: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+/// What is told of a pool is told again after this, though nothing has changed but time.
+const TELL_EVERY: Duration = Duration::from_secs(20);
 /// What the plan remembers is stored this often.
 const STORE_EVERY: Duration = Duration::from_secs(30);
 
@@ -55,6 +57,8 @@ pub(super) struct Planner {
     next: Instant,
     store_at: Instant,
     alarmed: bool,
+    /// What was told last, and when it is told again in any case.
+    told: Option<(Status, Instant)>,
 }
 
 impl Planner {
@@ -80,6 +84,7 @@ impl Planner {
             next: now,
             store_at: now + STORE_EVERY,
             alarmed: false,
+            told: None,
         })
     }
 
@@ -124,7 +129,13 @@ impl Planner {
             Err(error) if error.needs_a_person() => self.close(error.to_string()),
             Err(error) => {
                 debug!(%error, "no quotes now");
-                self.quote_at = Instant::now() + CLOSED_FOR.0;
+                let wait = match error {
+                    CallError::RateLimited(_, Some(wait)) => wait.min(CLOSED_FOR.0),
+                    _ => CLOSED_FOR.0,
+                };
+                self.quote_at = Instant::now() + wait;
+                // Without quotes nothing can be ordered.
+                self.next = self.next.min(self.quote_at);
             }
         }
     }
@@ -297,7 +308,12 @@ impl Planner {
             jobs_usd: figures.jobs,
             standing_usd: figures.standing,
         };
-        desk.store.put(&Status::key(pool), &status).await;
+        let same =
+            self.told.as_ref().filter(|(told, again)| status.says_what(told) && Instant::now() < *again);
+        if same.is_none() {
+            desk.store.put(&Status::key(pool), &status).await;
+            self.told = Some((status, Instant::now() + TELL_EVERY));
+        }
     }
 }
 

@@ -74,6 +74,8 @@ impl Lambda {
             return Err(self.line.failed("regions", &answer));
         }
         let regions = wire::regions(&answer)?;
+        // So that the first order need not wait for it. What is wrong with it is told by the order.
+        let _ = self.key_name().await;
         let quote = |place: &LambdaPlace| {
             if !regions.contains(&place.region) {
                 let text = format!(

@@ -14,6 +14,8 @@ use crate::landlord::CallError;
 
 /// After refusals in a row the wait doubles this often at most.
 const DOUBLINGS: u32 = 5;
+/// The part of a pace that is added to it: calls that leave one pace apart may arrive a little less apart.
+const SLACK: u32 = 10;
 
 /// One kind of call of one account.
 #[derive(Debug)]
@@ -33,10 +35,18 @@ struct State {
 }
 
 impl Pace {
-    /// A call each `every`; who would wait longer than `patience` is told so instead. After a 429 without a wait of its own,
-    /// `rest`, doubled with each that follows.
+    /// A call each `every`, and a tenth of it as slack; who would wait longer than `patience` is told so instead. After a 429
+    /// without a wait of its own, `rest`, doubled with each that follows.
     pub fn new(what: &'static str, every: Duration, patience: Duration, rest: Duration) -> Self {
-        Self { what, every, patience, rest, state: Mutex::new(State { next: Instant::now(), refusals: 0 }) }
+        let state = Mutex::new(State { next: Instant::now(), refusals: 0 });
+        Self { what, every: every + every / SLACK, patience, rest, state }
+    }
+
+    /// The same for an account that the process before this one may have called a moment ago.
+    pub fn after_another(what: &'static str, every: Duration, patience: Duration, rest: Duration) -> Self {
+        let pace = Self::new(what, every, patience, rest);
+        pace.state().next += pace.every;
+        pace
     }
 
     /// Waits for the turn. A caller that gives up has used its turn up.
@@ -86,13 +96,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn callers_take_turns_and_nobody_waits_longer_than_said() {
         let (pace, began) = (pace(), Instant::now());
-        for second in 0..3 {
+        for turn in 0..3 {
             pace.turn().await.unwrap();
-            assert_eq!(began.elapsed(), Duration::from_secs(second));
+            assert_eq!(began.elapsed(), Duration::from_millis(1_100 * turn), "a tenth more than the rate");
         }
-        let (a, b, c) = tokio::join!(pace.turn(), pace.turn(), pace.turn());
-        assert!(a.is_ok() && b.is_ok());
-        assert_eq!(c, Err(CallError::RateLimited("test: our own pace".into(), Some(Duration::from_secs(3)))));
+        let (a, b) = tokio::join!(pace.turn(), pace.turn());
+        assert!(a.is_ok());
+        let wait = Some(Duration::from_millis(2_200));
+        assert_eq!(b, Err(CallError::RateLimited("test: our own pace".into(), wait)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_call_of_a_process_keeps_its_distance_from_the_last_of_the_one_before() {
+        let second = Duration::from_secs(1);
+        let (pace, began) = (Pace::after_another("test", second, second * 2, second), Instant::now());
+        pace.turn().await.unwrap();
+        assert_eq!(began.elapsed(), Duration::from_millis(1_100));
     }
 
     #[tokio::test(start_paused = true)]

@@ -402,6 +402,28 @@ fn a_row_reads_as_it_was_written_and_says_to_everyone_what_it_is() {
     assert_eq!(public, story.row.machine());
 }
 
+#[test]
+fn a_machine_that_only_goes_on_serving_is_no_news_to_its_row() {
+    let mut story = Story::ready();
+    let stored = story.row.clone();
+    for _ in 0..5 {
+        story.after(10).see("i-1", up());
+    }
+    assert_eq!(story.after(9).on(Event::Tick), [], "not due yet");
+    assert_eq!(story.after(1).on(Event::Tick), [Effect::Probe("http://m".into())]);
+    story.on(Event::Probed(Ok(())));
+    assert_ne!(story.row, stored);
+    let only_probed = Row { seen_us: stored.seen_us, ..story.row.clone() };
+    assert!(!only_probed.is_news_to(&stored), "lists and probes that find it well are not stored");
+    assert!(
+        story.after(10).see("i-1", up()).is_empty() && story.row.is_news_to(&stored),
+        "but once a minute"
+    );
+    let stored = story.row.clone();
+    story.on(Event::Probed(Err(ProbeError::NotYet("refused".into()))));
+    assert!(story.row.is_news_to(&stored), "a probe that failed counts towards leaving it");
+}
+
 fn any_phase() -> impl Strategy<Value = Phase> {
     prop_oneof![
         Just(Phase::Starting),

@@ -4,4 +4,5 @@
 
 mod killed;
 mod providers;
+mod quiet;
 mod served;

@@ -238,7 +238,8 @@ impl Bed<'_> {
     async fn all_ready(&self) -> anyhow::Result<()> {
         self.until("all machines to be ready", || async {
             let rows = self.operator.rows().await?;
-            let is_ready = |row: &&Row| row.specs.pool == self.pool && row.life.state() == MachineState::Ready;
+            let is_ready =
+                |row: &&Row| row.specs.pool == self.pool && row.life.state() == MachineState::Ready;
             Ok(rows.values().filter(is_ready).count() >= self.count)
         })
         .await

@@ -21,8 +21,9 @@ use crate::{
     },
 };
 
-/// Types and prices are believed so long; an order looks again after that.
-const TYPES_FOR: Duration = Duration::from_secs(30);
+/// Types and prices are believed so long: longer than a keeper lets pass between two looks at prices, so that an order made in
+/// haste needs no call before it. After that an order looks again.
+const TYPES_FOR: Duration = Duration::from_secs(180);
 
 /// Callers of one account that wait for their turn wait at most so long: ten calls at the documented rate.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ impl Line {
         config.check()?;
         Ok(Self {
             client: http::client()?,
-            general: Pace::new("lambda", config.pace, PATIENCE, config.pace * 2),
+            general: Pace::after_another("lambda", config.pace, PATIENCE, config.pace * 2),
             launches: Pace::new("lambda launch", config.launch_pace, LAUNCH_PATIENCE, config.launch_pace),
             types: Mutex::default(),
             config,
