@@ -117,6 +117,7 @@ pub(crate) fn routes(service: &Arc<Service>) -> Router {
         .route("/v2/{endpoint}/cancel/{id}", post(cancel))
         .route("/v2/{endpoint}/requests", get(requests))
         .route("/v2/{endpoint}/health", get(health))
+        .route("/v2/billing/serverless", get(billing))
         .with_state(Arc::new(Endpoint::new(service)))
 }
 
@@ -296,6 +297,29 @@ async fn health(State(here): State<Arc<Endpoint>>, Path(endpoint): Path<String>)
         "retried": jobs.iter().map(|job| job.state().retries).sum::<u32>(),
     });
     answer(StatusCode::OK, &json!({ "jobs": jobs, "workers": workers }))
+}
+
+/// `GET /v2/billing/serverless` of REST v2: everything so far as one record, which ends where the query does. Amounts are numbers with
+/// nine decimals: the bill to the nano-dollar.
+async fn billing(
+    State(here): State<Arc<Endpoint>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let (service, of) = (&here.service, |key: &str| query.get(key).cloned().unwrap_or_default());
+    let id = &service.config.runpod.endpoint_id;
+    let range = format!("\"startTime\":{:?},\"endTime\":{:?}", of("startTime"), of("endTime"));
+    let filter = of("serverlessId");
+    let nanos = if filter.is_empty() || filter == *id { service.bill().total_nanos } else { 0 };
+    let dollars = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+    let amounts = format!(
+        "\"totalAmount\":{dollars},\"gpuAmount\":{dollars},\"cpuAmount\":0,\"diskAmount\":0,\"feeAmount\":0"
+    );
+    let body = format!(
+        "{{\"records\":[{{{range},\"serverlessId\":{id:?},{amounts}}}],\"metadata\":{{\"query\":{{{range},\"bucketSize\":{bucket:?},\
+         \"serverlessId\":{filter:?}}},\"recordCount\":1,\"uniqueServerlessCount\":1,\"totals\":{{{amounts}}}}}}}",
+        bucket = of("bucketSize"),
+    );
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 fn refused(service: &Service, status: StatusCode, text: &str) -> Response {

@@ -19,6 +19,7 @@ use keepers::{
     operator::Operator,
     policy::{Bounds, Policy},
     probe::HttpProber,
+    row::Row,
     secret::Secret,
     tap::{Open, Step, Tap},
     wish::{Status, Wish},
@@ -208,10 +209,15 @@ impl Office {
         Self { client, operator: Operator::connect(&LinkConfig::to(url)).await.unwrap() }
     }
 
+    /// The rows of a pool's machines.
+    pub async fn rows(&self, pool: &PoolId) -> BTreeMap<MachineId, Row> {
+        let rows = self.operator.store().rows(pool).await.unwrap();
+        rows.into_iter().map(|(machine, (row, _))| (machine, row)).collect()
+    }
+
     /// The machines of a pool and where they stand.
     pub async fn machines(&self, pool: &PoolId) -> BTreeMap<MachineId, MachineState> {
-        let rows = self.operator.store().rows(pool).await.unwrap();
-        rows.into_iter().map(|(machine, (row, _))| (machine, row.life.state())).collect()
+        self.rows(pool).await.into_iter().map(|(machine, row)| (machine, row.life.state())).collect()
     }
 
     /// Waits until a pool has `count` machines in a state.
@@ -261,10 +267,11 @@ impl Office {
             stream.create_consumer(jetstream::consumer::pull::OrderedConfig::default()).await.unwrap();
         let mut left = consumer.info().await.unwrap().num_pending;
         let mut events = Vec::new();
+        let name = consumer.cached_info().name.clone();
         if left == 0 {
+            stream.delete_consumer(&name).await.unwrap();
             return events;
         }
-        let name = consumer.cached_info().name.clone();
         let mut messages = consumer.messages().await.unwrap();
         while left > 0 {
             let message = messages.next().await.unwrap().unwrap();

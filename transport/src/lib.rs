@@ -20,6 +20,7 @@ pub mod counters;
 pub mod delayed;
 pub mod denied;
 pub mod follow;
+pub mod ledger;
 pub mod link;
 pub mod payloads;
 pub mod publisher;

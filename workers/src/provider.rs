@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use schemas::{
-    JobId, MachineId, UsdNanos,
+    JobId, MachineId, Micros, UsdNanos,
     failure::Failure,
     job::{Input, Params},
     prices::Used,
@@ -202,6 +202,18 @@ pub trait Provider: Send + Sync + 'static {
     /// Capacity that was paid for and that no job used, in total since the provider began to count. The pool books the
     /// difference to the total that it booked before. `None`, the default, for a provider that bills no such capacity.
     fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {
+        Box::pin(async { None })
+    }
+
+    /// Whether the provider tells its whole bill, by [`Provider::billed`]; the pool then books what its jobs did not.
+    fn tells_bill(&self) -> bool {
+        false
+    }
+
+    /// What the provider billed this pool since `since`, jobs included, as far as that is final at `now`; dollars. `None` when it
+    /// does not say now.
+    fn billed(&self, since: Micros, now: Micros) -> BoxFuture<'_, Option<UsdNanos>> {
+        let _ = (since, now);
         Box::pin(async { None })
     }
 }

@@ -5,6 +5,7 @@
 //! two workers never book the same span, and whoever finds a pending span completes it.
 
 mod ledger;
+pub mod rest;
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 

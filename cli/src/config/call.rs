@@ -246,6 +246,7 @@ impl RawPool {
             poll_max,
             queue_timeout: self.queue_timeout.map_or(plan.queue_timeout, Span::get),
             trust_requests: self.trust_requests.unwrap_or(plan.trust_requests),
+            billing_url: self.billing_url.clone(),
             ..plan
         })
     }
@@ -308,6 +309,7 @@ impl RawPool {
             ("webhook", self.webhook.is_some(), polled),
             ("queue_timeout", self.queue_timeout.is_some(), &[K::RunPod]),
             ("trust_requests", self.trust_requests.is_some(), &[K::RunPod]),
+            ("billing_url", self.billing_url.is_some(), &[K::RunPod]),
             ("target", self.target.is_some(), &[K::Replicate]),
             ("input", self.input.is_some(), &[K::Replicate]),
             ("webhook_secret_env", self.webhook_secret_env.is_some(), &[K::Replicate]),

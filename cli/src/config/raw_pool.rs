@@ -39,6 +39,7 @@ pub(super) struct RawPool {
     pub(super) wait: Option<Span>,
     pub(super) queue_timeout: Option<Span>,
     pub(super) trust_requests: Option<bool>,
+    pub(super) billing_url: Option<String>,
     pub(super) target: Option<Target>,
     pub(super) input: Option<InputKeys>,
     pub(super) poll_min: Option<Span>,

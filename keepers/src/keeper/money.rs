@@ -8,10 +8,14 @@ use schemas::{
 };
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
-use transport::{SystemClock, replies, stored};
+use transport::{
+    SystemClock,
+    ledger::{self, LedgerError},
+    replies, stored,
+};
 
 use super::desk::Desk;
-use crate::{books::Books, nats, row::Row, store::StoreError, tap::Step};
+use crate::{books::Books, row::Row, store::StoreError, tap::Step};
 
 /// After a booking that failed, before the next.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -45,8 +49,8 @@ impl Money {
         if let Some(books) = books {
             return Ok(Self { books, revision, next });
         }
-        let ledger = nats::ledger(&desk.client).await;
-        let (ledger_made, ledger_seq) = ledger.map_err(|error| StoreError::Ledger(error.to_string()))?;
+        let head = ledger::head(&desk.client).await;
+        let (ledger_made, ledger_seq) = head.map_err(|error| StoreError::Ledger(error.to_string()))?;
         let books = Books { ledger_seq, ledger_made, ..Books::default() };
         let mut money = Self { books, revision, next };
         money.store(desk).await?;
@@ -136,13 +140,13 @@ impl Money {
         self.store(desk).await
     }
 
-    async fn read(&mut self, desk: &Desk) -> Result<(), nats::LedgerError> {
-        let (made, last) = nats::ledger(&desk.client).await?;
+    async fn read(&mut self, desk: &Desk) -> Result<(), LedgerError> {
+        let (made, last) = ledger::head(&desk.client).await?;
         if made != self.books.ledger_made {
             (self.books.ledger_made, self.books.ledger_seq) = (made, 0);
         }
         let (pool, mut books) = (&desk.settings.pool, self.books.clone());
-        nats::costs(&desk.client, books.ledger_seq, last, |event| books.read(pool, event)).await?;
+        ledger::costs(&desk.client, books.ledger_seq, last, |event| books.read(pool, event)).await?;
         books.ledger_seq = last.max(books.ledger_seq);
         self.books = books;
         Ok(())

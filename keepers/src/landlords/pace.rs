@@ -17,6 +17,9 @@ const DOUBLINGS: u32 = 5;
 /// The part of a pace that is added to it: calls that leave one pace apart may arrive a little less apart.
 const SLACK: u32 = 10;
 
+/// How long a new process keeps away from an account at most, since the one before it may have called a moment ago.
+const DISTANCE_MAX: Duration = Duration::from_secs(2);
+
 /// One kind of call of one account.
 #[derive(Debug)]
 pub struct Pace {
@@ -45,7 +48,7 @@ impl Pace {
     /// The same for an account that the process before this one may have called a moment ago.
     pub fn after_another(what: &'static str, every: Duration, patience: Duration, rest: Duration) -> Self {
         let pace = Self::new(what, every, patience, rest);
-        pace.state().next += pace.every;
+        pace.state().next += pace.every.min(DISTANCE_MAX);
         pace
     }
 

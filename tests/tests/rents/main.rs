@@ -2,6 +2,8 @@
 //! moves jobs and so builds in a moment.
 #![allow(clippy::tests_outside_test_module, reason = "this is a file of tests")]
 
+mod billed;
+mod failures;
 mod killed;
 mod providers;
 mod quiet;

@@ -39,6 +39,13 @@ pub(crate) struct Provider {
     pub(crate) invoice: Box<dyn Fn() -> UsdNanos + Send + Sync>,
     /// How many machines were ever made for us.
     pub(crate) made: Box<dyn Fn() -> usize + Send + Sync>,
+    /// Somebody else suspends a machine; only at Render.
+    pub(crate) suspend: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+/// Where nobody can.
+fn nobody(_: &str) {
+    unreachable!("only Render suspends");
 }
 
 /// Starts a provider whose pool has this name.
@@ -92,6 +99,7 @@ pub(crate) fn lambda(pool: String) -> BoxFuture<'static, Provider> {
             pool: settings,
             shutdown,
             made: made(simulator.account()),
+            suspend: Box::new(nobody),
             invoice: Box::new(move || ours(simulator.account().invoice())),
         }
     })
@@ -132,6 +140,7 @@ pub(crate) fn fly(pool: String) -> BoxFuture<'static, Provider> {
             pool: settings,
             shutdown,
             made: made(simulator.account()),
+            suspend: Box::new(nobody),
             invoice: Box::new(move || ours(simulator.account().invoice())),
         }
     })
@@ -158,6 +167,7 @@ pub(crate) fn railway(pool: String) -> BoxFuture<'static, Provider> {
             pool: settings,
             shutdown,
             made: made(simulator.account()),
+            suspend: Box::new(nobody),
             invoice: Box::new(move || ours(simulator.invoice())),
         }
     })
@@ -183,6 +193,10 @@ pub(crate) fn render(pool: String) -> BoxFuture<'static, Provider> {
             pool: settings,
             shutdown,
             made: made(simulator.account()),
+            suspend: {
+                let simulator = simulator.clone();
+                Box::new(move |id| simulator.suspend_by(id, "user"))
+            },
             invoice: Box::new(move || ours(simulator.account().invoice())),
         }
     })
@@ -234,6 +248,7 @@ pub(crate) fn golem(pool: String) -> BoxFuture<'static, Provider> {
             }),
             pool: settings,
             shutdown,
+            suspend: Box::new(nobody),
             made: {
                 let simulator = simulator.clone();
                 Box::new(move || simulator.bills().len())

@@ -81,6 +81,16 @@ impl BaseUrl {
         url
     }
 
+    /// The last part of its path.
+    pub(super) fn last_segment(&self) -> String {
+        self.0.path().rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
+    /// Whether it is at this host, by https.
+    pub(super) fn is_at(&self, host: &str) -> bool {
+        self.0.scheme() == "https" && self.0.host_str() == Some(host)
+    }
+
     /// The URL of something by its name, as one segment: a name with a slash in it names no other route.
     pub(super) fn join_segment(&self, path: &str, name: &str) -> Url {
         let mut url = self.join(path);

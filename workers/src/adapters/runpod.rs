@@ -10,8 +10,10 @@
 //! possibly wasted, unless `trust_requests` says otherwise. RunPod deletes the job when its `ttl` passes.
 //!
 //! RunPod bills a worker from its start to its stop. A job tells its own `executionTime`, which Beacon
-//! books. Start and idle time of the workers are on no job, only on the invoice.
+//! books. Start and idle time of the workers are on no job, only on the bill (REST v2, dollars by endpoint and hour): what jobs did
+//! not book of it is standing cost. How long an hour's record may still change is not documented.
 
+mod billing;
 mod remote;
 mod wire;
 
@@ -22,12 +24,16 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use reqwest::{
-    Client,
+    Client, Url,
     header::{AUTHORIZATION, HeaderMap},
 };
-use schemas::failure::Failure;
+use schemas::{
+    Micros, UsdNanos,
+    failure::{Failure, FailureClass},
+};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
 
 use super::{
     hints::{Callback, Hints},
@@ -58,6 +64,12 @@ const RUN_SYNC: Limit = Limit { count: 2_000, per: WINDOW, concurrent: 400 };
 const STATUS: Limit = Limit { count: 2_000, per: WINDOW, concurrent: 64 };
 const CANCEL: Limit = Limit { count: 100, per: WINDOW, concurrent: 20 };
 
+/// Where endpoints are, and where their bills are read.
+const ENDPOINTS: &str = "api.runpod.ai";
+const BILLS: &str = "https://api.runpod.io";
+/// How long the bill may take.
+const BILL_WITHIN: Duration = Duration::from_secs(20);
+
 /// How to reach an endpoint.
 #[derive(Clone, Debug)]
 pub struct RunPodConfig {
@@ -83,6 +95,10 @@ pub struct RunPodConfig {
     pub trust_requests: bool,
     /// Where RunPod tells that a job has ended; without it polls find out.
     pub callback: Option<Callback>,
+    /// Where the bill is read (`/v2/billing/serverless` below it). `None`: at RunPod if the endpoint is there, else nowhere.
+    pub billing_url: Option<String>,
+    /// How long after its end an hour's record counts as final.
+    pub billing_settles: Duration,
 }
 
 impl RunPodConfig {
@@ -100,6 +116,8 @@ impl RunPodConfig {
             wait: Duration::from_secs(90),
             trust_requests: false,
             callback: None,
+            billing_url: None,
+            billing_settles: Duration::from_secs(15 * 60),
         }
     }
 }
@@ -109,6 +127,8 @@ impl RunPodConfig {
 pub struct RunPod {
     client: Client,
     base: BaseUrl,
+    /// The route of the bill.
+    billing: Option<Url>,
     headers: HeaderMap,
     submits: Throttle,
     polls: Throttle,
@@ -124,6 +144,9 @@ impl RunPod {
     /// Checks the configuration. Connects to nothing.
     pub fn new(config: RunPodConfig) -> Result<Self, BuildError> {
         let base = BaseUrl::parse(&config.base_url)?;
+        let bills = config.billing_url.as_deref().or_else(|| base.is_at(ENDPOINTS).then_some(BILLS));
+        let billing =
+            bills.map(BaseUrl::parse).transpose()?.map(|bills| bills.join("/v2/billing/serverless"));
         let client = base.client(config.connect_timeout)?;
         let mut headers = HeaderMap::new();
         if let Some(key) = &config.api_key {
@@ -136,6 +159,7 @@ impl RunPod {
         Ok(Self {
             client,
             base,
+            billing,
             headers,
             submits,
             polls: Throttle::new(STATUS),
@@ -177,6 +201,32 @@ impl Provider for RunPod {
 
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(self.workers(HEALTH_TIMEOUT))
+    }
+
+    fn tells_bill(&self) -> bool {
+        self.billing.is_some()
+    }
+
+    fn billed(&self, since: Micros, now: Micros) -> BoxFuture<'_, Option<UsdNanos>> {
+        Box::pin(async move {
+            match timeout(BILL_WITHIN, self.billed_since(self.billing.as_ref()?, since, now)).await {
+                Ok(Ok(billed)) => Some(billed),
+                Ok(Err(failure)) if failure.class == FailureClass::Authentication => {
+                    warn!(
+                        "the key may not read RunPod's bill, so starts and idle time are not booked: allow it, or say where with billing_url"
+                    );
+                    None
+                }
+                Ok(Err(failure)) => {
+                    debug!(class = %failure.class, "the bill is not read now; it is cumulative, so nothing is lost");
+                    None
+                }
+                Err(_) => {
+                    debug!("the bill is not read in time; it is cumulative, so nothing is lost");
+                    None
+                }
+            }
+        })
     }
 }
 

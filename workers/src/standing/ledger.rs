@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use schemas::{Micros, prices::PriceError, time::Clock as _};
+use schemas::{Micros, cost::CostEvent, prices::PriceError, time::Clock as _};
+use serde::Serialize;
 use tracing::{debug, error, warn};
 use transport::{
     PublishError, SystemClock,
     api::ApiError,
     bucket::{Bucket, ReadError},
+    ledger::{self, LedgerError},
     replies, stored,
 };
 
-use super::Account;
+use super::{Account, rest::Rest};
 use crate::kit::Kit;
 
 /// How often the account is read again because another worker of the pool was first. Each time that worker has booked.
@@ -30,6 +32,8 @@ enum BookError {
     Publish(#[from] PublishError),
     #[error(transparent)]
     Api(#[from] ApiError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     #[error("standing usage without a price: {0}")]
     Price(#[from] PriceError),
 }
@@ -54,8 +58,10 @@ impl Ledger {
     /// Books what the provider counts as standing since it was last booked, by whichever worker of this pool. What cannot be
     /// booked now is booked the next time: the provider's count is cumulative.
     pub(crate) async fn book(&self) {
+        let provider = &self.kit.config.provider;
         for _ in 0..TRIES {
-            match self.step().await {
+            let step = if provider.tells_bill() { self.rest().await } else { self.step().await };
+            match step {
                 Ok(Outcome::Done) => return,
                 Ok(Outcome::Again) => {}
                 Err(error @ (BookError::Price(_) | BookError::Account(_))) => {
@@ -78,7 +84,7 @@ impl Ledger {
         let account = found.value.as_deref().map(serde_json::from_slice::<Account>).transpose()?;
         let account = account.unwrap_or_default();
         if account.pending.is_some() {
-            self.store(&account, true).await?;
+            self.store(account.event(&config.pool), true).await?;
             self.replace(&key, &account.settled(), found.revision).await?;
             return Ok(Outcome::Again);
         }
@@ -89,16 +95,61 @@ impl Ledger {
         let Some(revision) = self.replace(&key, &pending, found.revision).await? else {
             return Ok(Outcome::Again);
         };
-        self.store(&pending, false).await?;
+        self.store(pending.event(&config.pool), false).await?;
         // If another worker has completed the span meanwhile, it has written the same.
         self.replace(&key, &pending.settled(), revision).await?;
         Ok(Outcome::Done)
     }
 
-    /// Stores the event of the pending span. One that was `left` by another worker may be stored already, perhaps so long ago
+    /// The same where the provider tells its whole bill: what jobs have not booked of it.
+    async fn rest(&self) -> Result<Outcome, BookError> {
+        let config = &self.kit.config;
+        let key = format!("rest.{}.{}", config.pool.region, config.pool.provider);
+        let found = self.accounts.read(&key).await?;
+        let Some(value) = found.value else {
+            let account = Rest::begin(SystemClock.now(), ledger::head(&self.kit.control).await?);
+            self.replace(&key, &account, found.revision).await?;
+            return Ok(Outcome::Again);
+        };
+        let mut account: Rest = serde_json::from_slice(&value)?;
+        let sku = config.models.first().map_or("", |model| model.sku.as_str());
+        let event = |account: &Rest| account.event(&config.pool, sku, &config.prices.version);
+        if account.pending.is_some() {
+            self.store(event(&account), true).await?;
+            self.replace(&key, &account.settled(), found.revision).await?;
+            return Ok(Outcome::Again);
+        }
+        // Before the ledger is read: what jobs have booked by then is never less than what the bill has of them.
+        let now = SystemClock.now();
+        let Some(billed) = config.provider.billed(account.from_us, now).await else {
+            return Ok(Outcome::Done);
+        };
+        let (made, last) = ledger::head(&self.kit.control).await?;
+        if made != account.ledger_made {
+            (account.ledger_made, account.ledger_seq) = (made, 0);
+        }
+        let after = account.ledger_seq;
+        ledger::costs(&self.kit.control, after, last, |event| account.read(&config.pool, event)).await?;
+        account.ledger_seq = last.max(after);
+        let Some(pending) = account.advance(billed, now) else {
+            // What was read of the ledger need not be read again.
+            if last > after {
+                self.replace(&key, &account, found.revision).await?;
+            }
+            return Ok(Outcome::Done);
+        };
+        let Some(revision) = self.replace(&key, &pending, found.revision).await? else {
+            return Ok(Outcome::Again);
+        };
+        self.store(event(&pending), false).await?;
+        self.replace(&key, &pending.settled(), revision).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Stores the event of what is pending. One that was `left` by another worker may be stored already, perhaps so long ago
     /// that the server has forgotten its message id.
-    async fn store(&self, account: &Account, left: bool) -> Result<(), BookError> {
-        let Some((event, id)) = account.event(&self.kit.config.pool) else { return Ok(()) };
+    async fn store(&self, pending: Option<(CostEvent, String)>, left: bool) -> Result<(), BookError> {
+        let Some((event, id)) = pending else { return Ok(()) };
         if left && self.is_stored(&id, event.at_us).await? {
             return Ok(());
         }
@@ -116,7 +167,12 @@ impl Ledger {
         Ok(costs.contains(id))
     }
 
-    async fn replace(&self, key: &str, account: &Account, revision: u64) -> Result<Option<u64>, BookError> {
+    async fn replace(
+        &self,
+        key: &str,
+        account: &impl Serialize,
+        revision: u64,
+    ) -> Result<Option<u64>, BookError> {
         let bytes = serde_json::to_vec(account).expect("an account has only string keys");
         Ok(self.accounts.replace(key, Bytes::from(bytes), revision).await?)
     }

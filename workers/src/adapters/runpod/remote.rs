@@ -162,7 +162,7 @@ impl Remote for RunPod {
 }
 
 impl RunPod {
-    fn request(&self, method: Method, url: Url) -> RequestBuilder {
+    pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.client.request(method, url).headers(self.headers.clone())
     }
 
