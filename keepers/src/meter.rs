@@ -116,8 +116,9 @@ impl Meter {
 
     fn price_of(&self, stretch: &Stretch, now: Micros) -> UsdNanos {
         let span = micros(stretch.until_us.unwrap_or(now).since(stretch.from_us));
-        let span =
-            if self.unit_us == 0 { span } else { span.div_ceil(self.unit_us).saturating_mul(self.unit_us) };
+        // One that was seen a single time has begun, too.
+        let units = |unit: u64| span.div_ceil(unit).max(1).saturating_mul(unit);
+        let span = if self.unit_us == 0 { span } else { units(self.unit_us) };
         stretch.usd_per_hour.for_hours(Duration::from_micros(span)).unwrap_or(UsdNanos::new(u64::MAX))
     }
 }
@@ -140,6 +141,10 @@ mod tests {
         meter.stop(at(119));
         assert_eq!(meter.cost(at(9_999)), UsdNanos::new(43_000_000));
         assert_eq!(meter.billed(at(9_999)), Duration::from_secs(119));
+        let mut once = Meter::new(Duration::from_secs(60));
+        once.run(at(5), HOURLY);
+        once.stop(at(5));
+        assert_eq!(once.cost(at(9_999)), UsdNanos::new(21_500_000), "seen a single time, then gone");
     }
 
     #[test]

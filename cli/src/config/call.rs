@@ -290,7 +290,7 @@ impl RawPool {
         // A machine that is rented is paid for while it stands, and has no idle time of its own.
         let owned: &[Kind] = &[K::OpenAi, K::Modal, K::RunPod, K::Replicate, K::Noop];
         let served: &[Kind] = &[K::OpenAi, K::Rented];
-        let given: [(&str, bool, &[Kind]); 31] = [
+        let given: [(&str, bool, &[Kind]); 32] = [
             ("base_url", self.base_url.is_some(), remote),
             ("simulator", self.simulator.is_some(), remote),
             ("dialect", self.dialect.is_some(), served),

@@ -12,6 +12,7 @@ use tests::{
     roles::{self, Role},
     wait,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use workers::{
     PoolConfig,
@@ -20,6 +21,8 @@ use workers::{
 
 const ACK_WAIT: Duration = Duration::from_secs(6);
 const JOBS: usize = 12;
+/// How long a worker of the endpoint stays without a job.
+const IDLE: Duration = Duration::from_millis(300);
 
 fn prices() -> Arc<PriceBook> {
     let text = r#"
@@ -49,7 +52,7 @@ async fn starts_and_idle_time_at_runpod_are_booked_from_its_bill_by_two_workers_
         ..SimulatedModel::new(roles::MODEL)
     };
     let mut endpoint = SimulatorConfig::new("endpoint", Kind::RunPod, vec![model]);
-    endpoint.runpod.idle_timeout_ms = 300;
+    endpoint.runpod.idle_timeout_ms = IDLE.as_millis().try_into().unwrap();
     let endpoint = simulators::start(endpoint, shutdown.clone()).await.unwrap();
     let adapter = RunPodConfig {
         billing_url: Some(endpoint.url()),
@@ -78,11 +81,14 @@ async fn starts_and_idle_time_at_runpod_are_booked_from_its_bill_by_two_workers_
     let audit = Audit::all_ended(&mut producer, &jobs).await;
     assert_eq!(audit.count(Status::Succeeded), JOBS);
 
-    // All containers are gone, so the bill stands.
+    // All containers are gone, so the bill stands: nothing was added for twice as long as one may be idle.
+    let last = std::sync::Mutex::new((endpoint.bill(), Instant::now()));
     let bill = wait::until("a bill that stands", || async {
-        let before = endpoint.bill();
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        (endpoint.bill() == before).then_some(UsdNanos::new(before.total_nanos))
+        let (mut last, bill) = (last.lock().unwrap(), endpoint.bill());
+        if bill != last.0 {
+            *last = (bill, Instant::now());
+        }
+        (last.1.elapsed() > IDLE * 2).then(|| UsdNanos::new(last.0.total_nanos))
     })
     .await;
     let pool = "runpod@us-east".parse().unwrap();
@@ -96,7 +102,7 @@ async fn starts_and_idle_time_at_runpod_are_booked_from_its_bill_by_two_workers_
     first.stop().await;
     assert_eq!(office.ledger(&pool).await, bill, "the first worker booked the rest");
 
-    // Another one dies after it has written down what it will book, before it is stored; the next one stores it, and once.
+    // Another one dies without its last booking, and the next one finds nothing left to book.
     second.kill().await;
     let third = Role::worker(worker("w3")).await;
     third.stop().await;

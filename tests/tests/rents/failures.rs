@@ -297,9 +297,13 @@ async fn failure_6_a_machine_is_not_gone_because_nobody_can_be_asked() {
     world.provider.account.fault_always("*", ControlFault::Cut);
     world.stop().await;
     world.state(MachineState::Stopping).await;
-    // Lists fail with growing pauses; several of them pass.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(world.rows().await[0].life.state(), MachineState::Stopping);
+    // The call that ends it fails again and again, and so do lists.
+    wait::until("two failed calls", || async {
+        let rows = world.rows().await;
+        let failed = |row: &Row| matches!(row.life, keepers::row::Life::Stopping { failed: 2.., .. });
+        (rows.len() == 1 && failed(&rows[0])).then_some(())
+    })
+    .await;
     assert_eq!(world.provider.account.machine(&machine.id).unwrap().stage, Stage::Up);
     world.ends_paid(keeper).await;
 }

@@ -215,3 +215,34 @@ async fn what_a_runpod_job_asks_and_gives_is_as_openai_describes_it() {
         report(drifts.into_iter());
     }
 }
+
+#[tokio::test]
+async fn contract_runpod_the_bill_is_asked_for_and_read_as_runpod_describes_it() {
+    let Some(description) = Description::load("runpod", "runpod-rest-v2.json") else { return };
+    let (simulator, _stop) = simulator(Kind::RunPod, "m", |config| {
+        config.models[0].price_per_second_nanos = 200_000;
+    })
+    .await;
+    let mut config = RunPodConfig::new(format!("{}/v2/ep-sim", simulator.url()));
+    (config.api_key, config.billing_url) = (Some(Secret::new("key")), Some(simulator.url()));
+    (config.poll_min, config.poll_max) = (Duration::from_millis(2), Duration::from_millis(20));
+    let provider = RunPod::new(config.clone()).unwrap();
+    exercise(&provider, &simulator, "m", &most_params()).await;
+    let since = schemas::Micros::new(1_795_000_000_000_000);
+    let now = since + Duration::from_secs(600);
+    assert_eq!(provider.billed(since, now).await.map(schemas::UsdNanos::get), Some(0), "not final yet");
+    config.billing_settles = Duration::ZERO;
+    let provider = RunPod::new(config).unwrap();
+    let billed = provider.billed(since, now).await.unwrap();
+    assert!(billed.get() > 0 && billed.get() <= simulator.bill().total_nanos, "{billed}");
+    let mut drifts = Vec::new();
+    let mut asked = 0;
+    for exchange in simulator.exchanges().iter().filter(|exchange| exchange.path.contains("/billing/")) {
+        let Exchange { method, path, headers, request, status, content_type, response } = exchange;
+        asked += 1;
+        drifts.extend(description.request(method, path, headers, request));
+        drifts.extend(description.response(method, path, *status, content_type, response));
+    }
+    assert_eq!(asked, 2);
+    report(drifts.into_iter());
+}
