@@ -320,7 +320,7 @@ fn toml(
         regions = regions.join(", "),
         models = models.join(", "),
         base = account.url(),
-        key = folder.join("key"),
+        key = folder.join("key").display().to_string(),
     );
     for (pool, model, least) in pools {
         let most = (*least).max(1);
@@ -334,7 +334,7 @@ fn toml(
              machine = {{ image = \"vllm/vllm-openai@sha256:0\", port = {port} }}\n",
             provider = pool.provider,
             region = pool.region,
-            secret = folder.join("secret"),
+            secret = folder.join("secret").display().to_string(),
             dollars = 2 * most,
             port = account.account().port(),
         )?;
