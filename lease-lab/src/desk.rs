@@ -77,6 +77,11 @@ impl Desk<'_> {
         }
     }
 
+    /// Has all that was sent on a line leave the process. False while there is no connection.
+    pub(crate) fn flush(&mut self, line: Line) -> bool {
+        self.core.net.flush(self.host, line)
+    }
+
     /// Subscribes, now and with each new session.
     pub(crate) fn subscribe(&mut self, line: Line, subscription: Subscription) {
         let Subscription { number, filter, group } = subscription.clone();

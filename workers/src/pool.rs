@@ -71,6 +71,8 @@ pub struct Pool {
     /// The attempts that run, each with its number in the shift. No outcome after a panic.
     running: JoinSet<(u64, Option<Settled>)>,
     held: FxHashMap<u64, Held>,
+    /// The attempts whose acceptances are not on their way yet.
+    untold: Vec<Arc<Ears>>,
     /// Extensions of leases, and orders to keep warm, on their way.
     errands: JoinSet<()>,
     /// The booking of standing cost that goes on, one at a time.
@@ -217,6 +219,7 @@ impl Pool {
                 let kit = self.kit.clone();
                 let gauge = kit.metrics.begin();
                 let attempt = Attempt::new(kit, handover, accept.into_string(), message, model, now);
+                self.untold.push(attempt.ears());
                 self.held.insert(number, Held { keeper: attempt.keeper(), ears: attempt.ears() });
                 self.running.spawn(async move {
                     let _gauge = gauge;
@@ -299,6 +302,25 @@ impl Pool {
         }
         let due = self.shift.tick(self.kit.clock.now());
         self.send(due).await;
+        if self.shift.all_told() && !self.untold.is_empty() {
+            self.announce();
+        }
+    }
+
+    /// Tells attempts that their acceptances are on their way, once these have left this process: its death takes nothing back
+    /// that is written.
+    fn announce(&mut self) {
+        let (told, client) = (std::mem::take(&mut self.untold), self.kit.client.clone());
+        self.errands.spawn(async move {
+            // Without a connection it waits; attempts wait until their offers lapse.
+            if let Err(error) = client.flush().await {
+                debug!(%error, "acceptances not written");
+                return;
+            }
+            for ears in told {
+                ears.announce();
+            }
+        });
     }
 
     async fn send(&self, messages: Vec<Message>) {

@@ -47,6 +47,9 @@ const GET_WITHIN: Duration = Duration::from_secs(5);
 /// Clocks differ: scans begin a little earlier.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// Clearly past the time at which an offer lapses, as at the real pool.
+const PAST: Duration = Duration::from_millis(5);
+
 /// How often the log is asked again for a job that a replica does not have.
 const MISSES_MAX: u32 = 7;
 
@@ -182,6 +185,7 @@ impl Worker {
     fn carry_out(&mut self, number: u64, effect: Effect, desk: &mut Desk<'_>) {
         let Some(attempt) = self.attempts.get_mut(&number) else { return };
         let seq = attempt.lease().stream_seq;
+        let accept_by = attempt.course.terms().handover.accept_by_us;
         match effect {
             Effect::ReadJob => {
                 if let Some(parcel) = attempt.parcel.clone() {
@@ -229,6 +233,14 @@ impl Worker {
                 } else {
                     self.read_journal(number, desk);
                 }
+            }
+            Effect::Announce => {
+                if desk.has(Mutation::CallsUnannounced) {
+                    self.apply(number, Event::Announced, desk);
+                    return;
+                }
+                attempt.announces = Some(desk.now() + accept_by.since(desk.wall()) + PAST);
+                self.announce(desk);
             }
             Effect::Check => self.apply(number, Event::Checked(None), desk),
             Effect::FetchInput => self.apply(number, Event::InputFetched, desk),
@@ -447,6 +459,22 @@ impl Worker {
         }
     }
 
+    /// Attempts whose acceptances are on their way, or whose offers have lapsed, hear so.
+    fn announce(&mut self, desk: &mut Desk<'_>) {
+        if self.attempts.values().all(|attempt| attempt.announces.is_none()) {
+            return;
+        }
+        let (now, told) = (desk.now(), self.shift.all_told() && desk.flush(Line::Bulk));
+        let heard = |attempt: &Attempt| attempt.announces.is_some_and(|until| told || until <= now);
+        let numbers: Vec<u64> = self.attempts.iter().filter(|(_, a)| heard(a)).map(|(n, _)| *n).collect();
+        for number in numbers {
+            if let Some(attempt) = self.attempts.get_mut(&number) {
+                attempt.announces = None;
+                self.apply(number, Event::Announced, desk);
+            }
+        }
+    }
+
     /// What follows from being asked to end.
     fn wind_down(&mut self, desk: &mut Desk<'_>) {
         let Some(until) = self.grace_until else { return };
@@ -490,6 +518,7 @@ impl Process for Worker {
 
     fn connected(&mut self, line: Line, desk: &mut Desk<'_>) {
         self.client.connected(line, desk);
+        self.announce(desk);
     }
 
     fn answered(&mut self, news: &CallNews, desk: &mut Desk<'_>) {
@@ -516,6 +545,7 @@ impl Process for Worker {
             let due = self.shift.tick(Self::now(desk));
             self.speak(due, desk);
         }
+        self.announce(desk);
         self.wind_down(desk);
     }
 
@@ -531,7 +561,7 @@ impl Process for Worker {
     }
 
     fn wake_at(&self) -> Option<Micros> {
-        let waits = self.attempts.values().filter_map(|attempt| attempt.waits);
+        let waits = self.attempts.values().flat_map(|attempt| [attempt.waits, attempt.announces]).flatten();
         let keeps = (!self.attempts.is_empty()).then_some(self.keep_at);
         let last = self.grace_until.map(|until| until + LAST_WORDS);
         let first = self.grace_until.filter(|_| !self.told_to_stop);

@@ -113,6 +113,7 @@ impl Pool {
             capacity,
             running: JoinSet::new(),
             held: FxHashMap::default(),
+            untold: Vec::new(),
             errands: JoinSet::new(),
             booking: JoinSet::new(),
         })

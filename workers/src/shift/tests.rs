@@ -99,6 +99,22 @@ fn the_first_word_to_a_dispatcher_and_one_each_second_call_the_roll_and_the_last
 }
 
 #[test]
+fn the_first_news_go_at_once_and_those_that_follow_closely_are_collected() {
+    let mut shift = shift(8);
+    accept(&mut shift, "d1", 1, at(0));
+    assert!(!shift.all_told());
+    assert_eq!(told(&mut shift, "d1", at(0))[0].accepted, [1]);
+    assert!(shift.all_told());
+    let micros = |n| Now { steady: START + Duration::from_micros(n), ..at(0) };
+    accept(&mut shift, "d1", 2, micros(100));
+    accept(&mut shift, "d1", 3, micros(1_900));
+    assert!(told(&mut shift, "d1", micros(1_950)).is_empty() && !shift.all_told());
+    assert_eq!(shift.wake_at(), START + FLUSH_AFTER);
+    assert_eq!(told(&mut shift, "d1", at(2))[0].accepted, [2, 3]);
+    assert!(shift.all_told());
+}
+
+#[test]
 fn a_dispatcher_that_is_only_refused_hears_no_roll_call() {
     let mut shift = shift(0);
     shift.offer(&handover(1, 1), "d1", at(0));
