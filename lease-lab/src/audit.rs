@@ -387,12 +387,7 @@ impl Audit {
                         format!("{} runs at {}, {} nano-dollars", bill.runs, POOLS[bill.pool].0, bill.sum);
                     return about("no attempt is billed that no cost event knows", what);
                 }
-                [event]
-                    if !event.estimated
-                        && bill.runs == 1
-                        && event.amount_usd.get() != bill.sum
-                        && !self.may_be_mistaken(core, &bill) =>
-                {
+                [event] if !event.estimated && bill.runs == 1 && event.amount_usd.get() != bill.sum => {
                     let what = format!("{} booked, {} billed", event.amount_usd, bill.sum);
                     return about("a cost event says what the provider billed", what);
                 }
@@ -439,12 +434,6 @@ impl Audit {
             .into_iter()
             .any(|host| troubled(core, host, bill) || broke(core, host, bill));
         !offered.heard && held_up || both
-    }
-
-    /// Whether a run may be taken for another's: where a provider finds runs by job and attempt, and two jobs have one id.
-    fn may_be_mistaken(&self, core: &Core, bill: &Bill) -> bool {
-        let Some(job) = self.jobs.get(&bill.seq) else { return false };
-        core.plan.finds && self.jobs.values().filter(|other| other.id == job.id).count() > 1
     }
 
     /// The result of a job under its id, which another job may have.

@@ -137,7 +137,7 @@ impl Desk<'_> {
         }
         let (host, life, now) = (self.host, self.core.hosts[self.host].life, self.now());
         let back = self.core.providers[pool].way() + self.core.providers[pool].way();
-        let found = self.core.providers[pool].find(of.job, of.attempt);
+        let found = self.core.providers[pool].find(of.key);
         self.core.agenda.push(now + back, Next::Answer(host, life, CallNews::Named(call, found)));
     }
 

@@ -12,6 +12,15 @@ use simulators::Bill;
 
 use crate::wait;
 
+/// The name that an attempt's run has at its provider.
+///
+/// # Panics
+/// For standing cost, which no run caused.
+pub fn run_of(cost: &CostEvent) -> String {
+    let (job, key) = (cost.job.expect("a job's cost"), cost.attempt_key.expect("a job's cost"));
+    format!("{job}-{}-{key}", cost.attempt)
+}
+
 /// What a mailbox holds.
 #[derive(Debug, Default)]
 pub struct Audit {
@@ -93,7 +102,7 @@ impl Audit {
         paid
     }
 
-    /// The runs whose bill and ledger differ, `<job>-<attempt>` with what was billed and what is booked, nano-dollars.
+    /// The runs whose bill and ledger differ, each with what was billed and what is booked, nano-dollars.
     pub fn differing_runs(&self, bill: &Bill) -> Vec<(String, u64, u64)> {
         let mut runs: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         for line in &bill.lines {
@@ -102,9 +111,7 @@ impl Audit {
             }
         }
         for cost in &self.costs {
-            if let Some(job) = cost.job
-                && let Some(sums) = runs.get_mut(&format!("{job}-{}", cost.attempt))
-            {
+            if let Some(sums) = runs.get_mut(&run_of(cost)) {
                 sums.1 += cost.amount_usd.get();
             }
         }

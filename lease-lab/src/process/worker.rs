@@ -185,7 +185,6 @@ impl Worker {
     fn carry_out(&mut self, number: u64, effect: Effect, desk: &mut Desk<'_>) {
         let Some(attempt) = self.attempts.get_mut(&number) else { return };
         let seq = attempt.lease().stream_seq;
-        let accept_by = attempt.course.terms().handover.accept_by_us;
         match effect {
             Effect::ReadJob => {
                 if let Some(parcel) = attempt.parcel.clone() {
@@ -203,28 +202,7 @@ impl Worker {
                 let message = Message::new(subject, Body::Cost(event.into())).with_id(id);
                 self.store(number, What::Cost, message, desk);
             }
-            Effect::StoreResult(name, result) => {
-                let Some(job) = &attempt.job else { return };
-                let tenant = &job.subject.tenant;
-                let id = match name {
-                    ResultName::OfJob => result.job.result_message(tenant),
-                    ResultName::IdTaken(seq) => result.job.taken_message(tenant, seq),
-                };
-                let subject = subjects::result(tenant, &job.mailbox);
-                if desk.has(Mutation::UsefulTooSoon)
-                    && let Some(event) = stored::useful_event(&result, tenant)
-                {
-                    let subject = subjects::cost(tenant, &job.mailbox);
-                    let id = event.message_id().unwrap_or_default();
-                    let message = Message::new(subject, Body::Cost(event.into())).with_id(id);
-                    self.client.publish(Token { attempt: 0, what: What::Cost }, Line::Bulk, message, desk);
-                }
-                let message = Message::new(subject, Body::Result(result.as_ref().clone().into())).with_id(id);
-                if desk.has(Mutation::AcksTooSoon) {
-                    self.client.ack(attempt.lease(), desk);
-                }
-                self.store(number, What::Result, message, desk);
-            }
+            Effect::StoreResult(name, result) => self.store_result(number, name, &result, desk),
             Effect::WriteJournal(journal) => {
                 attempt.writing = Some(journal);
                 // Where nobody is known to have written anything, the first write needs no read.
@@ -234,11 +212,11 @@ impl Worker {
                     self.read_journal(number, desk);
                 }
             }
+            Effect::Announce if desk.has(Mutation::CallsUnannounced) => {
+                self.apply(number, Event::Announced, desk);
+            }
             Effect::Announce => {
-                if desk.has(Mutation::CallsUnannounced) {
-                    self.apply(number, Event::Announced, desk);
-                    return;
-                }
+                let accept_by = attempt.course.terms().handover.accept_by_us;
                 attempt.announces = Some(desk.now() + accept_by.since(desk.wall()) + PAST);
                 self.announce(desk);
             }
@@ -258,8 +236,8 @@ impl Worker {
                 self.ask(number, What::Stored, Ask::At { stream: REPLIES.into(), seq }, desk);
             }
             Effect::StoreOutput(_) => {
-                let refusal = Refusal::Unavailable("no object store here".into());
-                self.apply(number, Event::OutputRefused(refusal), desk);
+                let none = Refusal::Unavailable("no object store here".into());
+                self.apply(number, Event::OutputRefused(none), desk);
             }
             Effect::RemoveOutput(_) | Effect::RemoveInput => {}
             Effect::Wait(pause) => attempt.waits = Some(desk.now() + pause),
@@ -285,6 +263,30 @@ impl Worker {
                 attempt.settled = Some(settled);
             }
         }
+    }
+
+    fn store_result(&mut self, number: u64, name: ResultName, result: &JobResult, desk: &mut Desk<'_>) {
+        let Some(attempt) = self.attempts.get_mut(&number) else { return };
+        let Some(job) = &attempt.job else { return };
+        let tenant = &job.subject.tenant;
+        let id = match name {
+            ResultName::OfJob => result.job.result_message(tenant),
+            ResultName::IdTaken(seq) => result.job.taken_message(tenant, seq),
+        };
+        let subject = subjects::result(tenant, &job.mailbox);
+        if desk.has(Mutation::UsefulTooSoon)
+            && let Some(event) = stored::useful_event(result, tenant)
+        {
+            let subject = subjects::cost(tenant, &job.mailbox);
+            let id = event.message_id().unwrap_or_default();
+            let message = Message::new(subject, Body::Cost(event.into())).with_id(id);
+            self.client.publish(Token { attempt: 0, what: What::Cost }, Line::Bulk, message, desk);
+        }
+        let message = Message::new(subject, Body::Result(result.clone().into())).with_id(id);
+        if desk.has(Mutation::AcksTooSoon) {
+            self.client.ack(attempt.lease(), desk);
+        }
+        self.store(number, What::Result, message, desk);
     }
 
     fn ask(&mut self, attempt: u64, what: What, ask: Ask, desk: &mut Desk<'_>) {
