@@ -37,7 +37,9 @@ use crate::{
     stats::Recent,
 };
 
-/// Dispatchers are told no faster than this: news that come closely are collected. The first goes at once, since calls wait for it.
+/// News that come closely are collected, for as long as there are attempts to run meanwhile: so much for each, and no longer than
+/// [`FLUSH_AFTER`]. Calls wait for it, so a worker with little to do tells at once, and a busy one in batches.
+const FLUSH_EACH: Duration = Duration::from_micros(60);
 const FLUSH_AFTER: Duration = Duration::from_millis(2);
 /// Heartbeats on change come no faster than this.
 const BEAT_MIN: Duration = Duration::from_millis(5);
@@ -346,8 +348,10 @@ impl Shift {
     }
 
     fn flush_soon(&mut self, now: Now) {
-        let soonest = self.last_flush.map_or(now.steady, |last| last + FLUSH_AFTER);
-        self.flush_at.get_or_insert(soonest.max(now.steady));
+        let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        let pace = FLUSH_EACH.saturating_mul(running).min(FLUSH_AFTER);
+        let soonest = self.last_flush.map_or(now.steady, |last| last + pace).max(now.steady);
+        self.flush_at = Some(self.flush_at.map_or(soonest, |at| at.min(soonest)));
         // The load has changed, so a heartbeat follows; not faster than its pace.
         let soonest = self.last_beat.map_or(now.steady, |last| last + BEAT_MIN);
         self.beat_at = self.beat_at.min(soonest.max(now.steady + FLUSH_AFTER));

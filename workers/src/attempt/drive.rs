@@ -31,9 +31,6 @@ const READ_AGAIN: Duration = Duration::from_millis(250);
 /// A replica that is asked may be a moment behind: "not there" is believed when it was said so often.
 const MISSES: u32 = 8;
 
-/// Clearly past the time at which an offer lapses.
-const PAST: Duration = Duration::from_millis(5);
-
 /// What carrying out an effect leads to.
 enum Next {
     Nothing,
@@ -83,7 +80,10 @@ impl Attempt {
             Effect::ReadJob => Box::pin(self.read_job()).await,
             Effect::StoreCost(event) => self.store_cost(*event).await,
             Effect::WriteJournal(journal) => Box::pin(self.write_journal(*journal)).await,
-            Effect::Announce => self.announced().await,
+            Effect::Announce => {
+                self.ears.announced().await;
+                Event::Announced
+            }
             Effect::Check => Event::Checked(self.taken_back()),
             Effect::FetchInput => Box::pin(self.fetch_input()).await,
             Effect::Call(left) => self.call(left).await,
@@ -142,19 +142,6 @@ impl Attempt {
         let key = job.id.journal_key(&job.subject.tenant);
         let written = self.pages.write(&self.kit.journals, job.id, &key, journal).await;
         Event::JournalWritten(Box::new(written))
-    }
-
-    /// Waits until the acceptance has left this process.
-    async fn announced(&self) -> Event {
-        let accept_by = self.course().terms().handover.accept_by_us;
-        // Past its time the dispatcher has given up on the offer, which the course notices itself.
-        let patience = accept_by.since(SystemClock.now()) + PAST;
-        tokio::select! {
-            () = self.ears.announced() => {}
-            () = self.kit.stop.cancelled() => {}
-            () = sleep(patience) => {}
-        }
-        Event::Announced
     }
 
     async fn read_job(&self) -> Event {

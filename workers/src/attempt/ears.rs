@@ -36,7 +36,7 @@ impl Ears {
         }
     }
 
-    /// The acceptance has left this process.
+    /// The acceptance has left this process, or the time to accept is over.
     pub fn announce(&self) {
         self.announced.notify_one();
     }
