@@ -21,7 +21,7 @@ use keepers::{
     probe::HttpProber,
     secret::Secret,
     tap::{Open, Step, Tap},
-    wish::Wish,
+    wish::{Status, Wish},
 };
 use schemas::{MachineId, PoolId, UsdNanos, cost::CostEvent, machine::MachineState, topology::Topology};
 use tokio::{sync::Notify, task::JoinHandle};
@@ -229,6 +229,11 @@ impl Office {
             self.machines(pool).await.is_empty().then_some(())
         })
         .await;
+    }
+
+    /// What a pool's keeper said last.
+    pub async fn status(&self, pool: &PoolId) -> Option<Status> {
+        self.operator.status(pool).await.unwrap()
     }
 
     /// What an operator asks of a pool.

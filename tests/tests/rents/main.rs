@@ -5,3 +5,5 @@
 mod killed;
 mod providers;
 mod served;
+mod two_keepers;
+mod typed;
