@@ -155,6 +155,7 @@ pub fn config(url: &str, keeper: &str, account: Arc<Account>, pools: Vec<PoolSet
         prober: Arc::new(HttpProber::new().unwrap()),
         price_book: "test.1".into(),
         standing_every: Duration::from_millis(500),
+        forsaken_after: Duration::from_secs(60),
         grace: Duration::from_secs(2),
         tap: Arc::new(Open),
     }

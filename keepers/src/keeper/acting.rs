@@ -26,6 +26,7 @@ use crate::{
     landlord::Known,
     lease::{Lease, RENEW_EVERY},
     machine::{self, Effect, Event, Site},
+    metrics,
     row::{Life, Row},
     store::StoreError,
     tap::Step,
@@ -293,7 +294,7 @@ impl<'a> Acting<'a> {
                 self.planner.cool(&specs, SystemClock.now());
             }
             Effect::Close(because) => {
-                error!(%pool, because, "nothing is ordered for this pool until somebody has acted; machines serve on");
+                // The next look tells it.
                 self.planner.close(because);
             }
             Effect::Duplicate(id) => {
@@ -417,6 +418,9 @@ impl<'a> Acting<'a> {
             let machine = row.specs.machine.clone();
             self.insert(row).await?;
             self.happen(&machine, Event::Tick).await?;
+            if let Some(span) = self.planner.take_pressure() {
+                metrics::pressed(&self.desk.settings.pool, span);
+            }
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::{desk::Desk, hold::Leash};
 use crate::{
     landlord::{CallError, Order, Steps},
     machine::Event,
+    metrics,
     probe::Question,
     row::{Life, Row},
     tap::Step,
@@ -117,6 +118,7 @@ pub(super) fn call(
     async move {
         let pass = |done| tap.pass(Step { what: call.name(), done, machine: Some(machine.clone()) });
         pass(false).await;
+        metrics::called(&known.pool, call.name());
         let within = rules.start_within;
         let carried = async {
             match call {
@@ -127,6 +129,9 @@ pub(super) fn call(
             }
         };
         let event = leash.keep(carried).await;
+        if let Some(error) = event.as_ref().and_then(Event::refusal) {
+            metrics::failed(&known.pool, call.name(), error);
+        }
         pass(true).await;
         Done { machine, call: Some(call), event }
     }

@@ -8,7 +8,7 @@ use transport::SystemClock;
 
 use super::desk::Desk;
 use crate::{
-    lease::{FORSAKEN_AFTER, HELD_FOR, Lease},
+    lease::{HELD_FOR, Lease},
     store::StoreError,
 };
 
@@ -59,7 +59,7 @@ impl Hold {
         let (found, revision) = desk.store.read::<Lease>(&key).await?;
         let now = SystemClock.now();
         let free = if desk.orphaned {
-            Lease::is_forsaken(found.as_ref(), desk.since, FORSAKEN_AFTER, now)
+            Lease::is_forsaken(found.as_ref(), desk.since, desk.forsaken_after, now)
         } else {
             Lease::is_free(found.as_ref(), &desk.keeper, now)
         };

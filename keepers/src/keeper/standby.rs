@@ -11,7 +11,7 @@ use super::{
     desk::Desk,
     hold::{Hold, Taken},
 };
-use crate::store::StoreError;
+use crate::{metrics, store::StoreError};
 
 /// Between looks at a lease that another keeper holds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,15 +23,18 @@ pub(super) async fn run(desk: Desk, shutdown: CancellationToken) {
     let (desk, shutdown) = (&desk, &shutdown);
     let (mut failed, pool) = (0_u32, &desk.settings.pool);
     let mut behind: Option<String> = None;
+    metrics::acts(pool, false);
     while !shutdown.is_cancelled() {
         match Hold::take(desk).await {
             Ok(Taken::Ours(hold)) => {
                 (failed, behind) = (0, None);
                 info!(%pool, keeper = %desk.keeper, "keeping a pool");
+                metrics::acts(pool, true);
                 if let Err(error) = act(desk, hold, shutdown).await {
                     warn!(%pool, %error, "a pool is not kept by this keeper any more");
                 }
                 desk.account.tell(pool, None);
+                metrics::left(pool);
             }
             Ok(Taken::Others(other)) => {
                 failed = 0;
