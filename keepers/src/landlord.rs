@@ -162,7 +162,7 @@ pub struct Census {
     /// machine.
     pub unanswered: Vec<MachineId>,
     /// Machines with our mark that belong to a pool of nobody here, and are in no row. They are named, and left alone: another
-    /// Beacon may share the account.
+    /// Beacon may share the account. Golem's are not: an agreement ends within minutes when nobody accepts its debit notes.
     pub strays: Vec<Stray>,
 }
 
