@@ -6,13 +6,12 @@ use keepers::{
     price::{self, BookPrice},
     secret::Secret as Hidden,
 };
-use schemas::{PoolId, ProviderId, UsdNanos};
+use schemas::{PoolId, ProviderId, UsdNanos, prices::PriceBook};
 use serde::Deserialize;
 use workers::PoolModel;
 
 use super::{
-    call::World,
-    landlords::Machine,
+    landlords::{LandlordConfig, Machine},
     rule::{Rule, at_least, positive},
     secret::Secret,
     span::Span,
@@ -79,11 +78,10 @@ impl RawRent {
     pub(super) fn check(
         self,
         key: &str,
-        world: &World<'_>,
-        price_name: &ProviderId,
+        landlords: &[LandlordConfig],
+        (prices, price_name): (&PriceBook, &ProviderId),
         secret: Option<Secret>,
     ) -> Result<Rent, Rule> {
-        let landlords = world.landlords;
         let key = |field: &str| format!("{key}.rent.{field}");
         let Some(landlord) = landlords.iter().find(|landlord| landlord.name == self.landlord) else {
             let known: Vec<&str> = landlords.iter().map(|landlord| landlord.name.as_str()).collect();
@@ -123,7 +121,7 @@ impl RawRent {
             windows: windows.collect::<Result<_, _>>()?,
             machines_max: self.most,
             usd_per_hour_max: self.pool_usd_per_hour_max,
-            book_price: BookPrice::of(world.prices, price_name, &self.sku, tolerance),
+            book_price: BookPrice::of(prices, price_name, &self.sku, tolerance),
             theta,
             down_after: self.down_after.map_or(plan.down_after, Span::get),
             drain_limit: self.drain.map_or(plan.drain_limit, Span::get),
