@@ -21,7 +21,7 @@ use keepers::{
     probe::HttpProber,
     secret::Secret,
     tap::{Open, Step, Tap},
-    wish::Wish,
+    wish::{Status, Wish},
 };
 use schemas::{MachineId, PoolId, UsdNanos, cost::CostEvent, machine::MachineState, topology::Topology};
 use tokio::{sync::Notify, task::JoinHandle};
@@ -155,6 +155,7 @@ pub fn config(url: &str, keeper: &str, account: Arc<Account>, pools: Vec<PoolSet
         prober: Arc::new(HttpProber::new().unwrap()),
         price_book: "test.1".into(),
         standing_every: Duration::from_millis(500),
+        forsaken_after: Duration::from_secs(60),
         grace: Duration::from_secs(2),
         tap: Arc::new(Open),
     }
@@ -229,6 +230,11 @@ impl Office {
             self.machines(pool).await.is_empty().then_some(())
         })
         .await;
+    }
+
+    /// What a pool's keeper said last.
+    pub async fn status(&self, pool: &PoolId) -> Option<Status> {
+        self.operator.status(pool).await.unwrap()
     }
 
     /// What an operator asks of a pool.

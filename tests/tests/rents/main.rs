@@ -3,5 +3,10 @@
 #![allow(clippy::tests_outside_test_module, reason = "this is a file of tests")]
 
 mod killed;
+mod operator;
 mod providers;
 mod served;
+mod two_keepers;
+mod typed;
+mod watched;
+mod wrong;
