@@ -217,6 +217,7 @@ pub(crate) fn keeper_config(
         prober: Arc::new(HttpProber::new()?),
         price_book: config.prices.version.clone(),
         standing_every: config.keeping.standing_every,
+        forsaken_after: config.keeping.forsaken_after,
         grace: config.keeping.grace,
         tap: Arc::new(tap::Open),
     })

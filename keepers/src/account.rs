@@ -15,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use transport::SystemClock;
 
-use crate::landlord::{CallError, Census, Known, Landlord, Rules};
+use crate::landlord::{CallError, Census, Known, Landlord, Rules, Stray};
 
 /// A list that takes longer is given up; the next one asks again.
 const LIST_WITHIN: Duration = Duration::from_secs(90);
+/// While no pool is kept here, the account is looked at for machines that nobody keeps: this many times as seldom.
+const IDLE: u32 = 30;
 /// The longest pause after failed lists. Machines serve on meanwhile.
 const LIST_PAUSE_MAX: Duration = Duration::from_secs(120);
 
@@ -40,6 +42,8 @@ pub struct Account {
     /// A pool is kept that was not before.
     begun: Notify,
     listed: watch::Sender<Option<Arc<Listed>>>,
+    /// Machines with our mark that belong to no pool of this account's configuration, as last listed.
+    strays: watch::Sender<Vec<Stray>>,
 }
 
 impl Account {
@@ -51,6 +55,7 @@ impl Account {
             known: Mutex::default(),
             begun: Notify::new(),
             listed: watch::Sender::new(None),
+            strays: watch::Sender::new(Vec::new()),
         })
     }
 
@@ -70,6 +75,11 @@ impl Account {
     /// What lists say, newest last.
     pub(crate) fn listed(&self) -> watch::Receiver<Option<Arc<Listed>>> {
         self.listed.subscribe()
+    }
+
+    /// Machines that lists show and that belong to nobody here.
+    pub(crate) fn strays(&self) -> watch::Receiver<Vec<Stray>> {
+        self.strays.subscribe()
     }
 
     /// A pool's rows have changed. `None`: it is not kept here any more.
@@ -106,7 +116,10 @@ impl Account {
             let known: Vec<Known> = self.all().values().flatten().cloned().collect();
             let kept = !self.all().is_empty();
             if !kept {
-                self.begun.notified().await;
+                let idle = self.rules().list_every.saturating_mul(IDLE);
+                if timeout(idle, self.begun.notified()).await.is_err() {
+                    self.look_for_strays().await;
+                }
                 continue;
             }
             let (began, asked_at) = (Instant::now(), SystemClock.now());
@@ -130,10 +143,30 @@ impl Account {
                     }
                 }
             };
+            if let Ok(census) = &answer {
+                self.found(&census.strays);
+            }
             self.listed.send_replace(Some(Arc::new(Listed { asked_at, answer })));
             // A pool that is taken over is looked at at once, but not faster than the provider's pace.
             sleep_until(began + pause).await;
         }
+    }
+
+    /// A list that nobody's rows are compared with: it was asked without them.
+    async fn look_for_strays(&self) {
+        if let Ok(Ok(census)) = timeout(LIST_WITHIN, self.landlord.list(&[])).await {
+            self.found(&census.strays);
+        }
+    }
+
+    fn found(&self, strays: &[Stray]) {
+        self.strays.send_if_modified(|known| {
+            let news = known != strays;
+            if news {
+                strays.clone_into(known);
+            }
+            news
+        });
     }
 
     fn complain(&self, error: &CallError, failed: u32, told: &mut bool) {

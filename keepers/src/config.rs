@@ -24,6 +24,9 @@ pub struct KeeperConfig {
     pub price_book: String,
     /// How often what no job used is booked.
     pub standing_every: Duration,
+    /// The machines of a pool that is in no configuration here are ended when nobody has kept it for so long: it may be another
+    /// keeper's, which is being restarted.
+    pub forsaken_after: Duration,
     /// How long a keeper that stops waits for calls under way.
     pub grace: Duration,
     /// Watches every step; for tests that kill the keeper there.

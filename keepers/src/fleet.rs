@@ -179,7 +179,7 @@ mod tests {
     }
 
     fn look(rows: &BTreeMap<MachineId, Row>, sightings: Vec<Sighting>) -> Findings {
-        let census = Census { sightings, whole: true, unanswered: Vec::new() };
+        let census = Census { sightings, whole: true, ..Census::default() };
         let later = T0 + Duration::from_secs(1);
         compare(&pool(), rows, &census, &usual(), (later, later))
     }
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn a_list_says_nothing_of_what_was_ordered_after_it_was_asked_for() {
         let rows = rows(&[("a", None)]);
-        let census = Census { sightings: vec![], whole: true, unanswered: vec![] };
+        let census = Census { sightings: vec![], whole: true, ..Census::default() };
         let found = compare(&pool(), &rows, &census, &usual(), (T0, T0 + Duration::from_secs(9)));
         assert_eq!(found, Findings::default());
         let part = Census { whole: false, ..census.clone() };

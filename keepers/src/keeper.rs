@@ -17,6 +17,8 @@ mod hold;
 mod money;
 mod plan;
 mod standby;
+mod strays;
+mod warnings;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -52,7 +54,7 @@ pub enum KeeperError {
     },
     /// Machines stand in an account of which no key is configured: nobody could end them.
     #[error(
-        "{count} machines stand at `{account}`, of which no key is configured ({machines}); give the key back, or end them there by hand and run `beacon pools forget`"
+        "machines of ours stand at `{account}`, of which no key is configured ({count}: {machines}); give the key back, or end them there by hand and run `beacon pools forget`"
     )]
     Unreachable {
         /// The provider.
@@ -100,11 +102,15 @@ impl Keeper {
             error!(
                 machine = %row.specs.machine, pool = %row.specs.pool, provider = %row.specs.landlord,
                 id = row.id.as_deref().unwrap_or("unknown"),
-                "a machine of ours is in no pool of this configuration; unless another keeper keeps its pool it is ended in a minute: put the pool back to keep it"
+                after = ?self.config.forsaken_after,
+                "a machine of ours is in no pool of this configuration; unless another keeper keeps its pool it is ended soon: put the pool back to keep it"
             );
         }
         let (mut tasks, stop) = (JoinSet::new(), shutdown.child_token());
         for account in self.config.accounts.clone() {
+            let (store, keeper) = (self.connection.store.clone(), self.config.keeper.clone());
+            let patience = self.config.forsaken_after;
+            tasks.spawn(strays::tell(Arc::clone(&account), store, keeper, patience, stop.clone()));
             tasks.spawn(account.run(stop.clone()));
         }
         for desk in self.orphan_desks() {

@@ -141,6 +141,15 @@ pub struct Told {
     pub charged_usd: Option<UsdNanos>,
 }
 
+/// A machine that bears our mark and the name of a pool that this account is not configured for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stray {
+    /// The provider's id.
+    pub id: String,
+    /// The pool that it names, where the mark can be read without knowing the pool.
+    pub pool: Option<PoolId>,
+}
+
 /// The machines that one list call shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
@@ -152,6 +161,9 @@ pub struct Census {
     /// Known machines about which this call can say nothing, although it was whole otherwise; for lists that take a call per
     /// machine.
     pub unanswered: Vec<MachineId>,
+    /// Machines with our mark that belong to a pool of nobody here, and are in no row. They are named, and left alone: another
+    /// Beacon may share the account. Golem's are not: an agreement ends within minutes when nobody accepts its debit notes.
+    pub strays: Vec<Stray>,
 }
 
 /// The answer to an order.
@@ -274,6 +286,24 @@ impl CallError {
             | Self::Authentication(_)
             | Self::Misconfigured(_)
             | Self::Unreachable(_) => false,
+        }
+    }
+
+    /// The error and what to do, for a person, on one line.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Authentication(_) => {
+                format!(
+                    "{self}; give the account a key that may do this ([[landlords]]), and restart the keeper"
+                )
+            }
+            Self::Misconfigured(_) => {
+                format!("{self}; correct [[landlords]] or [pools.rent], and restart the keeper")
+            }
+            Self::Price { .. } => format!("{self}; raise usd_per_hour_max, or wait for a lower price"),
+            Self::RateLimited(..) | Self::Capacity(_) | Self::Unreachable(_) | Self::Unclear(_) => {
+                self.to_string()
+            }
         }
     }
 

@@ -16,10 +16,6 @@ pub const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// How long after its end another keeper takes it: clocks differ.
 pub const MARGIN: Duration = Duration::from_secs(1);
 
-/// The machines of a pool that our configuration does not have are ended when no other keeper has kept it for so long: it may
-/// be another keeper's, which is being restarted.
-pub const FORSAKEN_AFTER: Duration = Duration::from_secs(60);
-
 /// A lease on a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -42,7 +38,12 @@ impl Lease {
 
     /// Whether `keeper` may take it: nobody holds it, it has ended, or it is its own from before a restart.
     pub fn is_free(found: Option<&Self>, keeper: &str, now: Micros) -> bool {
-        found.is_none_or(|lease| lease.keeper == keeper || now > lease.until_us + MARGIN)
+        found.is_none_or(|lease| lease.keeper == keeper || !lease.is_kept(now))
+    }
+
+    /// Whether somebody keeps the pool now, as far as a reader can tell whose clock may differ.
+    pub fn is_kept(&self, now: Micros) -> bool {
+        now <= self.until_us + MARGIN
     }
 
     /// Whether nobody has kept the pool for `patience`: it is in no configuration of any keeper any more. `since` is when the

@@ -27,7 +27,7 @@ mod tests;
 use schemas::Micros;
 
 use self::moves::{
-    END_REPEAT, PROBE_AGAIN, PROBE_READY, SICK_AFTER, USELESS_AFTER, enter, pause, starting, stop,
+    END_ALARM, END_REPEAT, PROBE_AGAIN, PROBE_READY, SICK_AFTER, USELESS_AFTER, enter, pause, starting, stop,
 };
 pub use self::moves::{Effect, Site};
 use crate::{
@@ -74,6 +74,28 @@ pub enum Event {
     Ended(Result<Ending, CallError>),
     /// The parking call was answered.
     ParkAnswered(Result<(), CallError>),
+}
+
+impl Event {
+    /// Why a control call did not do what was asked, if this is the answer of one that did not.
+    pub fn refusal(&self) -> Option<&CallError> {
+        match self {
+            Self::Answered(answer) => answer.as_ref().err(),
+            Self::Ended(answer) => answer.as_ref().err(),
+            Self::ParkAnswered(answer) | Self::Woken(answer) => answer.as_ref().err(),
+            Self::TakenOver
+            | Self::Tick
+            | Self::Noted(..)
+            | Self::Identified(_)
+            | Self::Seen(_)
+            | Self::NotSeen
+            | Self::Probed(_)
+            | Self::Suspect(_)
+            | Self::Unwanted { .. }
+            | Self::Drained
+            | Self::Wake(_) => None,
+        }
+    }
 }
 
 /// Applies an event. The row has changed if it differs from before; it is stored before the effects are carried out.
@@ -126,6 +148,11 @@ pub fn due_at(row: &Row, rules: &Rules) -> Option<Micros> {
         Life::Lost { .. } => Some(row.since_us + rules.broken_for),
         Life::Ordered { .. } | Life::Unknown { .. } | Life::Parked { .. } | Life::Gone => None,
     }
+}
+
+/// Whether a machine's end failed so often that a person should know.
+pub fn is_stuck(life: &Life) -> bool {
+    matches!(life, Life::Stopping { failed, .. } if *failed >= END_ALARM)
 }
 
 fn taken_over(row: &mut Row, site: &Site) -> Vec<Effect> {

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use schemas::{MachineId, PoolId};
+use schemas::{MachineId, Micros, PoolId};
 use transport::LinkConfig;
 
 use crate::{
     connection::{Connection, ConnectionError},
+    lease::Lease,
     row::Row,
     store::{Store, StoreError},
-    wish::{Status, Wish},
+    wish::{Notices, Status, Wish},
 };
 
 /// A connection for one command.
@@ -30,6 +31,17 @@ impl Operator {
     /// What its keeper said of a pool last.
     pub async fn status(&self, pool: &PoolId) -> Result<Option<Status>, StoreError> {
         self.0.store.read(&Status::key(pool)).await.map(|(status, _)| status)
+    }
+
+    /// Who keeps a pool now; `None` when nobody does.
+    pub async fn keeper(&self, pool: &PoolId, now: Micros) -> Result<Option<String>, StoreError> {
+        let (lease, _) = self.0.store.read::<Lease>(&Lease::key(pool)).await?;
+        Ok(lease.filter(|lease| lease.is_kept(now)).map(|lease| lease.keeper))
+    }
+
+    /// What keepers said of an account last.
+    pub async fn notices(&self, account: &str) -> Result<Option<Notices>, StoreError> {
+        self.0.store.read(&Notices::key(account)).await.map(|(notices, _)| notices)
     }
 
     /// What was asked of a pool last, and the revision to replace.

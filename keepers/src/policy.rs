@@ -11,16 +11,19 @@
 //! step, down by one machine a look, after fewer were enough for as long as a start takes.
 
 mod arrivals;
+mod bounded;
 mod leave;
 mod levels;
 mod memory;
 mod need;
+mod peers;
 mod reason;
 mod rules;
 mod seen;
 mod shop;
 mod staff;
 mod starts;
+mod verdict;
 mod weigh;
 mod windows;
 
@@ -28,21 +31,24 @@ use std::{cmp::Ordering, time::Duration};
 
 use schemas::{MachineId, Micros, machine::MachineState};
 
+use self::{
+    bounded::bounded,
+    levels::Measure,
+    shop::Hindrance,
+    staff::{Staff, Unit, len},
+    starts::Boots,
+};
 pub use self::{
     leave::{How, Leave, LeaveWhy},
     memory::Memory,
+    peers::{Peer, ahead},
     reason::Reason,
     rules::{Policy, PolicyError},
     seen::{Offer, REPORT_HOLDS, Seen, Serverless, Standing, Wish},
     shop::Purchase,
     starts::{Boot, Starts},
+    verdict::verdict,
     windows::{Bounds, Window, WindowError},
-};
-use self::{
-    levels::Measure,
-    shop::Hindrance,
-    staff::{Staff, Unit, len},
-    starts::Boots,
 };
 use crate::demand::Load;
 
@@ -135,6 +141,10 @@ pub fn plan(seen: &Seen, policy: &Policy, memory: &mut Memory, now: Micros) -> P
         Ordering::Less => lower(&mut plan, seen, policy, memory, &staff, &unit, job_p95, now),
         Ordering::Equal => memory.lower_at = None,
     }
+    let works = |load: &Load| load.running > 0 || !load.waiting.is_empty() || !load.backfill.is_empty();
+    if seen.ahead_slots > 0 && seen.load.as_ref().is_some_and(works) {
+        plan.reasons.push(Reason::Ahead(seen.ahead_slots));
+    }
     if plan.reasons.is_empty() {
         plan.reasons.push(Reason::Nothing);
     }
@@ -148,18 +158,6 @@ impl Plan {
             self.look_again_at = self.look_again_at.min(at);
         }
     }
-}
-
-/// What the operator and the configuration make of a need.
-fn bounded(seen: &Seen, policy: &Policy, boot: Duration, needed: u32, now: Micros) -> u32 {
-    let Bounds { floor, ceiling } = windows::bounds(&policy.windows, policy.bounds, now, boot);
-    let want = match seen.wish {
-        Wish::None => needed.max(floor).min(ceiling.max(floor)),
-        Wish::Start => needed.max(floor.max(1)).min(ceiling.max(floor).max(1)),
-        Wish::Scale(machines) => machines,
-        Wish::Stop | Wish::Drain => 0,
-    };
-    want.min(policy.machines_max)
 }
 
 /// How many machines there may be by what they cost.

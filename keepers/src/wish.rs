@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use schemas::{MachineId, Micros, PoolId, UsdNanos};
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Peer;
+
 /// What an operator asks; the newest holds until it is changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +39,9 @@ impl Wish {
 pub struct Status {
     /// Which keeper.
     pub keeper: String,
+    /// Which pool; missing in words of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolId>,
     /// When it said so.
     pub at_us: Micros,
     /// Machines wanted.
@@ -60,6 +65,37 @@ pub struct Status {
     pub jobs_usd: UsdNanos,
     /// Of that, what was booked as standing cost.
     pub standing_usd: UsdNanos,
+    /// What is wrong and what to do, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Whether renting beats serverless pools, and by what sums, in words.
+    #[serde(default)]
+    pub compared: String,
+    /// Which wish the keeper follows: when that was asked.
+    #[serde(default)]
+    pub wish_us: Micros,
+    /// What other pools of the region plan with.
+    #[serde(default)]
+    pub peer: Peer,
+}
+
+/// What a keeper says of an account: machines there that nobody keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notices {
+    /// Which keeper.
+    pub keeper: String,
+    /// When it said so; it repeats itself each few seconds while there is something to say.
+    pub at_us: Micros,
+    /// What is wrong and what to do, a line each.
+    pub lines: Vec<String>,
+}
+
+impl Notices {
+    /// The key of an account's notices.
+    pub fn key(account: &str) -> String {
+        let plain = |letter: char| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' };
+        format!("notices.{}", account.chars().map(plain).collect::<String>())
+    }
 }
 
 /// A price that a provider told.

@@ -387,12 +387,7 @@ impl Audit {
                         format!("{} runs at {}, {} nano-dollars", bill.runs, POOLS[bill.pool].0, bill.sum);
                     return about("no attempt is billed that no cost event knows", what);
                 }
-                [event]
-                    if !event.estimated
-                        && bill.runs == 1
-                        && event.amount_usd.get() != bill.sum
-                        && !self.may_be_mistaken(core, &bill) =>
-                {
+                [event] if !event.estimated && bill.runs == 1 && event.amount_usd.get() != bill.sum => {
                     let what = format!("{} booked, {} billed", event.amount_usd, bill.sum);
                     return about("a cost event says what the provider billed", what);
                 }
@@ -434,13 +429,11 @@ impl Audit {
         // A dispatcher hears of a restart at the first heartbeat, believes silence after a lease, and asks until the server answers.
         let booked_within = core.plan.ack_wait.max(SILENT_LEAST) + ASKS_FOR;
         let both = self.death(offered.by).is_some_and(|at| at.since(died) < booked_within);
-        !offered.heard || both
-    }
-
-    /// Whether a run may be taken for another's: where a provider finds runs by job and attempt, and two jobs have one id.
-    fn may_be_mistaken(&self, core: &Core, bill: &Bill) -> bool {
-        let Some(job) = self.jobs.get(&bill.seq) else { return false };
-        core.plan.finds && self.jobs.values().filter(|other| other.id == job.id).count() > 1
+        // The acceptance had left the worker before its call, so it is only unheard where it was held up on its way.
+        let held_up = [bill.caller.0, offered.by.0]
+            .into_iter()
+            .any(|host| troubled(core, host, bill) || broke(core, host, bill));
+        !offered.heard && held_up || both
     }
 
     /// The result of a job under its id, which another job may have.
@@ -544,6 +537,13 @@ fn troubled(core: &Core, host: Host, bill: &Bill) -> bool {
         let ends = *at + span + SILENCED_AFTER;
         of.is_none_or(|of| of == host) && bill.began < ends && *at < bill.began + core.plan.ack_wait * 3
     })
+}
+
+/// Whether a connection of a host broke about the time of an attempt: what is on its way then is lost.
+fn broke(core: &Core, host: Host, bill: &Bill) -> bool {
+    let close = |at: Micros| at.since(bill.began).max(bill.began.since(at)) < Duration::from_secs(1);
+    let breaks = |fault: &Fault| matches!(fault, Fault::Break { host: of, .. } if *of == host);
+    core.plan.faults.iter().any(|(at, fault)| breaks(fault) && close(*at))
 }
 
 fn key(key: Option<AttemptKey>) -> String {

@@ -77,6 +77,11 @@ impl Desk<'_> {
         }
     }
 
+    /// Has all that was sent on a line leave the process. False while there is no connection.
+    pub(crate) fn flush(&mut self, line: Line) -> bool {
+        self.core.net.flush(self.host, line)
+    }
+
     /// Subscribes, now and with each new session.
     pub(crate) fn subscribe(&mut self, line: Line, subscription: Subscription) {
         let Subscription { number, filter, group } = subscription.clone();
@@ -132,7 +137,7 @@ impl Desk<'_> {
         }
         let (host, life, now) = (self.host, self.core.hosts[self.host].life, self.now());
         let back = self.core.providers[pool].way() + self.core.providers[pool].way();
-        let found = self.core.providers[pool].find(of.job, of.attempt);
+        let found = self.core.providers[pool].find(of.key);
         self.core.agenda.push(now + back, Next::Answer(host, life, CallNews::Named(call, found)));
     }
 

@@ -14,18 +14,21 @@ pub enum Mutation {
     AcksTooSoon,
     /// A dispatcher sends a job's text beside the handover, whatever the two add up to.
     OffersTooMuch,
+    /// A worker calls its provider before its acceptance has left it.
+    CallsUnannounced,
     /// A dispatcher finishes what does not read as a job, and tells nobody.
     DropsBroken,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::UsefulTooSoon,
         Self::DeafToRollCalls,
         Self::NaksLostLease,
         Self::AcksTooSoon,
         Self::OffersTooMuch,
+        Self::CallsUnannounced,
         Self::DropsBroken,
     ];
 }

@@ -71,6 +71,8 @@ struct Past {
     line: Line,
     last_in: Micros,
     last_out: Micros,
+    /// What arrives until then was flushed: the death of its sender does not take it back.
+    flushed_in: Option<Micros>,
     broke_in: Option<Micros>,
     broke_out: Option<Micros>,
 }
@@ -123,6 +125,14 @@ impl Net {
         let past = &mut self.sessions[session as usize];
         past.last_in = at.max(held).max(past.last_in);
         Some((past.last_in, session, message))
+    }
+
+    /// Everything a client sent is written to its connection. False while there is none.
+    pub(crate) fn flush(&mut self, host: Host, line: Line) -> bool {
+        let Some(session) = self.connection(host, line).session else { return false };
+        let past = &mut self.sessions[session as usize];
+        past.flushed_in = Some(past.last_in);
+        true
     }
 
     /// Sends a message to the client of a session. Gives when it arrives, and where.
@@ -207,15 +217,16 @@ impl Net {
         Some((session, broke_in))
     }
 
-    /// The process of a host has ended: its sockets close. What a process that died had written may still arrive; one that `flushed`
-    /// has waited for that.
+    /// The process of a host has ended: its sockets close. What a process that died had flushed arrives, and what it had only sent may;
+    /// one that `flushed` has waited for all of it.
     pub(crate) fn forget(&mut self, host: Host, flushed: bool, now: Micros) -> Vec<(Session, Micros)> {
         let ended = LINES.map(|line| {
             let (session, noticed) = self.break_line(host, line, now)?;
             let past = &mut self.sessions[session as usize];
+            let written = if flushed { Some(past.last_in) } else { past.flushed_in };
             // Where it was cut off before, nothing arrives.
-            if flushed && past.broke_in == Some(noticed) {
-                past.broke_in = Some(noticed.max(past.last_in + Duration::from_micros(1)));
+            if let Some(written) = written.filter(|_| past.broke_in == Some(noticed)) {
+                past.broke_in = Some(noticed.max(written + Duration::from_micros(1)));
             }
             Some((session, noticed.max(past.last_in)))
         });
@@ -250,7 +261,15 @@ impl Net {
         now: Micros,
     ) -> (Session, Vec<Subscription>, VecDeque<Message>) {
         let session = Session::try_from(self.sessions.len()).expect("fewer sessions than 2^32");
-        self.sessions.push(Past { host, line, last_in: now, last_out: now, broke_in: None, broke_out: None });
+        self.sessions.push(Past {
+            host,
+            line,
+            last_in: now,
+            last_out: now,
+            flushed_in: None,
+            broke_in: None,
+            broke_out: None,
+        });
         let connection = self.connection(host, line);
         connection.session = Some(session);
         (session, connection.subscriptions.clone(), std::mem::take(&mut connection.waiting))
@@ -312,6 +331,22 @@ mod tests {
         assert!(net.notice(session) && !net.notice(session));
         assert!(!net.may_connect(0, Line::Bulk, now) && net.may_connect(0, Line::Bulk, heal));
         assert!(net.retry_at(0, Line::Bulk, now) >= heal);
+    }
+
+    #[test]
+    fn what_was_flushed_arrives_though_its_sender_dies_and_what_was_only_sent_may_not() {
+        let mut net = net();
+        let mut lost = [0, 0];
+        for n in 1..=200u64 {
+            let (now, flushes) = (Micros::new(n * 1_000_000), n.is_multiple_of(2));
+            net.connect(0, Line::Bulk, now);
+            let (at, session, _) = net.send(0, Line::Bulk, message(), now).expect("connected");
+            assert!(!flushes || net.flush(0, Line::Bulk));
+            net.forget(0, false, now);
+            lost[usize::from(flushes)] += u32::from(!net.reaches_server(session, at));
+        }
+        assert!(lost[0] > 10 && lost[1] == 0, "{lost:?}");
+        assert!(!net.flush(0, Line::Bulk), "there is no connection");
     }
 
     #[test]

@@ -156,9 +156,9 @@ impl Provider {
         &self.runs[id]
     }
 
-    /// The newest run that was asked for under this name, if this provider keeps names.
-    pub(crate) fn find(&self, job: JobId, attempt: u16) -> Option<RunId> {
-        let named = |run: &Run| run.of.job == job && run.of.attempt == attempt;
+    /// The newest run that was asked for under the name of this attempt, if this provider keeps names.
+    pub(crate) fn find(&self, key: AttemptKey) -> Option<RunId> {
+        let named = |run: &Run| run.of.key == key;
         self.runs.iter().rposition(named).filter(|_| self.config.finds)
     }
 
@@ -255,8 +255,8 @@ mod tests {
         let id = provider.start(call(), (0, 1, 1), Micros::new(0));
         provider.caller_gone(id, Micros::new(1));
         assert!(!provider.run(id).stopped);
-        assert_eq!(provider.find(call().job, 1), Some(id));
-        assert_eq!(provider.find(call().job, 2), None);
+        assert_eq!(provider.find(call().key), Some(id));
+        assert_eq!(provider.find(AttemptKey::of("x", 2)), None);
     }
 
     #[test]

@@ -53,3 +53,8 @@ fn a_text_that_does_not_fit_beside_its_handover() {
 fn a_body_that_is_no_job_and_gets_no_result() {
     check(Mutation::DropsBroken, &["a lease is finished after its result is stored"]);
 }
+
+#[test]
+fn a_call_that_begins_before_anybody_else_can_know_of_it() {
+    check(Mutation::CallsUnannounced, &["no attempt is billed that no cost event knows"]);
+}

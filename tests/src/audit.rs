@@ -8,8 +8,18 @@ use schemas::{
     cost::{CostEvent, Purpose},
     reply::{JobResult, Status},
 };
+use simulators::Bill;
 
 use crate::wait;
+
+/// The name that an attempt's run has at its provider.
+///
+/// # Panics
+/// For standing cost, which no run caused.
+pub fn run_of(cost: &CostEvent) -> String {
+    let (job, key) = (cost.job.expect("a job's cost"), cost.attempt_key.expect("a job's cost"));
+    format!("{job}-{}-{key}", cost.attempt)
+}
 
 /// What a mailbox holds.
 #[derive(Debug, Default)]
@@ -90,6 +100,25 @@ impl Audit {
             *sum = sum.checked_add(cost.amount_usd).unwrap();
         }
         paid
+    }
+
+    /// The runs whose bill and ledger differ, each with what was billed and what is booked, nano-dollars.
+    pub fn differing_runs(&self, bill: &Bill) -> Vec<(String, u64, u64)> {
+        let mut runs: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for line in &bill.lines {
+            if let Some(run) = &line.run {
+                runs.entry(run.clone()).or_default().0 += line.amount_nanos;
+            }
+        }
+        for cost in &self.costs {
+            if let Some(sums) = runs.get_mut(&run_of(cost)) {
+                sums.1 += cost.amount_usd.get();
+            }
+        }
+        let differs = |(run, (billed, booked)): (String, (u64, u64))| {
+            (billed != booked).then_some((run, billed, booked))
+        };
+        runs.into_iter().filter_map(differs).collect()
     }
 
     /// How many attempts were paid for and gave a result.

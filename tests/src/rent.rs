@@ -156,6 +156,7 @@ pub fn config(url: &str, keeper: &str, account: Arc<Account>, pools: Vec<PoolSet
         prober: Arc::new(HttpProber::new().unwrap()),
         price_book: "test.1".into(),
         standing_every: Duration::from_millis(500),
+        forsaken_after: Duration::from_secs(60),
         grace: Duration::from_secs(2),
         tap: Arc::new(Open),
     }
@@ -237,7 +238,7 @@ impl Office {
         .await;
     }
 
-    /// What the pool's keeper said of it last.
+    /// What a pool's keeper said last.
     pub async fn status(&self, pool: &PoolId) -> Option<Status> {
         self.operator.status(pool).await.unwrap()
     }

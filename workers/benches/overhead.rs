@@ -44,6 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let call = Call {
         job: "0198c0de-0000-7000-8000-000000000001".parse()?,
         attempt: 1,
+        key: schemas::AttemptKey::of("bench", 1),
         model: "m".to_owned(),
         sku: "standard".to_owned(),
         input: Input::Prompt("Why is the sky blue?".to_owned()),

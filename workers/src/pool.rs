@@ -17,12 +17,12 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use async_nats::{HeaderMap, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use rustc_hash::FxHashMap;
-use schemas::subjects;
+use schemas::{Micros, subjects};
 use serde::Serialize;
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -46,6 +46,8 @@ const KEEP_MIN: Duration = Duration::from_millis(50);
 const KEEP_MAX: Duration = Duration::from_secs(1);
 /// How long attempts may take to end when they are told to stop: a journal entry and a return each.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// Clearly past the time at which an offer lapses.
+const PAST: Duration = Duration::from_millis(5);
 /// How long the last booking of standing cost may take, and then the role's own tasks.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -71,6 +73,9 @@ pub struct Pool {
     /// The attempts that run, each with its number in the shift. No outcome after a panic.
     running: JoinSet<(u64, Option<Settled>)>,
     held: FxHashMap<u64, Held>,
+    /// The attempts whose acceptances are not on their way yet, and when the last of their offers lapses.
+    untold: Vec<Arc<Ears>>,
+    lapse: Micros,
     /// Extensions of leases, and orders to keep warm, on their way.
     errands: JoinSet<()>,
     /// The booking of standing cost that goes on, one at a time.
@@ -121,6 +126,10 @@ impl Pool {
         // The first tick comes at once: it closes what an earlier worker left standing.
         let mut standing = every(self.kit.config.standing_every);
         while phase == Phase::Working || !self.running.is_empty() {
+            // A timer rounds up to a millisecond, and calls wait for what is due now.
+            if self.shift.wake_at() <= self.kit.clock.now().steady {
+                self.speak().await;
+            }
             let wake = self.kit.clock.instant(self.shift.wake_at());
             let until = phase.until();
             tokio::select! {
@@ -214,9 +223,11 @@ impl Pool {
             Decision::Accept(number) => {
                 let model = self.shift.serves(&handover.subject.model).cloned();
                 let model = model.expect("an offer of a model that is not served is refused");
-                let kit = self.kit.clone();
+                let (kit, accept_by) = (self.kit.clone(), handover.accept_by_us);
                 let gauge = kit.metrics.begin();
                 let attempt = Attempt::new(kit, handover, accept.into_string(), message, model, now);
+                self.untold.push(attempt.ears());
+                self.lapse = self.lapse.max(accept_by);
                 self.held.insert(number, Held { keeper: attempt.keeper(), ears: attempt.ears() });
                 self.running.spawn(async move {
                     let _gauge = gauge;
@@ -299,6 +310,27 @@ impl Pool {
         }
         let due = self.shift.tick(self.kit.clock.now());
         self.send(due).await;
+        if self.shift.all_told() && !self.untold.is_empty() {
+            self.announce();
+        }
+    }
+
+    /// Tells attempts that their acceptances are on their way, once these have left this process: its death takes nothing back
+    /// that is written.
+    fn announce(&mut self) {
+        let (told, client) = (std::mem::take(&mut self.untold), self.kit.client.clone());
+        // Without a connection it waits. Once an offer has lapsed, its attempt lets go of it by itself.
+        let patience = self.lapse.since(self.kit.clock.now().wall) + PAST;
+        self.errands.spawn(async move {
+            let written = timeout(patience, client.flush()).await;
+            if !matches!(written, Ok(Ok(()))) {
+                warn!(attempts = told.len(), "acceptances not written in time; the jobs are offered again");
+                sleep(if written.is_ok() { patience } else { Duration::ZERO }).await;
+            }
+            for ears in told {
+                ears.announce();
+            }
+        });
     }
 
     async fn send(&self, messages: Vec<Message>) {

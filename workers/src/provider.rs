@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use schemas::{
-    JobId, MachineId, Micros, UsdNanos,
+    AttemptKey, JobId, MachineId, Micros, UsdNanos,
     failure::Failure,
     job::{Input, Params},
     prices::Used,
@@ -17,10 +17,12 @@ use schemas::{
 /// One attempt, as an adapter sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
-    /// The job; with `attempt` it makes the provider's request id, `<job>-<attempt>`.
+    /// The job; with `attempt` and `key` it makes the provider's request id.
     pub job: JobId,
     /// Which attempt, from 1.
     pub attempt: u16,
+    /// Names the attempt among all attempts of all jobs: two tenants may use one job id.
+    pub key: AttemptKey,
     /// The model's name at this provider.
     pub model: String,
     /// The pool's name for the machine. An adapter repeats it where the provider names no machine itself.
@@ -38,9 +40,10 @@ pub struct Call {
 }
 
 impl Call {
-    /// `<job>-<attempt>`: the call's name at the provider, in its logs and its bill, and to find the call again.
+    /// `<job>-<attempt>-<key>`: the call's name at the provider, in its logs and its bill, and to find the call again. Whoever goes on
+    /// with an attempt of an earlier worker has its key from the journal.
     pub fn request_id(&self) -> String {
-        format!("{}-{}", self.job, self.attempt)
+        format!("{}-{}-{}", self.job, self.attempt, self.key)
     }
 }
 

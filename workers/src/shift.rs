@@ -4,7 +4,7 @@
 //!  offer ─▶ Shift::offer ─┬─ accept ─▶ an attempt runs ─▶ Shift::ended ─┐
 //!                         └─ refuse ──────────────────────────────────┐│
 //!                                                                     ▼▼
-//!  Shift::tick ─▶ acceptances within milliseconds, a heartbeat each second and on change, a roll call each second
+//!  Shift::tick ─▶ acceptances at once, a heartbeat each second and on change, a roll call each second
 //! ```
 //!
 //! What runs is a set, never a counter that could leak. Draining is a state of the shift: it refuses offers and goes on with
@@ -37,7 +37,9 @@ use crate::{
     stats::Recent,
 };
 
-/// How long acceptances are collected. They are off the critical path: the job runs meanwhile.
+/// News that come closely are collected, for as long as there are attempts to run meanwhile: so much for each, and no longer than
+/// [`FLUSH_AFTER`]. Calls wait for it, so a worker with little to do tells at once, and a busy one in batches.
+const FLUSH_EACH: Duration = Duration::from_micros(60);
 const FLUSH_AFTER: Duration = Duration::from_millis(2);
 /// Heartbeats on change come no faster than this.
 const BEAT_MIN: Duration = Duration::from_millis(5);
@@ -125,6 +127,7 @@ pub struct Shift {
     next: u64,
     /// When the inboxes have something to say.
     flush_at: Option<Duration>,
+    last_flush: Option<Duration>,
     beat_at: Duration,
     last_beat: Option<Duration>,
     draining: bool,
@@ -157,6 +160,7 @@ impl Shift {
             warmth: Warmth::default(),
             next: 1,
             flush_at: None,
+            last_flush: None,
             beat_at: now.steady,
             last_beat: None,
             draining: false,
@@ -294,7 +298,7 @@ impl Shift {
         let mut messages = Vec::new();
         let flush = self.flush_at.is_some_and(|at| at <= now.steady);
         if flush {
-            self.flush_at = None;
+            (self.flush_at, self.last_flush) = (None, Some(now.steady));
         }
         self.speak(flush, now, &mut messages);
         if self.beat_at <= now.steady {
@@ -344,14 +348,22 @@ impl Shift {
     }
 
     fn flush_soon(&mut self, now: Now) {
-        let at = *self.flush_at.get_or_insert(now.steady + FLUSH_AFTER);
+        let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        let pace = FLUSH_EACH.saturating_mul(running).min(FLUSH_AFTER);
+        let soonest = self.last_flush.map_or(now.steady, |last| last + pace).max(now.steady);
+        self.flush_at = Some(self.flush_at.map_or(soonest, |at| at.min(soonest)));
         // The load has changed, so a heartbeat follows; not faster than its pace.
         let soonest = self.last_beat.map_or(now.steady, |last| last + BEAT_MIN);
-        self.beat_at = self.beat_at.min(soonest.max(at));
+        self.beat_at = self.beat_at.min(soonest.max(now.steady + FLUSH_AFTER));
     }
 
     fn model(&self, token: &ModelToken) -> Option<&PoolModel> {
         self.post.models.iter().find(|m| m.model == *token)
+    }
+
+    /// Whether every acceptance was told.
+    pub fn all_told(&self) -> bool {
+        self.inboxes.values().all(|inbox| inbox.accepted.is_empty())
     }
 
     /// The model as this worker serves it.

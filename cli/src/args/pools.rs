@@ -79,6 +79,9 @@ pub(crate) struct PoolsForget {
     /// The machine, by its name in `beacon pools status`
     #[arg(value_name = "MACHINE")]
     pub(crate) machine: MachineId,
+    /// Only say what would be forgotten
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,

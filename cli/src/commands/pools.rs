@@ -2,37 +2,41 @@
 //!
 //! The command only writes down what is asked. The keeper of the pool hears it at once and acts; without a keeper the wish waits.
 
-use std::collections::BTreeMap;
+mod shown;
+mod status;
+
+use std::time::Duration;
 
 use keepers::{
     operator::Operator,
-    row::Row,
     wish::{Status, Wish},
 };
-use schemas::{MachineId, Micros, PoolId, UsdNanos, machine::MachineState, time::Clock as _};
+use schemas::{MachineId, PoolId, UsdNanos, machine::MachineState, time::Clock as _};
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 use transport::SystemClock;
 
+use self::shown::{Shown, gather, machines, standing};
 use crate::{
-    args::{Pools, PoolsAsk, PoolsDrain, PoolsForget, PoolsScale, PoolsStatus},
+    args::{Pools, PoolsAsk, PoolsDrain, PoolsForget, PoolsScale},
     confirm::confirm,
     environment,
     exit::{Unsuccessful, Usage},
     output,
     session::Session,
-    shown::span,
-    table::table,
 };
 
-/// A keeper that said nothing for so long is not there.
-const SILENT_AFTER_SECS: u64 = 60;
+/// A keeper that is there answers a wish within this.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Between looks at whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Looks, or asks.
 pub(crate) async fn run(args: Pools, session: Session) -> anyhow::Result<()> {
     let work = async {
         let operator = Operator::connect(&session.link()?).await?;
         let outcome = match args {
-            Pools::Status(args) => status(args, &session, &operator).await,
+            Pools::Status(args) => status::show(args, &session, &operator).await,
             Pools::Start(args) => ask(&args, &session, &operator, Change::Start).await,
             Pools::Stop(args) => ask(&args, &session, &operator, Change::Stop).await,
             Pools::Scale(PoolsScale { ask: args, machines }) => {
@@ -47,126 +51,6 @@ pub(crate) async fn run(args: Pools, session: Session) -> anyhow::Result<()> {
         outcome
     };
     session.unless_interrupted(work).await
-}
-
-/// A pool, as it is shown.
-struct Shown {
-    pool: PoolId,
-    status: Option<Status>,
-    wish: Wish,
-    rows: Vec<Row>,
-    configured: bool,
-}
-
-async fn gather(session: &Session, operator: &Operator, only: &[PoolId]) -> anyhow::Result<Vec<Shown>> {
-    let mut rows: BTreeMap<PoolId, Vec<Row>> = BTreeMap::new();
-    for row in operator.rows().await?.into_values() {
-        rows.entry(row.specs.pool.clone()).or_default().push(row);
-    }
-    let rented = session.config.pools.iter().filter(|pool| pool.rent().is_some());
-    let configured: Vec<PoolId> = rented.map(|pool| pool.id.clone()).collect();
-    for pool in &configured {
-        rows.entry(pool.clone()).or_default();
-    }
-    let mut shown = Vec::new();
-    for (pool, rows) in rows {
-        if !only.is_empty() && !only.contains(&pool) {
-            continue;
-        }
-        let status = operator.status(&pool).await?;
-        let (wish, _) = operator.wish(&pool).await?;
-        let configured = configured.contains(&pool);
-        shown.push(Shown { pool, status, wish, rows, configured });
-    }
-    if let Some(unknown) = only.iter().find(|pool| !shown.iter().any(|shown| shown.pool == **pool)) {
-        return Err(Usage(format!("pool `{unknown}` rents no machines and has none")).into());
-    }
-    Ok(shown)
-}
-
-async fn status(args: PoolsStatus, session: &Session, operator: &Operator) -> anyhow::Result<()> {
-    let shown = gather(session, operator, &args.pools).await?;
-    let now = SystemClock.now();
-    if session.json {
-        for Shown { pool, status, wish, rows, configured } in &shown {
-            let machines: Vec<_> = rows.iter().map(Row::machine).collect();
-            output::json(&json!({
-                "pool": pool, "configured": configured, "status": status, "wish": wish, "machines": machines,
-            }))?;
-        }
-        return Ok(());
-    }
-    if shown.is_empty() {
-        session.say("no pool rents machines");
-        return Ok(());
-    }
-    let summary: Vec<[String; 7]> = shown.iter().map(|shown| line(shown, now)).collect();
-    let header = ["pool", "want", "machines", "$/h", "cost $", "of it idle $", "why"];
-    output::line(table(header, &[1, 3, 4, 5], &summary).to_string())?;
-    let machines: Vec<[String; 8]> =
-        shown.iter().flat_map(|shown| shown.rows.iter().map(|row| machine_line(row, now))).collect();
-    if !machines.is_empty() {
-        let header = ["machine", "pool", "state", "for", "at", "$/h", "id", "because"];
-        output::line(table(header, &[5], &machines).to_string())?;
-    }
-    Ok(())
-}
-
-fn line(shown: &Shown, now: Micros) -> [String; 7] {
-    let mut counts: BTreeMap<MachineState, usize> = BTreeMap::new();
-    for row in &shown.rows {
-        *counts.entry(row.life.state()).or_default() += 1;
-    }
-    let counts: Vec<String> =
-        counts.iter().map(|(state, count)| format!("{count} {}", state.name())).collect();
-    let counts = if counts.is_empty() { "-".to_owned() } else { counts.join(", ") };
-    let Some(status) = &shown.status else {
-        let why = "no keeper has kept this pool yet: run `beacon keeper`".to_owned();
-        return [shown.pool.to_string(), "-".into(), counts, "-".into(), "-".into(), "-".into(), why];
-    };
-    [
-        shown.pool.to_string(),
-        status.want.to_string(),
-        counts,
-        status.usd_per_hour.to_string(),
-        status.cost_usd.to_string(),
-        status.standing_usd.to_string(),
-        why(shown, status, now),
-    ]
-}
-
-/// What a person should know first.
-fn why(shown: &Shown, status: &Status, now: Micros) -> String {
-    let silent = now.since(status.at_us).as_secs();
-    if silent > SILENT_AFTER_SECS {
-        return format!("keeper {} is silent for {silent} s: start `beacon keeper`", status.keeper);
-    }
-    if !shown.configured {
-        return "not in this configuration any more: its machines are ended".to_owned();
-    }
-    if let Some(closed) = &status.closed {
-        return format!("nothing is ordered: {closed}");
-    }
-    if let Some(cooling) = status.cooling.first() {
-        return format!(
-            "{}; nothing is ordered at {} for now: {}",
-            status.reason, cooling.place, cooling.because
-        );
-    }
-    status.reason.clone()
-}
-
-fn machine_line(row: &Row, now: Micros) -> [String; 8] {
-    [
-        row.specs.machine.to_string(),
-        row.specs.pool.to_string(),
-        row.life.state().name().to_owned(),
-        span(now.since(row.since_us)),
-        row.specs.place.clone(),
-        row.specs.usd_per_hour.to_string(),
-        row.id.clone().unwrap_or_else(|| "-".to_owned()),
-        row.because.clone().unwrap_or_else(|| "-".to_owned()),
-    ]
 }
 
 /// What is asked.
@@ -186,22 +70,54 @@ async fn ask(args: &PoolsAsk, session: &Session, operator: &Operator, change: Ch
     };
     let (before, revision) = operator.wish(pool).await?;
     let wish = changed(&before, &change, shown)?;
-    let what = told(pool, &change, shown);
-    session.say(&what);
+    for line in told(session, &change, shown) {
+        session.say(line);
+    }
+    let (price, now) = (price(shown), standing(shown).1);
+    let json = |asked: bool, keeper: Option<&str>| {
+        json!({
+            "pool": pool, "wish": wish, "asked": asked, "kept_by": keeper, "usd_per_hour_now": now,
+            "usd_per_hour_each": price,
+        })
+    };
     if args.dry_run {
         session.say("nothing was asked (--dry-run)");
-        return if session.json {
-            output::json(&json!({ "pool": pool, "wish": wish, "asked": false }))
-        } else {
-            Ok(())
-        };
+        return if session.json { output::json(&json(false, shown.keeper.as_deref())) } else { Ok(()) };
     }
-    confirm("ask this of the pool's keeper", args.yes || session.json)?;
+    confirm("ask this of the pool's keeper", args.yes)?;
     operator.ask(pool, &wish, revision).await?;
+    let answer = heard(operator, pool, &wish).await?;
     if session.json {
-        output::json(&json!({ "pool": pool, "wish": wish, "asked": true }))?;
+        output::json(&json(true, answer.as_ref().ok().map(|status| status.keeper.as_str())))?;
     }
-    Ok(())
+    match answer {
+        Ok(status) => {
+            session.say(format!("keeper {} does it: {} wanted", status.keeper, machines(status.want)));
+            Ok(())
+        }
+        Err(why) => {
+            Err(Unsuccessful(format!("{why}; what you asked of {pool} is stored and is done then")).into())
+        }
+    }
+}
+
+/// Waits for the pool's keeper to follow the wish, for a while. Why it does not, else.
+async fn heard(operator: &Operator, pool: &PoolId, wish: &Wish) -> anyhow::Result<Result<Status, String>> {
+    let end = Instant::now() + ANSWER_WITHIN;
+    loop {
+        let status = operator.status(pool).await?;
+        if let Some(status) = status.filter(|status| status.wish_us == wish.at_us) {
+            return Ok(Ok(status));
+        }
+        match operator.keeper(pool, SystemClock.now()).await? {
+            None => return Ok(Err(format!("no keeper keeps {pool}: start `beacon keeper`"))),
+            Some(keeper) if Instant::now() >= end => {
+                let secs = ANSWER_WITHIN.as_secs();
+                return Ok(Err(format!("keeper {keeper} does not answer within {secs} s: look at its log")));
+            }
+            Some(_) => sleep(LOOK_EVERY).await,
+        }
+    }
 }
 
 fn changed(before: &Wish, change: &Change, shown: &Shown) -> anyhow::Result<Wish> {
@@ -224,46 +140,93 @@ fn changed(before: &Wish, change: &Change, shown: &Shown) -> anyhow::Result<Wish
     Ok(wish)
 }
 
+/// The cheapest machine that could be had, dollars an hour.
+fn price(shown: &Shown) -> Option<UsdNanos> {
+    shown.status.as_ref().and_then(|status| status.quotes.iter().map(|quote| quote.usd_per_hour).min())
+}
+
 /// What it means, prices first.
-fn told(pool: &PoolId, change: &Change, shown: &Shown) -> String {
-    let price =
-        shown.status.as_ref().and_then(|status| status.quotes.iter().map(|quote| quote.usd_per_hour).min());
+fn told(session: &Session, change: &Change, shown: &Shown) -> Vec<String> {
+    let pool = &shown.pool;
+    let price = price(shown);
     let each = price.map_or_else(
-        || "at a price that the keeper has not asked for yet".to_owned(),
-        |price| format!("at ${price} an hour each"),
+        || "its price is not known: no keeper has asked for it yet".to_owned(),
+        |price| format!("${price} an hour each"),
     );
-    let standing = shown.rows.iter().filter(|row| row.life.state().counts());
-    let now = UsdNanos::new(standing.map(|row| row.specs.usd_per_hour.get()).fold(0, u64::saturating_add));
-    let now = format!("now {} machines at ${now} an hour", shown.rows.len());
-    match change {
-        Change::Stop => format!("{pool}: no machine; those that stand are drained and ended ({now})"),
-        Change::Scale(Some(machines)) => {
-            let sum = price.and_then(|price| price.times(u64::from(*machines)));
+    let (count, usd) = standing(shown);
+    let mut lines = vec![format!("now: {} at ${usd} an hour together", machines(count))];
+    lines.push(match change {
+        Change::Stop => {
+            format!("{pool}: no machine; those that stand are drained and ended, and none is ordered")
+        }
+        Change::Scale(Some(asked)) => {
+            let sum = price.and_then(|price| price.times(u64::from(*asked)));
             let sum = sum.map_or_else(String::new, |sum| format!(", ${sum} an hour together"));
-            format!("{pool}: {machines} machines whatever its policy says, {each}{sum} ({now})")
+            format!("{pool}: {} whatever its policy says, {each}{sum}", machines(*asked))
         }
-        Change::Start | Change::Scale(None) => {
-            format!("{pool}: as many machines as its policy says, {each} ({now})")
+        Change::Start | Change::Scale(None) => format!("{pool}: as many machines as its policy says, {each}"),
+        Change::Drain(named) => {
+            let row = |machine: &&MachineId| shown.rows.iter().find(|row| row.specs.machine == **machine);
+            let saved: u64 = named
+                .iter()
+                .filter_map(|machine| row(&machine))
+                .map(|row| row.specs.usd_per_hour.get())
+                .sum();
+            let names: Vec<String> = named.iter().map(ToString::to_string).collect();
+            let saved = UsdNanos::new(saved);
+            format!(
+                "{pool}: drain and end {} (${saved} an hour); the policy may order others",
+                names.join(", ")
+            )
         }
-        Change::Drain(machines) => {
-            let names: Vec<String> = machines.iter().map(ToString::to_string).collect();
-            format!("{pool}: drain and end {} ({now})", names.join(", "))
+    });
+    let rent = session.config.pool(pool).and_then(|pool| pool.rent());
+    if let (Change::Scale(Some(asked)), Some(rent)) = (change, rent) {
+        let (most, usd) = (rent.most(), rent.usd_per_hour_max());
+        if *asked > most {
+            lines.push(format!(
+                "the configuration allows {} (most): the keeper orders no more",
+                machines(most)
+            ));
+        }
+        if price.and_then(|price| price.times(u64::from(*asked))).is_some_and(|sum| sum > usd) {
+            lines.push(format!(
+                "the configuration allows ${usd} an hour (pool_usd_per_hour_max): the keeper orders no more"
+            ));
         }
     }
+    lines
 }
 
 async fn forget(args: PoolsForget, session: &Session, operator: &Operator) -> anyhow::Result<()> {
-    let PoolsForget { machine, yes } = args;
-    confirm(
-        &format!("forget machine {machine}: nobody looks for it or ends it any more"),
-        yes || session.json,
-    )?;
+    let PoolsForget { machine, dry_run, yes } = args;
+    let Some(row) = operator.rows().await?.remove(&machine) else {
+        return Err(Unsuccessful(format!(
+            "there is no machine `{machine}`; `beacon pools status` has those that are"
+        ))
+        .into());
+    };
+    let (id, account) = (row.id.as_deref().unwrap_or("unknown"), &row.specs.landlord);
+    let (state, price) = (row.life.state(), row.specs.usd_per_hour);
+    session.say(format!(
+        "{machine} of {} is {} (id {id} at {account}, ${price} an hour)",
+        row.specs.pool,
+        state.name()
+    ));
+    if !matches!(state, MachineState::Wanted | MachineState::Gone) {
+        session
+            .say(format!("look at {account} first: if it still runs there, it costs on and nobody ends it"));
+    }
+    if dry_run {
+        session.say("nothing was forgotten (--dry-run)");
+        return if session.json { output::json(&json!({ "forgotten": null, "id": row.id })) } else { Ok(()) };
+    }
+    confirm("forget it, so that nobody looks for it or ends it any more", yes)?;
     match operator.forget(&machine).await? {
         Some(row) => {
-            let id = row.id.as_deref().unwrap_or("unknown");
-            session.say(format!("{machine} is forgotten (id {id} at {})", row.specs.landlord));
+            session.say(format!("{machine} is forgotten"));
             if session.json { output::json(&json!({ "forgotten": machine, "id": row.id })) } else { Ok(()) }
         }
-        None => Err(Unsuccessful(format!("there is no machine `{machine}`")).into()),
+        None => Err(Unsuccessful(format!("machine `{machine}` went by itself meanwhile")).into()),
     }
 }

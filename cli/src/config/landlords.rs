@@ -8,6 +8,7 @@ use std::{
 
 use chrono::NaiveDate;
 use keepers::landlords::{
+    fly::Guest,
     golem::Decimal,
     railway::{RailwayPrices, UsageUnit},
 };
@@ -297,6 +298,19 @@ impl RawLandlord {
                 format!("is for kind `{}`, and this is `{}`", kind.name(), self.kind.name()),
             )),
             None => Ok(()),
+        }
+    }
+}
+
+impl Machine {
+    /// The provider's name for the type, where the machine's own keys make it.
+    pub(super) fn sku(&self) -> Option<String> {
+        match self {
+            Self::Fly(raw) => {
+                let cpu_kind = raw.cpu_kind.clone();
+                Some(Guest { cpu_kind, cpus: raw.cpus, memory_mb: raw.memory_mb }.sku())
+            }
+            Self::Golem(_) | Self::Lambda(_) | Self::Railway(_) | Self::Render(_) => None,
         }
     }
 }

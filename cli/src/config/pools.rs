@@ -159,7 +159,9 @@ fn check_one(mut raw: RawPool, key: String, world: &World<'_>) -> Result<Pool, R
         Some(_) if !call.is_rented() => {
             return Err(Rule::new(format!("{key}.rent"), "is for kind `rented`"));
         }
-        Some(rent) => Some(rent.check(&key, world.landlords, call.machine_secret())?),
+        Some(rent) => {
+            Some(rent.check(&key, world.landlords, (world.prices, &price_name), call.machine_secret())?)
+        }
         None => None,
     };
     Ok(Pool {

@@ -3,9 +3,10 @@
 use keepers::{
     config::PoolSettings,
     policy::{Bounds, Policy, Window},
+    price::{self, BookPrice},
     secret::Secret as Hidden,
 };
-use schemas::{PoolId, UsdNanos};
+use schemas::{PoolId, ProviderId, UsdNanos, prices::PriceBook};
 use serde::Deserialize;
 use workers::PoolModel;
 
@@ -35,6 +36,7 @@ pub(super) struct RawRent {
     down_after: Option<Span>,
     drain: Option<Span>,
     patience: Option<Span>,
+    price_tolerance: Option<f64>,
     theta: Option<f64>,
     #[serde(default)]
     park: bool,
@@ -77,6 +79,7 @@ impl RawRent {
         self,
         key: &str,
         landlords: &[LandlordConfig],
+        (prices, price_name): (&PriceBook, &ProviderId),
         secret: Option<Secret>,
     ) -> Result<Rent, Rule> {
         let key = |field: &str| format!("{key}.rent.{field}");
@@ -102,9 +105,11 @@ impl RawRent {
         let plan = Policy::default();
         let boot = at_least(&key("boot"), self.boot.unwrap_or(BOOT), Span::secs(1), "")?;
         let theta = self.theta.unwrap_or(1.0);
-        if !(0.0..=10.0).contains(&theta) {
-            return Err(Rule::new(key("theta"), format!("`{theta}` must be 0 to 10")));
-        }
+        let theta = thousandths(&key("theta"), theta)?;
+        let tolerance = match self.price_tolerance {
+            Some(share) => thousandths(&key("price_tolerance"), share)?,
+            None => price::TOLERANCE,
+        };
         let windows = self.windows.into_iter().enumerate().map(|(index, window)| {
             let bounds = Bounds::between(window.least, window.most.unwrap_or(self.most));
             let (days, zone) = (window.days.unwrap_or("daily".into()), window.zone.unwrap_or("UTC".into()));
@@ -116,12 +121,8 @@ impl RawRent {
             windows: windows.collect::<Result<_, _>>()?,
             machines_max: self.most,
             usd_per_hour_max: self.pool_usd_per_hour_max,
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "checked to be 0 to 10"
-            )]
-            theta: (theta * 1_000.0) as u32,
+            book_price: BookPrice::of(prices, price_name, &self.sku, tolerance),
+            theta,
             down_after: self.down_after.map_or(plan.down_after, Span::get),
             drain_limit: self.drain.map_or(plan.drain_limit, Span::get),
             patience: self.patience.map_or(plan.patience, Span::get),
@@ -131,6 +132,16 @@ impl RawRent {
         };
         policy.check().map_err(|error| Rule::new(key("most"), error.to_string()))?;
         let machine = landlord.machine(&key("machine"), self.machine)?;
+        // A machine of another type than the pool rents would be replaced for ever.
+        if let Some(made) = machine.sku().filter(|made| *made != self.sku) {
+            return Err(Rule::new(
+                key("sku"),
+                format!(
+                    "`{}` must be `{made}`, which is what machine.cpu_kind and machine.cpus make",
+                    self.sku
+                ),
+            ));
+        }
         Ok(Rent {
             landlord: self.landlord,
             sku: self.sku,
@@ -145,7 +156,26 @@ impl RawRent {
     }
 }
 
+/// A share between 0 and 10.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0 to 10")]
+fn thousandths(key: &str, share: f64) -> Result<u32, Rule> {
+    if !(0.0..=10.0).contains(&share) {
+        return Err(Rule::new(key, format!("`{share}` must be 0 to 10")));
+    }
+    Ok((share * 1_000.0).round() as u32)
+}
+
 impl Rent {
+    /// The most machines that the pool may have.
+    pub(crate) fn most(&self) -> u32 {
+        self.policy.machines_max
+    }
+
+    /// The most that all its machines may cost an hour, dollars.
+    pub(crate) fn usd_per_hour_max(&self) -> UsdNanos {
+        self.policy.usd_per_hour_max
+    }
+
     /// The pool's secret, read.
     pub(super) fn secret(&self) -> Result<Option<Hidden>, Rule> {
         let read = |secret: &Secret| secret.read(environment::variable).map(Hidden::new);

@@ -1,5 +1,6 @@
 //! Every refusal names the file, the key, the value and the rule, on one line. The files that we ship are accepted.
 
+use keepers::policy::Bounds;
 use schemas::UsdNanos;
 
 use super::*;
@@ -83,6 +84,92 @@ fn a_pool_of_rented_machines_has_no_address_and_needs_no_price() {
         refused(&rented(&[(key, value)]), &[&format!("pools[0].{key}"), "is not a key of kind rented"]);
     }
     refused(&pool(&[("machine_secret_env", r#""MACHINES""#)]), &["pools[0].machine_secret_env", "openai"]);
+}
+
+/// A pool that rents at Lambda, with lines added to `[pools.rent]`.
+fn renting(more: &str) -> String {
+    let account = "[[landlords]]\nkind = \"lambda\"\napi_key_env = \"LAMBDA_API_KEY\"\nssh_public_key = \"ssh-ed25519 A b\"\n";
+    let rent = r#"
+        [pools.rent]
+        landlord = "lambda"
+        sku = "gpu_1x_a10"
+        places = ["us-east-1"]
+        slots = 4
+        usd_per_hour_max = "1.50"
+        pool_usd_per_hour_max = "6.00"
+        most = 4
+        machine = { image = "vllm/vllm-openai", port = 8000 }
+    "#;
+    format!("{account}{}{rent}{more}\n", rented(&[("provider", r#""lambda""#)]))
+}
+
+/// What a keeper is told of the first pool.
+fn rents(text: &str) -> keepers::config::PoolSettings {
+    let config = parse(text).unwrap();
+    let pool = &config.pools[0];
+    pool.rent().unwrap().settings(&pool.id, pool.models()).unwrap()
+}
+
+#[test]
+fn windows_of_the_day_are_read_as_they_are_written() {
+    let windows = r#"
+        least = 1
+        windows = [
+            { days = "mon-fri", from = "08:00", to = "18:00", zone = "Europe/Berlin", least = 2 },
+            { from = "22:00", to = "04:00", least = 0, most = 1 },
+        ]"#;
+    let policy = rents(&renting(windows)).policy;
+    assert_eq!(policy.bounds, Bounds::between(1, 4));
+    let bounds: Vec<Bounds> = policy.windows.iter().map(|window| window.bounds).collect();
+    assert_eq!(bounds, [Bounds::between(2, 4), Bounds::between(0, 1)]);
+    let at = |text: &str| text.parse::<chrono::DateTime<chrono::Utc>>().unwrap().into();
+    // A Friday in winter: 08:00 in Berlin is 07:00 in UTC.
+    let covers = |nth: usize, text: &str| policy.windows[nth].covers(at(text));
+    assert!(covers(0, "2026-11-27T07:00:00Z") && !covers(0, "2026-11-28T07:00:00Z"));
+    assert!(covers(1, "2026-11-28T03:59:00Z") && !covers(1, "2026-11-28T04:00:00Z"), "every day, in UTC");
+}
+
+#[test]
+fn a_wrong_window_is_refused_by_its_place_in_the_list() {
+    let window = |text: &str| {
+        renting(&format!("windows = [{{ from = \"08:00\", to = \"18:00\", least = 1, {text} }}]"))
+    };
+    refused(&window("days = \"someday\""), &["pools[0].rent.windows[0]", "someday", "mon-fri"]);
+    refused(&window("zone = \"Mars/Base\""), &["pools[0].rent.windows[0]", "Mars/Base", "Europe/Berlin"]);
+    refused(&window("most = 0"), &["pools[0].rent", "floor `1`", "ceiling `0`"]);
+    refused(
+        &renting("windows = [{ from = \"8\", to = \"18:00\", least = 1 }]"),
+        &["windows[0]", "`8`", "08:30"],
+    );
+}
+
+#[test]
+fn renting_only_where_it_beats_serverless_is_the_rule_and_theta_says_how_soon() {
+    assert_eq!(rents(&renting("")).policy.theta, 1_000);
+    assert_eq!(rents(&renting("theta = 0.25")).policy.theta, 250);
+    refused(&renting("theta = 11"), &["pools[0].rent.theta", "11", "0 to 10"]);
+}
+
+#[test]
+fn a_machine_s_price_is_held_against_the_book_of_its_price_name() {
+    let at = schemas::Micros::new(1_795_000_000_000_000);
+    let price = |text: &str| rents(text).policy.book_price;
+    let usd = |text: &str| text.parse::<UsdNanos>().unwrap();
+    // The book that is built in prices Fly's A10 at $1.50, and nothing at Lambda.
+    assert_eq!(price(&renting("")).at(at), None);
+    let fly = renting("").replace("provider = \"lambda\"", "provider = \"lambda\"\nprice_name = \"fly\"");
+    let fly = fly.replace("gpu_1x_a10", "A10");
+    assert_eq!(price(&fly).at(at), Some(usd("1.5")));
+    assert!(price(&fly).differs(usd("1.81"), at).is_some() && price(&fly).differs(usd("1.79"), at).is_none());
+    let wide = fly.replace("most = 4", "most = 4\nprice_tolerance = 0.5");
+    assert!(price(&wide).differs(usd("1.81"), at).is_none());
+    refused(&renting("price_tolerance = -0.1"), &["pools[0].rent.price_tolerance", "-0.1"]);
+}
+
+#[test]
+fn machines_of_a_pool_that_nobody_keeps_are_not_ended_in_haste() {
+    assert_eq!(parse("").unwrap().keeping.forsaken_after, Duration::from_secs(60));
+    refused("[keeper]\nforsaken_after = \"1s\"", &["keeper.forsaken_after", "1s", "10s"]);
 }
 
 #[test]

@@ -24,8 +24,9 @@ use crate::{
     account::Listed,
     fleet,
     landlord::Known,
-    lease::RENEW_EVERY,
+    lease::{Lease, RENEW_EVERY},
     machine::{self, Effect, Event, Site},
+    metrics,
     row::{Life, Row},
     store::StoreError,
     tap::Step,
@@ -119,11 +120,11 @@ impl<'a> Acting<'a> {
                     break Ok(());
                 }
                 _ = renew.tick() => match self.hold.renew(self.desk).await {
-                    Ok(Some(hold)) => {
-                        self.hold = hold;
-                        Ok(())
+                    Ok(true) => Ok(()),
+                    Ok(false) => {
+                        warn!(pool = %self.desk.settings.pool, "another keeper has taken the lease");
+                        break Ok(());
                     }
-                    Ok(None) => break Ok(()),
                     Err(error) => Err(error),
                 },
                 Some(asked) = self.steps.1.recv() => self.note(asked).await,
@@ -227,7 +228,7 @@ impl<'a> Acting<'a> {
         let after = held.row.life.state();
         if held.is_news() {
             let (row, revision) = (held.row.clone(), held.revision);
-            let revision = put(self.desk, &row, revision).await?;
+            let revision = put(self.desk, &self.hold, &row, revision).await?;
             if let Some(held) = self.held.get_mut(machine) {
                 (held.revision, held.stored) = (revision, row.clone());
             }
@@ -286,7 +287,7 @@ impl<'a> Acting<'a> {
                 self.planner.cool(&specs, SystemClock.now());
             }
             Effect::Close(because) => {
-                error!(%pool, because, "nothing is ordered for this pool until somebody has acted; machines serve on");
+                // The next look tells it.
                 self.planner.close(because);
             }
             Effect::Duplicate(id) => {
@@ -315,7 +316,7 @@ impl<'a> Acting<'a> {
 
     async fn insert(&mut self, row: Row) -> Result<(), StoreError> {
         let machine = row.specs.machine.clone();
-        let revision = put(self.desk, &row, 0).await?;
+        let revision = put(self.desk, &self.hold, &row, 0).await?;
         self.held.insert(machine, Held::of(row, revision));
         self.untold = true;
         Ok(())
@@ -383,13 +384,13 @@ impl<'a> Acting<'a> {
             return;
         }
         held.call = Some(call);
-        let future = carry::call(self.desk, &held.row, call, self.steps.0.clone());
+        let future = carry::call(self.desk, self.hold.leash(), &held.row, call, self.steps.0.clone());
         self.calls.spawn(future);
     }
 
     fn cordon(&mut self, machine: &MachineId) {
         let Some(held) = self.held.get(machine) else { return };
-        self.calls.spawn(carry::cordon(self.desk, &held.row));
+        self.calls.spawn(carry::cordon(self.desk, self.hold.leash(), &held.row));
     }
 
     fn probe(&mut self, machine: &MachineId, address: String) {
@@ -410,6 +411,9 @@ impl<'a> Acting<'a> {
             let machine = row.specs.machine.clone();
             self.insert(row).await?;
             self.happen(&machine, Event::Tick).await?;
+            if let Some(span) = self.planner.take_pressure() {
+                metrics::pressed(&self.desk.settings.pool, span);
+            }
         }
         Ok(())
     }
@@ -424,9 +428,12 @@ impl<'a> Acting<'a> {
     }
 }
 
-/// Stores a row, between two taps.
-async fn put(desk: &Desk, row: &Row, revision: u64) -> Result<u64, StoreError> {
+/// Stores a row, between two taps. Whoever was frozen in the midst of a turn decides nothing more once its lease has ended.
+async fn put(desk: &Desk, hold: &Hold, row: &Row, revision: u64) -> Result<u64, StoreError> {
     let machine = &row.specs.machine;
+    if !hold.holds() {
+        return Err(StoreError::Replaced(Lease::key(&desk.settings.pool)));
+    }
     desk.tap.pass(step("row", false, machine)).await;
     let revision = desk.store.put_row(row, revision).await?;
     desk.tap.pass(step("row", true, machine)).await;

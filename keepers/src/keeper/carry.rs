@@ -11,10 +11,11 @@ use tokio::{
 use tracing::debug;
 use transport::SystemClock;
 
-use super::desk::Desk;
+use super::{desk::Desk, hold::Leash};
 use crate::{
     landlord::{CallError, Order, Steps},
     machine::Event,
+    metrics,
     probe::Question,
     row::{Life, Row},
     tap::Step,
@@ -91,9 +92,11 @@ impl Steps for Scribe {
     }
 }
 
-/// A control call about the machine of `row`, as it is stored.
+/// A control call about the machine of `row`, as it is stored. It ends where it stands when the lease ends: its answer would not be
+/// stored, and the next keeper looks for what it did.
 pub(super) fn call(
     desk: &Desk,
+    leash: Leash,
     row: &Row,
     call: Call,
     steps: mpsc::Sender<Asked>,
@@ -115,15 +118,22 @@ pub(super) fn call(
     async move {
         let pass = |done| tap.pass(Step { what: call.name(), done, machine: Some(machine.clone()) });
         pass(false).await;
+        metrics::called(&known.pool, call.name());
         let within = rules.start_within;
-        let event = match call {
-            Call::Order => Event::Answered(in_time(within, landlord.order(&order, &scribe)).await),
-            Call::End => Event::Ended(in_time(within, landlord.end(&known, &scribe)).await),
-            Call::Park => Event::ParkAnswered(in_time(within, landlord.park(&known)).await),
-            Call::Wake => Event::Woken(in_time(within, landlord.wake(&known, &scribe)).await),
+        let carried = async {
+            match call {
+                Call::Order => Event::Answered(in_time(within, landlord.order(&order, &scribe)).await),
+                Call::End => Event::Ended(in_time(within, landlord.end(&known, &scribe)).await),
+                Call::Park => Event::ParkAnswered(in_time(within, landlord.park(&known)).await),
+                Call::Wake => Event::Woken(in_time(within, landlord.wake(&known, &scribe)).await),
+            }
         };
+        let event = leash.keep(carried).await;
+        if let Some(error) = event.as_ref().and_then(Event::refusal) {
+            metrics::failed(&known.pool, call.name(), error);
+        }
         pass(true).await;
-        Done { machine, call: Some(call), event: Some(event) }
+        Done { machine, call: Some(call), event }
     }
 }
 
@@ -137,10 +147,10 @@ async fn in_time<T>(
 }
 
 /// Takes a machine out of the provider's own routing. Best effort.
-pub(super) fn cordon(desk: &Desk, row: &Row) -> impl Future<Output = Done> + Send + 'static {
+pub(super) fn cordon(desk: &Desk, leash: Leash, row: &Row) -> impl Future<Output = Done> + Send + 'static {
     let (landlord, known) = (Arc::clone(desk.account.landlord()), row.known());
     async move {
-        if let Err(error) = landlord.cordon(&known).await {
+        if let Some(Err(error)) = leash.keep(landlord.cordon(&known)).await {
             debug!(machine = %known.machine, %error, "not cordoned; the workers give it nothing new anyway");
         }
         Done { machine: known.machine, call: None, event: None }

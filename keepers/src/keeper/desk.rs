@@ -32,6 +32,8 @@ pub(super) struct Desk {
     pub(super) price_book: String,
     pub(super) standing_every: Duration,
     pub(super) grace: Duration,
+    /// How long nobody must have kept a pool before it is nobody's.
+    pub(super) forsaken_after: Duration,
     /// Whether the pool is in our configuration no more: if no other keeper keeps it for a while, its machines are ended.
     pub(super) orphaned: bool,
     /// When this desk was opened.
@@ -57,6 +59,7 @@ impl Desk {
             price_book: config.price_book.clone(),
             standing_every: config.standing_every,
             grace: config.grace,
+            forsaken_after: config.forsaken_after,
             orphaned: false,
             since: SystemClock.now(),
         }

@@ -1,10 +1,14 @@
 //! What a keeper hears beside lists: an operator's wish, what workers say, what waits.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::StreamExt as _;
 use schemas::{Micros, subjects, time::Clock as _, topology::MACHINES_BUCKET};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tracing::warn;
 use transport::{
     SystemClock,
@@ -16,7 +20,8 @@ use crate::{
     demand::{self, Load},
     loads::Loads,
     nats,
-    wish::Wish,
+    policy::{self, Peer},
+    wish::{Status, Wish},
 };
 
 /// Two books that their tasks write and the plan reads.
@@ -25,7 +30,14 @@ struct Books {
     demand: demand::Book,
     /// Whether anything waited when it was told last.
     waits: bool,
+    /// Since when something waits where nothing did, until an order has followed.
+    pressed: Option<Instant>,
+    /// What keepers of the region said of their pools last, by key.
+    told: BTreeMap<String, Status>,
 }
+
+/// A word of another keeper that is older counts no more. Keepers speak at each look.
+const PEER_HOLDS: Duration = Duration::from_secs(30);
 
 /// What is heard. Dropping it ends its tasks.
 pub(super) struct Ears {
@@ -42,10 +54,17 @@ impl Ears {
         let (tell_wish, wish) = watch::channel(wish);
         let (tell_waits, waits) = watch::channel(());
         let now = SystemClock.now();
-        let books = Books { loads: Loads::default(), demand: demand::Book::new(now), waits: false };
+        let books = Books {
+            loads: Loads::default(),
+            demand: demand::Book::new(now),
+            waits: false,
+            pressed: None,
+            told: BTreeMap::new(),
+        };
         let books = Arc::new(Mutex::new(books));
         let mut tasks = JoinSet::new();
         tasks.spawn(follow_wish(desk.clone(), tell_wish));
+        tasks.spawn(follow_peers(desk.clone(), Arc::clone(&books)));
         tasks.spawn(hear_workers(desk.clone(), Arc::clone(&books)));
         tasks.spawn(hear_dispatchers(desk.clone(), Arc::clone(&books), tell_waits));
         Self { wish, books, waits, _tasks: tasks }
@@ -70,6 +89,19 @@ impl Ears {
     /// What waits; `None` while no dispatcher speaks.
     pub(super) fn load(&self, desk: &Desk, now: Micros) -> Option<Load> {
         lock(&self.books).demand.load(&desk.settings.pool, &desk.settings.models, now)
+    }
+
+    /// Slots of other pools of the region that are filled before ours, which is `peer`.
+    pub(super) fn ahead(&self, desk: &Desk, peer: &Peer, now: Micros) -> u32 {
+        let books = lock(&self.books);
+        let fresh = books.told.values().filter(|status| now.since(status.at_us) <= PEER_HOLDS);
+        let others = fresh.filter_map(|status| Some((status.pool.as_ref()?, &status.peer)));
+        policy::ahead((&desk.settings.pool, peer), others)
+    }
+
+    /// How long something has waited where nothing did; asked for when an order follows, and told once.
+    pub(super) fn take_pressure(&self) -> Option<Duration> {
+        lock(&self.books).pressed.take().map(|since| since.elapsed())
     }
 
     /// Looks at what workers say.
@@ -108,6 +140,26 @@ async fn follow_wish(desk: Desk, tell: watch::Sender<Wish>) {
         .await;
 }
 
+/// What other keepers of the region say of their pools.
+async fn follow_peers(desk: Desk, books: Arc<Mutex<Books>>) {
+    let prefix = format!("status.{}", desk.settings.pool.region);
+    let follower = Follower::below(desk.client.clone(), MACHINES_BUCKET, &prefix);
+    follower
+        .run(|news| match news {
+            News::Change(Change { key, value, .. }) => {
+                // What does not read is of a version that says nothing of itself to others.
+                let status = value.and_then(|value| serde_json::from_slice::<Status>(&value).ok());
+                let mut books = lock(&books);
+                match status {
+                    Some(status) => drop(books.told.insert(key, status)),
+                    None => drop(books.told.remove(&key)),
+                }
+            }
+            News::Begins | News::Whole => {}
+        })
+        .await;
+}
+
 /// Heartbeats of all pools of the region: ours say what machines run, the others what jobs cost elsewhere.
 async fn hear_workers(desk: Desk, books: Arc<Mutex<Books>>) {
     let subject = subjects::heartbeats_in(&desk.settings.pool.region);
@@ -130,7 +182,11 @@ async fn hear_dispatchers(desk: Desk, books: Arc<Mutex<Books>>, tell: watch::Sen
         let waits = load.waiting.iter().chain(&load.backfill).any(|waiting| waiting.jobs > 0);
         // From nothing to something is told at once; the rest is read at the next look.
         if waits && !std::mem::replace(&mut books.waits, waits) {
+            books.pressed = Some(Instant::now());
             tell.send_replace(());
+        }
+        if !waits {
+            books.pressed = None;
         }
         books.waits = waits;
     }

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use schemas::{Micros, UsdNanos, machine::MachineState};
 use tokio::{task::JoinSet, time::Instant};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
-use super::{desk::Desk, ears::Ears, money::Figures};
+use super::{desk::Desk, ears::Ears, money::Figures, warnings};
 use crate::{
     fleet,
     landlord::{CallError, Parking, Quote},
     machine::Event,
-    policy::{self, How, Leave, LeaveWhy, Memory, Offer, Plan, Purchase, Seen, Standing},
+    metrics,
+    policy::{self, How, Leave, LeaveWhy, Memory, Offer, Peer, Plan, Purchase, Seen, Standing},
     row::{Life, Row, Specs},
     store::StoreError,
     wish::{Cooling, Quoted, Status, Wish},
@@ -59,6 +60,8 @@ pub(super) struct Planner {
     alarmed: bool,
     /// What was told last, and when it is told again in any case.
     told: Option<(Status, Instant)>,
+    /// What is wrong, as it was told last: each line is logged when it is new.
+    warned: Vec<String>,
 }
 
 impl Planner {
@@ -85,6 +88,7 @@ impl Planner {
             store_at: now + STORE_EVERY,
             alarmed: false,
             told: None,
+            warned: Vec::new(),
         })
     }
 
@@ -116,6 +120,12 @@ impl Planner {
         let span = least.saturating_mul(1 << times.saturating_sub(1).min(10)).min(most);
         let until = Instant::now() + span;
         (self.closed, self.quote_at) = (Some(Closed { until, times, because }), until);
+        self.urge();
+    }
+
+    /// How long something has waited where nothing did, told once.
+    pub(super) fn take_pressure(&self) -> Option<Duration> {
+        self.ears.take_pressure()
     }
 
     fn quoted(&mut self, quoted: Result<Vec<Quote>, CallError>) {
@@ -126,7 +136,7 @@ impl Planner {
                     self.closed = None;
                 }
             }
-            Err(error) if error.needs_a_person() => self.close(error.to_string()),
+            Err(error) if error.needs_a_person() => self.close(error.told()),
             Err(error) => {
                 debug!(%error, "no quotes now");
                 let wait = match error {
@@ -155,7 +165,7 @@ impl Planner {
         now: Micros,
     ) -> Decided {
         self.ask_for_quotes(desk);
-        let seen = self.see(desk, rows, now);
+        let (seen, peer) = self.see(desk, rows, now);
         let plan = policy::plan(&seen, &desk.settings.policy, &mut self.memory, now);
         let mut decided = Decided::default();
         decided.orders.extend(plan.order.iter().map(|purchase| self.wanted(desk, purchase, plan.why(), now)));
@@ -176,7 +186,10 @@ impl Planner {
         let draining = rows.iter().any(|row| matches!(row.life, Life::Draining { .. }));
         let look = if draining { LOOK_DRAINING } else { plan.look_again_at.since(now) };
         self.next = Instant::now() + look.max(LOOK_SOON);
-        self.tell(desk, &plan, rows, figures, now).await;
+        let compared = policy::verdict(&seen, &self.memory.starts, now);
+        let told = Status { compared, peer, ..self.status(desk, &plan, rows, figures, now) };
+        self.tell(desk, &plan, told).await;
+        metrics::passed(&desk.settings.pool, rows.iter().map(|row| row.life.state()), seen_usd(rows), now);
         if self.store_at <= Instant::now() {
             self.store(desk).await;
         }
@@ -191,7 +204,8 @@ impl Planner {
         self.quoting.spawn(async move { landlord.quote(&pool).await });
     }
 
-    fn see(&self, desk: &Desk, rows: &[&Row], now: Micros) -> Seen {
+    /// What the plan is made from, and what other pools are told of it.
+    fn see(&self, desk: &Desk, rows: &[&Row], now: Micros) -> (Seen, Peer) {
         let (settings, rules, wish) = (&desk.settings, desk.account.rules(), self.ears.wish());
         let offer = |quote: &Quote| Offer {
             sku: quote.sku.clone(),
@@ -200,7 +214,10 @@ impl Planner {
             usd_per_hour: quote.usd_per_hour,
             available: quote.available,
         };
-        let affordable = |quote: &&Quote| quote.usd_per_hour <= settings.usd_per_hour_max;
+        let affordable = |quote: &&Quote| {
+            let differs = settings.policy.book_price.differs(quote.usd_per_hour, now);
+            quote.usd_per_hour <= settings.usd_per_hour_max && differs.is_none()
+        };
         let offers = match &self.closed {
             Some(_) => Vec::new(),
             None => self.quotes.iter().filter(affordable).map(offer).collect(),
@@ -227,7 +244,7 @@ impl Planner {
                 }
             })
         };
-        Seen {
+        let mut seen = Seen {
             load: self.ears.load(desk, now),
             machines: rows.iter().filter(|row| row.life != Life::Gone).map(standing).collect(),
             offers,
@@ -242,7 +259,10 @@ impl Planner {
             unit: rules.unit,
             minimum: rules.unit,
             parks: rules.parking == Parking::Offered,
-        }
+        };
+        let peer = Peer::of(&seen, &settings.policy, &settings.models, &self.memory.starts, now);
+        seen.ahead_slots = self.ears.ahead(desk, &peer, now);
+        (seen, peer)
     }
 
     fn wanted(&self, desk: &Desk, purchase: &Purchase, because: String, now: Micros) -> Row {
@@ -267,13 +287,26 @@ impl Planner {
         Row::wanted(specs, desk.account.rules().unit, because, now)
     }
 
-    async fn tell(&mut self, desk: &Desk, plan: &Plan, rows: &[&Row], figures: Figures, now: Micros) {
+    async fn tell(&mut self, desk: &Desk, plan: &Plan, status: Status) {
         let pool = &desk.settings.pool;
         let alarm = plan.reasons.iter().any(policy::Reason::is_alarm);
         if alarm && !self.alarmed {
             warn!(%pool, why = plan.why(), "jobs may be late");
         }
         self.alarmed = alarm;
+        for line in status.warnings.iter().filter(|line| !self.warned.contains(line)) {
+            error!(%pool, "{line}");
+        }
+        self.warned.clone_from(&status.warnings);
+        let fresh = |until: Instant| Instant::now() < until;
+        if self.told.as_ref().is_some_and(|(told, until)| status.says_what(told) && fresh(*until)) {
+            return;
+        }
+        desk.store.put(&Status::key(pool), &status).await;
+        self.told = Some((status, Instant::now() + TELL_EVERY));
+    }
+
+    fn status(&self, desk: &Desk, plan: &Plan, rows: &[&Row], figures: Figures, now: Micros) -> Status {
         let quoted = |quote: &Quote| Quoted {
             place: quote.place.clone(),
             sku: quote.sku.clone(),
@@ -285,36 +318,34 @@ impl Planner {
             let because = "the last machine ordered there could not be had, or did not serve".to_owned();
             Some(Cooling { place: quote.place.clone(), until_us, because })
         };
-        let dear = self.quotes.iter().filter(|quote| quote.usd_per_hour > desk.settings.usd_per_hour_max);
-        let dear = dear.map(|quote| quote.usd_per_hour).min();
-        let dear =
-            dear.filter(|_| self.quotes.iter().all(|q| q.usd_per_hour > desk.settings.usd_per_hour_max));
-        let closed = self.closed.as_ref().map(|closed| closed.because.clone()).or_else(|| {
-            let max = desk.settings.usd_per_hour_max;
-            dear.map(|price| {
-                format!("a machine costs ${price} an hour, more than usd_per_hour_max (${max}); raise it")
-            })
-        });
-        let status = Status {
+        Status {
             keeper: desk.keeper.clone(),
+            pool: Some(desk.settings.pool.clone()),
             at_us: now,
             want: plan.want,
             reason: plan.why(),
-            usd_per_hour: fleet::usd_per_hour(rows.iter().copied()),
+            usd_per_hour: seen_usd(rows),
             quotes: self.quotes.iter().map(quoted).collect(),
-            closed,
+            closed: self.closed.as_ref().map(|closed| closed.because.clone()),
             cooling: self.quotes.iter().filter_map(cooling).collect(),
             cost_usd: figures.machines,
             jobs_usd: figures.jobs,
             standing_usd: figures.standing,
-        };
-        let same =
-            self.told.as_ref().filter(|(told, again)| status.says_what(told) && Instant::now() < *again);
-        if same.is_none() {
-            desk.store.put(&Status::key(pool), &status).await;
-            self.told = Some((status, Instant::now() + TELL_EVERY));
+            warnings: self.warnings(desk, rows, now),
+            wish_us: self.ears.wish().at_us,
+            ..Status::default()
         }
     }
+
+    /// What is wrong and what to do.
+    fn warnings(&self, desk: &Desk, rows: &[&Row], now: Micros) -> Vec<String> {
+        let because = self.closed.as_ref().map(|closed| closed.because.as_str());
+        warnings::lines(&desk.settings, desk.orphaned, because, &self.quotes, rows, now)
+    }
+}
+
+fn seen_usd(rows: &[&Row]) -> UsdNanos {
+    fleet::usd_per_hour(rows.iter().copied())
 }
 
 /// Whether a machine is to be replaced: the pool rents another type now, or its time ends before a successor could be there.

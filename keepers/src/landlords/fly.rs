@@ -14,7 +14,10 @@ mod config;
 mod spans;
 mod wire;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use reqwest::{Client, Method, StatusCode, header};
@@ -29,7 +32,7 @@ use super::{
 };
 use crate::landlord::{
     Billed, CallError, Census, Ending, Known, Landlord, Notes, Order, Ordered, Parking, Phase, Quote, Rules,
-    Sighting, Steps, Told,
+    Sighting, Steps, Stray, Told,
 };
 
 /// Callers that wait for their turn wait at most so long.
@@ -53,6 +56,10 @@ const PARKED_USD_PER_HOUR: &str = "beacon_parked_usd_per_hour";
 
 /// A note in a machine's row: what it cost until when, by closed spans.
 const SETTLED: &str = "settled";
+/// A note: the app it is in. A pool that leaves the configuration takes its app along, and its machines must be ended all the same.
+const APP: &str = "app";
+/// How long a Machine gets to stop whose pool is not configured any more.
+const STOP_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// One account at Fly.io: an organisation's token, and the apps of its pools.
 #[derive(Debug)]
@@ -60,6 +67,8 @@ pub struct Fly {
     config: FlyConfig,
     client: Client,
     apps: BTreeMap<String, App>,
+    /// For apps that only rows know.
+    other_apps: App,
 }
 
 /// The documented rates are per action and object. What concerns a Machine is rare enough.
@@ -77,7 +86,13 @@ impl Fly {
         let app = |pool: &FlyPool| {
             (pool.app.clone(), App { creations: pace("fly create"), lists: pace("fly list") })
         };
-        Ok(Self { client: http::client()?, apps: config.pools.values().map(app).collect(), config })
+        let other_apps = App { creations: pace("fly create"), lists: pace("fly list") };
+        Ok(Self {
+            client: http::client()?,
+            apps: config.pools.values().map(app).collect(),
+            other_apps,
+            config,
+        })
     }
 
     fn pool(&self, pool: &PoolId) -> Result<&FlyPool, CallError> {
@@ -85,9 +100,16 @@ impl Fly {
         self.config.pools.get(pool).ok_or_else(unknown)
     }
 
-    fn app(&self, pool: &FlyPool) -> Result<&App, CallError> {
-        // Every configured pool's app is in the map.
-        self.apps.get(&pool.app).ok_or_else(|| CallError::Misconfigured(format!("fly: no app {}", pool.app)))
+    fn app(&self, name: &str) -> &App {
+        self.apps.get(name).unwrap_or(&self.other_apps)
+    }
+
+    /// The app that a machine is in: as noted, else that of its pool.
+    fn app_of<'a>(&'a self, machine: &'a Known) -> Result<&'a str, CallError> {
+        match machine.notes.get(APP) {
+            Some(app) => Ok(app),
+            None => self.pool(&machine.pool).map(|pool| pool.app.as_str()),
+        }
     }
 
     /// Sends a call. A refusal for its rate is an error, whatever its body.
@@ -194,7 +216,7 @@ impl Fly {
             return Err(CallError::Price { now: place.usd_per_hour, max: order.usd_per_hour_max });
         }
         let (path, body) = (format!("/apps/{}/machines", pool.app), create_body(pool, place, order));
-        let answer = self.paced(&self.app(pool)?.creations, Method::POST, &path, Some(&body)).await?;
+        let answer = self.paced(&self.app(&pool.app).creations, Method::POST, &path, Some(&body)).await?;
         let id = if answer.status == StatusCode::OK {
             wire::machine(&answer)?.id
         } else if let Some(id) = Failure::read(&answer).taken_by() {
@@ -206,7 +228,7 @@ impl Fly {
         if !steps.id(&id).await {
             return Err(CallError::Unclear(format!("fly machine {id} was created, and its id not stored")));
         }
-        Ok(Ordered { id, notes: Notes::new() })
+        Ok(Ordered { id, notes: Notes::from([(APP.to_owned(), pool.app.clone())]) })
     }
 
     /// Makes sure that a Machine of our name is ours.
@@ -224,14 +246,18 @@ impl Fly {
     async fn census(&self, known: &[Known]) -> Result<Census, CallError> {
         let mut census = Census { whole: true, ..Census::default() };
         let mut failed = None;
-        for (app, paces) in &self.apps {
-            match self.list(app, paces, known).await {
+        let noted = known.iter().filter_map(|known| self.app_of(known).ok());
+        let apps: BTreeSet<&str> = self.apps.keys().map(String::as_str).chain(noted).collect();
+        for app in apps {
+            match self.list(app, &self.app(app).lists, known).await {
                 Ok(mut of_app) => {
                     census.sightings.append(&mut of_app.sightings);
+                    census.unanswered.append(&mut of_app.unanswered);
+                    census.strays.append(&mut of_app.strays);
                     census.whole &= of_app.whole;
                 }
                 Err(error) => {
-                    let in_app = |known: &&Known| self.pool(&known.pool).is_ok_and(|pool| pool.app == *app);
+                    let in_app = |known: &&Known| self.app_of(known).is_ok_and(|of| of == app);
                     census.unanswered.extend(known.iter().filter(in_app).map(|known| known.machine.clone()));
                     census.whole = false;
                     failed = Some(error);
@@ -245,18 +271,23 @@ impl Fly {
         }
     }
 
-    async fn list(&self, app: &str, paces: &App, known: &[Known]) -> Result<Census, CallError> {
+    async fn list(&self, app: &str, pace: &Pace, known: &[Known]) -> Result<Census, CallError> {
         let path = format!("/apps/{app}/machines");
-        let answer = self.paced(&paces.lists, Method::GET, &path, None).await?;
+        let answer = self.paced(pace, Method::GET, &path, None).await?;
         if answer.status != StatusCode::OK {
             return Err(self.failed("list", &answer));
         }
         let (list, now) = (wire::machines(&answer)?, wire::date(&answer));
-        let mut sightings: Vec<Sighting> =
-            list.machines.iter().filter_map(|machine| self.sighting(machine, known, now)).collect();
+        let (mut sightings, mut strays) = (Vec::new(), Vec::new());
+        for machine in &list.machines {
+            match self.sighting(app, machine, known, now) {
+                Some(sighting) => sightings.push(sighting),
+                None => strays.extend(stray(machine)),
+            }
+        }
         // What the list does not show may have been destroyed a moment ago: its last events tell what it cost.
         let missing = known.iter().filter(|known| {
-            self.pool(&known.pool).is_ok_and(|pool| pool.app == app)
+            self.app_of(known).is_ok_and(|of| of == app)
                 && known.id.is_some()
                 && !sightings.iter().any(|sighting| Some(&sighting.id) == known.id.as_ref())
         });
@@ -271,6 +302,7 @@ impl Fly {
                 Ok(answer) if answer.status == StatusCode::OK => {
                     let machine = wire::machine(&answer)?;
                     sightings.extend(self.sighting(
+                        app,
                         &machine,
                         std::slice::from_ref(known),
                         wire::date(&answer),
@@ -281,11 +313,17 @@ impl Fly {
                 Ok(_) | Err(_) => unanswered.push(known.machine.clone()),
             }
         }
-        Ok(Census { sightings, whole: list.whole, unanswered })
+        Ok(Census { sightings, whole: list.whole, unanswered, strays })
     }
 
     /// What a Machine is to us; `None` for one without our mark. `now` is the provider's clock.
-    fn sighting(&self, machine: &Machine, known: &[Known], now: Option<Micros>) -> Option<Sighting> {
+    fn sighting(
+        &self,
+        app: &str,
+        machine: &Machine,
+        known: &[Known],
+        now: Option<Micros>,
+    ) -> Option<Sighting> {
         let marked = || {
             let order: MachineId = machine.metadata(ORDER)?.parse().ok()?;
             Some((order, machine.metadata(POOL)?.parse::<PoolId>().ok()?))
@@ -293,8 +331,14 @@ impl Fly {
         // A Machine on an unreachable host comes without its configuration, and so without its metadata.
         let row = known.iter().find(|known| known.id.as_deref() == Some(&machine.id));
         let (order, pool) = marked().or_else(|| row.map(|row| (row.machine.clone(), row.pool.clone())))?;
-        let settings = self.config.pools.get(&pool)?;
-        let place = settings.places.iter().find(|place| Some(&place.region) == machine.region.as_ref());
+        let settings = self.config.pools.get(&pool);
+        // A row's machine is told of also when its pool left the configuration.
+        let ours = row.is_some() || known.iter().any(|known| known.machine == order);
+        if settings.is_none() && !ours {
+            return None;
+        }
+        let stands = |place: &&FlyPlace| Some(&place.region) == machine.region.as_ref();
+        let place = settings.and_then(|settings| settings.places.iter().find(stands));
         let marked_price = |key: &str| machine.metadata(key).and_then(|text| text.parse::<UsdNanos>().ok());
         let running = marked_price(USD_PER_HOUR).or(place.map(|place| place.usd_per_hour));
         let parked = marked_price(PARKED_USD_PER_HOUR).or(place.map(|place| place.parked_usd_per_hour));
@@ -307,7 +351,7 @@ impl Fly {
                 now,
             )
         });
-        let mut notes = Notes::new();
+        let mut notes = Notes::from([(APP.to_owned(), app.to_owned())]);
         if let Some(charged) = &charged {
             notes.insert(SETTLED.to_owned(), charged.settled.note());
         }
@@ -315,8 +359,8 @@ impl Fly {
             machine: order,
             pool,
             id: machine.id.clone(),
-            phase: machine.phase(|id, ip| settings.address_of(id, ip)),
-            sku: Some(settings.guest.sku()),
+            phase: machine.phase(|id, ip| settings.and_then(|settings| settings.address_of(id, ip))),
+            sku: settings.map(|settings| settings.guest.sku()),
             place: machine.region.clone(),
             usd_per_hour: running,
             ordered_at: machine.metadata(ORDERED_AT).and_then(|text| text.parse().ok()).map(Micros::new),
@@ -332,7 +376,7 @@ impl Fly {
         machine: &Known,
         id: &str,
     ) -> Result<Option<(String, Machine, Option<Micros>)>, CallError> {
-        let path = format!("/apps/{}/machines/{id}", self.pool(&machine.pool)?.app);
+        let path = format!("/apps/{}/machines/{id}", self.app_of(machine)?);
         let answer = self.send(Method::GET, &path, None, http::CALL_WITHIN).await?;
         match answer.status {
             StatusCode::OK => Ok(Some((path, wire::machine(&answer)?, wire::date(&answer)))),
@@ -354,7 +398,7 @@ impl Fly {
             },
         };
         let Some((path, seen, now)) = self.look(machine, &id).await? else { return Ok(Ending::Gone) };
-        let stop_within = self.pool(&machine.pool)?.stop_timeout;
+        let stop_within = self.pool(&machine.pool).map_or(STOP_TIMEOUT, |pool| pool.stop_timeout);
         match seen.phase(|_, _| Some(String::new())) {
             // The next list shows it once more, with what it cost at last.
             Phase::Gone => Ok(Ending::Accepted),
@@ -389,8 +433,8 @@ impl Fly {
 
     /// The id of a machine whose creation did not tell it.
     async fn find(&self, machine: &Known) -> Result<Option<String>, CallError> {
-        let pool = self.pool(&machine.pool)?;
-        let census = self.list(&pool.app, self.app(pool)?, &[]).await?;
+        let app = self.app_of(machine)?;
+        let census = self.list(app, &self.app(app).lists, std::slice::from_ref(machine)).await?;
         let of_order = |sighting: &Sighting| sighting.machine == machine.machine;
         Ok(census.sightings.into_iter().find(of_order).map(|sighting| sighting.id))
     }
@@ -401,7 +445,7 @@ impl Fly {
             .id
             .as_deref()
             .ok_or_else(|| CallError::Unclear(format!("fly: machine {} has no id yet", machine.machine)))?;
-        let path = format!("/apps/{}/machines/{id}/{action}", self.pool(&machine.pool)?.app);
+        let path = format!("/apps/{}/machines/{id}/{action}", self.app_of(machine)?);
         let answer = self.send(Method::POST, &path, body, self.config.change_within).await?;
         if answer.status == StatusCode::OK { Ok(()) } else { Err(self.failed(action, &answer)) }
     }
@@ -449,6 +493,13 @@ fn create_body(pool: &FlyPool, place: &FlyPlace, order: &Order) -> Value {
         config["init"] = json!({ "cmd": pool.args });
     }
     json!({ "region": place.region, "name": name_of(&order.machine), "config": config })
+}
+
+/// A Machine with our mark, for a pool that is not configured here. Nothing is left to tell of one that is over.
+fn stray(machine: &Machine) -> Option<Stray> {
+    let over = matches!(machine.phase(|_, _| None), Phase::Gone | Phase::Ending);
+    let pool = machine.metadata(POOL)?.parse().ok();
+    (!over && machine.metadata(ORDER).is_some()).then(|| Stray { id: machine.id.clone(), pool })
 }
 
 impl Landlord for Fly {

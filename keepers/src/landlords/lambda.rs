@@ -31,7 +31,7 @@ use self::{
 };
 use crate::landlord::{
     Billed, CallError, Census, Ending, Known, Landlord, Notes, Order, Ordered, Parking, Phase, Quote, Rules,
-    Sighting, Steps,
+    Sighting, Steps, Stray,
 };
 
 /// The tags of an instance.
@@ -134,8 +134,14 @@ impl Lambda {
             return Err(self.line.failed("list", &answer));
         }
         let list = wire::instances(&answer)?;
-        let sightings = list.instances.iter().filter_map(|instance| self.sighting(instance, known)).collect();
-        Ok(Census { sightings, whole: list.whole, unanswered: Vec::new() })
+        let mut census = Census { whole: list.whole, ..Census::default() };
+        for instance in &list.instances {
+            match self.sighting(instance, known) {
+                Some(sighting) => census.sightings.push(sighting),
+                None => census.strays.extend(stray(instance)),
+            }
+        }
+        Ok(census)
     }
 
     /// What an instance is to us; `None` for one without our mark.
@@ -148,12 +154,20 @@ impl Lambda {
         let by_id = || known.iter().find(|known| known.id.as_deref() == Some(&instance.id));
         let (machine, pool) =
             marked().or_else(|| by_id().map(|known| (known.machine.clone(), known.pool.clone())))?;
-        let settings = self.line.config.pools.get(&pool)?;
+        let phase = match self.line.config.pools.get(&pool) {
+            Some(settings) => instance.phase(settings.port),
+            // A row's machine whose pool left the configuration: it is drained and ended, which needs no address.
+            None if known.iter().any(|known| known.machine == machine) => match instance.phase(0) {
+                Phase::Up(_) => Phase::Starting,
+                phase => phase,
+            },
+            None => return None,
+        };
         Some(Sighting {
             machine,
             pool,
             id: instance.id.clone(),
-            phase: instance.phase(settings.port),
+            phase,
             sku: instance.sku(),
             place: instance.place(),
             usd_per_hour: instance.tag(USD_PER_HOUR).and_then(|text| text.parse().ok()),
@@ -225,6 +239,13 @@ impl Lambda {
             |sighting: &Sighting| sighting.machine == machine.machine && sighting.phase != Phase::Gone;
         Ok(census.sightings.into_iter().find(of_order).map(|sighting| sighting.id))
     }
+}
+
+/// An instance with our mark, for a pool that rents elsewhere. Nothing is left to tell of one that is over.
+fn stray(instance: &Instance) -> Option<Stray> {
+    let over = matches!(instance.phase(0), Phase::Gone | Phase::Ending);
+    let pool = instance.tag(POOL)?.parse().ok();
+    (!over && instance.tag(ORDER).is_some()).then(|| Stray { id: instance.id.clone(), pool })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -58,6 +58,16 @@ impl Marks {
         }
         Some((pool.clone(), id.simple().to_string().parse().ok()?))
     }
+
+    /// Whether a name is one of ours for a pool that is not configured here.
+    pub fn is_stray(&self, name: &str) -> bool {
+        let Some((tag, machine)) = name.split_once('-') else { return false };
+        let is_tag = tag.len() == POOL_LENGTH + 1
+            && tag.starts_with('b')
+            && tag.bytes().all(|letter| ALPHABET.contains(&letter));
+        let id = decode(machine).map(Uuid::from_u128);
+        is_tag && !self.0.contains_key(tag) && id.is_some_and(|id| id.get_version_num() == 7)
+    }
 }
 
 /// When a machine was ordered, which its id tells to the millisecond.
@@ -125,7 +135,9 @@ mod tests {
         let elsewhere = marks.name(&pool("railway@eu-west"), &machine).unwrap();
         for other in ["Postgres", "web-api", "", "-", &elsewhere, &name[..31], &name.to_uppercase()] {
             assert_eq!(marks.read(other), None, "{other}");
+            assert_eq!(marks.is_stray(other), other == elsewhere, "{other}");
         }
+        assert!(!marks.is_stray(&name), "one of ours is no stray");
         let overflowing = format!("{}-{}", &name[..5], "7".repeat(26));
         assert_eq!(marks.read(&overflowing), None);
         assert!(marks.name(&pool("railway@us-east"), &"m-1".parse().unwrap()).is_err());

@@ -92,7 +92,8 @@ impl Project {
 
     async fn census(&self, known: &[Known]) -> Result<Census, CallError> {
         let (deployments, charges) = self.survey(known).await?;
-        let mut census = Census { whole: true, ..Census::default() };
+        let strays = census::strays(&deployments, known, &self.marks);
+        let mut census = Census { whole: true, strays, ..Census::default() };
         let mut listed: Vec<MachineId> = Vec::new();
         for found in census::sort(deployments, known, &self.marks) {
             listed.push(found.machine.clone());

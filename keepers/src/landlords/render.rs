@@ -24,7 +24,7 @@ pub use config::{RenderConfig, RenderPool};
 use crate::{
     landlord::{
         Billed, CallError, Census, Ending, Known, Landlord, Notes, Order, Ordered, Parking, Phase, Quote,
-        Rules, Sighting, Steps,
+        Rules, Sighting, Steps, Stray,
     },
     landlords::mark,
 };
@@ -62,6 +62,9 @@ impl Render {
             let row = rows.get(service.id.as_str()).copied();
             let whose = row.map(|row| (row.pool.clone(), row.machine.clone()));
             let Some((pool, machine)) = whose.or_else(|| self.workspace.marks.read(&service.name)) else {
+                if self.workspace.marks.is_stray(&service.name) {
+                    census.strays.push(Stray { id: service.id, pool: None });
+                }
                 continue;
             };
             let row = row.or_else(|| known.iter().find(|known| known.machine == machine));

@@ -79,7 +79,7 @@ fn refuse(row: &mut Row, refused: u32, error: CallError, site: &Site) -> Vec<Eff
         CallError::Capacity(text) => give_up(row, made, Effect::Cool(text), site),
         CallError::Price { .. } => give_up(row, made, Effect::Cool(error.to_string()), site),
         CallError::Authentication(_) | CallError::Misconfigured(_) => {
-            give_up(row, made, Effect::Close(error.to_string()), site)
+            give_up(row, made, Effect::Close(error.told()), site)
         }
     }
 }
@@ -181,9 +181,7 @@ pub(super) fn woken(row: &mut Row, answer: Result<(), CallError>, site: &Site) -
             enter(row, Life::Parked { absent: Absence::default() }, site.now);
             row.meter.run(site.now, row.specs.parked_usd_per_hour);
             let tell = match error {
-                CallError::Authentication(_) | CallError::Misconfigured(_) => {
-                    Effect::Close(error.to_string())
-                }
+                CallError::Authentication(_) | CallError::Misconfigured(_) => Effect::Close(error.told()),
                 CallError::RateLimited(..)
                 | CallError::Capacity(_)
                 | CallError::Price { .. }

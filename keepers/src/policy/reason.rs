@@ -59,6 +59,8 @@ pub enum Reason {
     AtRisk(u64, Micros),
     /// Machines wait for their successors.
     Replacing(u32),
+    /// Other pools of the region are filled first, with so many slots.
+    Ahead(u32),
     /// No dispatcher has spoken for so long.
     Unheard(Duration),
     /// Nothing waits and nothing is kept.
@@ -87,6 +89,7 @@ impl Reason {
             | Self::NoOffer
             | Self::Rest(_)
             | Self::Replacing(_)
+            | Self::Ahead(_)
             | Self::Unheard(_)
             | Self::Nothing => false,
         }
@@ -99,7 +102,7 @@ fn count(number: u32, noun: &str) -> String {
 }
 
 /// Dollars to the cent, or as exactly as they are below one.
-fn dollars(amount: UsdNanos) -> String {
+pub(super) fn dollars(amount: UsdNanos) -> String {
     let cents = amount.get().div_ceil(10_000_000);
     if cents < 1 || amount.get() < 10_000_000 {
         return format!("${amount}");
@@ -167,6 +170,11 @@ impl fmt::Display for Reason {
             Self::Replacing(n) => {
                 write!(f, "{} stay until their successors have given a completion", count(*n, "machine"))
             }
+            Self::Ahead(slots) => write!(
+                f,
+                "other pools of the region go first with {}: they are cheaper, or have machines already",
+                count(*slots, "slot")
+            ),
             Self::Unheard(span) => write!(f, "no dispatcher has spoken for {} s", span.as_secs()),
             Self::Nothing => f.write_str("nothing waits"),
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use schemas::UsdNanos;
 
 use super::windows::{Bounds, Window};
+use crate::price::BookPrice;
 
 /// The policy of one pool.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,8 @@ pub struct Policy {
     pub machines_max: u32,
     /// The cap on what these may cost an hour.
     pub usd_per_hour_max: UsdNanos,
+    /// What the price book says of the pool's type, and how far the provider's price may be from it.
+    pub book_price: BookPrice,
     /// How much more than its quote an order may cost, thousandths.
     pub price_slack: u32,
     /// How much must be lost at serverless pools before a machine is rented instead, in thousandths of what a machine costs until
@@ -43,6 +46,7 @@ impl Default for Policy {
             windows: Vec::new(),
             machines_max: 1,
             usd_per_hour_max: UsdNanos::ZERO,
+            book_price: BookPrice::default(),
             price_slack: 50,
             theta: 1_000,
             down_after: Duration::from_secs(60),

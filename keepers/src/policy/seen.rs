@@ -20,7 +20,7 @@ pub struct Seen {
     pub offers: Vec<Offer>,
     /// What pools can do that take money only for work; `None` where no such pool serves the model or none is open.
     pub serverless: Option<Serverless>,
-    /// Slots of pools that are paid for anyway and are filled before this one: those that cost less.
+    /// Slots of other pools that rent for the same models and are filled before this one ([`super::ahead`]).
     pub ahead_slots: u32,
     /// What the operator asked for.
     pub wish: Wish,

@@ -3,6 +3,7 @@
 mod failures;
 mod promises;
 mod rules;
+mod two_pools;
 
 use std::time::Duration;
 

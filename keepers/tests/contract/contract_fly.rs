@@ -465,3 +465,49 @@ async fn bodies_are_as_fly_describes_them() {
     let exchanges = bed.fly.account().exchanges();
     assert_described(&description, &exchanges, |exchange, _| exchange.status >= 400);
 }
+
+/// The same account for a keeper whose configuration has another pool in place of ours, in an app of that name.
+fn without_the_pool(fly: &rented::Fly, app: &str) -> Fly {
+    landlord(fly, |config| {
+        let settings = config.pools.remove(&pool()).unwrap();
+        let settings = FlyPool { app: app.to_owned(), ..settings };
+        config.pools.insert("spare@us-east".parse().unwrap(), settings);
+    })
+}
+
+#[tokio::test]
+async fn a_machine_whose_pool_left_the_configuration_with_its_app_is_still_seen_and_ended() {
+    let bed = bed().await;
+    let mut row = bed.up(1).await;
+    assert_eq!(row.notes.get("app").map(String::as_str), Some("beacon-llama"), "the row remembers the app");
+    let other = without_the_pool(&bed.fly, "another-app");
+    // Its own app does not answer, and that of the machine does.
+    let census = other.list(std::slice::from_ref(&row)).await.unwrap();
+    assert!(census.sightings.iter().any(|sighting| sighting.machine == row.machine), "{census:?}");
+    assert_eq!(other.end(&row, &Notebook::default()).await, Ok(Ending::NotNow));
+    seen(&other, &mut row, "it is stopped", |seen| seen.phase == Phase::Parked).await;
+    assert_eq!(other.end(&row, &Notebook::default()).await, Ok(Ending::Accepted));
+    until("it is gone", || bed.fly.account().alive().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_machine_of_a_pool_that_nobody_here_knows_is_a_stray_and_one_of_somebody_else_is_not() {
+    let bed = bed().await;
+    bed.fly.account().add_foreign("somebody-elses", SKU, HOME, json!({}));
+    let row = bed.up(1).await;
+    let census = without_the_pool(&bed.fly, "beacon-llama").list(&[]).await.unwrap();
+    assert_eq!(census.sightings, []);
+    let strays: Vec<_> = census.strays.iter().map(|stray| (Some(&stray.id), stray.pool.clone())).collect();
+    assert_eq!(strays, [(row.id.as_ref(), Some(pool()))]);
+    assert_untouched(bed.fly.account());
+}
+
+#[tokio::test]
+async fn a_machine_that_a_list_does_not_show_and_whose_page_does_not_answer_is_not_said_to_be_absent() {
+    let bed = bed().await;
+    let mut row = bed.up(1).await;
+    bed.ends(&mut row).await;
+    bed.fly.account().fault("get", ControlFault::Refused(Canned::json(500, error("internal"))), 1);
+    let census = bed.landlord.list(std::slice::from_ref(&row)).await.unwrap();
+    assert_eq!(census.unanswered, [row.machine]);
+}

@@ -520,3 +520,24 @@ async fn bodies_are_as_lambda_describes_them() {
         exchange.status >= 500
     });
 }
+
+#[tokio::test]
+async fn an_instance_of_a_pool_that_nobody_here_knows_is_a_stray_unless_a_row_knows_it() {
+    let bed = bed().await;
+    bed.lambda.account().add_foreign("somebody-elses", SKU, HOME, json!({}));
+    let (order, id) = bed.orders(1).await;
+    let other = landlord(&bed.lambda, |config| {
+        let settings = config.pools.remove(&pool()).unwrap();
+        config.pools.insert("spare@us-east".parse().unwrap(), settings);
+    });
+    let census = other.list(&[]).await.unwrap();
+    let strays: Vec<_> = census.strays.iter().map(|stray| (stray.id.clone(), stray.pool.clone())).collect();
+    assert_eq!((census.sightings, strays), (Vec::new(), vec![(id.clone(), Some(pool()))]));
+    // A row's machine is followed and ended whatever the configuration says.
+    let row = known(&order, Some(&id));
+    let census = other.list(std::slice::from_ref(&row)).await.unwrap();
+    assert_eq!((census.sightings.len(), census.strays.len()), (1, 0), "{census:?}");
+    until("it is up", || bed.lambda.account().machine(&id).is_some_and(|seen| seen.stage == Stage::Up)).await;
+    assert_eq!(other.end(&row, &Notebook::default()).await, Ok(Ending::Accepted));
+    until("it is gone", || bed.lambda.account().alive().is_empty()).await;
+}

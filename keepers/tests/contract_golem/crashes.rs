@@ -3,7 +3,7 @@
 use keepers::landlord::{Ending, Landlord as _, Phase};
 use simulators::rented::{ControlFault, GolemConfig, GolemNode};
 
-use crate::desk::{Keeper, Market, PRICE, Row, completion, config, wait};
+use crate::desk::{Keeper, Market, PRICE, Row, completion, config, pool_id, wait};
 
 /// The life after the crash: lists first, as the keeper does; an order that no list shows is sent again.
 async fn goes_on(market: &Market, row: &Row) -> Keeper {
@@ -192,4 +192,23 @@ async fn contract_golem_agreements_of_others_are_left_alone() {
     assert!(url.starts_with("http://"));
     stranger.stop().await;
     keeper.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contract_golem_a_machine_whose_pool_left_the_configuration_is_ended_and_paid() {
+    let market = Market::usual().await;
+    let row = Row::new("0192f3a4");
+    let keeper = Keeper::start(config(&market));
+    keeper.rent(&row).await;
+    keeper.stop().await;
+    let mut without = config(&market);
+    let settings = without.pools.remove(&pool_id()).unwrap();
+    without.pools.insert("spare@us-east".parse().unwrap(), settings);
+    let next = Keeper::start(without);
+    next.look(&row).await;
+    assert_eq!(next.end(&row).await, Ok(Ending::Accepted));
+    let gone = next.until_gone(&row).await;
+    assert_eq!(gone.told.unwrap().charged_usd.unwrap().get(), market.usd());
+    assert_eq!(market.only_bill().invoices, (1, 1));
+    next.stop().await;
 }

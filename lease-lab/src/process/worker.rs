@@ -47,6 +47,9 @@ const GET_WITHIN: Duration = Duration::from_secs(5);
 /// Clocks differ: scans begin a little earlier.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// Clearly past the time at which an offer lapses, as at the real pool.
+const PAST: Duration = Duration::from_millis(5);
+
 /// How often the log is asked again for a job that a replica does not have.
 const MISSES_MAX: u32 = 7;
 
@@ -199,28 +202,7 @@ impl Worker {
                 let message = Message::new(subject, Body::Cost(event.into())).with_id(id);
                 self.store(number, What::Cost, message, desk);
             }
-            Effect::StoreResult(name, result) => {
-                let Some(job) = &attempt.job else { return };
-                let tenant = &job.subject.tenant;
-                let id = match name {
-                    ResultName::OfJob => result.job.result_message(tenant),
-                    ResultName::IdTaken(seq) => result.job.taken_message(tenant, seq),
-                };
-                let subject = subjects::result(tenant, &job.mailbox);
-                if desk.has(Mutation::UsefulTooSoon)
-                    && let Some(event) = stored::useful_event(&result, tenant)
-                {
-                    let subject = subjects::cost(tenant, &job.mailbox);
-                    let id = event.message_id().unwrap_or_default();
-                    let message = Message::new(subject, Body::Cost(event.into())).with_id(id);
-                    self.client.publish(Token { attempt: 0, what: What::Cost }, Line::Bulk, message, desk);
-                }
-                let message = Message::new(subject, Body::Result(result.as_ref().clone().into())).with_id(id);
-                if desk.has(Mutation::AcksTooSoon) {
-                    self.client.ack(attempt.lease(), desk);
-                }
-                self.store(number, What::Result, message, desk);
-            }
+            Effect::StoreResult(name, result) => self.store_result(number, name, &result, desk),
             Effect::WriteJournal(journal) => {
                 attempt.writing = Some(journal);
                 // Where nobody is known to have written anything, the first write needs no read.
@@ -229,6 +211,14 @@ impl Worker {
                 } else {
                     self.read_journal(number, desk);
                 }
+            }
+            Effect::Announce if desk.has(Mutation::CallsUnannounced) => {
+                self.apply(number, Event::Announced, desk);
+            }
+            Effect::Announce => {
+                let accept_by = attempt.course.terms().handover.accept_by_us;
+                attempt.announces = Some(desk.now() + accept_by.since(desk.wall()) + PAST);
+                self.announce(desk);
             }
             Effect::Check => self.apply(number, Event::Checked(None), desk),
             Effect::FetchInput => self.apply(number, Event::InputFetched, desk),
@@ -246,8 +236,8 @@ impl Worker {
                 self.ask(number, What::Stored, Ask::At { stream: REPLIES.into(), seq }, desk);
             }
             Effect::StoreOutput(_) => {
-                let refusal = Refusal::Unavailable("no object store here".into());
-                self.apply(number, Event::OutputRefused(refusal), desk);
+                let none = Refusal::Unavailable("no object store here".into());
+                self.apply(number, Event::OutputRefused(none), desk);
             }
             Effect::RemoveOutput(_) | Effect::RemoveInput => {}
             Effect::Wait(pause) => attempt.waits = Some(desk.now() + pause),
@@ -273,6 +263,30 @@ impl Worker {
                 attempt.settled = Some(settled);
             }
         }
+    }
+
+    fn store_result(&mut self, number: u64, name: ResultName, result: &JobResult, desk: &mut Desk<'_>) {
+        let Some(attempt) = self.attempts.get_mut(&number) else { return };
+        let Some(job) = &attempt.job else { return };
+        let tenant = &job.subject.tenant;
+        let id = match name {
+            ResultName::OfJob => result.job.result_message(tenant),
+            ResultName::IdTaken(seq) => result.job.taken_message(tenant, seq),
+        };
+        let subject = subjects::result(tenant, &job.mailbox);
+        if desk.has(Mutation::UsefulTooSoon)
+            && let Some(event) = stored::useful_event(result, tenant)
+        {
+            let subject = subjects::cost(tenant, &job.mailbox);
+            let id = event.message_id().unwrap_or_default();
+            let message = Message::new(subject, Body::Cost(event.into())).with_id(id);
+            self.client.publish(Token { attempt: 0, what: What::Cost }, Line::Bulk, message, desk);
+        }
+        let message = Message::new(subject, Body::Result(result.clone().into())).with_id(id);
+        if desk.has(Mutation::AcksTooSoon) {
+            self.client.ack(attempt.lease(), desk);
+        }
+        self.store(number, What::Result, message, desk);
     }
 
     fn ask(&mut self, attempt: u64, what: What, ask: Ask, desk: &mut Desk<'_>) {
@@ -447,6 +461,22 @@ impl Worker {
         }
     }
 
+    /// Attempts whose acceptances are on their way, or whose offers have lapsed, hear so.
+    fn announce(&mut self, desk: &mut Desk<'_>) {
+        if self.attempts.values().all(|attempt| attempt.announces.is_none()) {
+            return;
+        }
+        let (now, told) = (desk.now(), self.shift.all_told() && desk.flush(Line::Bulk));
+        let heard = |attempt: &Attempt| attempt.announces.is_some_and(|until| told || until <= now);
+        let numbers: Vec<u64> = self.attempts.iter().filter(|(_, a)| heard(a)).map(|(n, _)| *n).collect();
+        for number in numbers {
+            if let Some(attempt) = self.attempts.get_mut(&number) {
+                attempt.announces = None;
+                self.apply(number, Event::Announced, desk);
+            }
+        }
+    }
+
     /// What follows from being asked to end.
     fn wind_down(&mut self, desk: &mut Desk<'_>) {
         let Some(until) = self.grace_until else { return };
@@ -490,6 +520,7 @@ impl Process for Worker {
 
     fn connected(&mut self, line: Line, desk: &mut Desk<'_>) {
         self.client.connected(line, desk);
+        self.announce(desk);
     }
 
     fn answered(&mut self, news: &CallNews, desk: &mut Desk<'_>) {
@@ -516,6 +547,7 @@ impl Process for Worker {
             let due = self.shift.tick(Self::now(desk));
             self.speak(due, desk);
         }
+        self.announce(desk);
         self.wind_down(desk);
     }
 
@@ -531,7 +563,7 @@ impl Process for Worker {
     }
 
     fn wake_at(&self) -> Option<Micros> {
-        let waits = self.attempts.values().filter_map(|attempt| attempt.waits);
+        let waits = self.attempts.values().flat_map(|attempt| [attempt.waits, attempt.announces]).flatten();
         let keeps = (!self.attempts.is_empty()).then_some(self.keep_at);
         let last = self.grace_until.map(|until| until + LAST_WORDS);
         let first = self.grace_until.filter(|_| !self.told_to_stop);

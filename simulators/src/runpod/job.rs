@@ -87,9 +87,10 @@ impl Job {
         let (number, now) = (service.next_number(), Instant::now());
         let uuid = format!("{:08x}-5151-4151-8151-{number:012x}", service.config.seed);
         let id = if sync { format!("sync-{uuid}") } else { format!("{uuid}-u1") };
-        let text = |key: &str| input.get("beacon").and_then(|mark| mark.get(key));
-        let mark = match (text("job").and_then(Value::as_str), text("attempt").and_then(Value::as_u64)) {
-            (Some(job), Some(attempt)) => format!("{job}-{attempt}"),
+        let told = |key: &str| input.get("beacon").and_then(|mark| mark.get(key));
+        let text = |key: &str| told(key).and_then(Value::as_str);
+        let mark = match (text("job"), told("attempt").and_then(Value::as_u64), text("key")) {
+            (Some(job), Some(attempt), Some(key)) => format!("{job}-{attempt}-{key}"),
             _ => id.clone(),
         };
         let kept = if sync { settings.sync_result_ttl_ms } else { settings.result_ttl_ms };

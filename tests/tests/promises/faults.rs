@@ -242,7 +242,12 @@ async fn faults_every_two_seconds_lose_nothing_and_leave_the_ledger_within_half_
             bill.total_nanos,
             difference * 100.0
         );
-        assert!(difference < 0.005, "seed {seed}, {pool}: booked {booked}, billed {}", bill.total_nanos);
+        assert!(
+            difference < 0.005,
+            "seed {seed}, {pool}: booked {booked}, billed {}: {:#?}",
+            bill.total_nanos,
+            audit.differing_runs(&bill)
+        );
     }
     producer.close().await;
     shutdown.cancel();

@@ -103,13 +103,13 @@ async fn the_ledger_equals_the_simulators_own_bill() {
     let wasted = audit.costs.iter().filter(|c| c.purpose == Purpose::WastedFailure).count();
     assert!(wasted > 0, "broken answers were billed and are booked as wasted");
     assert!(audit.costs.iter().all(|c| !c.estimated), "nothing here had to be estimated");
-    // Run by run: the provider's request id is `<job>-<attempt>`.
+    // Run by run: the provider's request id is `<job>-<attempt>-<key>`.
     let runs = |bill: simulators::Bill| {
         bill.lines.into_iter().filter_map(|l| l.run).collect::<std::collections::BTreeSet<_>>()
     };
     let billed: std::collections::BTreeSet<String> =
         runs(golem.bill()).union(&runs(modal.bill())).cloned().collect();
-    let booked = audit.costs.iter().map(|c| format!("{}-{}", c.job.unwrap(), c.attempt)).collect();
+    let booked = audit.costs.iter().map(tests::audit::run_of).collect();
     assert_eq!(billed, booked);
     producer.close().await;
     shutdown.cancel();

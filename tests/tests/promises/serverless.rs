@@ -219,6 +219,27 @@ async fn a_worker_that_stops_in_order_leaves_its_runs_to_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_two_tenants_with_one_id_are_two_runs() {
+    let mut model = SimulatedModel::new(roles::MODEL);
+    (model.slots, model.sku, model.price_per_second_nanos) = (4, "T4".into(), 164_000);
+    let scene = Scene::new(Kind::Modal, model).await;
+    // It starts the same name once within a day.
+    let modal = Arc::new(Modal::new(ModalConfig::new(scene.simulator.url(), ModalMode::Spawn)).unwrap());
+    let worker = Role::worker(scene.pool("modal@us-east", "w1", "T4", modal)).await;
+    let mut request = roles::job("twice");
+    request.body.id = Some(producer::request::new_job_id().to_string());
+    for tenant in ["acme", "other"] {
+        let config = producer::ProducerConfig::new(&scene.server.url(), tenant, "two").unwrap();
+        let producer = Producer::connect(config).await.unwrap();
+        let result = producer.submit_and_wait(&request, wait::DEADLINE).await.unwrap();
+        assert_eq!(result.status, Status::Succeeded, "{tenant}");
+        producer.close().await;
+    }
+    assert_eq!(scene.simulator.stats().started, 2, "the second is not answered with what the first said");
+    scene.stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_nobody_can_find_is_booked_as_possibly_wasted_and_tried_again() {
     let mut model = SimulatedModel::new(roles::MODEL);
     (model.service_ms_p50, model.sku, model.price_per_second_nanos) = (60_000, "T4".into(), 164_000);

@@ -5,6 +5,11 @@
 mod billed;
 mod failures;
 mod killed;
+mod operator;
 mod providers;
 mod quiet;
 mod served;
+mod two_keepers;
+mod typed;
+mod watched;
+mod wrong;

@@ -80,6 +80,7 @@ impl Attempt {
         Call {
             job: job.id,
             attempt: self.number(),
+            key: self.course().key(),
             model: self.model.served_as.clone(),
             sku: self.model.sku.clone(),
             input,

@@ -1,7 +1,7 @@
 //! The course of one attempt, from an accepted offer to its last effect. Pure: no clock, no I/O, nothing async.
 //!
 //! ```text
-//!  accepted ─▶ read ─▶ book the abandoned ─▶ journal? ─▶ check once more ─▶ fetch input? ─▶ call the provider
+//!  accepted ─▶ read ─▶ book the abandoned ─▶ journal, or announce ─▶ check once more ─▶ fetch input? ─▶ call the provider
 //!                                                                                           │
 //!   output ─▶ (lease unsure: look for a result) ─▶ result ─▶ whose is stored? ─▶ cost ─▶ ack ◀──┤
 //!   taken back ─▶ cost ─▶ result "cancelled" ─▶ ack ◀────────────────────────────────────────┤
@@ -14,7 +14,7 @@
 //! any moment. After [`Effect::Settle`] the course is over and no event has an effect.
 //!
 //! Invariants, which the tests check in every state:
-//! - the provider is called at most once;
+//! - the provider is called at most once, and not before somebody else could tell of the attempt: its journal, or the dispatcher;
 //! - the cost of the attempt is stored at most once, under one purpose;
 //! - once the lease is not surely its own, the attempt stores its own cost, and a result whose absence was looked up, and
 //!   touches nothing else.
@@ -128,6 +128,9 @@ impl Course {
                 self.journal = *journal;
                 (S::Checking { job, fetched: false }, vec![Effect::Check])
             }
+            (S::Announcing { job }, E::Announced) => {
+                (S::Checking { job, fetched: false }, vec![Effect::Check])
+            }
             (S::Checking { job, fetched }, E::Checked(order)) => self.checked(job, fetched, order, now),
             (S::Fetching { job }, E::InputFetched) => {
                 (S::Checking { job, fetched: true }, vec![Effect::Check])
@@ -186,6 +189,7 @@ impl Course {
                 | E::CostStored
                 | E::CostRefused(_)
                 | E::JournalWritten(_)
+                | E::Announced
                 | E::Checked(_)
                 | E::InputFetched
                 | E::InputMissing(_)

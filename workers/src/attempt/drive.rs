@@ -80,6 +80,10 @@ impl Attempt {
             Effect::ReadJob => Box::pin(self.read_job()).await,
             Effect::StoreCost(event) => self.store_cost(*event).await,
             Effect::WriteJournal(journal) => Box::pin(self.write_journal(*journal)).await,
+            Effect::Announce => {
+                self.ears.announced().await;
+                Event::Announced
+            }
             Effect::Check => Event::Checked(self.taken_back()),
             Effect::FetchInput => Box::pin(self.fetch_input()).await,
             Effect::Call(left) => self.call(left).await,

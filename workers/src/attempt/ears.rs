@@ -1,4 +1,4 @@
-//! What a dispatcher tells an attempt while it runs.
+//! What an attempt hears while it runs: its dispatcher's orders, and that its acceptance is on its way to it.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,6 +11,7 @@ use super::course::News;
 pub struct Ears {
     heard: Mutex<Vec<News>>,
     bell: Notify,
+    announced: Notify,
 }
 
 impl Ears {
@@ -33,6 +34,16 @@ impl Ears {
             }
             self.bell.notified().await;
         }
+    }
+
+    /// The acceptance has left this process, or the time to accept is over.
+    pub fn announce(&self) {
+        self.announced.notify_one();
+    }
+
+    /// Returns when [`Ears::announce`] was called.
+    pub(super) async fn announced(&self) {
+        self.announced.notified().await;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<News>> {

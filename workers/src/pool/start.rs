@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use rustc_hash::FxHashMap;
 use schemas::{
+    Micros,
     machine::pool_prefix,
     subjects,
     topology::{FLOORS_BUCKET, JOURNAL_BUCKET, MACHINES_BUCKET},
@@ -113,6 +114,8 @@ impl Pool {
             capacity,
             running: JoinSet::new(),
             held: FxHashMap::default(),
+            untold: Vec::new(),
+            lapse: Micros::default(),
             errands: JoinSet::new(),
             booking: JoinSet::new(),
         })

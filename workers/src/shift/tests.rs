@@ -99,6 +99,36 @@ fn the_first_word_to_a_dispatcher_and_one_each_second_call_the_roll_and_the_last
 }
 
 #[test]
+fn a_worker_with_little_to_do_tells_at_once_and_a_busy_one_collects() {
+    let micros = |n| Now { steady: START + Duration::from_micros(n), ..at(0) };
+    let mut shift = shift(1_000);
+    // One job after the other.
+    for n in 0..10 {
+        let number = accept(&mut shift, "d1", n, micros(n * 400));
+        assert!(!shift.all_told());
+        assert_eq!(told(&mut shift, "d1", micros(n * 400 + 60))[0].accepted, [n]);
+        assert!(shift.all_told());
+        shift.ended(number, None, micros(n * 400 + 200));
+        assert_eq!(told(&mut shift, "d1", micros(n * 400 + 260))[0].ended.len(), 1);
+    }
+    // Many at a time.
+    let start = 10_000;
+    let (mut messages, mut accepted) = (0, 0);
+    for n in 0..10_000 {
+        let now = start + n * 10;
+        accept(&mut shift, "d1", 100 + n, micros(now));
+        for news in told(&mut shift, "d1", micros(now)) {
+            (messages, accepted) = (messages + 1, accepted + news.accepted.len());
+        }
+        if n % 2 == 1 || shift.running() > 900 {
+            let oldest = shift.numbers().next().unwrap();
+            shift.ended(oldest, None, micros(now));
+        }
+    }
+    assert!(accepted > 9_700 && messages < 80, "{messages} messages for {accepted}");
+}
+
+#[test]
 fn a_dispatcher_that_is_only_refused_hears_no_roll_call() {
     let mut shift = shift(0);
     shift.offer(&handover(1, 1), "d1", at(0));

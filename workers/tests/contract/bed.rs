@@ -303,6 +303,7 @@ pub(crate) fn call(number: usize) -> Call {
     Call {
         job: format!("0198c0de-0000-7000-8000-{number:012x}").parse::<JobId>().unwrap(),
         attempt: 1,
+        key: schemas::AttemptKey::of("contract", number as u64),
         model: "m".to_owned(),
         sku: "T4".to_owned(),
         input: Input::Messages(vec![Message { role: "user".to_owned(), content }]),

@@ -75,8 +75,9 @@ async fn a_request_carries_its_id_its_trace_and_its_key() {
     success(&OpenAi::new(config).unwrap().run(&call, &Recorder::default()).await);
     let request = server.requests().remove(0);
     assert!(request.head.starts_with("POST /v1/completions HTTP/1.1"), "{}", request.head);
+    let id = format!("x-request-id: 0198c0de-0000-7000-8000-000000000007-3-{}", call.key);
     for line in [
-        "x-request-id: 0198c0de-0000-7000-8000-000000000007-3",
+        id.as_str(),
         "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "authorization: Bearer sk-1",
         "content-type: application/json",

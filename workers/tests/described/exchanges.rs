@@ -49,6 +49,7 @@ fn call(number: u8, model: &str, input: Input, params: Params) -> Call {
     Call {
         job: format!("0198c0de-0000-7000-8000-0000000000{number:02x}").parse().unwrap(),
         attempt: 1,
+        key: schemas::AttemptKey::of("described", number.into()),
         model: model.to_owned(),
         sku: "T4".to_owned(),
         input,

@@ -9,11 +9,11 @@ use tracing::warn;
 use super::{
     activity,
     agreements::{self, Found, State},
-    book::Account,
+    book::{Account, Kind},
     end::agreement_of,
     facts::{self, Facts},
     order::UnderWay,
-    payment,
+    paying, payment,
     site::{Site, Stage},
     start::{self, Key, names},
 };
@@ -37,6 +37,12 @@ pub(super) async fn list(
     under_way: &UnderWay,
     known: &[Known],
 ) -> Result<Census, CallError> {
+    for machine in known.iter().filter(|machine| site.is_newly_left(&machine.pool)) {
+        // Its last debit notes and its invoice come all the same, and it is not gone before they are accepted.
+        for kind in [Kind::DebitNotes, Kind::Invoices] {
+            site.tasks.spawn(paying::follow(Arc::clone(site), machine.pool.clone(), kind));
+        }
+    }
     let mut looks: BTreeMap<String, (bool, Option<&Known>)> = BTreeMap::new();
     for pool in site.config.pools.keys() {
         looks.extend(agreements::approved(site, pool).await?.into_iter().map(|id| (id, (true, None))));

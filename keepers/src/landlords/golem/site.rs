@@ -1,7 +1,7 @@
 //! What all parts of this landlord share: the daemon, the books, the starts and tunnels that are under way.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Site {
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     book: Mutex<Book>,
+    /// Pools that left the configuration and whose papers are followed all the same.
+    left: Mutex<BTreeSet<PoolId>>,
     starts: Mutex<BTreeMap<String, Start>>,
 }
 
@@ -62,6 +64,7 @@ impl Site {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             book: Mutex::default(),
+            left: Mutex::default(),
             starts: Mutex::default(),
         })
     }
@@ -73,6 +76,12 @@ impl Site {
     pub(super) fn pool(&self, pool: &PoolId) -> Result<&GolemPool, CallError> {
         let settings = self.config.pools.get(pool);
         settings.ok_or_else(|| CallError::Misconfigured(format!("golem: pool {pool} is not configured")))
+    }
+
+    /// Whether a row's pool left the configuration, and this is the first that is heard of it.
+    pub(super) fn is_newly_left(&self, pool: &PoolId) -> bool {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.config.pools.contains_key(pool) && left.insert(pool.clone())
     }
 
     /// The books. Never held across an await.

@@ -1,11 +1,11 @@
 //! From deployments to machines: one service is one machine, and its newest deployment says where it stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{MachineId, PoolId, UsdNanos};
 
 use crate::{
-    landlord::{Known, Notes, Phase, Sighting, Told},
+    landlord::{Known, Notes, Phase, Sighting, Stray, Told},
     landlords::{
         mark::{self, Marks},
         railway::wire::{Deployment, Service, phase},
@@ -66,6 +66,19 @@ pub(crate) fn sort(deployments: Vec<Deployment>, known: &[Known], marks: &Marks)
         found.deployments.sort_by_key(|deployment| std::cmp::Reverse(deployment.created_at));
     }
     found
+}
+
+/// Services with our mark, for pools that are not configured here and in no row.
+pub(crate) fn strays(deployments: &[Deployment], known: &[Known], marks: &Marks) -> Vec<Stray> {
+    let rows: BTreeSet<&str> = known.iter().filter_map(service_of).collect();
+    let services = deployments.iter().filter(|deployment| deployment.status != "REMOVED");
+    let services = services.filter_map(|deployment| deployment.service.as_ref());
+    let stray = |service: &&Service| {
+        service.deleted_at.is_none() && !rows.contains(service.id.as_str()) && marks.is_stray(&service.name)
+    };
+    let strays: BTreeSet<Stray> =
+        services.filter(stray).map(|service| Stray { id: service.id.clone(), pool: None }).collect();
+    strays.into_iter().collect()
 }
 
 /// The id of a row's service.

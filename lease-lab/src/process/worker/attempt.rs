@@ -40,6 +40,8 @@ pub(super) struct Attempt {
     pub(super) call: Option<Call>,
     /// Until when it waits before it tries something again.
     pub(super) waits: Option<Micros>,
+    /// Until when it waits for its acceptance to be on its way.
+    pub(super) announces: Option<Micros>,
     /// What is to be merged into the stored journal.
     pub(super) writing: Option<Box<Journal>>,
     /// Whether nobody is known to have written a journal.
@@ -89,6 +91,7 @@ impl Attempt {
             job: None,
             call: None,
             waits: None,
+            announces: None,
             writing: None,
             fresh,
             settled: None,

@@ -11,6 +11,7 @@ fn call(input: Input) -> Call {
     Call {
         job: "0198c0de-0000-7000-8000-000000000001".parse().unwrap(),
         attempt: 1,
+        key: schemas::AttemptKey::of("test", 1),
         model: "m".to_owned(),
         sku: "standard".to_owned(),
         input,

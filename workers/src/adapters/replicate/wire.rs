@@ -302,6 +302,7 @@ mod tests {
         Call {
             job: "0198c0de-0000-7000-8000-000000000001".parse().unwrap(),
             attempt: 1,
+            key: schemas::AttemptKey::of("test", 1),
             model: "meta/m".to_owned(),
             sku: "gpu-t4".to_owned(),
             input: Input::Messages(messages.iter().map(message).collect()),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use schemas::{
+    AttemptKey,
     failure::{Failure, FailureClass as C},
     job::Input,
     prices::Used,
@@ -58,6 +59,7 @@ struct JobInput<'a> {
 struct Mark<'a> {
     job: &'a str,
     attempt: u16,
+    key: AttemptKey,
 }
 
 #[derive(Serialize)]
@@ -77,7 +79,7 @@ pub(super) fn submission(call: &Call, limit: Duration, webhook: Option<&str>) ->
             route: chat::path(&call.input),
             method: "POST",
             body: RawValue::from_string(body).expect("our own JSON reads"),
-            beacon: Mark { job: &call.job.to_string(), attempt: call.attempt },
+            beacon: Mark { job: &call.job.to_string(), attempt: call.attempt, key: call.key },
         },
         policy: Policy {
             execution_timeout: limit_ms.clamp(EXECUTION_RANGE.0, EXECUTION_RANGE.1),
@@ -268,8 +270,12 @@ struct Request {
 impl Requests {
     /// The job of this very call.
     pub(super) fn of(self, call: &Call) -> Option<String> {
-        let (job, attempt) = (call.job.to_string(), u64::from(call.attempt));
-        let ours = |mark: &Value| mark["job"] == job.as_str() && mark["attempt"] == attempt;
+        let (key, job, attempt) = (call.key.to_string(), call.job.to_string(), u64::from(call.attempt));
+        let ours = |mark: &Value| match &mark["key"] {
+            // Of a worker of an older version.
+            Value::Null => mark["job"] == job.as_str() && mark["attempt"] == attempt,
+            named => *named == key.as_str(),
+        };
         self.requests.into_iter().find(|request| ours(&request.input["beacon"])).map(|request| request.id)
     }
 }
@@ -319,6 +325,7 @@ mod tests {
         Call {
             job: "0198c0de-0000-7000-8000-000000000001".parse().unwrap(),
             attempt: 2,
+            key: schemas::AttemptKey::of("test", 2),
             model: "m".to_owned(),
             sku: "L4".to_owned(),
             input: Input::Prompt("hi".to_owned()),
@@ -412,6 +419,11 @@ mod tests {
         let list = serde_json::json!({ "requests": [{ "id": "a" }, { "id": "b", "input": body["input"] }] });
         let requests: Requests = serde_json::from_value(list).unwrap();
         assert_eq!(requests.of(&call()).as_deref(), Some("b"));
+        // A job of another tenant with the same id.
+        let other = Call { key: AttemptKey::of("other", 2), ..call() };
+        let list = serde_json::json!({ "requests": [{ "id": "b", "input": body["input"] }] });
+        let requests: Requests = serde_json::from_value(list).unwrap();
+        assert_eq!(requests.of(&other), None);
     }
 
     #[test]

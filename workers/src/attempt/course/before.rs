@@ -52,14 +52,20 @@ impl Course {
             let entry = entries.remove(0);
             self.close(entry);
         }
-        if self.terms.site.journal == JournalMode::Always && self.left.is_none() {
+        if self.left.is_some() {
+            // The journal names the attempt.
+            effects.push(Effect::Check);
+            return (State::Checking { job, fetched: false }, effects);
+        }
+        if self.terms.site.journal == JournalMode::Always {
             let trace = Trace::Started { expected: self.terms.expected.clone() };
             let journal = self.journal_with(self.entry(now.at, trace));
             effects.push(Effect::WriteJournal(Box::new(journal)));
             return (State::WritingIntent { job }, effects);
         }
-        effects.push(Effect::Check);
-        (State::Checking { job, fetched: false }, effects)
+        // Should this worker die during the call, its dispatcher books what the call may have cost.
+        effects.push(Effect::Announce);
+        (State::Announcing { job }, effects)
     }
 
     /// The last look before it costs money: the dispatcher may have given the job to another worker by now, or somebody may

@@ -31,6 +31,9 @@ pub enum Effect {
     StoreCost(Box<CostEvent>),
     /// Merge this journal into the stored one, by compare-and-set. Answered by [`super::Event::JournalWritten`].
     WriteJournal(Box<Journal>),
+    /// Have the acceptance leave this process, until [`schemas::handover::Handover::accept_by_us`] at most. Answered by
+    /// [`super::Event::Announced`].
+    Announce,
     /// Look whether the job was taken back. Answered by [`super::Event::Checked`].
     Check,
     /// Fetch the stored input of the job. Answered by [`super::Event::InputFetched`] or [`super::Event::InputMissing`].

@@ -102,6 +102,9 @@ pub enum Event {
     CostRefused(Refusal),
     /// Answers [`super::Effect::WriteJournal`]: the journal as it is stored now, or as it should be where the write failed.
     JournalWritten(Box<Journal>),
+    /// Answers [`super::Effect::Announce`]: the acceptance is on its way to the dispatcher and survives this process, or the time to
+    /// accept is over.
+    Announced,
     /// Answers [`super::Effect::Check`]: whether somebody took the job back.
     Checked(Option<Failure>),
     /// Answers [`super::Effect::FetchInput`]: the input is at hand.

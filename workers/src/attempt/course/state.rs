@@ -29,6 +29,10 @@ pub(super) enum State {
     WritingIntent {
         job: Arc<Job>,
     },
+    /// The journal says nothing yet, so the dispatcher must know of the attempt before it costs money.
+    Announcing {
+        job: Arc<Job>,
+    },
     /// The last look before the call; `fetched` when the input was fetched since the look before.
     Checking {
         job: Arc<Job>,

@@ -100,8 +100,9 @@ fn feed(course: &mut Course, events: Vec<Event>) -> Vec<Effect> {
 /// A course whose call goes on.
 fn calling() -> Course {
     let mut course = course();
-    let effects = feed(&mut course, vec![Event::Accepted, Event::JobRead(small()), Event::Checked(None)]);
-    assert_eq!(effects, [Effect::ReadJob, Effect::Check, Effect::Call(None)]);
+    let events = vec![Event::Accepted, Event::JobRead(small()), Event::Announced, Event::Checked(None)];
+    let effects = feed(&mut course, events);
+    assert_eq!(effects, [Effect::ReadJob, Effect::Announce, Effect::Check, Effect::Call(None)]);
     course
 }
 
@@ -311,9 +312,26 @@ fn a_run_of_a_job_that_is_taken_back_is_stopped_by_its_provider_and_its_bill_boo
 }
 
 #[test]
+fn no_call_begins_before_the_journal_or_the_dispatcher_can_tell_of_it() {
+    let begin = |mode| {
+        let mut course = Course::new(terms(mode));
+        let effects = feed(&mut course, vec![Event::Accepted, Event::JobRead(small())]);
+        (effects.last().map(|effect| names(std::slice::from_ref(effect))), course)
+    };
+    let (asked, mut course) = begin(JournalMode::Unhappy);
+    assert_eq!(asked, Some(vec!["Announce".to_owned()]));
+    assert!(feed(&mut course, vec![Event::Checked(None)]).is_empty(), "not yet");
+    assert_eq!(
+        feed(&mut course, vec![Event::Announced, Event::Checked(None)]),
+        [Effect::Check, Effect::Call(None)]
+    );
+    assert_eq!(begin(JournalMode::Always).0, Some(vec!["WriteJournal".to_owned()]));
+}
+
+#[test]
 fn an_offer_whose_time_has_passed_is_never_called() {
     let mut course = course();
-    feed(&mut course, vec![Event::Accepted, Event::JobRead(small())]);
+    feed(&mut course, vec![Event::Accepted, Event::JobRead(small()), Event::Announced]);
     let late = Moment { at: AT + Duration::from_secs(2), ..SURE };
     let effects = course.apply(late, Event::Checked(None));
     assert_eq!(names(&effects), ["Report", "Settle Some(WorkerLost) kept false"]);
@@ -323,8 +341,10 @@ fn an_offer_whose_time_has_passed_is_never_called() {
 fn a_stored_input_is_fetched_and_the_job_looked_at_once_more() {
     let stored = job(r#""input_ref":{"object":"o","bytes":3}"#);
     let mut course = course();
-    let events = vec![Event::Accepted, Event::JobRead(stored), Event::Checked(None), Event::InputFetched];
-    assert_eq!(names(&feed(&mut course, events)), ["ReadJob", "Check", "FetchInput", "Check"]);
+    let read = vec![Event::Accepted, Event::JobRead(stored), Event::Announced];
+    assert_eq!(names(&feed(&mut course, read)), ["ReadJob", "Announce", "Check"]);
+    let events = vec![Event::Checked(None), Event::InputFetched];
+    assert_eq!(names(&feed(&mut course, events)), ["FetchInput", "Check"]);
     let late = Moment { at: AT + Duration::from_secs(60), ..SURE };
     assert_eq!(course.apply(late, Event::Checked(None)), [Effect::Call(None)], "fetching may take a minute");
     let effects = feed(&mut course, vec![answer(Ok("out")), super::tests::stored(false), Event::CostStored]);

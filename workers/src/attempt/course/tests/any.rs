@@ -51,12 +51,13 @@ fn any_event(course: &Course, which: usize, n: u8) -> Event {
         Event::News(News::Hedged),
         Event::News(News::Alone(None)),
         Event::News(News::Stop),
+        Event::Announced,
     ];
     events[which % events.len()].clone()
 }
 
 /// How many kinds of events there are.
-const EVENTS: usize = 28;
+const EVENTS: usize = 29;
 
 /// Watches a course: what its effects and the answers to them must add up to.
 #[derive(Default)]
@@ -128,6 +129,7 @@ fn expected(state: &State) -> &'static [usize] {
         State::Reading => &[1, 1, 1, 2, 3],
         State::BookingAbandoned { .. } => &[4, 5],
         State::WritingIntent { .. } | State::WritingEnd(_) => &[6],
+        State::Announcing { .. } => &[28],
         State::Checking { .. } => &[7],
         State::Fetching { .. } => &[8, 9],
         State::Calling(_) => &[10, 11, 6, 12],
