@@ -14,7 +14,7 @@ pub enum Mutation {
     AcksTooSoon,
     /// A dispatcher sends a job's text beside the handover, whatever the two add up to.
     OffersTooMuch,
-    /// A worker calls its provider before its acceptance has left it.
+    /// A worker calls its provider at once, and collects its acceptances for a while.
     CallsUnannounced,
     /// A dispatcher finishes what does not read as a job, and tells nobody.
     DropsBroken,

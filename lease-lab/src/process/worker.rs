@@ -47,6 +47,8 @@ const GET_WITHIN: Duration = Duration::from_secs(5);
 /// Clocks differ: scans begin a little earlier.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// How long acceptances are collected where that bug is put back.
+const COLLECTS: Duration = Duration::from_millis(20);
 /// Clearly past the time at which an offer lapses, as at the real pool.
 const PAST: Duration = Duration::from_millis(5);
 
@@ -68,6 +70,10 @@ pub(super) struct Worker {
     client: Client<Token>,
     next_call: u64,
     keep_at: Micros,
+    /// When it took an offer last.
+    accepted_at: Micros,
+    /// How long it collects what it has to tell after that: only where that bug is put back.
+    collects: Duration,
     /// Since it was asked to end: when the grace period is over.
     grace_until: Option<Micros>,
     told_to_stop: bool,
@@ -136,6 +142,8 @@ impl Worker {
             client,
             next_call: 0,
             keep_at: desk.now(),
+            accepted_at: Micros::default(),
+            collects: if desk.has(Mutation::CallsUnannounced) { COLLECTS } else { Duration::ZERO },
             grace_until: None,
             told_to_stop: false,
             ended: false,
@@ -154,6 +162,7 @@ impl Worker {
         if let Decision::Accept(number) = decision {
             let offer = OfferKey { accept: accept.to_owned(), offer: handover.offer };
             let now = desk.now();
+            self.accepted_at = now;
             desk.audit().takes(offer.attempt(), handover.lease.stream_seq, now);
             let expected = attempt::bill(desk.provider(self.pool), setup::EXPECTED, true).lines;
             let terms = Terms {
@@ -477,6 +486,12 @@ impl Worker {
         }
     }
 
+    /// When something is to be told.
+    fn speaks_at(&self) -> Micros {
+        let due = BEGIN + self.shift.wake_at().saturating_sub(ORIGIN);
+        due.max(self.accepted_at + self.collects)
+    }
+
     /// What follows from being asked to end.
     fn wind_down(&mut self, desk: &mut Desk<'_>) {
         let Some(until) = self.grace_until else { return };
@@ -543,7 +558,7 @@ impl Process for Worker {
                 self.apply(number, Event::Waited, desk);
             }
         }
-        if self.shift.wake_at() <= steady(now) {
+        if self.speaks_at() <= now {
             let due = self.shift.tick(Self::now(desk));
             self.speak(due, desk);
         }
@@ -567,7 +582,7 @@ impl Process for Worker {
         let keeps = (!self.attempts.is_empty()).then_some(self.keep_at);
         let last = self.grace_until.map(|until| until + LAST_WORDS);
         let first = self.grace_until.filter(|_| !self.told_to_stop);
-        let due = [BEGIN + self.shift.wake_at().saturating_sub(ORIGIN)].into_iter();
+        let due = [self.speaks_at()].into_iter();
         due.chain(self.client.wake_at()).chain(waits).chain(keeps).chain(first).chain(last).min()
     }
 
