@@ -336,10 +336,11 @@ impl Worker {
         self.store(number, What::WriteJournal, message, desk);
     }
 
-    fn journal_written(&mut self, number: u64, desk: &mut Desk<'_>) {
+    fn journal_told(&mut self, number: u64, stored: bool, desk: &mut Desk<'_>) {
         let journal = self.attempts.get_mut(&number).and_then(|attempt| attempt.writing.take());
         if let Some(journal) = journal {
-            self.apply(number, Event::JournalWritten(journal), desk);
+            let event = if stored { Event::JournalWritten(journal) } else { Event::JournalRefused(journal) };
+            self.apply(number, event, desk);
             self.call_goes_on(number, desk);
         }
     }
@@ -402,8 +403,9 @@ impl Worker {
             (What::WriteJournal, Some(Told::Refused(wire::Refusal::WrongSequence))) => {
                 self.read_journal(number, desk);
             }
-            // Stored; or what could not be read or stored is left, and the attempt goes on without.
-            (What::WriteJournal | What::ReadJournal, _) => self.journal_written(number, desk),
+            (What::WriteJournal, Some(Told::Stored { .. })) => self.journal_told(number, true, desk),
+            // What could not be read or stored is left, and the attempt goes on without.
+            (What::WriteJournal | What::ReadJournal, _) => self.journal_told(number, false, desk),
             (What::Extend(asked), told) => attempt.hold.answered(asked, told.is_some()),
             // Nobody answered: the question is asked again.
             (What::Job, _) => self.carry_out(number, Effect::ReadJob, desk),

@@ -52,6 +52,8 @@ pub struct Course {
     left: Option<Box<Entry>>,
     /// What is known of all attempts of the job.
     journal: Journal,
+    /// Whether the stored journal names this attempt since before its call.
+    written: bool,
     /// Whether the lease was surely our own at every event so far.
     sure: bool,
     rival: Rival,
@@ -78,6 +80,7 @@ impl Course {
             key,
             left,
             journal,
+            written: false,
             sure: true,
             rival,
             stopping: false,
@@ -125,8 +128,12 @@ impl Course {
                 self.wait(Waiting::Abandoned { job, entries }, why, now)
             }
             (S::WritingIntent { job }, E::JournalWritten(journal)) => {
-                self.journal = *journal;
+                (self.journal, self.written) = (*journal, true);
                 (S::Checking { job, fetched: false }, vec![Effect::Check])
+            }
+            (S::WritingIntent { job }, E::JournalRefused(journal)) => {
+                self.journal = *journal;
+                (S::Announcing { job }, vec![Effect::Announce])
             }
             (S::Announcing { job }, E::Announced) => {
                 (S::Checking { job, fetched: false }, vec![Effect::Check])
@@ -142,6 +149,11 @@ impl Course {
             (S::Calling(call), E::JournalWritten(journal)) => {
                 self.journal = *journal;
                 (S::Calling(Calling { journalled: true, trail: true, ..call }), Vec::new())
+            }
+            // What the journal said of the call before still holds.
+            (S::Calling(call), E::JournalRefused(journal)) => {
+                self.journal = *journal;
+                (S::Calling(call), Vec::new())
             }
             (S::Calling(call) | S::Dropping { call, .. }, E::Ended(answer)) => self.ended(call, *answer, now),
             (S::Dropping { call, why }, E::Dropped { bill, took }) => {
@@ -171,7 +183,7 @@ impl Course {
             (S::TellingTaken(outcome), E::ResultRefused(why)) => self.wait(Waiting::Taken(outcome), why, now),
             (S::StoringCost(booking), E::CostStored) => self.booked(booking.then),
             (S::StoringCost(booking), E::CostRefused(why)) => self.wait(Waiting::Cost(booking), why, now),
-            (S::WritingEnd(end), E::JournalWritten(journal)) => {
+            (S::WritingEnd(end), E::JournalWritten(journal) | E::JournalRefused(journal)) => {
                 self.journal = *journal;
                 self.give_back(*end, now)
             }
@@ -189,6 +201,7 @@ impl Course {
                 | E::CostStored
                 | E::CostRefused(_)
                 | E::JournalWritten(_)
+                | E::JournalRefused(_)
                 | E::Announced
                 | E::Checked(_)
                 | E::InputFetched

@@ -140,8 +140,10 @@ impl Attempt {
     async fn write_journal(&self, journal: Journal) -> Event {
         let job = self.job();
         let key = job.id.journal_key(&job.subject.tenant);
-        let written = self.pages.write(&self.kit.journals, job.id, &key, journal).await;
-        Event::JournalWritten(Box::new(written))
+        match self.pages.write(&self.kit.journals, job.id, &key, journal).await {
+            Ok(stored) => Event::JournalWritten(Box::new(stored)),
+            Err(unstored) => Event::JournalRefused(Box::new(unstored)),
+        }
     }
 
     async fn read_job(&self) -> Event {

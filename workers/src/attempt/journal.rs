@@ -15,6 +15,16 @@ const TRIES: u32 = 10;
 /// Between two tries; a replica may be a moment behind its leader.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// What merging a stored journal comes to.
+enum Merged {
+    /// The journal is to replace this revision.
+    At(u64),
+    /// All of it is stored already.
+    Same,
+    /// The stored one cannot be read now.
+    Unread,
+}
+
 /// Writes the journal of one job.
 #[derive(Debug)]
 pub(super) struct Pages {
@@ -28,9 +38,17 @@ impl Pages {
         Self { revision: Mutex::new(fresh.then_some(0)) }
     }
 
-    /// Merges `ours` into the stored journal and gives what is stored then. What could not be stored is logged: the attempt
-    /// goes on without.
-    pub(super) async fn write(&self, bucket: &Bucket, job: JobId, key: &str, ours: Journal) -> Journal {
+    /// Merges `ours` into the stored journal and gives what is stored then.
+    ///
+    /// # Errors
+    /// What should be stored, and is not: the bucket refuses it, or does not answer. The log says why.
+    pub(super) async fn write(
+        &self,
+        bucket: &Bucket,
+        job: JobId,
+        key: &str,
+        ours: Journal,
+    ) -> Result<Journal, Journal> {
         let mut journal = ours;
         for nth in 0..TRIES {
             if nth > 1 {
@@ -40,8 +58,9 @@ impl Pages {
             let revision = match known {
                 Some(revision) => revision,
                 None => match self.merged(bucket, job, key, &mut journal).await {
-                    Some(revision) => revision,
-                    None => return journal,
+                    Merged::At(revision) => revision,
+                    Merged::Same => return Ok(journal),
+                    Merged::Unread => continue,
                 },
             };
             let bytes = serde_json::to_vec(&journal).expect("a journal has only string keys");
@@ -49,26 +68,26 @@ impl Pages {
                 Ok(stored) => {
                     *self.lock() = stored;
                     if stored.is_some() {
-                        return journal;
+                        return Ok(journal);
                     }
                 }
                 Err(error) => {
                     error!(%job, %error, "journal not stored");
-                    return journal;
+                    return Err(journal);
                 }
             }
         }
-        error!(%job, "journal not stored: others write it all the time");
-        journal
+        error!(%job, "journal not stored: it cannot be read, or others write it all the time");
+        Err(journal)
     }
 
-    /// Merges what is stored into `journal`, and gives the revision to replace; `None` if nothing is left to write, or to read.
-    async fn merged(&self, bucket: &Bucket, job: JobId, key: &str, journal: &mut Journal) -> Option<u64> {
+    /// Merges what is stored into `journal`.
+    async fn merged(&self, bucket: &Bucket, job: JobId, key: &str, journal: &mut Journal) -> Merged {
         let found = match bucket.read(key).await {
             Ok(found) => found,
             Err(error) => {
-                error!(%job, %error, "journal not read, so not written");
-                return None;
+                warn!(%job, %error, "journal not read, so not written");
+                return Merged::Unread;
             }
         };
         let stored = found.value.and_then(|bytes| match serde_json::from_slice::<Journal>(&bytes) {
@@ -78,15 +97,15 @@ impl Pages {
                 None
             }
         });
-        let Some(stored) = stored else { return Some(found.revision) };
+        let Some(stored) = stored else { return Merged::At(found.revision) };
         let mut merged = stored.clone();
         merged.merge(journal);
         *journal = merged;
         if *journal == stored {
             *self.lock() = Some(found.revision);
-            return None;
+            return Merged::Same;
         }
-        Some(found.revision)
+        Merged::At(found.revision)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<u64>> {

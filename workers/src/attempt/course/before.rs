@@ -104,8 +104,8 @@ impl Course {
     fn call(&mut self, job: Arc<Job>, started: Micros) -> Step {
         let since = self.left.as_ref().map_or(started, |entry| entry.started_us);
         let trail = self.left.is_some();
-        let journalled = trail || self.terms.site.journal == JournalMode::Always;
-        let call = Calling { job, started, since, journalled, trail };
+        let journalled = trail || self.written;
+        let call = Calling { job, started, since, journalled, submitted: trail, trail };
         (State::Calling(call), vec![Effect::Call(self.left.clone())])
     }
 

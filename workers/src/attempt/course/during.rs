@@ -21,6 +21,7 @@ use crate::{attempt::Settled, provider::Success};
 impl Course {
     /// The provider is about to be asked for a run that goes on without us: the journal must say so first.
     pub(super) fn submitting(&mut self, call: Calling) -> Step {
+        let call = Calling { submitted: true, ..call };
         if call.journalled {
             return (State::Calling(Calling { trail: true, ..call }), Vec::new());
         }
@@ -43,6 +44,10 @@ impl Course {
             (State::Calling(call), Why::NotWanted(failure)) if call.trail => {
                 (State::Calling(call), vec![Effect::StopRun(failure)])
             }
+            // Nobody would find the run: the journal could not be written.
+            (State::Calling(call), why) if call.submitted && !call.trail => {
+                (State::Calling(call), vec![Effect::StopRun(why.failure())])
+            }
             (State::Calling(call), why) => (State::Dropping { call, why }, vec![Effect::DropCall]),
             (state, Why::LeaseLost | Why::WorkerStops | Why::NotWanted(_)) => (state, Vec::new()),
         }
@@ -57,19 +62,17 @@ impl Course {
         took: Duration,
         now: Moment,
     ) -> Step {
-        let (class, message) = match why {
-            Why::LeaseLost => (FailureClass::WorkerLost, "the lease was lost"),
-            Why::WorkerStops => (FailureClass::Preempted, "the worker stopped before the job ended"),
-            Why::NotWanted(failure) => return self.ended(call, dropped(failure, bill, took), now),
+        let left = match why {
+            Why::LeaseLost | Why::WorkerStops => call.trail,
+            Why::NotWanted(_) => false,
         };
-        if call.trail {
+        let failure = why.failure();
+        if left {
             // The journal leads to the run, so the next holder of the job goes on with it, and nothing is booked twice.
-            return (
-                State::Over,
-                vec![Effect::Report(Report::RunLeft(message)), Effect::Settle(Settled::NOTHING)],
-            );
+            let report = Report::RunLeft(failure.message);
+            return (State::Over, vec![Effect::Report(report), Effect::Settle(Settled::NOTHING)]);
         }
-        self.ended(call, dropped(Failure::new(class, message), bill, took), now)
+        self.ended(call, dropped(failure, bill, took), now)
     }
 
     /// The call has ended.

@@ -29,7 +29,8 @@ pub enum Effect {
     ReadJob,
     /// Store a cost event under [`CostEvent::message_id`]. Answered by [`super::Event::CostStored`] or [`super::Event::CostRefused`].
     StoreCost(Box<CostEvent>),
-    /// Merge this journal into the stored one, by compare-and-set. Answered by [`super::Event::JournalWritten`].
+    /// Merge this journal into the stored one, by compare-and-set. Answered by [`super::Event::JournalWritten`] or
+    /// [`super::Event::JournalRefused`].
     WriteJournal(Box<Journal>),
     /// Have the acceptance leave this process, until [`schemas::handover::Handover::accept_by_us`] at most. Answered by
     /// [`super::Event::Announced`].
@@ -78,7 +79,7 @@ pub enum Report {
     /// The job was taken back.
     Cancelled,
     /// The run goes on at the provider; the next holder of the job goes on with it.
-    RunLeft(&'static str),
+    RunLeft(String),
     /// Another attempt gave the job's result.
     Beaten,
     /// Something paid for cannot be stored now; it waits, and is tried again.

@@ -100,8 +100,11 @@ pub enum Event {
     CostStored,
     /// Answers [`super::Effect::StoreCost`].
     CostRefused(Refusal),
-    /// Answers [`super::Effect::WriteJournal`]: the journal as it is stored now, or as it should be where the write failed.
+    /// Answers [`super::Effect::WriteJournal`]: the journal as it is stored now.
     JournalWritten(Box<Journal>),
+    /// Answers [`super::Effect::WriteJournal`]: the journal as it should be stored, and is not. What it says travels on with the job, but
+    /// the next holder cannot count on it.
+    JournalRefused(Box<Journal>),
     /// Answers [`super::Effect::Announce`]: the acceptance is on its way to the dispatcher and survives this process, or the time to
     /// accept is over.
     Announced,

@@ -2,7 +2,14 @@
 
 use std::sync::Arc;
 
-use schemas::{Micros, cost::CostEvent, failure::Failure, job::Job, journal::Entry, reply::JobResult};
+use schemas::{
+    Micros,
+    cost::CostEvent,
+    failure::{Failure, FailureClass},
+    job::Job,
+    journal::Entry,
+    reply::JobResult,
+};
 
 use crate::attempt::Settled;
 
@@ -68,6 +75,8 @@ pub(super) struct Calling {
     pub(super) since: Micros,
     /// Whether the journal has an entry of this attempt.
     pub(super) journalled: bool,
+    /// Whether the provider was asked for a run that goes on without us.
+    pub(super) submitted: bool,
     /// Whether a run may go on at the provider that the next holder of the job finds by the journal.
     pub(super) trail: bool,
 }
@@ -138,6 +147,19 @@ pub(super) enum Waiting {
     },
     Taken(Box<Outcome>),
     Cost(Box<Booking>),
+}
+
+impl Why {
+    /// What the attempt fails with.
+    pub(super) fn failure(self) -> Failure {
+        match self {
+            Self::LeaseLost => Failure::new(FailureClass::WorkerLost, "the lease was lost"),
+            Self::WorkerStops => {
+                Failure::new(FailureClass::Preempted, "the worker stopped before the job ended")
+            }
+            Self::NotWanted(failure) => failure,
+        }
+    }
 }
 
 impl Rival {

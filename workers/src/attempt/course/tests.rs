@@ -312,6 +312,35 @@ fn a_run_of_a_job_that_is_taken_back_is_stopped_by_its_provider_and_its_bill_boo
 }
 
 #[test]
+fn a_run_that_the_journal_could_not_be_told_of_is_stopped_and_booked_not_left() {
+    let refused = || Event::JournalRefused(Box::default());
+    for news in [News::WorkerStops, News::LeaseLost] {
+        let mut course = calling();
+        feed(&mut course, vec![Event::Submitting, refused(), Event::RunStarted("r".into()), refused()]);
+        let effects = feed(&mut course, vec![Event::News(news)]);
+        assert!(matches!(effects[..], [Effect::StopRun(_)]), "{effects:?}");
+        let effects = feed(&mut course, vec![answer(Err(FailureClass::Preempted))]);
+        assert_eq!(names(&effects), ["StoreCost WastedFailure"]);
+    }
+    // Told of its id at the second try, it is left to the next holder.
+    let mut course = calling();
+    let written = Event::JournalWritten(Box::default());
+    feed(&mut course, vec![Event::Submitting, refused(), Event::RunStarted("r".into()), written]);
+    assert_eq!(feed(&mut course, vec![Event::News(News::WorkerStops)]), [Effect::DropCall]);
+}
+
+#[test]
+fn an_intent_that_could_not_be_written_is_announced() {
+    let mut course = Course::new(terms(JournalMode::Always));
+    let refused = Event::JournalRefused(Box::default());
+    let effects = feed(&mut course, vec![Event::Accepted, Event::JobRead(small()), refused]);
+    assert_eq!(names(&effects), ["ReadJob", "WriteJournal", "Announce"]);
+    feed(&mut course, vec![Event::Announced, Event::Checked(None), Event::News(News::WorkerStops)]);
+    let bill = Event::Dropped { bill: bill(), took: Duration::from_secs(1) };
+    assert_eq!(names(&feed(&mut course, vec![bill])), ["StoreCost WastedFailure"], "nobody else could tell");
+}
+
+#[test]
 fn no_call_begins_before_the_journal_or_the_dispatcher_can_tell_of_it() {
     let begin = |mode| {
         let mut course = Course::new(terms(mode));

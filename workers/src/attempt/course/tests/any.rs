@@ -52,12 +52,13 @@ fn any_event(course: &Course, which: usize, n: u8) -> Event {
         Event::News(News::Alone(None)),
         Event::News(News::Stop),
         Event::Announced,
+        Event::JournalRefused(Box::new(course.journal.clone())),
     ];
     events[which % events.len()].clone()
 }
 
 /// How many kinds of events there are.
-const EVENTS: usize = 29;
+const EVENTS: usize = 30;
 
 /// Watches a course: what its effects and the answers to them must add up to.
 #[derive(Default)]
@@ -128,11 +129,11 @@ fn expected(state: &State) -> &'static [usize] {
         State::Accepted => &[0],
         State::Reading => &[1, 1, 1, 2, 3],
         State::BookingAbandoned { .. } => &[4, 5],
-        State::WritingIntent { .. } | State::WritingEnd(_) => &[6],
+        State::WritingIntent { .. } | State::WritingEnd(_) => &[6, 29],
         State::Announcing { .. } => &[28],
         State::Checking { .. } => &[7],
         State::Fetching { .. } => &[8, 9],
-        State::Calling(_) => &[10, 11, 6, 12],
+        State::Calling(_) => &[10, 11, 6, 29, 12],
         State::Dropping { .. } => &[13, 12],
         State::Looking(_) => &[14, 14, 21],
         State::StoringResult(_) | State::TellingTaken(_) => &[15, 15, 16],
@@ -192,7 +193,7 @@ proptest! {
             course.apply(moment, event);
         }
         for _ in 0..40 {
-            let Some(which) = expected(&course.state).iter().copied().filter(|w| ![5, 10, 11, 16, 19, 21].contains(w)).max() else {
+            let Some(which) = expected(&course.state).iter().copied().filter(|w| ![5, 10, 11, 16, 19, 21, 29].contains(w)).max() else {
                 break;
             };
             let event = any_event(&course, which, 7);
