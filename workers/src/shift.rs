@@ -209,6 +209,7 @@ impl Shift {
     pub fn ended(&mut self, number: u64, settled: Option<Settled>, now: Now) {
         let Some(Running { job, model, offer, .. }) = self.running.remove(&number) else { return };
         self.jobs.remove(&job);
+        let lost = settled.is_none();
         let settled = settled.unwrap_or(Settled::NOTHING);
         match settled.failed {
             None => {
@@ -230,6 +231,7 @@ impl Shift {
             cold_us: micros(settled.cold),
             cost_usd: settled.cost,
             kept: settled.kept,
+            lost,
         });
         self.flush_soon(now);
     }

@@ -184,6 +184,7 @@ impl Scene {
             cold_us: 0,
             cost_usd: UsdNanos::new(100_000),
             kept,
+            lost: false,
         };
         let news = Acceptances { ended: vec![ended], ..Self::news(worker) };
         self.apply(Event::Answered(news))
