@@ -242,7 +242,7 @@ impl Course {
             (state, News::TakenBack(failure)) => Self::drop_call(state, Why::NotWanted(failure)),
             (state, News::Stop) => {
                 self.rival = Rival::Won;
-                Self::drop_call(state, Why::NotWanted(papers::beaten()))
+                Self::drop_call(state, Why::NotWanted(state::beaten()))
             }
             (state, News::Hedged) => {
                 self.rival.becomes(Rival::Runs);
