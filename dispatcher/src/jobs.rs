@@ -363,7 +363,8 @@ impl Jobs {
         let Some(record) = self.records.get(&key) else { return };
         let ack_wait = self.config.topology.ack_wait;
         if record.age(now) + lease::margin(ack_wait) < ack_wait {
-            out.push(Effect::GiveBack(record.lease.clone()));
+            let untried = (!record.tried).then(|| record.head.clone());
+            out.push(Effect::GiveBack { lease: record.lease.clone(), untried });
         }
         self.over(key);
     }

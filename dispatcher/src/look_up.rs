@@ -24,7 +24,7 @@ use transport::{Publisher, SystemClock, api::ApiError, bucket::Bucket, replies::
 
 use crate::{
     jobs::{Fate, Finding, Suspect},
-    nats,
+    nats, untried,
 };
 
 /// Jobs of one mailbox that are looked at in parallel: enough to hide the way to the server.
@@ -54,18 +54,19 @@ impl LookUp {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 warn!(%error, jobs = suspects.len(), "cannot look for stored results; the jobs come again");
-                return suspects.iter().map(|suspect| finding(suspect, Fate::Unknown, None)).collect();
+                return suspects.iter().map(|suspect| finding(suspect, Fate::Unknown, None, 0)).collect();
             }
             Err(_) => {
                 warn!(jobs = suspects.len(), "looking for stored results took too long; the jobs come again");
-                return suspects.iter().map(|suspect| finding(suspect, Fate::Unknown, None)).collect();
+                return suspects.iter().map(|suspect| finding(suspect, Fate::Unknown, None, 0)).collect();
             }
         };
         let (look_up, done, costs) = (&self, &done, &costs);
         stream::iter(suspects)
             .map(|suspect| async move {
-                let (fate, leased) = look_up.one(&suspect, done.get(&suspect.head.id), costs).await;
-                finding(&suspect, fate, leased)
+                let found = look_up.one(&suspect, done.get(&suspect.head.id), costs).await;
+                let (fate, leased, untried) = found;
+                finding(&suspect, fate, leased, untried)
             })
             .buffer_unordered(AT_ONCE)
             .collect()
@@ -95,20 +96,23 @@ impl LookUp {
         suspect: &Suspect,
         results: Option<&Vec<u64>>,
         costs: &HashSet<String>,
-    ) -> (Fate, Option<Micros>) {
+    ) -> (Fate, Option<Micros>, u64) {
         let mut leased = None;
         if suspect.confirm {
             let asked = SystemClock.now();
             if !nats::extend(&self.client, &suspect.lease).await {
-                return (Fate::Unknown, None);
+                return (Fate::Unknown, None, 0);
             }
             leased = Some(asked);
         }
-        let fate = match results {
-            Some(results) => self.done(suspect, results, costs).await,
-            None => self.journal(suspect).await,
+        let (fate, untried) = match results {
+            Some(results) => (self.done(suspect, results, costs).await, 0),
+            None => {
+                let (fate, untried) = tokio::join!(self.journal(suspect), self.untried(suspect));
+                untried.map_or((Fate::Unknown, 0), |untried| (fate, untried))
+            }
         };
-        (fate, leased)
+        (fate, leased, untried)
     }
 
     /// There are results with this id: of this job, or of an earlier one that had the same id.
@@ -135,6 +139,16 @@ impl LookUp {
         fate(suspect, &results)
     }
 
+    /// How often it was given back before anybody tried it; of a first delivery nobody need ask.
+    async fn untried(&self, suspect: &Suspect) -> Option<u64> {
+        if suspect.lease.delivered <= 1 {
+            return Some(0);
+        }
+        let read = untried::read(&self.journals, &suspect.head).await;
+        let warned = |error| warn!(job = %suspect.head.id, %error, "not read how often the job was given back; it comes again");
+        read.map_err(warned).ok()
+    }
+
     async fn journal(&self, suspect: &Suspect) -> Fate {
         let head = &suspect.head;
         match self.journals.get(&head.id.journal_key(&head.subject.tenant)).await {
@@ -154,8 +168,8 @@ impl LookUp {
     }
 }
 
-fn finding(suspect: &Suspect, fate: Fate, leased: Option<Micros>) -> Finding {
-    Finding { job: suspect.job, delivery: suspect.lease.consumer_seq, fate, leased }
+fn finding(suspect: &Suspect, fate: Fate, leased: Option<Micros>, untried: u64) -> Finding {
+    Finding { job: suspect.job, delivery: suspect.lease.consumer_seq, fate, leased, untried }
 }
 
 /// What became of a job, by the stored results that have its id. A result that is too old to be there tells nothing any more, and

@@ -1,7 +1,7 @@
 //! Does what [`Jobs`](crate::jobs::Jobs) wants done: a message, or a task beside the loop that tells when it has ended.
 
 use routing::pool::Change;
-use schemas::{ModelToken, PoolId, failure::FailureClass, time::Clock as _};
+use schemas::{ModelToken, PoolId, failure::FailureClass, lease, time::Clock as _};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use transport::SystemClock;
@@ -10,7 +10,7 @@ use super::{Dispatcher, Told};
 use crate::{
     jobs::{Effect, Event},
     look_up::LookUp,
-    lost, metrics, nats,
+    lost, metrics, nats, untried,
 };
 
 /// Look-ups at once. More would only queue at the server; what is left waits in hand, its lease kept.
@@ -53,7 +53,17 @@ impl Dispatcher {
             }
             Effect::Order { pool, worker, order } => nats::order(control, &pool, &worker, &order).await,
             Effect::Ack(lease) => self.role.acks.ack(lease).await,
-            Effect::GiveBack(lease) => nats::give_back(control, &lease).await,
+            Effect::GiveBack { lease, untried: None } => nats::give_back(control, &lease).await,
+            Effect::GiveBack { lease, untried: Some(head) } => {
+                let (client, journals) = (control.clone(), self.look_up.journals.clone());
+                // Half of the time by which a lease is given back before it could run out.
+                let within = lease::margin(self.config.topology.ack_wait) / 2;
+                self.tasks.spawn(async move {
+                    untried::note(&journals, &head, &lease, within).await;
+                    nats::give_back(&client, &lease).await;
+                    Told::Nothing
+                });
+            }
             Effect::Extend { job, lease } => {
                 let client = control.clone();
                 self.tasks.spawn(async move {

@@ -129,6 +129,8 @@ pub struct Finding {
     pub fate: Fate,
     /// When the lease was last known to be extended, if the look-up made sure of it.
     pub leased: Option<Micros>,
+    /// How many of its deliveries were given back before anybody tried it.
+    pub untried: u64,
 }
 
 /// What became of a job that was delivered before.
@@ -179,7 +181,12 @@ pub enum Effect {
     /// Finish a lease: the job has its result.
     Ack(Lease),
     /// Give a lease back at once, for another dispatcher.
-    GiveBack(Lease),
+    GiveBack {
+        /// The lease.
+        lease: Lease,
+        /// The job, where nobody tried it with this lease: that is noted, so that the delivery does not count against it.
+        untried: Option<Arc<Head>>,
+    },
     /// Extend a lease and tell when the server has.
     Extend {
         /// Whose.

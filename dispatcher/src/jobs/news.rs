@@ -58,6 +58,7 @@ impl Jobs {
         let tell = attempt.tell.take();
         let (current, hedge_after) = (attempt.current, attempt.hedge_after);
         record.attempts = record.attempts.max(attempt.number);
+        record.tried = true;
         match record.stage {
             // The job has ended by its other attempt meanwhile.
             Stage::Over | Stage::Ending => self.order_stop(key, offer, out),
@@ -109,6 +110,7 @@ impl Jobs {
         self.not_taken(key, &attempt, now, out, |jobs, now, out| {
             if let Some(record) = jobs.records.get_mut(&key) {
                 record.avoid.push(pool);
+                record.tried = true;
             }
             jobs.look_up(key, false, now, out);
         });

@@ -234,6 +234,11 @@ impl Scene {
 
     /// Answers a look-up among `effects`.
     fn found(&mut self, effects: &[Effect], fate: impl Fn() -> Fate) -> Vec<Effect> {
+        self.found_untried(effects, 0, fate)
+    }
+
+    /// The same, of jobs that were given back untried so many times.
+    fn found_untried(&mut self, effects: &[Effect], untried: u64, fate: impl Fn() -> Fate) -> Vec<Effect> {
         let now = self.now;
         let findings = effects.iter().filter_map(|effect| match effect {
             Effect::LookUp(suspects) => Some(suspects.iter().map(|suspect| Finding {
@@ -241,6 +246,7 @@ impl Scene {
                 delivery: suspect.lease.consumer_seq,
                 fate: fate(),
                 leased: suspect.confirm.then_some(now),
+                untried,
             })),
             _ => None,
         });
@@ -279,7 +285,7 @@ fn acks(effects: &[Effect]) -> usize {
 }
 
 fn given_back(effects: &[Effect]) -> usize {
-    effects.iter().filter(|effect| matches!(effect, Effect::GiveBack(_))).count()
+    effects.iter().filter(|effect| matches!(effect, Effect::GiveBack { .. })).count()
 }
 
 /// A job that runs at Golem's w1 while a second attempt is offered to Modal: the first offer and the second.
@@ -509,6 +515,41 @@ fn a_stopping_dispatcher_gives_back_what_it_holds_and_what_comes_back() {
     let news = Acceptances { refused: vec![(open.offer, RefusedBecause::Busy)], ..Scene::news("w1") };
     assert_eq!(given_back(&scene.apply(Event::Answered(news))), 1);
     assert!(scene.jobs.is_settled());
+}
+
+#[test]
+fn a_job_that_stopping_dispatchers_gave_back_is_no_poison_and_had_no_attempt() {
+    let mut scene = Scene::new();
+    scene.deliver(1, 13);
+    let effects = scene.pass(Duration::from_millis(20));
+    let effects = scene.found_untried(&effects, 12, || Fate::Again(Journal::default()));
+    let first = offer(&effects).unwrap_or_else(|| panic!("no offer in {effects:?}"));
+    assert_eq!(first.attempt, 1);
+    // Delivered as often to holders that died with it.
+    scene.deliver(2, 13);
+    let effects = scene.pass(Duration::from_millis(20));
+    let effects = scene.found(&effects, || Fate::Again(Journal::default()));
+    let [Effect::End(ending)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(ending.failure().class, FailureClass::Poison);
+}
+
+#[test]
+fn a_job_is_given_back_as_untried_unless_a_worker_may_have_begun_it() {
+    let untried = |effects: &[Effect]| {
+        let noted = effects.iter().find_map(|effect| match effect {
+            Effect::GiveBack { untried, .. } => Some(untried.is_some()),
+            _ => None,
+        });
+        noted.unwrap_or_else(|| panic!("nothing is given back: {effects:?}"))
+    };
+    let mut scene = Scene::new();
+    scene.deliver(1, 2);
+    let (refused, lapsed) = (scene.offered(2), scene.offered(3));
+    assert!(untried(&scene.apply(Event::Stop)), "under look-up");
+    let news = Acceptances { refused: vec![(refused.offer, RefusedBecause::Busy)], ..Scene::news("w1") };
+    assert!(untried(&scene.apply(Event::Answered(news))), "refused");
+    assert!(lapsed.offer > refused.offer);
+    assert!(!untried(&scene.pass(Duration::from_millis(1_600))), "nobody answered");
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl Dispatcher {
                 desk.note(Some(lease.stream_seq), || "acks".to_owned());
                 self.client.ack(&lease, desk);
             }
-            Effect::GiveBack(lease) => {
+            Effect::GiveBack { lease, untried: _ } => {
                 desk.note(Some(lease.stream_seq), || format!("naks delivery {}", lease.delivered));
                 let nak = Body::Ack(Ack::Nak(Duration::ZERO));
                 desk.send(Line::Control, Message::new(lease.subject(), nak));

@@ -538,7 +538,8 @@ fn results(found: &[Stored]) -> Vec<(JobId, u64)> {
 }
 
 fn finding(suspect: &Suspect, fate: Fate, leased: Option<Micros>) -> Finding {
-    Finding { job: suspect.job, delivery: suspect.lease.consumer_seq, fate, leased }
+    // Nothing is noted here of jobs that were given back untried: their deliveries count.
+    Finding { job: suspect.job, delivery: suspect.lease.consumer_seq, fate, leased, untried: 0 }
 }
 
 fn cost(head: &Head, event: CostEvent) -> Message {
