@@ -12,7 +12,7 @@ mod tell;
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Client, Message, Subscriber};
 use futures_util::{FutureExt, StreamExt, stream::SelectAll};
 use schemas::{
     Micros,
@@ -80,8 +80,8 @@ enum Told {
     Found(Vec<Finding>),
     /// Anything else that is an event by itself.
     Event(Event),
-    /// The map of streams is right again, or not.
-    Repaired(Result<(), TopologyError>),
+    /// The map of streams is right again, and when each region's job stream was made; or it is not.
+    Repaired(Result<Vec<Micros>, TopologyError>),
     /// Whose jobs wait in the streams.
     Newest(Result<Vec<(JobSubject, u64)>, ApiError>),
     /// How many jobs wait at consumers, by index.
@@ -119,6 +119,8 @@ pub struct Dispatcher {
     /// Look-ups that wait for others to end.
     look_ups: Vec<Vec<crate::jobs::Suspect>>,
     looking_up: usize,
+    /// When each region's job stream was made.
+    born: Vec<Micros>,
     /// When to make the map of streams right again.
     repair_at: Option<Instant>,
     repairing: bool,
@@ -297,7 +299,7 @@ impl Dispatcher {
             Ok(Told::Repaired(outcome)) => {
                 self.repairing = false;
                 match outcome {
-                    Ok(()) => {}
+                    Ok(born) => self.streams_are(born),
                     Err(error @ (TopologyError::Missing { .. } | TopologyError::Floor { .. })) => {
                         return Err(error.into());
                     }
@@ -347,8 +349,8 @@ impl Dispatcher {
         let wrong = self.repair_at.is_some_and(|at| at <= Instant::now());
         if !self.repairing && (wrong || self.checked_at.elapsed() >= CHECK_EVERY) {
             (self.repairing, self.repair_at, self.checked_at) = (true, None, Instant::now());
-            let (client, map) = (self.role.control.client.clone(), Topology::new(&self.config.topology));
-            self.tasks.spawn(async move { Told::Repaired(topology::ensure(&client, &map).await) });
+            let (client, config) = (self.role.control.client.clone(), self.config.clone());
+            self.tasks.spawn(async move { Told::Repaired(repaired(&client, &config).await) });
         }
         if now.since(self.asked_at) >= ASK_EVERY {
             self.asked_at = now;
@@ -360,6 +362,16 @@ impl Dispatcher {
                 let client = self.role.control.client.clone();
                 self.tasks.spawn(async move { Told::Newest(tenants::newest(client, region).await) });
             }
+        }
+    }
+
+    /// The job streams are as they should be. One that was made at another time is another stream.
+    fn streams_are(&mut self, born: Vec<Micros>) {
+        let known = std::mem::replace(&mut self.born, born);
+        let changed =
+            (0..).zip(known.into_iter().zip(self.born.clone())).filter(|(_, (old, new))| old != new);
+        for (region, (_, born)) in changed {
+            self.apply(Event::Remade { region, born });
         }
     }
 
@@ -384,6 +396,12 @@ impl Dispatcher {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
         self.banker.close(self.jobs.budgets_mut(), &SystemClock, left).await;
     }
+}
+
+/// Makes the map of streams right, and says when each region's job stream was made.
+async fn repaired(client: &Client, config: &DispatcherConfig) -> Result<Vec<Micros>, TopologyError> {
+    topology::ensure(client, &Topology::new(&config.topology)).await?;
+    Ok(nats::born(client, &config.regions).await?)
 }
 
 async fn stopped(shutdown: Option<&CancellationToken>) {

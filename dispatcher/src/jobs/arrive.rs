@@ -18,9 +18,9 @@ impl Jobs {
     /// The server delivered a job.
     pub(super) fn delivered(&mut self, delivered: Delivered, now: Micros, out: &mut Vec<Effect>) {
         let Delivered { head, parcel, lease } = delivered;
-        let feed = self.feed_of.get(lease.stream()).and_then(|of| of.get(lease.consumer())).copied();
-        let (Some(feed), Some(key)) = (feed, self.key(&lease)) else { return };
-        let feed = &mut self.feeds[feed];
+        let index = self.feed_of.get(lease.stream()).and_then(|of| of.get(lease.consumer())).copied();
+        let (Some(index), Some(key)) = (index, self.key(&lease)) else { return };
+        let feed = &mut self.feeds[index];
         feed.delivered(&lease);
         self.usual_bytes = (self.usual_bytes * 7 + parcel.bytes()) / 8;
         let again = lease.delivered > 1;
@@ -29,6 +29,8 @@ impl Jobs {
         metrics::delivered(again);
         let (seen, remade) = (lease.stream_seq <= feed.seen, lease.stream_seq <= feed.recreated_at);
         feed.seen = feed.seen.max(lease.stream_seq);
+        let lane = feed.lane;
+        self.displace(key, &lease, now, out);
         if let Some(record) = self.records.get_mut(&key) {
             let next = lease.delivered == record.lease.delivered + 1;
             match record.stage {
@@ -62,7 +64,7 @@ impl Jobs {
             return;
         }
         // A backfill says nothing about what comes next.
-        feed.arrivals += u64::from(!again && !remade && feed.lane != Lane::Low);
+        self.feeds[index].arrivals += u64::from(!again && !remade && lane != Lane::Low);
         // How many attempts there were before, the look-up says.
         self.insert(key, Arc::new(head), lease, leased, Journal::default(), 0);
         self.keep_text(key, Some(parcel));
@@ -107,6 +109,11 @@ impl Jobs {
     pub(super) fn returned(&mut self, returned: Returned, now: Micros, out: &mut Vec<Effect>) {
         let Returned { back, head, parcel } = returned;
         let Some(key) = self.key(&back.lease) else { return };
+        if self.is_of_old_stream(key, &back.lease) {
+            warn!(job = %head.id, "came back, and the stream it lay in is gone; it is lost");
+            return;
+        }
+        self.displace(key, &back.lease, now, out);
         metrics::returned(back.failure.class);
         debug!(job = %head.id, attempt = back.attempt, pool = %back.pool, class = %back.failure.class, "job came back");
         let size =

@@ -40,6 +40,13 @@ pub enum Event {
     },
     /// The connection is a new one: pulls are forgotten by the server.
     Reconnected,
+    /// The job stream of a region was deleted and made anew.
+    Remade {
+        /// The region's index.
+        region: u16,
+        /// When the stream was made.
+        born: Micros,
+    },
     /// A worker says what it took, refused and ended, or which attempts it runs.
     Answered(Acceptances),
     /// A worker says how it is.
@@ -74,6 +81,7 @@ impl Event {
             Self::Delivered(_)
             | Self::PullEnded { .. }
             | Self::Reconnected
+            | Self::Remade { .. }
             | Self::Answered(_)
             | Self::Heard(_)
             | Self::Returned(_)

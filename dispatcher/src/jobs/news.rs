@@ -332,7 +332,7 @@ impl Jobs {
     }
 
     /// Closes an attempt of which nothing more will be heard. `vanished` when its worker is gone, so that nobody may have booked it.
-    fn lost_sight(&mut self, offer: u64, vanished: bool, now: Micros, out: &mut Vec<Effect>) {
+    pub(super) fn lost_sight(&mut self, offer: u64, vanished: bool, now: Micros, out: &mut Vec<Effect>) {
         let lease = self.offers.get(&offer).and_then(|key| self.records.get(key)).map(|r| r.lease.clone());
         let Some((lease, (key, head, mut attempt))) = lease.zip(self.close(offer)) else { return };
         self.pools.vanished(&attempt.pool, &head.subject.model);

@@ -15,9 +15,7 @@ impl Jobs {
         let lost: Vec<JobKey> = self
             .records
             .iter()
-            .filter(|(key, record)| {
-                key.region == region && record.in_hand() && record.lease.stored_at < born
-            })
+            .filter(|(key, record)| key.region == region && record.in_hand() && record.lease.stored_at < born)
             .map(|(key, _)| *key)
             .collect();
         error!(region = %name, jobs = lost.len(), "the job stream was made anew; jobs that waited here are gone with the old one");

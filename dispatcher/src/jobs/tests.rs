@@ -1,4 +1,5 @@
 mod demand;
+mod remade;
 mod silence;
 
 use std::time::Duration;
@@ -35,6 +36,8 @@ const MODEL: &str = "llama-3-2-1b";
 struct Scene {
     jobs: Jobs,
     now: Micros,
+    /// When the jobs that are delivered were stored.
+    stored_at: Micros,
     deliveries: u64,
 }
 
@@ -75,7 +78,7 @@ impl Scene {
         let feeds = Lane::ALL.map(|lane| Feed::new(region.clone(), model.clone(), lane)).into();
         let rng = StdRng::seed_from_u64(7);
         let jobs = Jobs::new(Arc::new(config), ACCEPT.into(), feeds, Box::new(|_, _| None), rng);
-        let mut scene = Self { jobs, now: START, deliveries: 0 };
+        let mut scene = Self { jobs, now: START, stored_at: START, deliveries: 0 };
         scene.beat("golem@us-east", "w1", 1);
         scene.beat("modal@us-east", "w2", 1);
         scene
@@ -129,7 +132,8 @@ impl Scene {
 
     fn lease(&mut self, seq: u64, delivered: u64) -> Lease {
         self.deliveries += 1;
-        let (count, nanos) = (self.deliveries, self.now.get() * 1_000);
+        // A job is stored once, however often it is delivered.
+        let (count, nanos) = (self.deliveries, self.stored_at.get() * 1_000);
         format!("$JS.ACK.JOBS_us-east.d-{MODEL}-high.{delivered}.{seq}.{count}.{nanos}.0").parse().unwrap()
     }
 
