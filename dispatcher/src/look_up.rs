@@ -119,7 +119,7 @@ impl LookUp {
     async fn done(&self, suspect: &Suspect, seqs: &[u64], costs: &HashSet<String>) -> Fate {
         let mut results = Vec::new();
         for seq in seqs {
-            match stored::result_at(&self.client, *seq).await {
+            match stored::seen_result_at(&self.client, *seq).await {
                 Ok(result) => results.extend(result),
                 Err(error) => {
                     warn!(job = %suspect.head.id, %error, "stored result not read; the job comes again");
@@ -172,8 +172,8 @@ fn finding(suspect: &Suspect, fate: Fate, leased: Option<Micros>, untried: u64) 
     Finding { job: suspect.job, delivery: suspect.lease.consumer_seq, fate, leased, untried }
 }
 
-/// What became of a job, by the stored results that have its id. A result that is too old to be there tells nothing any more, and
-/// neither does the job: it has ended.
+/// What became of a job, by the stored results that have its id, at least one of which was seen. One that does not read tells nothing
+/// more than that the job has ended.
 pub fn fate(suspect: &Suspect, results: &[JobResult]) -> Fate {
     if results.iter().any(|result| is_of(result, suspect)) {
         return Fate::Done;

@@ -94,7 +94,7 @@ async fn results(client: &Client, lost: &Lost) -> Result<Vec<JobResult>, ApiErro
     let seqs = stored::results_since(client, &head.subject.tenant, &head.mailbox, since).await?;
     let mut results = Vec::new();
     for seq in seqs.get(&head.id).into_iter().flatten() {
-        results.extend(stored::result_at(client, *seq).await?);
+        results.extend(stored::seen_result_at(client, *seq).await?);
     }
     Ok(results)
 }

@@ -75,12 +75,29 @@ pub async fn costs_since(
 
 /// A stored result by its sequence in `REPLIES`; `None` where there is none any more, or it does not read.
 pub async fn result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, ApiError> {
-    let Some(message) = api::at_within(client, topology::REPLIES, seq, GET_WITHIN).await? else {
-        return Ok(None);
-    };
+    let found = api::at_within(client, topology::REPLIES, seq, GET_WITHIN).await?;
+    Ok(found.and_then(|message| read_result(&message)))
+}
+
+/// A result that a scan has just seen, by its sequence; `None` where it does not read. A replica may not have it yet: it is asked again,
+/// and what it still does not have then is an error and not a result that is gone.
+pub async fn seen_result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, ApiError> {
+    for nth in 0..=ASK_AGAIN {
+        if nth > 0 {
+            sleep(ASK_AGAIN_AFTER).await;
+        }
+        if let Some(message) = api::at_within(client, topology::REPLIES, seq, GET_WITHIN).await? {
+            return Ok(read_result(&message));
+        }
+    }
+    let subject = format!("DIRECT.GET.{}", topology::REPLIES);
+    Err(ApiError::Odd { subject, what: format!("result {seq} was seen and is not there yet") })
+}
+
+fn read_result(message: &async_nats::Message) -> Option<JobResult> {
     let content_type = message.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE));
     let codec = Codec::from_content_type(content_type.map(HeaderValue::as_str)).unwrap_or_default();
-    Ok(codec.decode(&message.payload).ok())
+    codec.decode(&message.payload).ok()
 }
 
 /// Headers and body of a job by its place in the log, as its producer sent them; `None` where it was trimmed.
