@@ -230,6 +230,7 @@ impl Shift {
             cold_us: micros(settled.cold),
             cost_usd: settled.cost,
             kept: settled.kept,
+            lost: false,
         });
         self.flush_soon(now);
     }

@@ -159,6 +159,10 @@ impl Jobs {
 
     /// An attempt of ours has ended.
     fn ended(&mut self, news: EndedAttempt, now: Micros, out: &mut Vec<Effect>) {
+        if news.lost {
+            self.lost_at_worker(news.offer, now, out);
+            return;
+        }
         let Some((key, head, mut attempt)) = self.close(news.offer) else { return };
         if matches!(attempt.course, Course::Offered { .. }) {
             // The acceptance was lost; the end says as much.
@@ -173,6 +177,18 @@ impl Jobs {
             None => self.succeeded(key, &attempt, out),
             Some(class) => self.failed(key, &attempt, class, &news, now, out),
         }
+    }
+
+    /// An attempt that began has ended, and its worker cannot say how: it panicked, or was abandoned at the end.
+    fn lost_at_worker(&mut self, offer: u64, now: Micros, out: &mut Vec<Effect>) {
+        let Some(record) = self.offers.get(&offer).and_then(|key| self.records.get(key)) else { return };
+        let offered = |a: &&Attempt| a.offer == offer && matches!(a.course, Course::Offered { .. });
+        if let Some(attempt) = record.open.iter().find(offered) {
+            // The acceptance was lost; the end says as much.
+            self.pools.answered(&attempt.pool, &record.head.subject.model, true);
+        }
+        metrics::vanished();
+        self.lost_sight(offer, true, now, out);
     }
 
     /// The job has a stored result: other attempts are stopped, and a delivery of it in our hands is finished.

@@ -188,6 +188,7 @@ impl Scene {
             cold_us: 0,
             cost_usd: UsdNanos::new(100_000),
             kept,
+            lost: false,
         };
         let news = Acceptances { ended: vec![ended], ..Self::news(worker) };
         self.apply(Event::Answered(news))
@@ -397,6 +398,31 @@ fn attempts_of_a_worker_that_began_a_new_life_are_booked_once_and_take_no_slot()
     assert_eq!(lost(effects), 1);
     assert_eq!(lost(scene.beat("golem@us-east", "w1", 3)), 0);
     assert_eq!(scene.left(), Count::default());
+}
+
+#[test]
+fn an_attempt_that_its_worker_lost_sight_of_is_booked_as_of_a_worker_that_vanished() {
+    for accepted in [true, false] {
+        let mut scene = Scene::new();
+        let handover = scene.offered(1);
+        if accepted {
+            scene.accept("w1", handover.offer);
+        }
+        let ended = EndedAttempt {
+            offer: handover.offer,
+            failed: Some(FailureClass::WorkerLost),
+            retry_after_us: None,
+            service_us: 0,
+            cold_us: 0,
+            cost_usd: UsdNanos::ZERO,
+            kept: false,
+            lost: true,
+        };
+        let news = Acceptances { ended: vec![ended], ..Scene::news("w1") };
+        let effects = scene.apply(Event::Answered(news));
+        assert!(matches!(effects[..], [Effect::BookLost(_)]), "{effects:?}");
+        assert_eq!(scene.left(), Count::default(), "its lease runs out and it comes again");
+    }
 }
 
 #[test]
