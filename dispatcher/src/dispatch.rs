@@ -10,7 +10,11 @@ mod carry;
 mod start;
 mod tell;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_nats::{Client, Message, Subscriber};
 use futures_util::{FutureExt, StreamExt, stream::SelectAll};
@@ -44,7 +48,7 @@ use crate::{
     config::DispatcherConfig,
     demand::Teller,
     ending::Ending,
-    jobs::{Effect, Event, Finding, Jobs},
+    jobs::{Effect, Event, Finding, JobKey, Jobs},
     look_up::LookUp,
     metrics,
     nats::{self, Delivery, Parcel},
@@ -78,6 +82,8 @@ pub enum RunError {
 enum Told {
     /// Look-ups.
     Found(Vec<Finding>),
+    /// A job was ended, or a message that is no job.
+    Ended(Option<JobKey>),
     /// Anything else that is an event by itself.
     Event(Event),
     /// The map of streams is right again, and when each region's job stream was made; or it is not.
@@ -116,6 +122,11 @@ pub struct Dispatcher {
     effects: Vec<Effect>,
     /// What runs beside the loop and tells when it has ended.
     tasks: JoinSet<Told>,
+    /// Jobs to be ended that wait for others to be, and how many are being ended.
+    endings: VecDeque<Box<Ending>>,
+    ending: usize,
+    /// Messages that are no jobs, whose ends are on their way.
+    broken: HashSet<JobKey>,
     /// Look-ups that wait for others to end.
     look_ups: Vec<Vec<crate::jobs::Suspect>>,
     looking_up: usize,
@@ -216,11 +227,16 @@ impl Dispatcher {
             Delivery::Alien(error) => warn!(%error, "a message that no pull of ours brought"),
             Delivery::Broken(parts) => {
                 let (message, lease, error) = *parts;
+                let Some(key) = self.jobs.key(&lease) else { return };
                 let Some(feed) = self.jobs.counted(&lease) else { return };
                 let (region, model) = (feed.region.clone(), feed.model.clone());
+                // Its end may take longer than its lease; it ends once all the same.
+                if !self.broken.insert(key) {
+                    return;
+                }
                 warn!(stream = lease.stream(), seq = lease.stream_seq, %error, "not a job");
                 let failure = Failure::new(FailureClass::Undecodable, error.to_string());
-                let ending = Ending::broken(message, lease, failure, region, model);
+                let ending = Ending::broken(&message, lease, failure, region, model);
                 self.effects.push(Effect::End(Box::new(ending)));
             }
             Delivery::Job(delivered) => self.apply(Event::Delivered(delivered)),
@@ -294,6 +310,12 @@ impl Dispatcher {
             Ok(Told::Found(findings)) => {
                 self.looking_up -= 1;
                 self.apply(Event::Found(findings));
+            }
+            Ok(Told::Ended(key)) => {
+                self.ending -= 1;
+                if let Some(key) = key.filter(|key| !self.broken.remove(key)) {
+                    self.apply(Event::Concluded(key));
+                }
             }
             Ok(Told::Event(event)) => self.apply(event),
             Ok(Told::Repaired(outcome)) => {

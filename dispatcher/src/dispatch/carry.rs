@@ -15,6 +15,10 @@ use crate::{
 
 /// Look-ups at once. More would only queue at the server; what is left waits in hand, its lease kept.
 const LOOK_UPS_MAX: usize = 8;
+/// Jobs ended at once: each reads its text for its dead letter, of a message's size at most. The others wait without their text, and are
+/// no more than the server lets out of its consumers.
+const ENDINGS_MAX: usize = 16;
+
 impl Dispatcher {
     /// Does what [`Jobs`] wants done.
     pub(super) async fn carry_out(&mut self) {
@@ -25,6 +29,17 @@ impl Dispatcher {
         self.effects = effects;
         for demand in self.demands.drain(..) {
             nats::tell_demand(&self.role.control.client, &demand).await;
+        }
+        while self.ending < ENDINGS_MAX
+            && let Some(ending) = self.endings.pop_front()
+        {
+            self.ending += 1;
+            let (publisher, acks) = (self.role.publisher.clone(), self.role.acks.clone());
+            let (client, key) = (self.role.control.client.clone(), self.jobs.key(ending.lease()));
+            self.tasks.spawn(async move {
+                ending.publish(client, publisher, acks).await;
+                Told::Ended(key)
+            });
         }
         while self.looking_up < LOOK_UPS_MAX
             && let Some(suspects) = self.look_ups.pop()
@@ -75,14 +90,7 @@ impl Dispatcher {
                 });
             }
             Effect::LookUp(suspects) => self.look_ups.push(suspects),
-            Effect::End(ending) => {
-                let (publisher, acks) = (self.role.publisher.clone(), self.role.acks.clone());
-                let (client, key) = (control.clone(), ending.key());
-                self.tasks.spawn(async move {
-                    ending.publish(client, publisher, acks).await;
-                    key.map_or(Told::Nothing, |key| Told::Event(Event::Concluded(key)))
-                });
-            }
+            Effect::End(ending) => self.endings.push_back(ending),
             Effect::BookLost(lost) => {
                 let LookUp { client, publisher, journals } = self.look_up.clone();
                 self.tasks.spawn(async move {

@@ -1,6 +1,9 @@
 //! How a dispatcher starts: connections, the map of streams, subscriptions, the tasks beside the loop.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
 use futures_util::stream::SelectAll;
 use rand::{SeedableRng, rngs::StdRng};
@@ -78,6 +81,9 @@ impl Dispatcher {
             banker: Banker::new(control),
             effects: Vec::new(),
             tasks: JoinSet::new(),
+            endings: VecDeque::new(),
+            ending: 0,
+            broken: HashSet::new(),
             look_ups: Vec::new(),
             looking_up: 0,
             born,

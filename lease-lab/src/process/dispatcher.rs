@@ -245,7 +245,7 @@ impl Dispatcher {
             description: None,
             length: parcel.bytes(),
         };
-        let ending = Ending::broken(message, lease, failure, region, model);
+        let ending = Ending::broken(&message, lease, failure, region, model);
         self.effects.push(Effect::End(Box::new(ending)));
     }
 
