@@ -48,7 +48,7 @@ use crate::{
     config::DispatcherConfig,
     demand::Teller,
     ending::Ending,
-    jobs::{Effect, Event, Finding, JobKey, Jobs},
+    jobs::{Effect, Event, Finding, JobKey, Jobs, Lost, Suspect},
     look_up::LookUp,
     metrics,
     nats::{self, Delivery, Parcel},
@@ -94,6 +94,8 @@ enum Told {
     Pending(Vec<(usize, u64)>),
     /// The job of a return that came without its text.
     Read(Box<schemas::handover::Return>, Option<Parcel>),
+    /// The lost attempts of a mailbox are booked.
+    Booked,
     /// Nothing to tell.
     Nothing,
 }
@@ -128,8 +130,11 @@ pub struct Dispatcher {
     /// Messages that are no jobs, whose ends are on their way.
     broken: HashSet<JobKey>,
     /// Look-ups that wait for others to end.
-    look_ups: Vec<Vec<crate::jobs::Suspect>>,
+    look_ups: VecDeque<Vec<Suspect>>,
     looking_up: usize,
+    /// Attempts of vanished workers that are to be booked, by mailbox, and how many mailboxes are being read for that.
+    lost: VecDeque<Vec<Lost>>,
+    booking: usize,
     /// When each region's job stream was made.
     born: Vec<Micros>,
     /// When to make the map of streams right again.
@@ -338,6 +343,7 @@ impl Dispatcher {
                 self.jobs.pending(pending);
             }
             Ok(Told::Read(back, parcel)) => self.joined(*back, parcel),
+            Ok(Told::Booked) => self.booking -= 1,
             Ok(Told::Nothing) => {}
             Err(error) => error!(%error, "a task of the dispatcher panicked"),
         }

@@ -15,6 +15,9 @@ use crate::{
 
 /// Look-ups at once. More would only queue at the server; what is left waits in hand, its lease kept.
 const LOOK_UPS_MAX: usize = 8;
+/// Mailboxes whose lost attempts are booked at once; apart from look-ups, since a booking goes on until the server takes it. What waits is
+/// no more than the attempts that were open.
+const BOOKINGS_MAX: usize = 4;
 /// Jobs ended at once: each reads its text for its dead letter, of a message's size at most. The others wait without their text, and are
 /// no more than the server lets out of its consumers.
 const ENDINGS_MAX: usize = 16;
@@ -42,11 +45,21 @@ impl Dispatcher {
             });
         }
         while self.looking_up < LOOK_UPS_MAX
-            && let Some(suspects) = self.look_ups.pop()
+            && let Some(suspects) = self.look_ups.pop_front()
         {
             self.looking_up += 1;
             let look_up = self.look_up.clone();
             self.tasks.spawn(async move { Told::Found(look_up.run(suspects).await) });
+        }
+        while self.booking < BOOKINGS_MAX
+            && let Some(lost) = self.lost.pop_front()
+        {
+            self.booking += 1;
+            let LookUp { client, publisher, journals } = self.look_up.clone();
+            self.tasks.spawn(async move {
+                lost::book(client, publisher, journals, lost).await;
+                Told::Booked
+            });
         }
     }
 
@@ -89,15 +102,9 @@ impl Dispatcher {
                     Told::Event(Event::Extended { job, delivery: lease.consumer_seq, asked })
                 });
             }
-            Effect::LookUp(suspects) => self.look_ups.push(suspects),
+            Effect::LookUp(suspects) => self.look_ups.push_back(suspects),
             Effect::End(ending) => self.endings.push_back(ending),
-            Effect::BookLost(lost) => {
-                let LookUp { client, publisher, journals } = self.look_up.clone();
-                self.tasks.spawn(async move {
-                    lost::book(client, publisher, journals, lost).await;
-                    Told::Nothing
-                });
-            }
+            Effect::BookLost(lost) => lost::queue(&mut self.lost, *lost),
             Effect::Tell { pool, model, change, class } => tell(&pool, &model, change, class),
         }
     }
