@@ -50,7 +50,7 @@ pub struct OfferConfig {
     pub accept_within: Duration,
     /// Added for clocks that differ, before the offer goes to another.
     pub margin: Duration,
-    /// Deliveries without an outcome after which a job is poison.
+    /// Deliveries without an outcome after which a job is poison; those that a stopping dispatcher gave back do not count.
     pub poison_after: u64,
     /// The most jobs one pull may bring.
     pub pull_batch: u32,

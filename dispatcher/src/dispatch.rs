@@ -10,9 +10,13 @@ mod carry;
 mod start;
 mod tell;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Client, Message, Subscriber};
 use futures_util::{FutureExt, StreamExt, stream::SelectAll};
 use schemas::{
     Micros,
@@ -44,7 +48,7 @@ use crate::{
     config::DispatcherConfig,
     demand::Teller,
     ending::Ending,
-    jobs::{Effect, Event, Finding, Jobs},
+    jobs::{Effect, Event, Finding, JobKey, Jobs, Lost, Suspect},
     look_up::LookUp,
     metrics,
     nats::{self, Delivery, Parcel},
@@ -78,16 +82,20 @@ pub enum RunError {
 enum Told {
     /// Look-ups.
     Found(Vec<Finding>),
+    /// A job was ended, or a message that is no job.
+    Ended(Option<JobKey>),
     /// Anything else that is an event by itself.
     Event(Event),
-    /// The map of streams is right again, or not.
-    Repaired(Result<(), TopologyError>),
+    /// The map of streams is right again, and when each region's job stream was made; or it is not.
+    Repaired(Result<Vec<Micros>, TopologyError>),
     /// Whose jobs wait in the streams.
     Newest(Result<Vec<(JobSubject, u64)>, ApiError>),
     /// How many jobs wait at consumers, by index.
     Pending(Vec<(usize, u64)>),
     /// The job of a return that came without its text.
     Read(Box<schemas::handover::Return>, Option<Parcel>),
+    /// The lost attempts of a mailbox are booked.
+    Booked,
     /// Nothing to tell.
     Nothing,
 }
@@ -116,9 +124,19 @@ pub struct Dispatcher {
     effects: Vec<Effect>,
     /// What runs beside the loop and tells when it has ended.
     tasks: JoinSet<Told>,
+    /// Jobs to be ended that wait for others to be, and how many are being ended.
+    endings: VecDeque<Box<Ending>>,
+    ending: usize,
+    /// Messages that are no jobs, whose ends are on their way.
+    broken: HashSet<JobKey>,
     /// Look-ups that wait for others to end.
-    look_ups: Vec<Vec<crate::jobs::Suspect>>,
+    look_ups: VecDeque<Vec<Suspect>>,
     looking_up: usize,
+    /// Attempts of vanished workers that are to be booked, by mailbox, and how many mailboxes are being read for that.
+    lost: VecDeque<Vec<Lost>>,
+    booking: usize,
+    /// When each region's job stream was made.
+    born: Vec<Micros>,
     /// When to make the map of streams right again.
     repair_at: Option<Instant>,
     repairing: bool,
@@ -214,11 +232,16 @@ impl Dispatcher {
             Delivery::Alien(error) => warn!(%error, "a message that no pull of ours brought"),
             Delivery::Broken(parts) => {
                 let (message, lease, error) = *parts;
+                let Some(key) = self.jobs.key(&lease) else { return };
                 let Some(feed) = self.jobs.counted(&lease) else { return };
                 let (region, model) = (feed.region.clone(), feed.model.clone());
+                // Its end may take longer than its lease; it ends once all the same.
+                if !self.broken.insert(key) {
+                    return;
+                }
                 warn!(stream = lease.stream(), seq = lease.stream_seq, %error, "not a job");
                 let failure = Failure::new(FailureClass::Undecodable, error.to_string());
-                let ending = Ending::broken(message, lease, failure, region, model);
+                let ending = Ending::broken(&message, lease, failure, region, model);
                 self.effects.push(Effect::End(Box::new(ending)));
             }
             Delivery::Job(delivered) => self.apply(Event::Delivered(delivered)),
@@ -293,11 +316,17 @@ impl Dispatcher {
                 self.looking_up -= 1;
                 self.apply(Event::Found(findings));
             }
+            Ok(Told::Ended(key)) => {
+                self.ending -= 1;
+                if let Some(key) = key.filter(|key| !self.broken.remove(key)) {
+                    self.apply(Event::Concluded(key));
+                }
+            }
             Ok(Told::Event(event)) => self.apply(event),
             Ok(Told::Repaired(outcome)) => {
                 self.repairing = false;
                 match outcome {
-                    Ok(()) => {}
+                    Ok(born) => self.streams_are(born),
                     Err(error @ (TopologyError::Missing { .. } | TopologyError::Floor { .. })) => {
                         return Err(error.into());
                     }
@@ -314,6 +343,7 @@ impl Dispatcher {
                 self.jobs.pending(pending);
             }
             Ok(Told::Read(back, parcel)) => self.joined(*back, parcel),
+            Ok(Told::Booked) => self.booking -= 1,
             Ok(Told::Nothing) => {}
             Err(error) => error!(%error, "a task of the dispatcher panicked"),
         }
@@ -347,8 +377,8 @@ impl Dispatcher {
         let wrong = self.repair_at.is_some_and(|at| at <= Instant::now());
         if !self.repairing && (wrong || self.checked_at.elapsed() >= CHECK_EVERY) {
             (self.repairing, self.repair_at, self.checked_at) = (true, None, Instant::now());
-            let (client, map) = (self.role.control.client.clone(), Topology::new(&self.config.topology));
-            self.tasks.spawn(async move { Told::Repaired(topology::ensure(&client, &map).await) });
+            let (client, config) = (self.role.control.client.clone(), self.config.clone());
+            self.tasks.spawn(async move { Told::Repaired(repaired(&client, &config).await) });
         }
         if now.since(self.asked_at) >= ASK_EVERY {
             self.asked_at = now;
@@ -360,6 +390,16 @@ impl Dispatcher {
                 let client = self.role.control.client.clone();
                 self.tasks.spawn(async move { Told::Newest(tenants::newest(client, region).await) });
             }
+        }
+    }
+
+    /// The job streams are as they should be. One that was made at another time is another stream.
+    fn streams_are(&mut self, born: Vec<Micros>) {
+        let known = std::mem::replace(&mut self.born, born);
+        let changed =
+            (0..).zip(known.into_iter().zip(self.born.clone())).filter(|(_, (old, new))| old != new);
+        for (region, (_, born)) in changed {
+            self.apply(Event::Remade { region, born });
         }
     }
 
@@ -384,6 +424,12 @@ impl Dispatcher {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
         self.banker.close(self.jobs.budgets_mut(), &SystemClock, left).await;
     }
+}
+
+/// Makes the map of streams right, and says when each region's job stream was made.
+async fn repaired(client: &Client, config: &DispatcherConfig) -> Result<Vec<Micros>, TopologyError> {
+    topology::ensure(client, &Topology::new(&config.topology)).await?;
+    Ok(nats::born(client, &config.regions).await?)
 }
 
 async fn stopped(shutdown: Option<&CancellationToken>) {

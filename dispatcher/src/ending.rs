@@ -19,15 +19,13 @@ use schemas::{
     subjects,
 };
 
-use crate::{
-    jobs::{JobKey, record::Record},
-    nats::Parcel,
-};
+use crate::jobs::{JobKey, record::Record};
 
 /// Price book of a cost event whose lines come from a journal.
 const AS_EXPECTED: &str = "journal";
 
-/// A job that has ended without a worker.
+/// A job that has ended without a worker. It holds no text: many may end at once, and what a dead letter needs is read from the log
+/// when its turn comes.
 #[derive(Debug)]
 pub struct Ending {
     status: Status,
@@ -35,8 +33,6 @@ pub struct Ending {
     lease: Lease,
     journal: Journal,
     decision: Option<Decision>,
-    /// The job's own headers and body; without them they are read from the log.
-    parcel: Option<Parcel>,
     subject: String,
     region: Region,
     model: ModelToken,
@@ -57,7 +53,6 @@ impl Ending {
             lease: record.lease.clone(),
             journal: std::mem::take(&mut record.journal),
             decision: record.decision.take(),
-            parcel: record.parcel.clone(),
             subject: head.subject.to_string(),
             region: head.subject.region.clone(),
             model: head.subject.model.clone(),
@@ -94,7 +89,7 @@ impl Ending {
 
     /// The end of a message that is no job.
     pub fn broken(
-        message: async_nats::Message,
+        message: &async_nats::Message,
         lease: Lease,
         failure: Failure,
         region: Region,
@@ -117,7 +112,6 @@ impl Ending {
             lease,
             journal: Journal::default(),
             decision: None,
-            parcel: Some(Parcel { headers: message.headers.unwrap_or_default(), body: message.payload }),
             subject,
             region,
             model,

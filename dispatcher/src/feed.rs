@@ -116,6 +116,13 @@ impl Feed {
         first
     }
 
+    /// Forgets all that was known of a consumer whose stream was made anew.
+    pub fn begin_anew(&mut self) {
+        (self.recreated_at, self.seen, self.paused) = (0, 0, None);
+        self.pulls.clear();
+        (self.backlog, self.heard) = (0, false);
+    }
+
     /// Forgets all pulls: the connection is a new one.
     pub fn forget_all(&mut self) {
         self.pulls.clear();

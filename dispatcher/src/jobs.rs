@@ -27,6 +27,7 @@ mod link;
 mod news;
 mod place;
 mod pull;
+mod remade;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -96,6 +97,8 @@ pub struct Jobs {
     warmth: Warmth,
     budgets: Budgets,
     retries: HashMap<Region, RetryBudget>,
+    /// When the job stream of a region was made anew, by the region's index; none while it is the one that was found.
+    born: FxHashMap<u16, Micros>,
     /// When each worker's process started.
     lives: HashMap<(PoolId, WorkerId), Micros>,
     /// The period in which a person was told of each budget that is used up, by the budget's place in the configuration.
@@ -170,6 +173,7 @@ impl Jobs {
             warmth: Warmth::new(config.policy.warm.clone()),
             budgets: Budgets::new(config.budgets.clone()),
             retries,
+            born: FxHashMap::default(),
             lives: HashMap::new(),
             told: FxHashMap::default(),
             stirred: false,
@@ -192,6 +196,7 @@ impl Jobs {
         match event {
             Event::Delivered(delivered) => self.delivered(*delivered, now, out),
             Event::PullEnded { feed, number, end } => self.pull_ended(feed, number, end, now, out),
+            Event::Remade { region, born } => self.remade(region, born),
             Event::Reconnected => self.feeds.iter_mut().for_each(Feed::forget_all),
             Event::Answered(news) => self.answered(&news, now, out),
             Event::Heard(beat) => self.heard(beat, now, out),
@@ -363,7 +368,8 @@ impl Jobs {
         let Some(record) = self.records.get(&key) else { return };
         let ack_wait = self.config.topology.ack_wait;
         if record.age(now) + lease::margin(ack_wait) < ack_wait {
-            out.push(Effect::GiveBack(record.lease.clone()));
+            let untried = (!record.tried).then(|| record.head.clone());
+            out.push(Effect::GiveBack { lease: record.lease.clone(), untried });
         }
         self.over(key);
     }

@@ -2,7 +2,7 @@
 //! about pools, money and turns is in the crate `routing`.
 //!
 //! Reading order. What it is told: [`config`]. What it knows and decides, without a message: [`jobs`], which owns every job,
-//! [`feed`], which counts pulls, [`why`], which explains a wait, [`demand`], which tells what waits. What it says: [`nats`], [`insist`], [`ending`], [`look_up`], [`lost`],
+//! [`feed`], which counts pulls, [`why`], which explains a wait, [`demand`], which tells what waits. What it says: [`nats`], [`insist`], [`ending`], [`look_up`], [`lost`], [`untried`],
 //! [`banker`], [`tenants`]. What runs beside: [`trim`], [`recurring`]. And [`dispatch`], which joins them all.
 
 pub mod config;
@@ -20,6 +20,7 @@ pub mod lost;
 pub mod metrics;
 pub mod nats;
 pub mod tenants;
+pub mod untried;
 
 pub mod recurring;
 pub mod trim;

@@ -24,7 +24,7 @@ use transport::{Publisher, SystemClock, api::ApiError, bucket::Bucket, replies::
 
 use crate::{
     jobs::{Fate, Finding, Suspect},
-    nats,
+    nats, untried,
 };
 
 /// Jobs of one mailbox that are looked at in parallel: enough to hide the way to the server.
@@ -54,18 +54,19 @@ impl LookUp {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 warn!(%error, jobs = suspects.len(), "cannot look for stored results; the jobs come again");
-                return suspects.iter().map(|suspect| finding(suspect, Fate::Unknown, None)).collect();
+                return suspects.iter().map(|suspect| finding(suspect, Fate::Unknown, None, 0)).collect();
             }
             Err(_) => {
                 warn!(jobs = suspects.len(), "looking for stored results took too long; the jobs come again");
-                return suspects.iter().map(|suspect| finding(suspect, Fate::Unknown, None)).collect();
+                return suspects.iter().map(|suspect| finding(suspect, Fate::Unknown, None, 0)).collect();
             }
         };
         let (look_up, done, costs) = (&self, &done, &costs);
         stream::iter(suspects)
             .map(|suspect| async move {
-                let (fate, leased) = look_up.one(&suspect, done.get(&suspect.head.id), costs).await;
-                finding(&suspect, fate, leased)
+                let found = look_up.one(&suspect, done.get(&suspect.head.id), costs).await;
+                let (fate, leased, untried) = found;
+                finding(&suspect, fate, leased, untried)
             })
             .buffer_unordered(AT_ONCE)
             .collect()
@@ -95,27 +96,29 @@ impl LookUp {
         suspect: &Suspect,
         results: Option<&Vec<u64>>,
         costs: &HashSet<String>,
-    ) -> (Fate, Option<Micros>) {
+    ) -> (Fate, Option<Micros>, u64) {
         let mut leased = None;
         if suspect.confirm {
             let asked = SystemClock.now();
             if !nats::extend(&self.client, &suspect.lease).await {
-                return (Fate::Unknown, None);
+                return (Fate::Unknown, None, 0);
             }
             leased = Some(asked);
         }
-        let fate = match results {
-            Some(results) => self.done(suspect, results, costs).await,
-            None => self.journal(suspect).await,
+        let (fate, untried) = if let Some(results) = results {
+            (self.done(suspect, results, costs).await, 0)
+        } else {
+            let (fate, untried) = tokio::join!(self.journal(suspect), self.untried(suspect));
+            untried.map_or((Fate::Unknown, 0), |untried| (fate, untried))
         };
-        (fate, leased)
+        (fate, leased, untried)
     }
 
     /// There are results with this id: of this job, or of an earlier one that had the same id.
     async fn done(&self, suspect: &Suspect, seqs: &[u64], costs: &HashSet<String>) -> Fate {
         let mut results = Vec::new();
         for seq in seqs {
-            match stored::result_at(&self.client, *seq).await {
+            match stored::seen_result_at(&self.client, *seq).await {
                 Ok(result) => results.extend(result),
                 Err(error) => {
                     warn!(job = %suspect.head.id, %error, "stored result not read; the job comes again");
@@ -133,6 +136,16 @@ impl LookUp {
             }
         }
         fate(suspect, &results)
+    }
+
+    /// How often it was given back before anybody tried it; of a first delivery nobody need ask.
+    async fn untried(&self, suspect: &Suspect) -> Option<u64> {
+        if suspect.lease.delivered <= 1 {
+            return Some(0);
+        }
+        let read = untried::read(&self.journals, &suspect.head).await;
+        let warned = |error| warn!(job = %suspect.head.id, %error, "not read how often the job was given back; it comes again");
+        read.map_err(warned).ok()
     }
 
     async fn journal(&self, suspect: &Suspect) -> Fate {
@@ -154,12 +167,12 @@ impl LookUp {
     }
 }
 
-fn finding(suspect: &Suspect, fate: Fate, leased: Option<Micros>) -> Finding {
-    Finding { job: suspect.job, delivery: suspect.lease.consumer_seq, fate, leased }
+fn finding(suspect: &Suspect, fate: Fate, leased: Option<Micros>, untried: u64) -> Finding {
+    Finding { job: suspect.job, delivery: suspect.lease.consumer_seq, fate, leased, untried }
 }
 
-/// What became of a job, by the stored results that have its id. A result that is too old to be there tells nothing any more, and
-/// neither does the job: it has ended.
+/// What became of a job, by the stored results that have its id, at least one of which was seen. One that does not read tells nothing
+/// more than that the job has ended.
 pub fn fate(suspect: &Suspect, results: &[JobResult]) -> Fate {
     if results.iter().any(|result| is_of(result, suspect)) {
         return Fate::Done;

@@ -5,13 +5,14 @@ use std::time::Duration;
 use async_nats::{Client, HeaderMap, HeaderValue, Message, StatusCode};
 use bytes::Bytes;
 use schemas::{
-    Micros, PoolId, WorkerId,
+    Micros, PoolId, Region, WorkerId,
     demand::Demand,
     handover::{Handover, Order, Return},
     headers,
     job::{Head, JobError, JobHeaders},
     lease::{Lease, LeaseError},
     subjects::{self, JobSubject},
+    topology,
 };
 use serde_json::Value;
 use transport::api::{self, ApiError};
@@ -60,6 +61,20 @@ pub async fn read_recreated(client: &Client, feed: &mut Feed) -> Result<(), ApiE
         .and_then(Value::as_str);
     feed.recreated_at = text.and_then(|t| t.parse().ok()).unwrap_or(0);
     Ok(())
+}
+
+/// When the job streams of these regions were made.
+pub async fn born(client: &Client, regions: &[Region]) -> Result<Vec<Micros>, ApiError> {
+    let mut born = Vec::with_capacity(regions.len());
+    for region in regions {
+        let subject = format!("STREAM.INFO.{}", topology::jobs_stream(region));
+        let info = api::ask(client, &subject, &Value::Null).await?;
+        let created = info.get("created").and_then(Value::as_str);
+        let created = created.and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
+        let what = "it does not say when the stream was made".to_owned();
+        born.push(created.ok_or(ApiError::Odd { subject, what })?.to_utc().into());
+    }
+    Ok(born)
 }
 
 /// Reads which pull a status message is about: its feed, its number, and why it ended. `None` for a sign of life.

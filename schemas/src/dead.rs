@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     JobId, Micros,
-    failure::{Failure, MESSAGE_MAX},
+    failure::Failure,
     headers,
     job::InputRef,
     journal::{Journal, Trace},
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use crate::{
         AttemptKey, UsdNanos,
-        failure::FailureClass,
+        failure::{FailureClass, MESSAGE_MAX},
         journal::{ENTRIES_MAX, Entry},
     };
 
@@ -119,7 +119,10 @@ mod tests {
             let told: Obituary = serde_json::from_str(&text).unwrap();
             assert_eq!(told.failure, long.failure, "the last word stays whole");
             let gone = usize::from(told.journal.dropped.counted);
-            assert_eq!((told.journal.entries.len() + gone, told.journal.spent()), (ENTRIES_MAX, long.journal.spent()));
+            assert_eq!(
+                (told.journal.entries.len() + gone, told.journal.spent()),
+                (ENTRIES_MAX, long.journal.spent())
+            );
             assert_eq!(gone > 0, most == 6_000);
         }
         let short = letter("gone");

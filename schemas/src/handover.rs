@@ -109,7 +109,8 @@ pub struct EndedAttempt {
     /// True when it failed and did not give the job back, having been told that another attempt runs beside it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept: bool,
-    /// True where the worker lost sight of the attempt (a panic, or it was abandoned at the end of the grace period): what it cost is not known.
+    /// True where the worker lost sight of the attempt (a panic, or it was abandoned at the end of the grace period): what it cost is
+    /// not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
 }

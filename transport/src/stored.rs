@@ -89,10 +89,27 @@ async fn at(client: &Client, stream: &str, seq: u64) -> Result<Option<Message>, 
 
 /// A stored result by its sequence in `REPLIES`; `None` where there is none any more, or it does not read.
 pub async fn result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, ApiError> {
-    let Some(message) = at(client, topology::REPLIES, seq).await? else { return Ok(None) };
+    let found = at(client, topology::REPLIES, seq).await?;
+    Ok(found.and_then(|message| read_result(&message)))
+}
+
+/// A result that a scan has just seen, by its sequence; `None` where it does not read.
+///
+/// # Errors
+/// If the server does not answer, or a replica still does not have the result: that is no result that is gone.
+pub async fn seen_result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, ApiError> {
+    let found = at(client, topology::REPLIES, seq).await?;
+    let message = found.ok_or_else(|| ApiError::Odd {
+        subject: format!("DIRECT.GET.{}", topology::REPLIES),
+        what: format!("result {seq} was seen and is not there yet"),
+    })?;
+    Ok(read_result(&message))
+}
+
+fn read_result(message: &Message) -> Option<JobResult> {
     let content_type = message.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE));
     let codec = Codec::from_content_type(content_type.map(HeaderValue::as_str)).unwrap_or_default();
-    Ok(codec.decode(&message.payload).ok())
+    codec.decode(&message.payload).ok()
 }
 
 /// Headers and body of a job by its place in the log, as its producer sent them; `None` where it was trimmed.

@@ -1,24 +1,23 @@
 //! How a dispatcher starts: connections, the map of streams, subscriptions, the tasks beside the loop.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
 use futures_util::stream::SelectAll;
 use rand::{SeedableRng, rngs::StdRng};
-use schemas::{
-    Lane, Micros, subjects,
-    time::Clock as _,
-    topology::{JOURNAL_BUCKET, Topology},
-};
+use schemas::{Lane, Micros, subjects, time::Clock as _, topology::JOURNAL_BUCKET};
 use tokio::{task::JoinSet, time::Instant};
 use transport::{
     LinkError, PublishError, SystemClock,
     api::ApiError,
     bucket::Bucket,
     role::{Links, Publishes, RoleError},
-    topology::{self, TopologyError},
+    topology::TopologyError,
 };
 
-use super::Dispatcher;
+use super::{Dispatcher, repaired};
 use crate::{
     banker::Banker, config::DispatcherConfig, demand::Teller, feed::Feed, jobs::Jobs, look_up::LookUp, nats,
     recurring::Recurrer, trim::Trimmer,
@@ -52,7 +51,7 @@ impl Dispatcher {
     pub async fn connect(config: DispatcherConfig) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let links = Links::connect(&config.link, &format!("dispatcher-{}", config.id)).await?;
-        topology::ensure(&links.bulk.client, &Topology::new(&config.topology)).await?;
+        let born = repaired(&links.bulk.client, &config).await?;
         let mut role = links.start(Publishes::OnControl).await?;
         let (client, control) = (role.bulk.client.clone(), role.control.client.clone());
         let (inbox, accept) = (client.new_inbox(), client.new_inbox());
@@ -82,8 +81,14 @@ impl Dispatcher {
             banker: Banker::new(control),
             effects: Vec::new(),
             tasks: JoinSet::new(),
-            look_ups: Vec::new(),
+            endings: VecDeque::new(),
+            ending: 0,
+            broken: HashSet::new(),
+            look_ups: VecDeque::new(),
+            lost: VecDeque::new(),
+            booking: 0,
             looking_up: 0,
+            born,
             repair_at: None,
             repairing: false,
             checked_at: Instant::now(),

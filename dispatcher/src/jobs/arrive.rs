@@ -18,9 +18,9 @@ impl Jobs {
     /// The server delivered a job.
     pub(super) fn delivered(&mut self, delivered: Delivered, now: Micros, out: &mut Vec<Effect>) {
         let Delivered { head, parcel, lease } = delivered;
-        let feed = self.feed_of.get(lease.stream()).and_then(|of| of.get(lease.consumer())).copied();
-        let (Some(feed), Some(key)) = (feed, self.key(&lease)) else { return };
-        let feed = &mut self.feeds[feed];
+        let index = self.feed_of.get(lease.stream()).and_then(|of| of.get(lease.consumer())).copied();
+        let (Some(index), Some(key)) = (index, self.key(&lease)) else { return };
+        let feed = &mut self.feeds[index];
         feed.delivered(&lease);
         self.usual_bytes = (self.usual_bytes * 7 + parcel.bytes()) / 8;
         let again = lease.delivered > 1;
@@ -29,6 +29,8 @@ impl Jobs {
         metrics::delivered(again);
         let (seen, remade) = (lease.stream_seq <= feed.seen, lease.stream_seq <= feed.recreated_at);
         feed.seen = feed.seen.max(lease.stream_seq);
+        let lane = feed.lane;
+        self.displace(key, &lease, now, out);
         if let Some(record) = self.records.get_mut(&key) {
             let next = lease.delivered == record.lease.delivered + 1;
             match record.stage {
@@ -41,7 +43,7 @@ impl Jobs {
                 Stage::Ending => return,
                 _ => {}
             }
-            (record.lease, record.leased, record.asked) = (lease, leased, None);
+            (record.lease, record.leased, record.asked, record.tried) = (lease, leased, None, false);
             match record.stage {
                 // Nobody had it in between: its place in the line stays.
                 Stage::Waiting { .. } if next || !again => return,
@@ -50,8 +52,6 @@ impl Jobs {
             }
             debug!(job = %record.head.id, open = record.open.len(), "delivered again while attempts are open or a look-up is on its way");
             record.open.iter_mut().for_each(|attempt| attempt.current = false);
-            record.attempts =
-                record.attempts.max(u16::try_from(record.lease.delivered - 1).unwrap_or(u16::MAX));
             self.keep_text(key, Some(parcel));
             self.look_up(key, false, now, out);
             return;
@@ -64,9 +64,9 @@ impl Jobs {
             return;
         }
         // A backfill says nothing about what comes next.
-        feed.arrivals += u64::from(!again && !remade && feed.lane != Lane::Low);
-        let attempts = u16::try_from(lease.delivered - 1).unwrap_or(u16::MAX);
-        self.insert(key, Arc::new(head), lease, leased, Journal::default(), attempts);
+        self.feeds[index].arrivals += u64::from(!again && !remade && lane != Lane::Low);
+        // How many attempts there were before, the look-up says.
+        self.insert(key, Arc::new(head), lease, leased, Journal::default(), 0);
         self.keep_text(key, Some(parcel));
         if again || remade {
             self.look_up(key, false, now, out);
@@ -92,6 +92,8 @@ impl Jobs {
             asked: None,
             journal,
             attempts,
+            untried: 0,
+            tried: false,
             stage: Stage::Over,
             open: Vec::new(),
             larger_than: None,
@@ -107,6 +109,11 @@ impl Jobs {
     pub(super) fn returned(&mut self, returned: Returned, now: Micros, out: &mut Vec<Effect>) {
         let Returned { back, head, parcel } = returned;
         let Some(key) = self.key(&back.lease) else { return };
+        if self.is_of_old_stream(key, &back.lease) {
+            warn!(job = %head.id, "came back, and the stream it lay in is gone; it is lost");
+            return;
+        }
+        self.displace(key, &back.lease, now, out);
         metrics::returned(back.failure.class);
         debug!(job = %head.id, attempt = back.attempt, pool = %back.pool, class = %back.failure.class, "job came back");
         let size =
@@ -123,6 +130,7 @@ impl Jobs {
                 attempt.current = false;
             }
             record.attempts = record.attempts.max(back.attempt);
+            record.tried = false;
             let newer = record.lease.delivered > back.lease.delivered;
             match record.stage {
                 // The job was delivered again meanwhile, or ends: the newer holder goes on, with what is known now.
@@ -181,7 +189,7 @@ impl Jobs {
 
     /// A look-up has ended.
     pub(super) fn found(&mut self, found: Finding, now: Micros, out: &mut Vec<Effect>) {
-        let Finding { job: key, delivery, fate, leased } = found;
+        let Finding { job: key, delivery, fate, leased, untried } = found;
         let Some(record) = self.records.get_mut(&key) else { return };
         if !matches!(record.stage, Stage::LookUp { asked: true, .. }) || record.lease.consumer_seq != delivery
         {
@@ -190,6 +198,7 @@ impl Jobs {
         if let Some(leased) = leased {
             record.leased = record.leased.max(leased);
         }
+        record.untried = record.untried.max(untried);
         match fate {
             Fate::Unknown => {
                 warn!(job = %record.head.id, "not looked up; its lease runs out and it comes again");
@@ -213,14 +222,16 @@ impl Jobs {
     fn resume(&mut self, key: JobKey, now: Micros, out: &mut Vec<Effect>) {
         let poison_after = self.config.offers.poison_after;
         let Some(record) = self.records.get_mut(&key) else { return };
-        let delivered = record.lease.delivered;
+        // A job that a stopping dispatcher gave back has harmed nobody: only the other deliveries count, this one among them.
+        let delivered = record.lease.delivered.saturating_sub(record.untried);
         if delivered > poison_after {
             let text = format!("delivered {delivered} times without an outcome");
             self.end(key, Status::Failed, Failure::new(FailureClass::Poison, text), out);
             return;
         }
         info!(job = %record.head.id, delivered, attempts = record.journal.entries.len(), "looked up, going on");
-        record.attempts = record.attempts.max(record.journal.last_attempt());
+        let before = u16::try_from(delivered.saturating_sub(1)).unwrap_or(u16::MAX);
+        record.attempts = record.attempts.max(record.journal.last_attempt()).max(before);
         if record.journal.unfinished().is_some() {
             // The pool that did not answer is the one to ask what became of its run.
             record.avoid.clear();

@@ -40,6 +40,13 @@ pub enum Event {
     },
     /// The connection is a new one: pulls are forgotten by the server.
     Reconnected,
+    /// The job stream of a region was deleted and made anew.
+    Remade {
+        /// The region's index.
+        region: u16,
+        /// When the stream was made.
+        born: Micros,
+    },
     /// A worker says what it took, refused and ended, or which attempts it runs.
     Answered(Acceptances),
     /// A worker says how it is.
@@ -74,6 +81,7 @@ impl Event {
             Self::Delivered(_)
             | Self::PullEnded { .. }
             | Self::Reconnected
+            | Self::Remade { .. }
             | Self::Answered(_)
             | Self::Heard(_)
             | Self::Returned(_)
@@ -129,6 +137,8 @@ pub struct Finding {
     pub fate: Fate,
     /// When the lease was last known to be extended, if the look-up made sure of it.
     pub leased: Option<Micros>,
+    /// How many of its deliveries were given back before anybody tried it.
+    pub untried: u64,
 }
 
 /// What became of a job that was delivered before.
@@ -179,7 +189,12 @@ pub enum Effect {
     /// Finish a lease: the job has its result.
     Ack(Lease),
     /// Give a lease back at once, for another dispatcher.
-    GiveBack(Lease),
+    GiveBack {
+        /// The lease.
+        lease: Lease,
+        /// The job, where nobody tried it with this lease: that is noted, so that the delivery does not count against it.
+        untried: Option<Arc<Head>>,
+    },
     /// Extend a lease and tell when the server has.
     Extend {
         /// Whose.

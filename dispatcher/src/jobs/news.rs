@@ -58,6 +58,7 @@ impl Jobs {
         let tell = attempt.tell.take();
         let (current, hedge_after) = (attempt.current, attempt.hedge_after);
         record.attempts = record.attempts.max(attempt.number);
+        record.tried = true;
         match record.stage {
             // The job has ended by its other attempt meanwhile.
             Stage::Over | Stage::Ending => self.order_stop(key, offer, out),
@@ -109,6 +110,7 @@ impl Jobs {
         self.not_taken(key, &attempt, now, out, |jobs, now, out| {
             if let Some(record) = jobs.records.get_mut(&key) {
                 record.avoid.push(pool);
+                record.tried = true;
             }
             jobs.look_up(key, false, now, out);
         });
@@ -157,6 +159,10 @@ impl Jobs {
 
     /// An attempt of ours has ended.
     fn ended(&mut self, news: EndedAttempt, now: Micros, out: &mut Vec<Effect>) {
+        if news.lost {
+            self.lost_at_worker(news.offer, now, out);
+            return;
+        }
         let Some((key, head, mut attempt)) = self.close(news.offer) else { return };
         if matches!(attempt.course, Course::Offered { .. }) {
             // The acceptance was lost; the end says as much.
@@ -171,6 +177,18 @@ impl Jobs {
             None => self.succeeded(key, &attempt, out),
             Some(class) => self.failed(key, &attempt, class, &news, now, out),
         }
+    }
+
+    /// An attempt that began has ended, and its worker cannot say how: it panicked, or was abandoned at the end.
+    fn lost_at_worker(&mut self, offer: u64, now: Micros, out: &mut Vec<Effect>) {
+        let Some(record) = self.offers.get(&offer).and_then(|key| self.records.get(key)) else { return };
+        let offered = |a: &&Attempt| a.offer == offer && matches!(a.course, Course::Offered { .. });
+        if let Some(attempt) = record.open.iter().find(offered) {
+            // The acceptance was lost; the end says as much.
+            self.pools.answered(&attempt.pool, &record.head.subject.model, true);
+        }
+        metrics::vanished();
+        self.lost_sight(offer, true, now, out);
     }
 
     /// The job has a stored result: other attempts are stopped, and a delivery of it in our hands is finished.
@@ -330,7 +348,7 @@ impl Jobs {
     }
 
     /// Closes an attempt of which nothing more will be heard. `vanished` when its worker is gone, so that nobody may have booked it.
-    fn lost_sight(&mut self, offer: u64, vanished: bool, now: Micros, out: &mut Vec<Effect>) {
+    pub(super) fn lost_sight(&mut self, offer: u64, vanished: bool, now: Micros, out: &mut Vec<Effect>) {
         let lease = self.offers.get(&offer).and_then(|key| self.records.get(key)).map(|r| r.lease.clone());
         let Some((lease, (key, head, mut attempt))) = lease.zip(self.close(offer)) else { return };
         self.pools.vanished(&attempt.pool, &head.subject.model);

@@ -35,6 +35,10 @@ pub struct Record {
     pub journal: Journal,
     /// The highest number an attempt has had, as far as is known.
     pub attempts: u16,
+    /// Deliveries that were given back before anybody tried the job, as far as is known.
+    pub untried: u64,
+    /// Whether a worker may have tried it with this lease, and nobody has heard how that ended.
+    pub tried: bool,
     /// Where the job stands.
     pub stage: Stage,
     /// Attempts that are offered, or run and were not heard to end.

@@ -1,4 +1,5 @@
 mod demand;
+mod remade;
 mod silence;
 
 use std::time::Duration;
@@ -35,6 +36,8 @@ const MODEL: &str = "llama-3-2-1b";
 struct Scene {
     jobs: Jobs,
     now: Micros,
+    /// When the jobs that are delivered were stored.
+    stored_at: Micros,
     deliveries: u64,
 }
 
@@ -75,7 +78,7 @@ impl Scene {
         let feeds = Lane::ALL.map(|lane| Feed::new(region.clone(), model.clone(), lane)).into();
         let rng = StdRng::seed_from_u64(7);
         let jobs = Jobs::new(Arc::new(config), ACCEPT.into(), feeds, Box::new(|_, _| None), rng);
-        let mut scene = Self { jobs, now: START, deliveries: 0 };
+        let mut scene = Self { jobs, now: START, stored_at: START, deliveries: 0 };
         scene.beat("golem@us-east", "w1", 1);
         scene.beat("modal@us-east", "w2", 1);
         scene
@@ -129,7 +132,8 @@ impl Scene {
 
     fn lease(&mut self, seq: u64, delivered: u64) -> Lease {
         self.deliveries += 1;
-        let (count, nanos) = (self.deliveries, self.now.get() * 1_000);
+        // A job is stored once, however often it is delivered.
+        let (count, nanos) = (self.deliveries, self.stored_at.get() * 1_000);
         format!("$JS.ACK.JOBS_us-east.d-{MODEL}-high.{delivered}.{seq}.{count}.{nanos}.0").parse().unwrap()
     }
 
@@ -235,6 +239,11 @@ impl Scene {
 
     /// Answers a look-up among `effects`.
     fn found(&mut self, effects: &[Effect], fate: impl Fn() -> Fate) -> Vec<Effect> {
+        self.found_untried(effects, 0, fate)
+    }
+
+    /// The same, of jobs that were given back untried so many times.
+    fn found_untried(&mut self, effects: &[Effect], untried: u64, fate: impl Fn() -> Fate) -> Vec<Effect> {
         let now = self.now;
         let findings = effects.iter().filter_map(|effect| match effect {
             Effect::LookUp(suspects) => Some(suspects.iter().map(|suspect| Finding {
@@ -242,6 +251,7 @@ impl Scene {
                 delivery: suspect.lease.consumer_seq,
                 fate: fate(),
                 leased: suspect.confirm.then_some(now),
+                untried,
             })),
             _ => None,
         });
@@ -280,7 +290,7 @@ fn acks(effects: &[Effect]) -> usize {
 }
 
 fn given_back(effects: &[Effect]) -> usize {
-    effects.iter().filter(|effect| matches!(effect, Effect::GiveBack(_))).count()
+    effects.iter().filter(|effect| matches!(effect, Effect::GiveBack { .. })).count()
 }
 
 /// A job that runs at Golem's w1 while a second attempt is offered to Modal: the first offer and the second.
@@ -388,6 +398,31 @@ fn attempts_of_a_worker_that_began_a_new_life_are_booked_once_and_take_no_slot()
     assert_eq!(lost(effects), 1);
     assert_eq!(lost(scene.beat("golem@us-east", "w1", 3)), 0);
     assert_eq!(scene.left(), Count::default());
+}
+
+#[test]
+fn an_attempt_that_its_worker_lost_sight_of_is_booked_as_of_a_worker_that_vanished() {
+    for accepted in [true, false] {
+        let mut scene = Scene::new();
+        let handover = scene.offered(1);
+        if accepted {
+            scene.accept("w1", handover.offer);
+        }
+        let ended = EndedAttempt {
+            offer: handover.offer,
+            failed: Some(FailureClass::WorkerLost),
+            retry_after_us: None,
+            service_us: 0,
+            cold_us: 0,
+            cost_usd: UsdNanos::ZERO,
+            kept: false,
+            lost: true,
+        };
+        let news = Acceptances { ended: vec![ended], ..Scene::news("w1") };
+        let effects = scene.apply(Event::Answered(news));
+        assert!(matches!(effects[..], [Effect::BookLost(_)]), "{effects:?}");
+        assert_eq!(scene.left(), Count::default(), "its lease runs out and it comes again");
+    }
 }
 
 #[test]
@@ -510,6 +545,41 @@ fn a_stopping_dispatcher_gives_back_what_it_holds_and_what_comes_back() {
     let news = Acceptances { refused: vec![(open.offer, RefusedBecause::Busy)], ..Scene::news("w1") };
     assert_eq!(given_back(&scene.apply(Event::Answered(news))), 1);
     assert!(scene.jobs.is_settled());
+}
+
+#[test]
+fn a_job_that_stopping_dispatchers_gave_back_is_no_poison_and_had_no_attempt() {
+    let mut scene = Scene::new();
+    scene.deliver(1, 13);
+    let effects = scene.pass(Duration::from_millis(20));
+    let effects = scene.found_untried(&effects, 12, || Fate::Again(Journal::default()));
+    let first = offer(&effects).unwrap_or_else(|| panic!("no offer in {effects:?}"));
+    assert_eq!(first.attempt, 1);
+    // Delivered as often to holders that died with it.
+    scene.deliver(2, 13);
+    let effects = scene.pass(Duration::from_millis(20));
+    let effects = scene.found(&effects, || Fate::Again(Journal::default()));
+    let [Effect::End(ending)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(ending.failure().class, FailureClass::Poison);
+}
+
+#[test]
+fn a_job_is_given_back_as_untried_unless_a_worker_may_have_begun_it() {
+    let untried = |effects: &[Effect]| {
+        let noted = effects.iter().find_map(|effect| match effect {
+            Effect::GiveBack { untried, .. } => Some(untried.is_some()),
+            _ => None,
+        });
+        noted.unwrap_or_else(|| panic!("nothing is given back: {effects:?}"))
+    };
+    let mut scene = Scene::new();
+    scene.deliver(1, 2);
+    let (refused, lapsed) = (scene.offered(2), scene.offered(3));
+    assert!(untried(&scene.apply(Event::Stop)), "under look-up");
+    let news = Acceptances { refused: vec![(refused.offer, RefusedBecause::Busy)], ..Scene::news("w1") };
+    assert!(untried(&scene.apply(Event::Answered(news))), "refused");
+    assert!(lapsed.offer > refused.offer);
+    assert!(!untried(&scene.pass(Duration::from_millis(1_600))), "nobody answered");
 }
 
 #[test]

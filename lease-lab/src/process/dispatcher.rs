@@ -2,7 +2,11 @@
 
 mod chain;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use dispatcher::{
     DispatcherConfig,
@@ -62,7 +66,7 @@ pub(super) struct Dispatcher {
     next_chain: ChainId,
     /// Chains that wait before they try again.
     paused: Vec<(Micros, ChainId)>,
-    look_ups: Vec<Vec<Suspect>>,
+    look_ups: VecDeque<Vec<Suspect>>,
     looking_up: usize,
     tick_at: Micros,
     /// Since it was asked to end: until when it may go on.
@@ -106,7 +110,7 @@ impl Dispatcher {
             chains: BTreeMap::new(),
             next_chain: 0,
             paused: Vec::new(),
-            look_ups: Vec::new(),
+            look_ups: VecDeque::new(),
             looking_up: 0,
             tick_at: desk.now(),
             ends_by: None,
@@ -126,7 +130,7 @@ impl Dispatcher {
                 self.carry_out_one(effect, desk);
             }
             while self.looking_up < LOOK_UPS_MAX
-                && let Some(suspects) = self.look_ups.pop()
+                && let Some(suspects) = self.look_ups.pop_front()
             {
                 self.looking_up += 1;
                 self.begin(Chain::look_up(suspects), desk);
@@ -174,7 +178,7 @@ impl Dispatcher {
                 desk.note(Some(lease.stream_seq), || "acks".to_owned());
                 self.client.ack(&lease, desk);
             }
-            Effect::GiveBack(lease) => {
+            Effect::GiveBack { lease, untried: _ } => {
                 desk.note(Some(lease.stream_seq), || format!("naks delivery {}", lease.delivered));
                 let nak = Body::Ack(Ack::Nak(Duration::ZERO));
                 desk.send(Line::Control, Message::new(lease.subject(), nak));
@@ -184,7 +188,7 @@ impl Dispatcher {
                 let message = Message::new(lease.subject(), Body::Ack(Ack::Progress));
                 self.client.request(token, Line::Control, message, EXTEND_WITHIN, desk);
             }
-            Effect::LookUp(suspects) => self.look_ups.push(suspects),
+            Effect::LookUp(suspects) => self.look_ups.push_back(suspects),
             Effect::End(ending) => {
                 desk.note(Some(ending.lease().stream_seq), || {
                     format!("ends it {}: {}", ending.status().as_str(), ending.failure().class)
@@ -245,7 +249,7 @@ impl Dispatcher {
             description: None,
             length: parcel.bytes(),
         };
-        let ending = Ending::broken(message, lease, failure, region, model);
+        let ending = Ending::broken(&message, lease, failure, region, model);
         self.effects.push(Effect::End(Box::new(ending)));
     }
 

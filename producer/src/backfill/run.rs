@@ -246,7 +246,9 @@ impl Backfill {
                     break;
                 }
                 match self.next(SystemClock.now())? {
-                    Next::Send(line, request) => sending.push(send(producer, (line, request, 0), Duration::ZERO)),
+                    Next::Send(line, request) => {
+                        sending.push(send(producer, (line, request, 0), Duration::ZERO))
+                    }
                     Next::Settled => {}
                     Next::End => end = true,
                 }

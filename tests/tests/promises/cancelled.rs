@@ -259,7 +259,10 @@ async fn a_filter_takes_back_delayed_jobs_too() {
     let (dispatcher, worker) = (scene.dispatcher().await, scene.worker(4).await);
     let audit = scene.results(&[night]).await;
     let result = only(&audit, night);
-    assert_eq!((result.status, result.error.as_ref().unwrap().message.as_str()), (Status::Cancelled, "no nights"));
+    assert_eq!(
+        (result.status, result.error.as_ref().unwrap().message.as_str()),
+        (Status::Cancelled, "no nights")
+    );
     for (producer, job) in [(&scene.producer, day), (&other, theirs)] {
         let waiting = producer.delayed(&region).await.unwrap();
         assert_eq!(waiting.iter().map(|delayed| delayed.job).collect::<Vec<_>>(), [job]);

@@ -129,3 +129,12 @@ async fn a_worker_that_wakes_up_after_the_job_has_ended_books_a_lost_race() {
 async fn a_worker_that_wakes_up_first_is_useful_and_the_next_holder_has_lost() {
     check(false).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_was_seen_and_is_not_there_is_not_taken_for_one_that_is_gone() {
+    let server = NatsServer::start().await;
+    Role::usual_dispatcher(&server.url(), "d1", ACK_WAIT).await.stop().await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    assert!(transport::stored::result_at(&client, 7).await.unwrap().is_none());
+    assert!(transport::stored::seen_result_at(&client, 7).await.is_err());
+}

@@ -140,7 +140,9 @@ mod tests {
     #[test]
     fn a_message_that_never_becomes_smaller_is_too_large_and_not_refused_for_now() {
         for code in [OVER_LIMIT, HEADERS_OVER_LIMIT] {
-            let text = format!(r#"{{"error":{{"code":400,"err_code":{code},"description":"x"}},"stream":"S","seq":0}}"#);
+            let text = format!(
+                r#"{{"error":{{"code":400,"err_code":{code},"description":"x"}},"stream":"S","seq":0}}"#
+            );
             let ack = Message {
                 subject: "ack".into(),
                 reply: None,

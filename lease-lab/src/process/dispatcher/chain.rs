@@ -275,8 +275,8 @@ impl Dispatcher {
                 look_up.leased = Some(asked);
                 self.look_for_result(id, look_up, desk);
             }
-            (Step::Result, Some(Told::Got(found))) => {
-                look_up.read.extend(result_in(found.map(|found| found.message)));
+            (Step::Result, Some(Told::Got(Some(found)))) => {
+                look_up.read.extend(result_in(Some(found.message)));
                 self.look_for_result(id, look_up, desk);
             }
             (Step::Repair, Some(Told::Stored { .. })) => self.repair(id, look_up, desk),
@@ -452,8 +452,8 @@ impl Dispatcher {
                 let of = |(job, seq): (JobId, u64)| (job == head.id).then_some(seq);
                 book.seqs = results(&found).into_iter().filter_map(of).collect();
             }
-            (LostStep::Result, Some(Told::Got(found))) => {
-                book.read.extend(result_in(found.map(|found| found.message)));
+            (LostStep::Result, Some(Told::Got(Some(found)))) => {
+                book.read.extend(result_in(Some(found.message)));
             }
             (LostStep::Journal, Some(Told::Got(found))) => {
                 book.event = book.lost.event(&book.read, &journal_in(found), desk.wall());
@@ -538,7 +538,8 @@ fn results(found: &[Stored]) -> Vec<(JobId, u64)> {
 }
 
 fn finding(suspect: &Suspect, fate: Fate, leased: Option<Micros>) -> Finding {
-    Finding { job: suspect.job, delivery: suspect.lease.consumer_seq, fate, leased }
+    // Nothing is noted here of jobs that were given back untried: their deliveries count.
+    Finding { job: suspect.job, delivery: suspect.lease.consumer_seq, fate, leased, untried: 0 }
 }
 
 fn cost(head: &Head, event: CostEvent) -> Message {

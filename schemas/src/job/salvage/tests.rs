@@ -149,7 +149,8 @@ fn maps(value: &[u8]) -> Vec<Vec<u8>> {
 #[test]
 fn texts_that_are_written_as_binary_data_are_read() {
     let binary = |text: &str| [&[0xc4, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-    let entries = [("id", ID), ("mailbox", "inbox")].map(|(key, value)| [binary(key), binary(value)].concat());
+    let entries =
+        [("id", ID), ("mailbox", "inbox")].map(|(key, value)| [binary(key), binary(value)].concat());
     check(&[&[0x83][..], &entries.concat(), &packed("prompt"), &[0x07]].concat(), "inbox");
 }
 
