@@ -241,11 +241,12 @@ impl Producer {
             bytes = request.codec.encode(&body)?;
             apart = Some(input);
         }
-        check(body)?;
+        // Only a trace context that is one by its shape goes out.
+        let traceparent = check(body)?.head.traceparent;
         let headers = Headers::new()
             .with(headers::CONTENT_TYPE, request.codec.content_type())
             .with(headers::SCHEMA, headers::JOB_V1)
-            .with_some(headers::TRACEPARENT, request.traceparent.as_deref());
+            .with_some(headers::TRACEPARENT, traceparent);
         let message_id = id.job_message(tenant);
         let (stream, published) = match due {
             None => {

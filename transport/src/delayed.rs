@@ -120,7 +120,7 @@ async fn bring_one_forward(
     let own = Headers::new()
         .with_some(headers::CONTENT_TYPE, get(headers::CONTENT_TYPE))
         .with_some(headers::SCHEMA, get(headers::SCHEMA))
-        .with_some(headers::TRACEPARENT, get(headers::TRACEPARENT));
+        .with_some(headers::TRACEPARENT, get(headers::TRACEPARENT).and_then(headers::trace_context));
     let id = format!("{}:{}", delayed.job.job_message(&delayed.subject.tenant), now.get());
     // Its dispatcher refuses a body whose time has not come.
     let codec = Codec::from_content_type(get(headers::CONTENT_TYPE))?;

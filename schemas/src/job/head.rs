@@ -14,7 +14,8 @@ use super::parts::{
     Routing, null_is_default,
 };
 use crate::{
-    Codec, JobId, Mailbox, Micros, Tenant, UsdNanos, ids::JobIdError, subjects::JobSubject, token::TokenError,
+    Codec, JobId, Mailbox, Micros, Tenant, UsdNanos, headers::trace_context, ids::JobIdError,
+    subjects::JobSubject, token::TokenError,
 };
 
 /// Everything about a checked job but its text, together with what its subject and headers say.
@@ -44,7 +45,7 @@ pub struct Head {
     pub live: bool,
     /// The job that this one runs again.
     pub replay_of: Option<JobId>,
-    /// W3C trace context.
+    /// W3C trace context, if the header has the shape of one.
     pub traceparent: Option<String>,
 }
 
@@ -138,7 +139,7 @@ impl Head {
             labels: body.labels,
             live: body.live,
             replay_of,
-            traceparent: headers.traceparent.map(str::to_owned),
+            traceparent: headers.traceparent.and_then(trace_context).map(str::to_owned),
         })
     }
 }
