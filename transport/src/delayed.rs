@@ -10,7 +10,7 @@ use schemas::{
     Codec, JobId, Micros, Region, Tenant,
     codec::CodecError,
     headers,
-    job::JobBody,
+    job::{Head, JobBody, JobError, JobHeaders},
     subjects::{self, JobSubject},
     topology::delayed_stream,
 };
@@ -40,6 +40,19 @@ pub struct Delayed {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+}
+
+impl Delayed {
+    /// The job, as its dispatcher will read it when its time has come.
+    pub fn head(&self) -> Result<Head, JobError> {
+        let get = |name| self.headers.get(name).map(HeaderValue::as_str);
+        let headers = JobHeaders {
+            content_type: get(headers::CONTENT_TYPE),
+            schema: get(headers::SCHEMA),
+            ..JobHeaders::default()
+        };
+        Head::read(self.subject.clone(), headers, &self.body, self.at)
+    }
 }
 
 /// Stores a job that is published on its own subject at `at`. `id` is the message's, for the server's dedupe.
