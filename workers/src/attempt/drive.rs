@@ -150,7 +150,7 @@ impl Attempt {
             let handover = &course.terms().handover;
             (handover.subject.clone(), handover.in_log)
         };
-        let now = SystemClock.now();
+        let now = SystemClock.now().max(self.keeper.lease().stored_at);
         let read = if in_log {
             match self.read_log().await {
                 Some((headers, body)) => nats::read_job(subject, Some(&headers), &body, now),
