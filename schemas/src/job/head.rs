@@ -120,6 +120,12 @@ impl Head {
         check_labels(&body.labels)?;
         let refuse = |e: JobIdError| JobError::field("replay_of", e.to_string());
         let replay_of = body.replay_of.map(|text| text.parse().map_err(refuse)).transpose()?;
+        if body.run_at.is_some_and(|at| at.timestamp_nanos_opt().is_none() && at > DateTime::UNIX_EPOCH) {
+            return Err(JobError::field(
+                "run_at",
+                "must lie before 2262-04-11: the server counts nanoseconds",
+            ));
+        }
         if body.run_at.is_some_and(|at| Micros::from(at) > now + Duration::from_secs(60)) {
             return Err(JobError::field(
                 "run_at",

@@ -59,9 +59,16 @@ fn a_refusal_names_the_field_and_the_rule() {
     check_refused(&format!(r#"{{"id":"{ID}","prompt":"x","deadline":"soon"}}"#), &["deadline"]);
     check_refused(&format!(r#"{{"id":"{ID}","prompt":"x","max_attempts":0}}"#), &["max_attempts"]);
     check_refused(
-        &format!(r#"{{"id":"{ID}","prompt":"x","run_at":"2999-01-01T00:00:00Z"}}"#),
+        &format!(r#"{{"id":"{ID}","prompt":"x","run_at":"2199-01-01T00:00:00Z"}}"#),
         &["run_at", "beacon.delayed"],
     );
+    // There, too: the server would publish it at once.
+    for year in ["2262-04-12", "2999-01-01"] {
+        check_refused(
+            &format!(r#"{{"id":"{ID}","prompt":"x","run_at":"{year}T00:00:00Z"}}"#),
+            &["run_at", "2262-04-11"],
+        );
+    }
 }
 
 #[test]

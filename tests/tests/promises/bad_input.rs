@@ -86,7 +86,8 @@ fn cases() -> Vec<Case> {
         case(with("messages", json!([])), &["only one"]),
         case(with("max_cost_usd", json!("-1")), &["max_cost_usd"]),
         Case { told: false, ..case(with("mailbox", json!("other.inbox")), &["mailbox", "acme"]) },
-        case(with("run_at", json!("2999-01-01T00:00:00Z")), &["run_at", "beacon.delayed"]),
+        case(with("run_at", json!("2199-01-01T00:00:00Z")), &["run_at", "beacon.delayed"]),
+        case(with("run_at", json!("2999-01-01T00:00:00Z")), &["run_at", "2262-04-11"]),
     ]
 }
 
@@ -193,6 +194,10 @@ async fn an_unknown_model_region_or_lane_is_refused_at_once() {
     wrong.body.params.temperature = Some(9.0);
     let refusal = producer.submit(&wrong).await.unwrap_err().to_string();
     assert!(refusal.contains("params.temperature"), "{refusal}");
+    let mut never = roles::job("x");
+    never.body.run_at = Some("2262-04-12T00:00:00Z".parse().unwrap());
+    let refusal = producer.submit(&never).await.unwrap_err().to_string();
+    assert!(refusal.contains("run_at") && refusal.contains("2262-04-11"), "{refusal}");
     dispatcher.stop().await;
     producer.close().await;
 }
