@@ -139,7 +139,9 @@ impl Job {
         now: Micros,
     ) -> Result<Self, JobError> {
         let codec = headers.codec()?;
-        let body: JobBody = codec.decode(body)?;
+        let bytes = body;
+        let body: JobBody = codec.decode(bytes)?;
+        head::check_map(codec, bytes)?;
         Self::check(subject, codec, headers, body, now)
     }
 

@@ -91,7 +91,9 @@ impl Head {
         now: Micros,
     ) -> Result<Self, JobError> {
         let codec = headers.codec()?;
-        let body: HeadBody = codec.decode(body)?;
+        let bytes = body;
+        let body: HeadBody = codec.decode(bytes)?;
+        check_map(codec, bytes)?;
         check_input(
             body.input_ref.is_some(),
             body.messages.as_ref().map(|turns| turns.count),
@@ -218,6 +220,11 @@ pub(super) fn check_input(stored: bool, turns: Option<usize>, prompt: Option<usi
         (false, Some(0), None) => Err(JobError::field("messages", "must hold at least one message")),
         (false, None, Some(0)) => Err(JobError::field("prompt", "must not be empty")),
     }
+}
+
+/// A list of values in the order of our fields is no job.
+pub(super) fn check_map(codec: Codec, body: &[u8]) -> Result<(), JobError> {
+    if codec.is_map(body) { Ok(()) } else { Err(JobError::field("body", "must be a map of named fields")) }
 }
 
 /// The id that body and header name. The header may name the tenant behind it, which must be the subject's.

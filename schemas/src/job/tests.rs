@@ -72,6 +72,16 @@ fn a_refusal_names_the_field_and_the_rule() {
 }
 
 #[test]
+fn a_list_is_no_job() {
+    check_refused(&format!(r#" ["{ID}",null,"hi"]"#), &["body", "map"]);
+    let list = (ID, (), "hi");
+    let packed = rmp_serde::to_vec(&list).unwrap();
+    let headers = JobHeaders { content_type: Some("application/msgpack"), ..JobHeaders::default() };
+    let refused = Job::read(subject(), headers, &packed, Micros::default()).unwrap_err().to_string();
+    assert!(refused.contains("body"), "{refused}");
+}
+
+#[test]
 fn null_means_the_same_as_nothing() {
     let nulls = ["params", "routing", "labels", "live", "mailbox", "deadline", "messages"]
         .map(|f| format!(r#","{f}":null"#));

@@ -57,6 +57,14 @@ fn cases() -> Vec<Case> {
     };
     let surrogate = broken(|text| text.replace("PROMPT", r"half a pair: \ud83d").into_bytes());
     let truncated = broken(|text| text[..text.len() - 3].into());
+    let unescaped = broken(|text| text.replace("PROMPT", r#"he said "hi" to me"#).into_bytes());
+    let list = Case {
+        told: false,
+        ..broken(|text| {
+            let fields: serde_json::Value = serde_json::from_str(&text).unwrap();
+            json!([fields["id"], null, "hi"]).to_string().into_bytes()
+        })
+    };
     let extension = Case {
         content_type: "application/msgpack",
         ..broken(|text| {
@@ -84,6 +92,8 @@ fn cases() -> Vec<Case> {
         case(with("params", json!({ "max_tokens": "many" })), &["params.max_tokens"]),
         case(with("params", json!({ "temperature": 9 })), &["params.temperature", "0 to 2"]),
         case(with("messages", json!([])), &["only one"]),
+        unescaped,
+        list,
         case(with("max_cost_usd", json!("-1")), &["max_cost_usd"]),
         Case { told: false, ..case(with("mailbox", json!("other.inbox")), &["mailbox", "acme"]) },
         case(with("run_at", json!("2199-01-01T00:00:00Z")), &["run_at", "beacon.delayed"]),
