@@ -125,6 +125,7 @@ pub fn job_headers(map: Option<&HeaderMap>) -> JobHeaders<'_> {
         message_id: get(headers::MESSAGE_ID),
         schema: get(headers::SCHEMA),
         traceparent: get(headers::TRACEPARENT),
+        scheduler: get(headers::SCHEDULER),
     }
 }
 

@@ -23,6 +23,9 @@ pub const SCHEDULE: &str = "Nats-Schedule";
 /// On which subject of the same stream it does so.
 pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 
+/// Where a job waited for its time; the server adds it when it publishes the job.
+pub const SCHEDULER: &str = "Nats-Scheduler";
+
 /// Schema of a job.
 pub const JOB_V1: &str = "job.v1";
 /// Schema of a result.

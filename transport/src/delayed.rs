@@ -164,7 +164,12 @@ fn read(message: &Message) -> Option<Delayed> {
     let job = place.rsplit('.').next()?.parse().ok()?;
     let at = get(headers::SCHEDULE)?.strip_prefix("@at ")?;
     let at = chrono::DateTime::parse_from_rfc3339(at).ok()?.to_utc().into();
-    let subject = get(headers::SCHEDULE_TARGET)?.replacen("beacon.due.", "beacon.jobs.", 1).parse().ok()?;
+    let target = get(headers::SCHEDULE_TARGET)?;
+    let subject: JobSubject = target.replacen("beacon.due.", "beacon.jobs.", 1).parse().ok()?;
+    if subjects::delayed_owner(&place).is_some_and(|owner| owner != subject.tenant.as_str()) {
+        // Its schedule names another tenant than its publisher: it will be refused.
+        return None;
+    }
     let stored = get("Nats-Time-Stamp").and_then(|t| chrono::DateTime::parse_from_rfc3339(t).ok());
     let stored = stored.map_or(Micros::default(), |t| t.to_utc().into());
     Some(Delayed { job, place, subject, at, stored, headers, body: message.payload.clone() })

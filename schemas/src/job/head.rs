@@ -109,6 +109,10 @@ impl Head {
         body: HeadBody,
         now: Micros,
     ) -> Result<Self, JobError> {
+        if let Some(owner) = headers.strange_owner(&subject.tenant) {
+            let rule = format!("must end in the tenant `{owner}`, on whose subject the job was delayed");
+            return Err(JobError::field("Nats-Schedule-Target", rule));
+        }
         let id = one_id(body.id.as_deref(), headers.message_id, &subject.tenant)?;
         check_params(&body.params)?;
         let max_attempts = body.max_attempts.unwrap_or(ATTEMPTS_DEFAULT);

@@ -14,7 +14,8 @@ pub struct Salvage {
     /// The id, from the header or the body.
     pub id: Option<JobId>,
     /// The mailbox that the body names in its own tenant, or the default one when the body is a map that names none, as far as
-    /// it can be read, or one that breaks the rule. `None` when the body is no map, or names another tenant's mailbox.
+    /// it can be read, or one that breaks the rule. `None` when the body is no map, names another tenant's mailbox, or was delayed by
+    /// another tenant.
     pub mailbox: Option<Mailbox>,
     /// The codec for the reply.
     pub codec: Codec,
@@ -29,6 +30,8 @@ pub fn salvage(subject: Option<&JobSubject>, headers: JobHeaders<'_>, body: &[u8
     let id = header.or_else(|| fields.as_ref()?.id.as_ref()?.parse().ok());
     let mailbox = fields
         .zip(subject)
+        // The subject is not the sender's own.
+        .filter(|(_, subject)| headers.strange_owner(&subject.tenant).is_none())
         .and_then(|(fields, subject)| own_mailbox(fields.mailbox.as_deref(), &subject.tenant));
     Salvage { id, mailbox, codec }
 }

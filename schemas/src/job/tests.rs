@@ -112,6 +112,21 @@ fn an_id_in_the_header_may_name_its_tenant_and_no_other() {
 }
 
 #[test]
+fn a_job_that_another_tenant_delayed_is_refused_and_nobody_is_told() {
+    let body = format!(r#"{{"id":"{ID}","prompt":"x"}}"#);
+    for (tenant, own) in [("acme", true), ("other", false)] {
+        let place = format!("beacon.delayed.us-east.{tenant}.{ID}");
+        let headers = JobHeaders { scheduler: Some(&place), ..JobHeaders::default() };
+        let read = Head::read(subject(), headers, body.as_bytes(), Micros::default());
+        assert_eq!(read.is_ok(), own, "{read:?}");
+        assert_eq!(salvage(Some(&subject()), headers, body.as_bytes()).mailbox.is_some(), own);
+    }
+    let old = format!("beacon.delayed.us-east.{ID}");
+    let headers = JobHeaders { scheduler: Some(&old), ..JobHeaders::default() };
+    assert!(Head::read(subject(), headers, body.as_bytes(), Micros::default()).is_ok());
+}
+
+#[test]
 fn a_mailbox_may_be_written_with_its_own_tenant() {
     let job = read(&format!(r#"{{"id":"{ID}","prompt":"x","mailbox":"acme.inbox"}}"#)).unwrap();
     assert_eq!(job.mailbox.as_str(), "inbox");
