@@ -124,7 +124,7 @@ impl Producer {
         let own = Some(self.tenant().clone());
         let filter = Filter { tenant: filter.tenant.or(own), ..filter };
         // Before the order: a job whose time comes in between is stored for its dispatchers only after it.
-        let waiting = self.waiting(regions, &filter).await;
+        let waiting = self.delayed_matching(regions, &filter).await;
         let order = self.order(Target::Matching(filter), None, reason).await?;
         let waiting = waiting?;
         let mut taken = stream::iter(&waiting)
@@ -147,7 +147,7 @@ impl Producer {
     }
 
     /// The jobs of these regions that wait for their time and match.
-    async fn waiting(&self, regions: &[Region], filter: &Filter) -> Result<Vec<Delayed>, ApiError> {
+    async fn delayed_matching(&self, regions: &[Region], filter: &Filter) -> Result<Vec<Delayed>, ApiError> {
         let mut found = Vec::new();
         for region in regions.iter().filter(|region| filter.region.as_ref().is_none_or(|r| r == *region)) {
             let all = delayed::list(self.client(), region).await?;

@@ -21,7 +21,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use transport::{
-    Headers, Link, LinkConfig, LinkError, PublishError, Publisher, SystemClock, delayed,
+    Headers, Link, LinkConfig, LinkError, PublishError, Publisher, SystemClock, delayed, moved,
     payloads::{self, PayloadError},
     publisher::{Patience, publisher},
 };

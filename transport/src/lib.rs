@@ -6,7 +6,8 @@
 //! - Store and finish: [`publisher`] stores many messages at once, [`acks`] finishes leases and confirms each ack.
 //! - Messages: [`replies`] writes results and costs, [`stored`] finds results that exist already, [`bucket`] reads and
 //!   writes small values, [`follow`] follows the keys of a bucket, [`cancels`] follows cancellations, [`delayed`] stores jobs for later, [`recurring`] stores
-//!   repeated jobs, [`unique`] claims unique keys, [`payloads`] holds inputs that are too large for a message,
+//!   repeated jobs, [`unique`] claims unique keys, [`payloads`] holds inputs that are too large for a message and [`moved`] removes those
+//!   that no job needs,
 //!   [`counters`] adds up what many processes spend.
 //! - Together: [`role`] is what a dispatcher and a worker both stand on.
 
@@ -22,6 +23,7 @@ pub mod denied;
 pub mod follow;
 pub mod ledger;
 pub mod link;
+pub mod moved;
 pub mod payloads;
 pub mod publisher;
 pub mod recurring;

@@ -247,7 +247,7 @@ impl Backfill {
                 }
                 match self.next(SystemClock.now())? {
                     Next::Send(line, request) => {
-                        sending.push(send(producer, (line, request, 0), Duration::ZERO))
+                        sending.push(send(producer, (line, request, 0), Duration::ZERO));
                     }
                     Next::Settled => {}
                     Next::End => end = true,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use producer::{JobRequest, Producer, ProducerConfig, SubmitError, request::new_job_id};
 use schemas::{JobId, Micros, Region, reply::Status, time::Clock as _};
 use tests::{
@@ -157,6 +158,49 @@ async fn a_delayed_job_that_nobody_would_take_is_refused_at_once() {
             "{region} {model}: {refused}"
         );
     }
+    dispatcher.stop().await;
+    producer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_delayed_in_the_name_of_another_tenant_never_runs_and_tells_nobody() {
+    let server = NatsServer::start().await;
+    let (dispatcher, worker) = (dispatcher(&server).await, worker(&server).await);
+    let producer = roles::producer(&[server.url()]).await;
+    let client = producer.client();
+    let mut results = client.subscribe("beacon.reply.>").await.unwrap();
+    let mut letters = client.subscribe("beacon.dead.>").await.unwrap();
+    client.flush().await.unwrap();
+    let delay = async |span: Duration| {
+        let (id, at) = (new_job_id(), (SystemClock.now() + span).to_datetime().to_rfc3339());
+        let mut map = async_nats::HeaderMap::new();
+        map.insert("Nats-Schedule", format!("@at {at}"));
+        map.insert("Nats-Schedule-Target", "beacon.due.us-east.llama-3-2-1b.normal.acme");
+        let place = format!("beacon.delayed.us-east.other.{id}");
+        let body =
+            serde_json::json!({ "id": id, "prompt": "x", "mailbox": "inbox", "run_at": at }).to_string();
+        let ack = client.request_with_headers(place, map, body.into()).await.unwrap();
+        assert!(!String::from_utf8_lossy(&ack.payload).contains("error"), "{ack:?}");
+        id
+    };
+    delay(Duration::from_secs(3_600)).await;
+    assert_eq!(listed(&producer).await, []);
+    let due = delay(Duration::ZERO).await;
+    let letter = tokio::time::timeout(tests::wait::DEADLINE, letters.next()).await.unwrap().unwrap();
+    let obituary = letter.headers.as_ref().unwrap().get(schemas::headers::OBITUARY).unwrap().as_str();
+    let obituary: schemas::dead::Obituary = serde_json::from_str(obituary).unwrap();
+    assert!(obituary.failure.message.contains("Nats-Schedule-Target"), "{}", obituary.failure.message);
+    assert!(letter.payload.windows(36).any(|text| text == due.to_string().as_bytes()));
+    // The next result is of the next job.
+    let next = producer.submit_and_wait(&roles::job("next"), tests::wait::DEADLINE).await.unwrap();
+    let first = loop {
+        let message = results.next().await.unwrap();
+        if message.subject.ends_with(".result") {
+            break serde_json::from_slice::<schemas::reply::JobResult>(&message.payload).unwrap();
+        }
+    };
+    assert_eq!(first.job, next.job);
+    worker.stop().await;
     dispatcher.stop().await;
     producer.close().await;
 }
