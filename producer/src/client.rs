@@ -28,7 +28,6 @@ use transport::{
 
 use crate::{
     follower::{Asked, Follower},
-    moved,
     nats::{self, Kind, MailboxError, Reply},
     request::{JobRequest, new_job_id},
     router::Router,

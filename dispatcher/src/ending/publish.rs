@@ -71,13 +71,8 @@ impl Ending {
 
     async fn bury(&self, client: &Client, publisher: &Publisher, now: Micros) -> Result<(), BuryError> {
         let Some(mut letter) = self.letter(now) else { return Ok(()) };
-        let parcel = match self.parcel.take() {
-            Some(parcel) => parcel,
-            None => match stored::job_at(client, self.lease.stream(), self.lease.stream_seq).await? {
-                Some((headers, body)) => Parcel { headers, body },
-                None => Parcel::default(),
-            },
-        };
+        let found = stored::job_at(client, self.lease.stream(), self.lease.stream_seq).await?;
+        let parcel = found.map_or_else(Parcel::default, |(headers, body)| Parcel { headers, body });
         let most = OBITUARY_MAX.min(client.max_payload().saturating_sub(LETTER_HEADERS));
         let (mut json, mut body) = (letter.header(most), parcel.body);
         if body.len() + json.len() + LETTER_HEADERS > client.max_payload() {
