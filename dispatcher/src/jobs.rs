@@ -32,6 +32,7 @@ mod remade;
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use rand::rngs::StdRng;
@@ -101,6 +102,8 @@ pub struct Jobs {
     born: FxHashMap<u16, Micros>,
     /// When each worker's process started.
     lives: HashMap<(PoolId, WorkerId), Micros>,
+    /// Workers whose clocks are so far ahead of ours that they drop our offers, and by how much.
+    ahead: HashMap<(PoolId, WorkerId), Duration>,
     /// The period in which a person was told of each budget that is used up, by the budget's place in the configuration.
     told: FxHashMap<usize, Micros>,
     /// Something changed that may give a waiting job a place.
@@ -175,6 +178,7 @@ impl Jobs {
             retries,
             born: FxHashMap::default(),
             lives: HashMap::new(),
+            ahead: HashMap::new(),
             told: FxHashMap::default(),
             stirred: false,
             stopping: false,
@@ -280,8 +284,8 @@ impl Jobs {
 
     /// What a question about a waiting job is answered with.
     pub(crate) fn desk(&mut self) -> Desk<'_> {
-        let Self { records, lines, pools, picker, budgets, retries, rng, .. } = self;
-        Desk { records, lines, pools, picker, budgets, retries, rng }
+        let Self { records, lines, pools, picker, budgets, retries, ahead, rng, .. } = self;
+        Desk { records, lines, pools, picker, budgets, retries, ahead, rng }
     }
 
     /// The key of the job that a lease is about; none for a stream that is not ours.
@@ -435,6 +439,7 @@ pub(crate) struct Desk<'a> {
     pub(crate) picker: &'a mut Picker,
     pub(crate) budgets: &'a Budgets,
     pub(crate) retries: &'a HashMap<Region, RetryBudget>,
+    pub(crate) ahead: &'a HashMap<(PoolId, WorkerId), Duration>,
     pub(crate) rng: &'a mut StdRng,
 }
 

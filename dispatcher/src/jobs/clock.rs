@@ -191,6 +191,7 @@ impl Jobs {
         self.forget_attempts(|pool, worker, _| !heard.contains(&(pool.clone(), worker.clone())), now, out);
         // A life is only forgotten with its worker: a worker of the same name that comes later is another process anyway.
         self.lives.retain(|who, _| heard.contains(who));
+        self.ahead.retain(|who, _| heard.contains(who));
     }
 
     /// Ends jobs whose time is up, that were taken back, or that no pool can ever take, wherever they stand in their line.

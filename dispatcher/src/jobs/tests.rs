@@ -1,6 +1,7 @@
 mod demand;
 mod remade;
 mod silence;
+mod vain;
 
 use std::time::Duration;
 
@@ -98,6 +99,11 @@ impl Scene {
     }
 
     fn beat(&mut self, pool: &str, worker: &str, life: u64) -> Vec<Effect> {
+        let beat = self.heartbeat(pool, worker, life);
+        self.apply(Event::Heard(beat))
+    }
+
+    fn heartbeat(&self, pool: &str, worker: &str, life: u64) -> Heartbeat {
         let served = ServedModel {
             model: MODEL.parse().unwrap(),
             sku: "standard".into(),
@@ -113,7 +119,7 @@ impl Scene {
             detached: false,
             warmable: false,
         };
-        let beat = Heartbeat {
+        Heartbeat {
             pool: pool.parse().unwrap(),
             worker: worker.parse().unwrap(),
             started_us: Micros::new(life),
@@ -126,8 +132,7 @@ impl Scene {
             failed: 0,
             models: vec![served],
             machines: None,
-        };
-        self.apply(Event::Heard(beat))
+        }
     }
 
     fn lease(&mut self, seq: u64, delivered: u64) -> Lease {
