@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemas::{cost::CostEvent, job::Head};
 use tokio::time::sleep;
 use tracing::error;
-use transport::{Publisher, replies::Address};
+use transport::{PublishError, Publisher, replies::Address};
 
 /// The first pause after a refusal; it doubles up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -39,6 +39,11 @@ pub async fn book(publisher: &Publisher, head: &Head, event: &CostEvent) {
         let (subject, headers, body) = Address::of(head).cost(event, id.clone());
         match publisher.publish(subject, headers, body).await {
             Ok(_) => return,
+            // It stays so, and whoever waits for it would wait for ever.
+            Err(error @ PublishError::TooLarge { .. }) => {
+                error!(job = %head.id, %error, "cost event not stored, and never will be");
+                return;
+            }
             Err(error) => error!(job = %head.id, %error, "cost event not stored; trying again"),
         }
         pauses.wait().await;

@@ -105,12 +105,11 @@ impl LookUp {
             }
             leased = Some(asked);
         }
-        let (fate, untried) = match results {
-            Some(results) => (self.done(suspect, results, costs).await, 0),
-            None => {
-                let (fate, untried) = tokio::join!(self.journal(suspect), self.untried(suspect));
-                untried.map_or((Fate::Unknown, 0), |untried| (fate, untried))
-            }
+        let (fate, untried) = if let Some(results) = results {
+            (self.done(suspect, results, costs).await, 0)
+        } else {
+            let (fate, untried) = tokio::join!(self.journal(suspect), self.untried(suspect));
+            untried.map_or((Fate::Unknown, 0), |untried| (fate, untried))
         };
         (fate, leased, untried)
     }

@@ -122,7 +122,8 @@ pub fn read_delivery(message: Message, now: Micros) -> Delivery {
             return Delivery::Broken(Box::new((message, lease, error)));
         }
     };
-    match Head::read(subject, job_headers(message.headers.as_ref()), &message.payload, now) {
+    let headers = job_headers(message.headers.as_ref());
+    match Head::read(subject, headers, &message.payload, now.max(lease.stored_at)) {
         Ok(head) => {
             let parcel = Parcel { headers: message.headers.unwrap_or_default(), body: message.payload };
             Delivery::Job(Box::new(Delivered { head, parcel, lease }))
@@ -139,6 +140,7 @@ pub fn job_headers(map: Option<&HeaderMap>) -> JobHeaders<'_> {
         message_id: get(headers::MESSAGE_ID),
         schema: get(headers::SCHEMA),
         traceparent: get(headers::TRACEPARENT),
+        scheduler: get(headers::SCHEDULER),
     }
 }
 
@@ -225,7 +227,7 @@ pub fn read_return(message: &Message) -> Result<Return, ReturnError> {
 /// Joins what a worker says with the job itself.
 pub fn join_return(back: Return, parcel: Parcel, now: Micros) -> Result<Returned, ReturnError> {
     let headers = job_headers(Some(&parcel.headers));
-    let head = Head::read(back.subject.clone(), headers, &parcel.body, now)?;
+    let head = Head::read(back.subject.clone(), headers, &parcel.body, now.max(back.lease.stored_at))?;
     Ok(Returned { back, head, parcel })
 }
 
@@ -257,4 +259,29 @@ pub async fn extend(client: &Client, lease: &Lease) -> bool {
     let request =
         async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(EXTEND_WITHIN));
     client.send_request(lease.subject().to_owned(), request).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_due_job_is_read_also_where_the_clock_is_far_behind() {
+        // The server stored it at the time that its body names.
+        let stored = 1_795_000_000;
+        let at = Micros::new(stored * 1_000_000);
+        let body = format!(r#"{{"id":"0198c0de-0000-7000-8000-000000000001","prompt":"x","run_at":"{at}"}}"#);
+        let message = |subject: &str| Message {
+            subject: subject.into(),
+            reply: Some(format!("$JS.ACK.JOBS_us-east.d-x-normal.1.7.7.{stored}000000000.0").into()),
+            length: body.len(),
+            payload: body.clone().into(),
+            headers: None,
+            status: None,
+            description: None,
+        };
+        let late = Micros::new((stored - 3_600) * 1_000_000);
+        let subject = "beacon.jobs.us-east.x.normal.acme";
+        assert!(matches!(read_delivery(message(subject), late), Delivery::Job(_)));
+    }
 }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream};
 use schemas::{
     JobId, Micros, Region, Tenant,
     cancel::{Filter, Order, Target},
@@ -14,7 +15,7 @@ use transport::{
     PublishError, SystemClock,
     api::ApiError,
     cancels,
-    delayed::{self, BringForwardError},
+    delayed::{self, BringForwardError, Delayed},
 };
 
 use crate::{
@@ -26,6 +27,9 @@ use crate::{
 /// The clock of whoever made an id may be ahead by this much.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(600);
 
+/// Jobs that wait for their time and are taken back at once.
+const AT_ONCE: usize = 64;
+
 /// Why a delayed job was not taken back.
 #[derive(Debug, thiserror::Error)]
 pub enum CancelDelayedError {
@@ -35,6 +39,18 @@ pub enum CancelDelayedError {
     /// The order is stored, but the job stays where it is until its time comes.
     #[error("job is taken back, but not before its time comes")]
     BringForward(#[from] BringForwardError),
+    /// The order is stored, but which jobs wait for their time could not be read: those are not taken back.
+    #[error("what matches is taken back, but not what waits for its time")]
+    List(#[from] ApiError),
+}
+
+/// What an order by a filter took back.
+#[derive(Clone, Debug)]
+pub struct TakenBack {
+    /// The order.
+    pub order: Order,
+    /// Jobs that waited for their time, each with an order of its own.
+    pub delayed: usize,
 }
 
 /// Why it is not known whose a job is.
@@ -52,7 +68,8 @@ impl Producer {
     /// Takes jobs back: those that wait never start, those that run are stopped where the provider can, and each ends
     /// `cancelled`, unless it ended before. When it returns, the order is stored and holds through any restart.
     ///
-    /// An id means this producer's own tenant. So does a filter unless it names one, and only jobs accepted before now.
+    /// An id means this producer's own tenant. So does a filter unless it names one, and only jobs accepted before now. A filter does
+    /// not mean jobs that wait for their time: [`Self::cancel_matching`] does.
     pub async fn cancel(&self, target: Target, reason: &str) -> Result<Order, PublishError> {
         let own = Some(self.tenant().clone());
         let (target, tenant) = match target {
@@ -92,6 +109,51 @@ impl Producer {
             }
         }
         Ok(order)
+    }
+
+    /// Takes back all jobs that match and were accepted before now, also those that wait for their `run_at` in one of `regions`: these
+    /// are due at once, and end `cancelled`. A filter means this producer's own tenant unless it names one.
+    ///
+    /// The streams of delayed jobs are read whole.
+    pub async fn cancel_matching(
+        &self,
+        regions: &[Region],
+        filter: Filter,
+        reason: &str,
+    ) -> Result<TakenBack, CancelDelayedError> {
+        let own = Some(self.tenant().clone());
+        let filter = Filter { tenant: filter.tenant.or(own), ..filter };
+        // Before the order: a job whose time comes in between is stored for its dispatchers only after it.
+        let waiting = self.waiting(regions, &filter).await;
+        let order = self.order(Target::Matching(filter), None, reason).await?;
+        let waiting = waiting?;
+        let mut taken = stream::iter(&waiting)
+            .map(async |delayed| -> Result<(), CancelDelayedError> {
+                let tenant = Some(delayed.subject.tenant.clone());
+                self.order(Target::Job(delayed.job), tenant, reason).await?;
+                let now = SystemClock.now();
+                // One whose time has come meanwhile would run a second time otherwise.
+                let which = (delayed.job, Some(&delayed.subject.tenant));
+                let region = &delayed.subject.region;
+                delayed::bring_forward(self.client(), self.publisher(), region, which, now).await?;
+                Ok(())
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some(outcome) = taken.next().await {
+            outcome?;
+        }
+        drop(taken);
+        Ok(TakenBack { order, delayed: waiting.len() })
+    }
+
+    /// The jobs of these regions that wait for their time and match.
+    async fn waiting(&self, regions: &[Region], filter: &Filter) -> Result<Vec<Delayed>, ApiError> {
+        let mut found = Vec::new();
+        for region in regions.iter().filter(|region| filter.region.as_ref().is_none_or(|r| r == *region)) {
+            let all = delayed::list(self.client(), region).await?;
+            found.extend(all.into_iter().filter(|one| one.head().is_ok_and(|head| filter.matches(&head))));
+        }
+        Ok(found)
     }
 
     async fn order(

@@ -15,6 +15,7 @@ use schemas::{
     subjects::{self, JobSubject},
     time::Clock,
     token::TokenError,
+    topology::{delayed_stream, jobs_stream},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use transport::{
 
 use crate::{
     follower::{Asked, Follower},
+    moved,
     nats::{self, Kind, MailboxError, Reply},
     request::{JobRequest, new_job_id},
     router::Router,
@@ -226,36 +228,42 @@ impl Producer {
         let mut bytes = request.codec.encode(&body)?;
         let name = subject.to_string();
         let seen = JobHeaders { traceparent: request.traceparent.as_deref(), ..JobHeaders::default() };
-        if bytes.len() + HEADERS_MAX > self.client.max_payload()
-            && let Some(input) = take_input(&mut body)
-        {
-            body.input_ref = Some(payloads::put(&self.client, id, &input).await?);
-            bytes = request.codec.encode(&body)?;
-        }
         let now = SystemClock.now();
         let due = body.run_at.map(Micros::from).filter(|at| *at > now);
-        Job::check(subject.clone(), request.codec, seen, body, due.unwrap_or(now))?;
+        let check = |body| Job::check(subject.clone(), request.codec, seen, body, due.unwrap_or(now));
+        let (large, mut apart) = (bytes.len() + HEADERS_MAX > self.client.max_payload(), None);
+        if large {
+            // What is no job leaves nothing behind.
+            check(body.clone())?;
+        }
+        if large && let Some(input) = take_input(&mut body) {
+            let input = payloads::put(&self.client, tenant, id, &input).await?;
+            body.input_ref = Some(input.clone());
+            bytes = request.codec.encode(&body)?;
+            apart = Some(input);
+        }
+        // Only a trace context that is one by its shape goes out.
+        let traceparent = check(body)?.head.traceparent;
         let headers = Headers::new()
             .with(headers::CONTENT_TYPE, request.codec.content_type())
             .with(headers::SCHEMA, headers::JOB_V1)
-            .with_some(headers::TRACEPARENT, request.traceparent.as_deref());
-        let stored = match due {
+            .with_some(headers::TRACEPARENT, traceparent);
+        let message_id = id.job_message(tenant);
+        let (stream, published) = match due {
             None => {
-                let headers = headers.with(headers::MESSAGE_ID, id.job_message(tenant));
-                self.publisher.publish(name, headers, bytes.into()).await?
+                let headers = headers.with(headers::MESSAGE_ID, message_id);
+                (jobs_stream(&subject.region), self.publisher.publish(name, headers, bytes.into()).await)
             }
             Some(at) => {
-                delayed::delay(
-                    &self.publisher,
-                    (id, &subject),
-                    at,
-                    id.job_message(tenant),
-                    headers,
-                    bytes.into(),
-                )
-                .await?
+                let (publisher, target) = (&self.publisher, (id, &subject));
+                let delayed = delayed::delay(publisher, target, at, message_id, headers, bytes.into());
+                (delayed_stream(&subject.region), delayed.await)
             }
         };
+        if let Some(input) = apart {
+            moved::settle(&self.client, &stream, &input, &published).await;
+        }
+        let stored = published?;
         Ok(Ticket { job: id, seq: stored.seq, duplicate: stored.duplicate, due })
     }
 

@@ -16,7 +16,7 @@
 //! [`request`] is what a caller says, [`lines`] reads files of them, [`backfill`] runs such a file to its end,
 //! [`replay`] runs jobs of the past again, [`unique`] keeps a job from being submitted twice,
 //! [`cancel`] takes jobs back, [`later`] is for those that wait for their time, [`client`] sends jobs, [`waiting`] waits for their results
-//! (behind it `waiters` knows who waits, `router` hears results live, `follower` finds stored ones), [`nats`] reads the mailbox.
+//! (behind it `waiters` knows who waits, `router` hears results live, `follower` finds stored ones), `moved` removes inputs that no job needs, [`nats`] reads the mailbox.
 
 pub mod backfill;
 pub mod cancel;
@@ -25,6 +25,7 @@ mod follower;
 pub mod later;
 pub mod lines;
 pub mod log;
+mod moved;
 pub mod nats;
 pub mod replay;
 pub mod request;

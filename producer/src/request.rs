@@ -19,7 +19,7 @@ pub struct JobRequest {
     pub lane: Lane,
     /// How the body and the replies are written.
     pub codec: Codec,
-    /// W3C trace context to carry through.
+    /// W3C trace context to carry through; what has not the shape of one is left out.
     pub traceparent: Option<String>,
     /// The body. Its `id` is made when missing, its `mailbox` is the producer's own when missing.
     pub body: JobBody,

@@ -58,6 +58,14 @@ impl Codec {
         }
     }
 
+    /// Whether a body that reads is a map. A list is none, though it may read as one with its fields in order.
+    pub fn is_map(self, body: &[u8]) -> bool {
+        match self {
+            Self::Json => body.trim_ascii_start().first() == Some(&b'{'),
+            Self::MsgPack => matches!(body.first(), Some(0x80..=0x8f | 0xde | 0xdf)),
+        }
+    }
+
     /// Reads a value. A refusal costs a second pass that finds out which field was wrong.
     pub fn decode<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, CodecError> {
         match self {

@@ -9,7 +9,7 @@ pub const CONTENT_TYPE: &str = "Content-Type";
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// Schema and major version of the body, for instance `job.v1`.
 pub const SCHEMA: &str = "Beacon-Schema";
-/// W3C trace context, carried through to results and provider calls.
+/// W3C trace context, carried through to results and provider calls; see [`trace_context`].
 pub const TRACEPARENT: &str = "traceparent";
 /// A [`crate::handover::Handover`] as JSON, beside the untouched job body.
 pub const HANDOVER: &str = "Beacon-Handover";
@@ -23,6 +23,9 @@ pub const SCHEDULE: &str = "Nats-Schedule";
 /// On which subject of the same stream it does so.
 pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 
+/// Where a job waited for its time; the server adds it when it publishes the job.
+pub const SCHEDULER: &str = "Nats-Scheduler";
+
 /// Schema of a job.
 pub const JOB_V1: &str = "job.v1";
 /// Schema of a result.
@@ -31,6 +34,26 @@ pub const RESULT_V1: &str = "result.v1";
 pub const COST_V1: &str = "cost.v1";
 /// A piece of live output.
 pub const LIVE_V1: &str = "live.v1";
+
+/// The longest trace context that is carried through. Version 0 has 55 characters; later ones may add to that.
+const TRACEPARENT_MAX: usize = 128;
+
+/// A trace context, if it is one by its shape (W3C: `<version>-<trace>-<parent>-<flags>`, in lower-case hexadecimal digits). Anything
+/// else is left out: it would be repeated in every reply, and may be too long for any.
+pub fn trace_context(text: &str) -> Option<&str> {
+    let hex = |part: &str, digits| {
+        part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let mut parts = text.splitn(5, '-');
+    let shape = [2, 32, 16, 2].into_iter().all(|digits| parts.next().is_some_and(|part| hex(part, digits)));
+    let more = parts.next();
+    let known = match text.get(..2) {
+        Some("00") => more.is_none(),
+        Some("ff") | None => false,
+        Some(_) => more.is_none_or(|more| more.bytes().all(|b| b.is_ascii_graphic())),
+    };
+    (shape && known && text.len() <= TRACEPARENT_MAX).then_some(text)
+}
 
 /// A value of ours as JSON for a header: ASCII only. Some clients drop all headers of a message that has other characters in
 /// one of them, so those are written as `\\u` escapes, which every JSON reader understands.
@@ -71,6 +94,25 @@ mod tests {
         let text = json(&value);
         assert!(text.is_ascii(), "{text}");
         assert_eq!(serde_json::from_str::<String>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn only_what_has_the_shape_of_a_trace_context_is_carried_through() {
+        let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let later = context.replacen("00", "01", 1) + "-more";
+        for (text, carried) in [
+            (context, true),
+            (&*later, true),
+            (&format!("{later}{}", "x".repeat(TRACEPARENT_MAX)), false),
+            (&format!("{context}-more"), false),
+            (&context.replacen("00", "ff", 1), false),
+            (&context.to_uppercase(), false),
+            (&context[1..], false),
+            (&"x".repeat(65_450), false),
+            ("", false),
+        ] {
+            assert_eq!(trace_context(text).is_some(), carried, "{}", text.len());
+        }
     }
 
     #[test]

@@ -129,8 +129,9 @@ impl Deref for Job {
 }
 
 impl Job {
-    /// Reads and checks a message of a job subject. `now` decides whether `run_at` has come; a past `deadline`
-    /// is not an error here, it makes the job `expired` later.
+    /// Reads and checks a message of a job subject. `now` decides whether `run_at` has come, and is not before the server stored the
+    /// message: that happens when a delayed job is due, and the reader's own clock may be behind. A past `deadline` is not an error
+    /// here, it makes the job `expired` later.
     pub fn read(
         subject: JobSubject,
         headers: JobHeaders<'_>,
@@ -138,7 +139,9 @@ impl Job {
         now: Micros,
     ) -> Result<Self, JobError> {
         let codec = headers.codec()?;
-        let body: JobBody = codec.decode(body)?;
+        let bytes = body;
+        let body: JobBody = codec.decode(bytes)?;
+        head::check_map(codec, bytes)?;
         Self::check(subject, codec, headers, body, now)
     }
 

@@ -184,16 +184,24 @@ impl Journal {
         self.entries.retain(|e| !e.is_same_attempt(&entry));
         self.entries.push(entry);
         while self.entries.len() > ENTRIES_MAX {
-            // One that does not count goes first: it says least. The first entry that nobody knows the end of goes last.
-            let ended = |e: &Entry| e.expected().is_none();
-            let at = self.entries.iter().position(|e| !e.counts());
-            let at = at.or_else(|| self.entries.iter().position(ended)).unwrap_or(0);
-            let gone = self.entries.remove(at);
-            let count = if gone.counts() { &mut self.dropped.counted } else { &mut self.dropped.uncounted };
-            *count = count.saturating_add(1);
-            let cost = self.dropped.cost_usd.get().saturating_add(gone.cost().get());
-            self.dropped.cost_usd = UsdNanos::new(cost);
+            self.drop_one();
         }
+    }
+
+    /// Drops the entry that says least, and keeps what it adds to the sums.
+    pub fn drop_one(&mut self) {
+        // One that does not count goes first. The first entry that nobody knows the end of goes last.
+        let ended = |e: &Entry| e.expected().is_none();
+        let at = self.entries.iter().position(|e| !e.counts());
+        let at = at.or_else(|| self.entries.iter().position(ended)).unwrap_or(0);
+        if self.entries.is_empty() {
+            return;
+        }
+        let gone = self.entries.remove(at);
+        let count = if gone.counts() { &mut self.dropped.counted } else { &mut self.dropped.uncounted };
+        *count = count.saturating_add(1);
+        let cost = self.dropped.cost_usd.get().saturating_add(gone.cost().get());
+        self.dropped.cost_usd = UsdNanos::new(cost);
     }
 
     /// Adds what another copy of this job's journal knows: attempts that run at once each write what they know. An end that

@@ -83,6 +83,15 @@ pub fn delayed(region: &Region, tenant: &Tenant, job: JobId) -> String {
     format!("beacon.delayed.{region}.{tenant}.{job}")
 }
 
+/// The tenant who could publish at a place where a job waits for its time; `None` for an old place, and for what is none.
+pub fn delayed_owner(place: &str) -> Option<&str> {
+    let mut parts = place.strip_prefix("beacon.delayed.")?.split('.').skip(1);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(tenant), Some(_), None) => Some(tenant),
+        _ => None,
+    }
+}
+
 /// Where the jobs with an id wait for their time, one tenant's or all.
 pub fn delayed_of(region: &Region, tenant: Option<&Tenant>, job: JobId) -> String {
     format!("beacon.delayed.{region}.{}.{job}", tenant.map_or("*", Tenant::as_str))

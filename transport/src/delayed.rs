@@ -10,7 +10,7 @@ use schemas::{
     Codec, JobId, Micros, Region, Tenant,
     codec::CodecError,
     headers,
-    job::JobBody,
+    job::{Head, JobBody, JobError, JobHeaders},
     subjects::{self, JobSubject},
     topology::delayed_stream,
 };
@@ -40,6 +40,19 @@ pub struct Delayed {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+}
+
+impl Delayed {
+    /// The job, as its dispatcher will read it when its time has come.
+    pub fn head(&self) -> Result<Head, JobError> {
+        let get = |name| self.headers.get(name).map(HeaderValue::as_str);
+        let headers = JobHeaders {
+            content_type: get(headers::CONTENT_TYPE),
+            schema: get(headers::SCHEMA),
+            ..JobHeaders::default()
+        };
+        Head::read(self.subject.clone(), headers, &self.body, self.at)
+    }
 }
 
 /// Stores a job that is published on its own subject at `at`. `id` is the message's, for the server's dedupe.
@@ -120,7 +133,7 @@ async fn bring_one_forward(
     let own = Headers::new()
         .with_some(headers::CONTENT_TYPE, get(headers::CONTENT_TYPE))
         .with_some(headers::SCHEMA, get(headers::SCHEMA))
-        .with_some(headers::TRACEPARENT, get(headers::TRACEPARENT));
+        .with_some(headers::TRACEPARENT, get(headers::TRACEPARENT).and_then(headers::trace_context));
     let id = format!("{}:{}", delayed.job.job_message(&delayed.subject.tenant), now.get());
     // Its dispatcher refuses a body whose time has not come.
     let codec = Codec::from_content_type(get(headers::CONTENT_TYPE))?;
@@ -151,7 +164,12 @@ fn read(message: &Message) -> Option<Delayed> {
     let job = place.rsplit('.').next()?.parse().ok()?;
     let at = get(headers::SCHEDULE)?.strip_prefix("@at ")?;
     let at = chrono::DateTime::parse_from_rfc3339(at).ok()?.to_utc().into();
-    let subject = get(headers::SCHEDULE_TARGET)?.replacen("beacon.due.", "beacon.jobs.", 1).parse().ok()?;
+    let target = get(headers::SCHEDULE_TARGET)?;
+    let subject: JobSubject = target.replacen("beacon.due.", "beacon.jobs.", 1).parse().ok()?;
+    if subjects::delayed_owner(&place).is_some_and(|owner| owner != subject.tenant.as_str()) {
+        // Its schedule names another tenant than its publisher: it will be refused.
+        return None;
+    }
     let stored = get("Nats-Time-Stamp").and_then(|t| chrono::DateTime::parse_from_rfc3339(t).ok());
     let stored = stored.map_or(Micros::default(), |t| t.to_utc().into());
     Some(Delayed { job, place, subject, at, stored, headers, body: message.payload.clone() })

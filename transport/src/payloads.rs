@@ -14,7 +14,7 @@ use async_nats::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE as BASE64};
 use schemas::{
-    AttemptKey, JobId,
+    AttemptKey, JobId, Tenant,
     job::{Input, InputRef},
     reply::{Output, OutputRef},
     topology::{PAYLOADS_BUCKET, object_stream},
@@ -24,6 +24,7 @@ use tokio::{
     io::AsyncReadExt as _,
     time::{error::Elapsed, timeout},
 };
+use uuid::Uuid;
 
 use crate::api::{self, ApiError};
 
@@ -66,10 +67,17 @@ async fn store(client: &Client) -> Result<ObjectStore, PayloadError> {
     jetstream::new(client.clone()).get_object_store(PAYLOADS_BUCKET).await.map_err(store_error)
 }
 
-/// Stores a job's input under the job's id; when it returns, the input is stored.
-pub async fn put(client: &Client, job: JobId, input: &Input) -> Result<InputRef, PayloadError> {
+/// Stores a job's input; when it returns, the input is stored. Each call stores an object of its own, `<tenant>/<job>/<random>`: neither
+/// another tenant's job with this id nor a second submit replaces it.
+pub async fn put(
+    client: &Client,
+    tenant: &Tenant,
+    job: JobId,
+    input: &Input,
+) -> Result<InputRef, PayloadError> {
     let bytes = serde_json::to_vec(input).expect("an input has only string keys and no failing parts");
-    put_bytes(client, &job.to_string(), &bytes).await
+    let name = format!("{tenant}/{job}/{}", Uuid::now_v7().simple());
+    put_bytes(client, &name, &bytes).await
 }
 
 /// Stores bytes under a name; when it returns, they are stored.

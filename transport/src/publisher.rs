@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use self::answer::Answer;
-pub use self::answer::{PublishError, Stored};
+pub use self::answer::{HEADERS_MAX, PublishError, Stored};
 use crate::{denied::Denied, link::Link};
 
 /// Messages on the way. A larger window starves consumers on the same server: 25,000 outstanding left a consumer
@@ -180,9 +180,10 @@ impl Publisher {
         payload: Bytes,
     ) -> Result<Stored, PublishError> {
         let shared = &*self.shared;
-        let bytes = headers.wire_len() + payload.len();
-        if bytes > shared.client.max_payload() {
-            return Err(PublishError::TooLarge { subject, bytes });
+        let head = headers.wire_len();
+        let bytes = head + payload.len();
+        if bytes > shared.client.max_payload() || head > HEADERS_MAX {
+            return Err(PublishError::TooLarge { subject, bytes, headers: head });
         }
         // A caller with a limit would rather know than wait.
         if let Some(denied) = self.patience.total.and_then(|_| shared.deaf()) {
@@ -311,6 +312,7 @@ impl PublisherTask {
             Answer::TooLarge => Err(PublishError::TooLarge {
                 subject: entry.subject.to_string(),
                 bytes: entry.headers.wire_len() + entry.payload.len(),
+                headers: entry.headers.wire_len(),
             }),
             Answer::NoStream => Err(PublishError::NoStream(entry.subject.to_string())),
         };

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, HeaderMap, HeaderValue};
+use async_nats::{Client, HeaderMap, HeaderValue, Message};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use schemas::{
@@ -25,7 +25,7 @@ use crate::api::{self, ApiError};
 /// A scan reads headers only; a million of them take seconds, more means that a mailbox is shared by too many.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often, and after which pause, a job that a replica does not have is asked for again: two seconds in all.
+/// How often, and after which pause, a message that a replica does not have is asked for again: two seconds in all.
 const ASK_AGAIN: u32 = 7;
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
@@ -73,36 +73,9 @@ pub async fn costs_since(
     Ok(found)
 }
 
-/// A stored result by its sequence in `REPLIES`; `None` where there is none any more, or it does not read.
-pub async fn result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, ApiError> {
-    let found = api::at_within(client, topology::REPLIES, seq, GET_WITHIN).await?;
-    Ok(found.and_then(|message| read_result(&message)))
-}
-
-/// A result that a scan has just seen, by its sequence; `None` where it does not read. A replica may not have it yet: it is asked again,
-/// and what it still does not have then is an error and not a result that is gone.
-pub async fn seen_result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, ApiError> {
-    for nth in 0..=ASK_AGAIN {
-        if nth > 0 {
-            sleep(ASK_AGAIN_AFTER).await;
-        }
-        if let Some(message) = api::at_within(client, topology::REPLIES, seq, GET_WITHIN).await? {
-            return Ok(read_result(&message));
-        }
-    }
-    let subject = format!("DIRECT.GET.{}", topology::REPLIES);
-    Err(ApiError::Odd { subject, what: format!("result {seq} was seen and is not there yet") })
-}
-
-fn read_result(message: &async_nats::Message) -> Option<JobResult> {
-    let content_type = message.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE));
-    let codec = Codec::from_content_type(content_type.map(HeaderValue::as_str)).unwrap_or_default();
-    codec.decode(&message.payload).ok()
-}
-
-/// Headers and body of a job by its place in the log, as its producer sent them; `None` where it was trimmed.
-pub async fn job_at(client: &Client, stream: &str, seq: u64) -> Result<Option<(HeaderMap, Bytes)>, ApiError> {
-    // A replica that is a moment behind does not have yet what was stored a moment ago: it is asked again before it is believed.
+/// A stored message. A replica that is a moment behind does not have yet what was stored a moment ago: it is asked again before it is
+/// believed.
+async fn at(client: &Client, stream: &str, seq: u64) -> Result<Option<Message>, ApiError> {
     let mut found = api::at_within(client, stream, seq, GET_WITHIN).await?;
     for _ in 0..ASK_AGAIN {
         if found.is_some() {
@@ -111,7 +84,37 @@ pub async fn job_at(client: &Client, stream: &str, seq: u64) -> Result<Option<(H
         sleep(ASK_AGAIN_AFTER).await;
         found = api::at_within(client, stream, seq, GET_WITHIN).await?;
     }
-    let Some(message) = found else { return Ok(None) };
+    Ok(found)
+}
+
+/// A stored result by its sequence in `REPLIES`; `None` where there is none any more, or it does not read.
+pub async fn result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, ApiError> {
+    let found = at(client, topology::REPLIES, seq).await?;
+    Ok(found.and_then(|message| read_result(&message)))
+}
+
+/// A result that a scan has just seen, by its sequence; `None` where it does not read.
+///
+/// # Errors
+/// If the server does not answer, or a replica still does not have the result: that is no result that is gone.
+pub async fn seen_result_at(client: &Client, seq: u64) -> Result<Option<JobResult>, ApiError> {
+    let found = at(client, topology::REPLIES, seq).await?;
+    let message = found.ok_or_else(|| ApiError::Odd {
+        subject: format!("DIRECT.GET.{}", topology::REPLIES),
+        what: format!("result {seq} was seen and is not there yet"),
+    })?;
+    Ok(read_result(&message))
+}
+
+fn read_result(message: &Message) -> Option<JobResult> {
+    let content_type = message.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE));
+    let codec = Codec::from_content_type(content_type.map(HeaderValue::as_str)).unwrap_or_default();
+    codec.decode(&message.payload).ok()
+}
+
+/// Headers and body of a job by its place in the log, as its producer sent them; `None` where it was trimmed.
+pub async fn job_at(client: &Client, stream: &str, seq: u64) -> Result<Option<(HeaderMap, Bytes)>, ApiError> {
+    let Some(message) = at(client, stream, seq).await? else { return Ok(None) };
     let own = message
         .headers
         .iter()

@@ -29,7 +29,7 @@ use self::{
     course::{Course, Effect, Event, Terms},
     journal::Pages,
 };
-pub use self::{ears::Ears, report::Complaints, settled::Settled};
+pub use self::{ears::Ears, settled::Settled};
 use crate::{
     booking,
     clock::Now,

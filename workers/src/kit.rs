@@ -7,10 +7,7 @@ use tokio_util::sync::CancellationToken;
 use transport::{Publisher, acks::Acks, bucket::Bucket, cancels::CancelWatch};
 
 use crate::{
-    attempt::{Complaints, course::Site},
-    clock::Clock,
-    config::PoolConfig,
-    lookup::Lookup,
+    attempt::course::Site, clock::Clock, complaints::Complaints, config::PoolConfig, lookup::Lookup,
     metrics::PoolMetrics,
 };
 

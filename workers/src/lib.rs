@@ -11,6 +11,7 @@ pub mod adapters;
 pub mod attempt;
 pub mod booking;
 pub mod clock;
+mod complaints;
 pub mod config;
 mod health;
 pub mod keeper;

@@ -73,7 +73,7 @@ impl Lookup {
         let (places, booked) = found?;
         let mut results = Vec::with_capacity(places.len());
         for place in places {
-            results.extend(stored::result_at(&self.client, place).await?);
+            results.extend(stored::seen_result_at(&self.client, place).await?);
         }
         Ok(Found { results, booked })
     }

@@ -44,6 +44,7 @@ pub fn read_job(
         message_id: get(headers::MESSAGE_ID),
         schema: get(headers::SCHEMA),
         traceparent: get(headers::TRACEPARENT),
+        scheduler: get(headers::SCHEDULER),
     };
     Job::read(subject, headers, body, now)
 }

@@ -12,7 +12,11 @@
 
 mod start;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_nats::{HeaderMap, Subscriber};
 use futures_util::{FutureExt, StreamExt};
@@ -22,7 +26,7 @@ use serde::Serialize;
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -309,26 +313,33 @@ impl Pool {
             }
         }
         let due = self.shift.tick(self.kit.clock.now());
+        let connects = self.connects();
         self.send(due).await;
         if self.shift.all_told() && !self.untold.is_empty() {
-            self.announce();
+            self.announce(connects);
         }
     }
 
+    /// How often the client has connected.
+    fn connects(&self) -> u64 {
+        self.kit.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
     /// Tells attempts that their acceptances are on their way, once these have left this process: its death takes nothing back
-    /// that is written.
-    fn announce(&mut self) {
+    /// that is written. `connects` counts the connections before they were sent.
+    fn announce(&mut self, connects: u64) {
         let (told, client) = (std::mem::take(&mut self.untold), self.kit.client.clone());
-        // Without a connection it waits. Once an offer has lapsed, its attempt lets go of it by itself.
+        // Without a connection it waits, until the last of the offers has lapsed.
         let patience = self.lapse.since(self.kit.clock.now().wall) + PAST;
         self.errands.spawn(async move {
-            let written = timeout(patience, client.flush()).await;
-            if !matches!(written, Ok(Ok(()))) {
+            let flushed = matches!(timeout(patience, client.flush()).await, Ok(Ok(())));
+            // What was in the buffer of a connection that broke is lost.
+            let written = flushed && client.statistics().connects.load(Ordering::Relaxed) == connects;
+            if !written {
                 warn!(attempts = told.len(), "acceptances not written in time; the jobs are offered again");
-                sleep(if written.is_ok() { patience } else { Duration::ZERO }).await;
             }
             for ears in told {
-                ears.announce();
+                ears.announce(written);
             }
         });
     }

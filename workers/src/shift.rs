@@ -28,7 +28,10 @@ use schemas::{
     time::micros,
 };
 
-use self::{inbox::Inbox, warm::Warmth};
+use self::{
+    inbox::{BEAT_EVERY, Inbox},
+    warm::Warmth,
+};
 use crate::{
     attempt::{Settled, course::News},
     clock::Now,
@@ -43,8 +46,6 @@ const FLUSH_EACH: Duration = Duration::from_micros(60);
 const FLUSH_AFTER: Duration = Duration::from_millis(2);
 /// Heartbeats on change come no faster than this.
 const BEAT_MIN: Duration = Duration::from_millis(5);
-/// Heartbeats and roll calls come at least so often.
-const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// Machines are told of no faster than this: 500 of them are 75 KB, and heartbeats follow every change.
 const LOADS_EVERY: Duration = Duration::from_millis(900);
@@ -209,6 +210,7 @@ impl Shift {
     pub fn ended(&mut self, number: u64, settled: Option<Settled>, now: Now) {
         let Some(Running { job, model, offer, .. }) = self.running.remove(&number) else { return };
         self.jobs.remove(&job);
+        let lost = settled.is_none();
         let settled = settled.unwrap_or(Settled::NOTHING);
         match settled.failed {
             None => {
@@ -230,7 +232,7 @@ impl Shift {
             cold_us: micros(settled.cold),
             cost_usd: settled.cost,
             kept: settled.kept,
-            lost: false,
+            lost,
         });
         self.flush_soon(now);
     }

@@ -4,12 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 
 use futures_util::{StreamExt as _, stream};
 use producer::{
-    Producer, log,
+    Producer,
+    cancel::TakenBack,
+    log,
     replay::{Selection, Source},
 };
 use schemas::{
     JobId, Mailbox, Micros, Region, Tenant,
-    cancel::{Filter, Order, Target},
+    cancel::{Filter, Target},
     reply::{JobResult, Status},
     time::Clock as _,
 };
@@ -48,18 +50,18 @@ async fn cancel(
 ) -> anyhow::Result<()> {
     let regions = &session.config.topology.regions;
     let mut orders = stream::iter(targets)
-        // A job that waits for its time ends now; the filter's ones when theirs comes.
         .map(async |target| match target {
             Target::Job(job) => {
-                anyhow::Ok(producer.cancel_of(whose.tenant(job), regions, job, &args.reason).await?)
+                let order = producer.cancel_of(whose.tenant(job), regions, job, &args.reason).await?;
+                anyhow::Ok(TakenBack { order, delayed: 0 })
             }
-            filter @ Target::Matching(_) => Ok(producer.cancel(filter, &args.reason).await?),
+            Target::Matching(filter) => Ok(producer.cancel_matching(regions, filter, &args.reason).await?),
         })
         .buffered(AT_ONCE);
     while let Some(order) = orders.next().await {
-        let order = order?;
+        let taken = order?;
         if !args.wait {
-            tell(&order, session.json)?;
+            tell(&taken, session.json)?;
         }
     }
     drop(orders);
@@ -155,14 +157,14 @@ fn targets(args: &Cancel, session: &Session) -> anyhow::Result<Vec<Target>> {
     Ok(vec![Target::Matching(Filter { tenant, ..filter })])
 }
 
-fn tell(order: &Order, json: bool) -> anyhow::Result<()> {
+fn tell(TakenBack { order, delayed }: &TakenBack, json: bool) -> anyhow::Result<()> {
     if json {
         return output::json(order);
     }
     match &order.target {
         Target::Job(job) => output::line(format!("{job} is taken back")),
         Target::Matching(_) => output::line(format!(
-            "every job that matches and was accepted before {} is taken back",
+            "every job that matches and was accepted before {} is taken back, {delayed} of them before their time",
             order.at_us
         )),
     }

@@ -12,8 +12,8 @@ use schemas::{
 };
 use tracing::{error, warn};
 use transport::{
-    Headers, PublishError, Publisher, SystemClock, acks::Acks, api::ApiError, payloads, replies::Address,
-    stored,
+    Headers, PublishError, Publisher, SystemClock, acks::Acks, api::ApiError, payloads,
+    publisher::HEADERS_MAX, replies::Address, stored,
 };
 
 use super::Ending;
@@ -21,6 +21,10 @@ use crate::{insist, look_up, metrics, nats::Parcel};
 
 /// What a dead letter's headers need besides the obituary, at most.
 const LETTER_HEADERS: usize = 2_048;
+/// What the obituary may take, so that the server stores all headers.
+const OBITUARY_MAX: usize = HEADERS_MAX - LETTER_HEADERS;
+/// How much is kept of what a broken job's headers say, in characters.
+const OWN_HEADER_MAX: usize = 128;
 
 /// Why a dead letter was not stored.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +47,16 @@ impl Ending {
         }
         // The job's journal is not read again after this: what is not booked now is booked by nobody.
         self.book_unfinished(&publisher, now).await;
-        if let Err(error) = self.tell(&client, &publisher, now).await {
-            error!(%error, "terminal result not stored; the job will be delivered again");
-            return;
+        match self.tell(&client, &publisher, now).await {
+            Ok(()) => {}
+            // It would be so after each delivery.
+            Err(error @ PublishError::TooLarge { .. }) => {
+                error!(%error, "terminal result not stored; the job ends without one");
+            }
+            Err(error) => {
+                error!(%error, "terminal result not stored; the job will be delivered again");
+                return;
+            }
         }
         metrics::ended(self.status);
         acks.ack(self.lease).await;
@@ -62,20 +73,21 @@ impl Ending {
         let Some(mut letter) = self.letter(now) else { return Ok(()) };
         let found = stored::job_at(client, self.lease.stream(), self.lease.stream_seq).await?;
         let parcel = found.map_or_else(Parcel::default, |(headers, body)| Parcel { headers, body });
-        let (mut json, mut body) = (headers::json(&letter), parcel.body);
+        let most = OBITUARY_MAX.min(client.max_payload().saturating_sub(LETTER_HEADERS));
+        let (mut json, mut body) = (letter.header(most), parcel.body);
         if body.len() + json.len() + LETTER_HEADERS > client.max_payload() {
             // The letter and the text do not fit into one message: the text goes into the object store.
             let name = format!("dead/{}/{}", self.lease.stream(), self.lease.stream_seq);
             letter.body_ref = Some(payloads::put_bytes(client, &name, &body).await?);
-            (json, body) = (headers::json(&letter), Bytes::new());
+            (json, body) = (letter.header(most), Bytes::new());
         }
         let own = crate::nats::job_headers(Some(&parcel.headers));
         let map = Headers::new()
             .with(headers::MESSAGE_ID, self.letter_id())
             .with(headers::OBITUARY, json)
-            .with_some(headers::CONTENT_TYPE, own.content_type)
-            .with_some(headers::SCHEMA, own.schema)
-            .with_some(headers::TRACEPARENT, own.traceparent);
+            .with_some(headers::CONTENT_TYPE, own.content_type.map(short))
+            .with_some(headers::SCHEMA, own.schema.map(short))
+            .with_some(headers::TRACEPARENT, own.traceparent.and_then(headers::trace_context));
         let subject = subjects::dead(&self.region, &self.model, self.failure.class);
         publisher.publish(subject, map, body).await?;
         Ok(())
@@ -121,6 +133,11 @@ impl Ending {
         let (subject, map, body) = address.id_taken(&result, self.lease.stream_seq);
         publisher.publish(subject, map, body).await.map(drop)
     }
+}
+
+/// A header of a job, cut where it is longer than any of ours.
+fn short(text: &str) -> String {
+    text.chars().take(OWN_HEADER_MAX).collect()
 }
 
 /// Whether two results with one id are of two jobs.

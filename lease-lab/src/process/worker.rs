@@ -483,7 +483,7 @@ impl Worker {
         for number in numbers {
             if let Some(attempt) = self.attempts.get_mut(&number) {
                 attempt.announces = None;
-                self.apply(number, Event::Announced, desk);
+                self.apply(number, if told { Event::Announced } else { Event::Lapsed }, desk);
             }
         }
     }

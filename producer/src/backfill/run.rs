@@ -2,6 +2,7 @@
 //!
 //! Files are written on the task's own thread: a checkpoint a second is some milliseconds, and nothing may pass it.
 
+mod again;
 mod doubts;
 mod lost;
 mod reserved;
@@ -44,8 +45,6 @@ use crate::{
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// Results taken in between two such times at most: what a crash makes us read again.
 const KEEP_AFTER: u64 = 50_000;
-/// Before a line that was not taken is sent again: the stream is full, or the server is away.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Jobs out while nobody knows what one may cost, and there is a limit to keep.
 const UNPRICED: u64 = 4;
 /// Lines read before the next look at everything else.
@@ -121,7 +120,8 @@ pub struct Backfill {
     unreads: unread::Unreads,
 }
 
-type Sent = (u64, Box<JobRequest>, Result<(), SubmitError>);
+/// A line, how often it was sent, and what came of the last time.
+type Sent = (u64, Box<JobRequest>, u32, Result<(), SubmitError>);
 
 /// The next thing to do with the file.
 enum Next {
@@ -246,7 +246,9 @@ impl Backfill {
                     break;
                 }
                 match self.next(SystemClock.now())? {
-                    Next::Send(line, request) => sending.push(send(producer, line, request, Duration::ZERO)),
+                    Next::Send(line, request) => {
+                        sending.push(send(producer, (line, request, 0), Duration::ZERO))
+                    }
                     Next::Settled => {}
                     Next::End => end = true,
                 }
@@ -287,14 +289,14 @@ impl Backfill {
                         next = arrived.try_recv().ok();
                     }
                 }
-                Some((line, request, outcome)) = sending.next() => match outcome {
+                Some((line, request, tries, outcome)) = sending.next() => match outcome {
                     Ok(()) => drop(self.unacknowledged.remove(&line)),
-                    Err(SubmitError::Publish(PublishError::Full { .. } | PublishError::Unknown(_))) => {
-                        sending.push(send(producer, line, request, AGAIN_AFTER));
-                    }
                     // No line of the file can change that.
                     Err(SubmitError::Publish(error @ PublishError::NotPermitted(_))) => return Err(error.into()),
-                    Err(error) => self.refused(line, &error.to_string())?,
+                    Err(error) => match again::again(&error, tries) {
+                        Some(pause) => sending.push(send(producer, (line, request, tries), pause)),
+                        None => self.refused(line, &error.to_string())?,
+                    },
                 },
                 Some(ended) = reading.join_next() => {
                     // It goes on until the run ends, so without it the run would wait for ever.
@@ -463,12 +465,17 @@ fn defaults(options: &Options) -> Defaults<'_> {
     Defaults { catalog: &options.catalog, regions: &options.regions, model: options.model.clone() }
 }
 
-fn send(producer: &Producer, line: u64, request: Box<JobRequest>, after: Duration) -> BoxFuture<'_, Sent> {
+/// Sends a line, that was sent so many times before, after a while.
+fn send(
+    producer: &Producer,
+    (line, request, tries): (u64, Box<JobRequest>, u32),
+    after: Duration,
+) -> BoxFuture<'_, Sent> {
     Box::pin(async move {
         if !after.is_zero() {
             sleep(after).await;
         }
         let outcome = producer.submit(&request).await.map(drop);
-        (line, request, outcome)
+        (line, request, tries.saturating_add(1), outcome)
     })
 }

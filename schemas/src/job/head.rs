@@ -14,7 +14,8 @@ use super::parts::{
     Routing, null_is_default,
 };
 use crate::{
-    Codec, JobId, Mailbox, Micros, Tenant, UsdNanos, ids::JobIdError, subjects::JobSubject, token::TokenError,
+    Codec, JobId, Mailbox, Micros, Tenant, UsdNanos, headers::trace_context, ids::JobIdError,
+    subjects::JobSubject, token::TokenError,
 };
 
 /// Everything about a checked job but its text, together with what its subject and headers say.
@@ -44,7 +45,7 @@ pub struct Head {
     pub live: bool,
     /// The job that this one runs again.
     pub replay_of: Option<JobId>,
-    /// W3C trace context.
+    /// W3C trace context, if the header has the shape of one.
     pub traceparent: Option<String>,
 }
 
@@ -90,7 +91,9 @@ impl Head {
         now: Micros,
     ) -> Result<Self, JobError> {
         let codec = headers.codec()?;
-        let body: HeadBody = codec.decode(body)?;
+        let bytes = body;
+        let body: HeadBody = codec.decode(bytes)?;
+        check_map(codec, bytes)?;
         check_input(
             body.input_ref.is_some(),
             body.messages.as_ref().map(|turns| turns.count),
@@ -106,6 +109,10 @@ impl Head {
         body: HeadBody,
         now: Micros,
     ) -> Result<Self, JobError> {
+        if let Some(owner) = headers.strange_owner(&subject.tenant) {
+            let rule = format!("must end in the tenant `{owner}`, on whose subject the job was delayed");
+            return Err(JobError::field("Nats-Schedule-Target", rule));
+        }
         let id = one_id(body.id.as_deref(), headers.message_id, &subject.tenant)?;
         check_params(&body.params)?;
         let max_attempts = body.max_attempts.unwrap_or(ATTEMPTS_DEFAULT);
@@ -119,6 +126,12 @@ impl Head {
         check_labels(&body.labels)?;
         let refuse = |e: JobIdError| JobError::field("replay_of", e.to_string());
         let replay_of = body.replay_of.map(|text| text.parse().map_err(refuse)).transpose()?;
+        if body.run_at.is_some_and(|at| at.timestamp_nanos_opt().is_none() && at > DateTime::UNIX_EPOCH) {
+            return Err(JobError::field(
+                "run_at",
+                "must lie before 2262-04-11: the server counts nanoseconds",
+            ));
+        }
         if body.run_at.is_some_and(|at| Micros::from(at) > now + Duration::from_secs(60)) {
             return Err(JobError::field(
                 "run_at",
@@ -138,7 +151,7 @@ impl Head {
             labels: body.labels,
             live: body.live,
             replay_of,
-            traceparent: headers.traceparent.map(str::to_owned),
+            traceparent: headers.traceparent.and_then(trace_context).map(str::to_owned),
         })
     }
 }
@@ -211,6 +224,11 @@ pub(super) fn check_input(stored: bool, turns: Option<usize>, prompt: Option<usi
         (false, Some(0), None) => Err(JobError::field("messages", "must hold at least one message")),
         (false, None, Some(0)) => Err(JobError::field("prompt", "must not be empty")),
     }
+}
+
+/// A list of values in the order of our fields is no job.
+pub(super) fn check_map(codec: Codec, body: &[u8]) -> Result<(), JobError> {
+    if codec.is_map(body) { Ok(()) } else { Err(JobError::field("body", "must be a map of named fields")) }
 }
 
 /// The id that body and header name. The header may name the tenant behind it, which must be the subject's.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{Codec, ProviderId, Region, codec::CodecError, headers};
+use crate::{Codec, ProviderId, Region, Tenant, codec::CodecError, headers, subjects::delayed_owner};
 
 /// Attempts a job gets when it does not say.
 pub const ATTEMPTS_DEFAULT: u16 = 4;
@@ -110,9 +110,16 @@ pub struct JobHeaders<'a> {
     pub schema: Option<&'a str>,
     /// `traceparent`.
     pub traceparent: Option<&'a str>,
+    /// `Nats-Scheduler`.
+    pub scheduler: Option<&'a str>,
 }
 
 impl JobHeaders<'_> {
+    /// The tenant on whose subject a delayed job was published, if that is not `tenant`, which its schedule names.
+    pub(super) fn strange_owner(&self, tenant: &Tenant) -> Option<&str> {
+        self.scheduler.and_then(delayed_owner).filter(|owner| *owner != tenant.as_str())
+    }
+
     /// How the body is written, if it is a job of a version that this code reads.
     pub(super) fn codec(&self) -> Result<Codec, JobError> {
         if !headers::schema_is(self.schema, headers::JOB_V1) {

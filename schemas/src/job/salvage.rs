@@ -2,18 +2,20 @@
 //!
 //! The look walks the top level of the body as far as it goes and reads the texts of `id` and `mailbox` there; every other value is
 //! skipped by its outline, whatever it holds: half a surrogate pair, bytes that are no UTF-8, a wrong type, an unknown
-//! extension. It goes over the body once, calls nothing for nested values, and ends where the body breaks off.
+//! extension. It goes over the body once and calls nothing for nested values. Where it gets lost, as behind a quote that a sender
+//! forgot to escape, what is still missing is looked for by name in the rest.
 
 use super::{JobHeaders, read_mailbox};
-use crate::{Codec, JobId, Mailbox, subjects::JobSubject};
+use crate::{Codec, JobId, Mailbox, Tenant, subjects::JobSubject};
 
 /// What can still be read of a message that is not a job: enough to tell its sender.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Salvage {
     /// The id, from the header or the body.
     pub id: Option<JobId>,
-    /// The mailbox that the body names in its own tenant, or the default one when the body is a map that names none as far as
-    /// it can be read. `None` when the body is no map, or names a mailbox that cannot be the sender's.
+    /// The mailbox that the body names in its own tenant, or the default one when the body is a map that names none, as far as
+    /// it can be read, or one that breaks the rule. `None` when the body is no map, names another tenant's mailbox, or was delayed by
+    /// another tenant.
     pub mailbox: Option<Mailbox>,
     /// The codec for the reply.
     pub codec: Codec,
@@ -28,8 +30,16 @@ pub fn salvage(subject: Option<&JobSubject>, headers: JobHeaders<'_>, body: &[u8
     let id = header.or_else(|| fields.as_ref()?.id.as_ref()?.parse().ok());
     let mailbox = fields
         .zip(subject)
-        .and_then(|(fields, subject)| read_mailbox(fields.mailbox.as_deref(), &subject.tenant).ok());
+        // The subject is not the sender's own.
+        .filter(|(_, subject)| headers.strange_owner(&subject.tenant).is_none())
+        .and_then(|(fields, subject)| own_mailbox(fields.mailbox.as_deref(), &subject.tenant));
     Salvage { id, mailbox, codec }
+}
+
+/// Where to tell the sender, whatever its name for that is; nowhere if it is in another tenant.
+fn own_mailbox(text: Option<&str>, tenant: &Tenant) -> Option<Mailbox> {
+    let owner = text.and_then(|text| text.split_once('.')?.0.parse::<Tenant>().ok());
+    owner.is_none_or(|owner| owner == *tenant).then(|| read_mailbox(text, tenant).unwrap_or_default())
 }
 
 /// The two texts that are looked for.
@@ -50,6 +60,9 @@ impl Fields {
     }
 }
 
+/// How far behind a name its text may end, in bytes: an id or a mailbox, and some space.
+const NEAR: usize = 256;
+
 /// A walk over JSON, behind the brace that opens its top level.
 struct Json<'a> {
     rest: &'a [u8],
@@ -63,9 +76,37 @@ impl<'a> Json<'a> {
 
     fn fields(mut self) -> Fields {
         let mut fields = Fields::default();
-        // `None`: the body breaks off there. What was found before holds.
-        while self.entry(&mut fields).is_some() {}
-        fields
+        loop {
+            let begin = self.rest;
+            // `None`: it ends, breaks off or makes no sense there. What was found before holds.
+            if self.entry(&mut fields).is_none() {
+                Self { rest: begin }.by_name(&mut fields);
+                return fields;
+            }
+        }
+    }
+
+    /// Looks for what is missing by name, wherever it stands. It may find what a nested value or a prompt says, but only in a body that
+    /// makes no sense, and replies stay in the sender's tenant. Each name is looked at once and not further than [`NEAR`].
+    fn by_name(self, fields: &mut Fields) {
+        for at in 0..self.rest.len() {
+            let near = &self.rest[at..self.rest.len().min(at + NEAR)];
+            let names: [&[u8]; 4] = [br#""id""#, b"'id'", br#""mailbox""#, b"'mailbox'"];
+            let Some(name) = names.into_iter().find(|name| near.starts_with(name)) else { continue };
+            let mut walk = Json { rest: &near[name.len()..] };
+            let Some(text) = walk.named_text() else { continue };
+            if name[1..].starts_with(b"id") {
+                fields.id = fields.id.take().or(Some(text).filter(|text| text.parse::<JobId>().is_ok()));
+            } else {
+                fields.mailbox = fields.mailbox.take().or(Some(text));
+            }
+        }
+    }
+
+    /// The text behind a colon.
+    fn named_text(&mut self) -> Option<String> {
+        self.rest = self.rest.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+        decoded(self.text()?)
     }
 
     fn entry(&mut self, fields: &mut Fields) -> Option<()> {
@@ -217,8 +258,9 @@ impl<'a> MsgPack<'a> {
             0x80..=0x8f => Head::Values(2 * (marker & 0x0f)),
             0x90..=0x9f => Head::Values(marker & 0x0f),
             0xa0..=0xbf => Head::Text(marker & 0x1f),
-            // Binary data, and extensions of any length with a byte for their type.
-            0xc4..=0xc6 => Head::Bytes(self.number(1 << (marker - 0xc4))?),
+            // Some encoders write texts as binary data, and job readers take them.
+            0xc4..=0xc6 => Head::Text(self.number(1 << (marker - 0xc4))?),
+            // Extensions of any length with a byte for their type.
             0xc7..=0xc9 => Head::Bytes(self.number(1 << (marker - 0xc7))? + 1),
             0xca => Head::Bytes(4),
             0xcb => Head::Bytes(8),

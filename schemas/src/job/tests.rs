@@ -59,9 +59,26 @@ fn a_refusal_names_the_field_and_the_rule() {
     check_refused(&format!(r#"{{"id":"{ID}","prompt":"x","deadline":"soon"}}"#), &["deadline"]);
     check_refused(&format!(r#"{{"id":"{ID}","prompt":"x","max_attempts":0}}"#), &["max_attempts"]);
     check_refused(
-        &format!(r#"{{"id":"{ID}","prompt":"x","run_at":"2999-01-01T00:00:00Z"}}"#),
+        &format!(r#"{{"id":"{ID}","prompt":"x","run_at":"2199-01-01T00:00:00Z"}}"#),
         &["run_at", "beacon.delayed"],
     );
+    // There, too: the server would publish it at once.
+    for year in ["2262-04-12", "2999-01-01"] {
+        check_refused(
+            &format!(r#"{{"id":"{ID}","prompt":"x","run_at":"{year}T00:00:00Z"}}"#),
+            &["run_at", "2262-04-11"],
+        );
+    }
+}
+
+#[test]
+fn a_list_is_no_job() {
+    check_refused(&format!(r#" ["{ID}",null,"hi"]"#), &["body", "map"]);
+    let list = (ID, (), "hi");
+    let packed = rmp_serde::to_vec(&list).unwrap();
+    let headers = JobHeaders { content_type: Some("application/msgpack"), ..JobHeaders::default() };
+    let refused = Job::read(subject(), headers, &packed, Micros::default()).unwrap_err().to_string();
+    assert!(refused.contains("body"), "{refused}");
 }
 
 #[test]
@@ -92,6 +109,21 @@ fn an_id_in_the_header_may_name_its_tenant_and_no_other() {
     assert_eq!(read(ID).unwrap().id, read(&format!("{ID}:acme")).unwrap().id);
     let refused = read(&format!("{ID}:other")).unwrap_err().to_string();
     assert!(refused.contains("acme") && refused.contains("Nats-Msg-Id"), "{refused}");
+}
+
+#[test]
+fn a_job_that_another_tenant_delayed_is_refused_and_nobody_is_told() {
+    let body = format!(r#"{{"id":"{ID}","prompt":"x"}}"#);
+    for (tenant, own) in [("acme", true), ("other", false)] {
+        let place = format!("beacon.delayed.us-east.{tenant}.{ID}");
+        let headers = JobHeaders { scheduler: Some(&place), ..JobHeaders::default() };
+        let read = Head::read(subject(), headers, body.as_bytes(), Micros::default());
+        assert_eq!(read.is_ok(), own, "{read:?}");
+        assert_eq!(salvage(Some(&subject()), headers, body.as_bytes()).mailbox.is_some(), own);
+    }
+    let old = format!("beacon.delayed.us-east.{ID}");
+    let headers = JobHeaders { scheduler: Some(&old), ..JobHeaders::default() };
+    assert!(Head::read(subject(), headers, body.as_bytes(), Micros::default()).is_ok());
 }
 
 #[test]

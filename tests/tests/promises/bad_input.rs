@@ -57,6 +57,14 @@ fn cases() -> Vec<Case> {
     };
     let surrogate = broken(|text| text.replace("PROMPT", r"half a pair: \ud83d").into_bytes());
     let truncated = broken(|text| text[..text.len() - 3].into());
+    let unescaped = broken(|text| text.replace("PROMPT", r#"he said "hi" to me"#).into_bytes());
+    let list = Case {
+        told: false,
+        ..broken(|text| {
+            let fields: serde_json::Value = serde_json::from_str(&text).unwrap();
+            json!([fields["id"], null, "hi"]).to_string().into_bytes()
+        })
+    };
     let extension = Case {
         content_type: "application/msgpack",
         ..broken(|text| {
@@ -84,9 +92,12 @@ fn cases() -> Vec<Case> {
         case(with("params", json!({ "max_tokens": "many" })), &["params.max_tokens"]),
         case(with("params", json!({ "temperature": 9 })), &["params.temperature", "0 to 2"]),
         case(with("messages", json!([])), &["only one"]),
+        unescaped,
+        list,
         case(with("max_cost_usd", json!("-1")), &["max_cost_usd"]),
         Case { told: false, ..case(with("mailbox", json!("other.inbox")), &["mailbox", "acme"]) },
-        case(with("run_at", json!("2999-01-01T00:00:00Z")), &["run_at", "beacon.delayed"]),
+        case(with("run_at", json!("2199-01-01T00:00:00Z")), &["run_at", "beacon.delayed"]),
+        case(with("run_at", json!("2999-01-01T00:00:00Z")), &["run_at", "2262-04-11"]),
     ]
 }
 
@@ -193,6 +204,10 @@ async fn an_unknown_model_region_or_lane_is_refused_at_once() {
     wrong.body.params.temperature = Some(9.0);
     let refusal = producer.submit(&wrong).await.unwrap_err().to_string();
     assert!(refusal.contains("params.temperature"), "{refusal}");
+    let mut never = roles::job("x");
+    never.body.run_at = Some("2262-04-12T00:00:00Z".parse().unwrap());
+    let refusal = producer.submit(&never).await.unwrap_err().to_string();
+    assert!(refusal.contains("run_at") && refusal.contains("2262-04-11"), "{refusal}");
     dispatcher.stop().await;
     producer.close().await;
 }

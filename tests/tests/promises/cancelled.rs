@@ -241,6 +241,38 @@ async fn a_delayed_job_is_not_brought_forward_by_another_tenant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_filter_takes_back_delayed_jobs_too() {
+    let mut scene = Scene::new(Script::Succeed).await;
+    let (other, region) = (other(&scene.nats).await, roles::REGION.parse().unwrap());
+    let labelled = |run: &str| {
+        let mut request = later();
+        request.body.labels.insert("run".into(), run.into());
+        request
+    };
+    let night = scene.producer.submit(&labelled("night")).await.unwrap().job;
+    let day = scene.producer.submit(&labelled("day")).await.unwrap().job;
+    let theirs = other.submit(&labelled("night")).await.unwrap().job;
+    let filter = Filter { labels: [("run".to_owned(), "night".to_owned())].into(), ..Filter::default() };
+    let regions = std::slice::from_ref(&region);
+    let taken = scene.producer.cancel_matching(regions, filter, "no nights").await.unwrap();
+    assert_eq!(taken.delayed, 1);
+    let (dispatcher, worker) = (scene.dispatcher().await, scene.worker(4).await);
+    let audit = scene.results(&[night]).await;
+    let result = only(&audit, night);
+    assert_eq!(
+        (result.status, result.error.as_ref().unwrap().message.as_str()),
+        (Status::Cancelled, "no nights")
+    );
+    for (producer, job) in [(&scene.producer, day), (&other, theirs)] {
+        let waiting = producer.delayed(&region).await.unwrap();
+        assert_eq!(waiting.iter().map(|delayed| delayed.job).collect::<Vec<_>>(), [job]);
+    }
+    worker.stop().await;
+    dispatcher.stop().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_command_finds_out_whose_an_id_is_and_refuses_one_of_several_tenants() {
     let scene = Scene::new(Script::Succeed).await;
     let (other, shared, folder) = (other(&scene.nats).await, new_job_id(), tempfile::tempdir().unwrap());

@@ -42,9 +42,6 @@ const CIRCLES_LEFT: &[(&str, &[&str])] = &[
             "nats.rs",
         ],
     ),
-    ("workers", &["attempt/course.rs", "attempt/course/papers.rs"]),
-    ("workers", &["attempt.rs", "attempt/report.rs", "kit.rs"]),
-    ("workers", &["shift.rs", "shift/inbox.rs"]),
 ];
 
 /// Files that import `async_nats` beside those called `nats.rs` and the crate `transport`. Only ever make this list shorter.

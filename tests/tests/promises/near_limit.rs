@@ -26,6 +26,59 @@ use transport::payloads;
 const ACK_WAIT: Duration = Duration::from_secs(4);
 const SUBJECT: &str = "beacon.jobs.us-east.llama-3-2-1b.normal.acme";
 
+/// As many bytes as one header may have in a stream, beside a job's id.
+const LONG: usize = 65_300;
+
+/// Publishes a job with one more header, nearly as long as the server takes.
+async fn publish_with(client: &async_nats::Client, name: &'static str) -> String {
+    let id = producer::request::new_job_id().to_string();
+    let body = json!({ "id": id, "prompt": "x", "mailbox": "inbox", "max_attempts": 2 }).to_string();
+    let mut map = async_nats::HeaderMap::new();
+    map.insert(headers::MESSAGE_ID, format!("{id}:acme"));
+    map.insert(name, "x".repeat(LONG));
+    let context = async_nats::jetstream::new(client.clone());
+    context.publish_with_headers(SUBJECT, map, body.into()).await.unwrap().await.unwrap();
+    id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_ends_whatever_headers_the_server_took_with_it() {
+    let server = NatsServer::start().await;
+    let urls = [server.url()];
+    let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;
+    let provider = Scripted::new(Script::Succeed);
+    let worker =
+        Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 4, ACK_WAIT, provider.clone())).await;
+    let producer = roles::producer(&urls).await;
+    let client = producer.client().clone();
+    let mut results = client.subscribe("beacon.reply.acme.inbox.result").await.unwrap();
+    let mut letters = client.subscribe("beacon.dead.>").await.unwrap();
+    client.flush().await.unwrap();
+    let job = publish_with(&client, headers::TRACEPARENT).await;
+    assert_eq!(result(&mut results, &job).await.status, Status::Succeeded);
+    provider.set(Script::Fail(Failure::new(FailureClass::ProviderDown, "down")));
+    for (name, class) in [
+        (headers::TRACEPARENT, FailureClass::ProviderDown),
+        (headers::CONTENT_TYPE, FailureClass::Undecodable),
+        (headers::SCHEMA, FailureClass::Undecodable),
+    ] {
+        let job = publish_with(&client, name).await;
+        let failed = result(&mut results, &job).await;
+        assert_eq!((failed.status, failed.error.unwrap().class), (Status::Failed, class));
+        let letter = tokio::time::timeout(wait::DEADLINE, letters.next()).await.unwrap().unwrap();
+        let map = letter.headers.unwrap();
+        let obituary: Obituary = serde_json::from_str(map.get(headers::OBITUARY).unwrap().as_str()).unwrap();
+        assert_eq!(obituary.job.unwrap().to_string(), job);
+        assert!(map.get(name).is_none_or(|kept| kept.as_str().len() < 200), "{name}");
+    }
+    // Core subscribers hear of a letter also when it is not stored.
+    let info = transport::api::ask(&client, "STREAM.INFO.DEAD", &json!(null)).await.unwrap();
+    assert_eq!(transport::api::number(&info, "state/messages"), Some(3));
+    worker.stop().await;
+    dispatcher.stop().await;
+    producer.close().await;
+}
+
 /// Publishes a job whose body has nearly as many bytes as the server takes, as a producer in another language may.
 async fn publish(client: &async_nats::Client, text: usize) -> String {
     let id = producer::request::new_job_id().to_string();

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use producer::{Producer, ProducerConfig};
 use schemas::{
     failure::FailureClass,
     job::{InputRef, Message},
@@ -63,6 +64,40 @@ async fn a_large_input_reaches_its_provider_through_a_restart_and_is_collected()
     worker.stop().await;
     dispatcher.stop().await;
     producer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_input_belongs_to_one_job_of_one_tenant_whatever_ids_others_use() {
+    let server = NatsServer::start().await;
+    let dispatcher = dispatcher(&server).await;
+    let mut own = roles::producer(&[server.url()]).await;
+    let config = ProducerConfig::new(&server.url(), "other", "inbox").unwrap();
+    let mut other = Producer::connect(config).await.unwrap();
+    let large = |bytes: usize| {
+        let mut request = roles::job(&"x".repeat(bytes));
+        request.body.id = Some("0198c0de-0000-7000-8000-000000000001".into());
+        request
+    };
+    let job = own.submit(&large(LARGE)).await.unwrap().job;
+    other.submit(&large(LARGE + 1)).await.unwrap();
+    let both = stored(own.client()).await;
+    // The first one holds; what came with the second is not kept.
+    assert!(own.submit(&large(LARGE + 2)).await.unwrap().duplicate);
+    let mut refused = large(LARGE);
+    refused.model = "gpt-9".parse().unwrap();
+    own.submit(&refused).await.unwrap_err();
+    assert_eq!(stored(own.client()).await, both);
+    let worker = worker(&server).await;
+    for (producer, bytes) in [(&mut own, LARGE), (&mut other, LARGE + 1)] {
+        let audit = Audit::all_ended(producer, &[job]).await;
+        assert_eq!(audit.results[&job][0].output.as_ref().unwrap().text, bytes.to_string());
+    }
+    let client = own.client().clone();
+    wait::until("the inputs to be collected", || async { (stored(&client).await == 0).then_some(()) }).await;
+    worker.stop().await;
+    dispatcher.stop().await;
+    own.close().await;
+    other.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

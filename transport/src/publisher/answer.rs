@@ -8,9 +8,14 @@ use crate::denied::Denied;
 const STORE_FAILED: u64 = 10_077;
 /// The message is over the stream's own limit.
 const OVER_LIMIT: u64 = 10_054;
+/// Its headers are over [`HEADERS_MAX`].
+const HEADERS_OVER_LIMIT: u64 = 10_097;
 const DUPLICATE_IN_PROCESS: u64 = 10_158;
 const SUBJECT_IN_PROCESS: u64 = 10_164;
 const TOO_MANY_REQUESTS: u64 = 10_167;
+
+/// What the headers of a message may take in a stream, in bytes; a header of core NATS may be longer.
+pub const HEADERS_MAX: usize = 65_535;
 
 /// Where a message was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +57,15 @@ pub enum PublishError {
         /// The server's words.
         reason: String,
     },
-    /// It is larger than the server or the stream takes, headers included.
-    #[error("a message of {bytes} bytes to `{subject}` is too large")]
+    /// It is larger than the server or the stream takes, headers included, or its headers are. It never becomes smaller.
+    #[error("a message of {bytes} bytes to `{subject}`, of them {headers} of headers, is too large")]
     TooLarge {
         /// Where.
         subject: String,
         /// How large.
         bytes: usize,
+        /// How much of it are headers; at most [`HEADERS_MAX`].
+        headers: usize,
     },
     /// The client cannot send it: the connection is closed for good.
     #[error("cannot send to `{subject}`: {reason}")]
@@ -76,7 +83,7 @@ pub(super) enum Answer {
     Settled(Result<Stored, PublishError>),
     /// Nobody takes the subject now: there is no such stream, or it has no leader for a moment.
     NoStream,
-    /// The stream takes no message of this size.
+    /// The stream takes no message of this size, or no headers of their size.
     TooLarge,
     /// The server is at it, or has too much to do: ask again soon.
     Busy,
@@ -110,7 +117,7 @@ pub(super) fn read(subject: &str, ack: &Message) -> Answer {
         Ok(PubAck { error: None, seq, duplicate }) => Answer::Settled(Ok(Stored { seq, duplicate })),
         Ok(PubAck { error: Some(error), .. }) => match error.err_code {
             DUPLICATE_IN_PROCESS | SUBJECT_IN_PROCESS | TOO_MANY_REQUESTS => Answer::Busy,
-            OVER_LIMIT => Answer::TooLarge,
+            OVER_LIMIT | HEADERS_OVER_LIMIT => Answer::TooLarge,
             code => refused(code, &error.description),
         },
         Err(error) => refused(0, &error.to_string()),
@@ -123,5 +130,29 @@ fn refusal(subject: &str, code: u64, reason: &str) -> PublishError {
         PublishError::Full { subject, reason }
     } else {
         PublishError::Refused { subject, code, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_never_becomes_smaller_is_too_large_and_not_refused_for_now() {
+        for code in [OVER_LIMIT, HEADERS_OVER_LIMIT] {
+            let text = format!(
+                r#"{{"error":{{"code":400,"err_code":{code},"description":"x"}},"stream":"S","seq":0}}"#
+            );
+            let ack = Message {
+                subject: "ack".into(),
+                reply: None,
+                length: text.len(),
+                payload: text.into(),
+                headers: None,
+                status: None,
+                description: None,
+            };
+            assert!(matches!(read("s", &ack), Answer::TooLarge), "{code}");
+        }
     }
 }

@@ -39,7 +39,8 @@ impl Attempt {
         let (call, notebook) = (Box::new(self.request()), Notebook::new(self, self.job()));
         let mut running = Box::pin(self.provider(&call, left, &notebook));
         let (job, stored_at) = (self.job(), self.keeper.lease().stored_at);
-        let mut told = false;
+        // What stays true is told once: a run that is being stopped goes on for a while.
+        let (mut lost, mut stops, mut told) = (false, false, false);
         loop {
             let news = tokio::select! {
                 biased;
@@ -47,8 +48,14 @@ impl Attempt {
                     notebook.close();
                     return Event::Ended(Box::new(self.answer(ended, began)));
                 }
-                () = self.keeper.lost() => vec![News::LeaseLost],
-                () = self.kit.stop.cancelled() => vec![News::WorkerStops],
+                () = self.keeper.lost(), if !lost => {
+                    lost = true;
+                    vec![News::LeaseLost]
+                }
+                () = self.kit.stop.cancelled(), if !stops => {
+                    stops = true;
+                    vec![News::WorkerStops]
+                }
                 () = self.ears.told() => self.ears.take(),
                 order = self.kit.cancels.taken_back(job, stored_at), if !told => {
                     told = true;

@@ -138,6 +138,7 @@ impl Course {
             (S::Announcing { job }, E::Announced) => {
                 (S::Checking { job, fetched: false }, vec![Effect::Check])
             }
+            (S::Announcing { .. }, E::Lapsed) => lapsed(),
             (S::Checking { job, fetched }, E::Checked(order)) => self.checked(job, fetched, order, now),
             (S::Fetching { job }, E::InputFetched) => {
                 (S::Checking { job, fetched: true }, vec![Effect::Check])
@@ -203,6 +204,7 @@ impl Course {
                 | E::JournalWritten(_)
                 | E::JournalRefused(_)
                 | E::Announced
+                | E::Lapsed
                 | E::Checked(_)
                 | E::InputFetched
                 | E::InputMissing(_)
@@ -240,7 +242,7 @@ impl Course {
             (state, News::TakenBack(failure)) => Self::drop_call(state, Why::NotWanted(failure)),
             (state, News::Stop) => {
                 self.rival = Rival::Won;
-                Self::drop_call(state, Why::NotWanted(papers::beaten()))
+                Self::drop_call(state, Why::NotWanted(state::beaten()))
             }
             (state, News::Hedged) => {
                 self.rival.becomes(Rival::Runs);
@@ -255,6 +257,11 @@ impl Course {
             }
         }
     }
+}
+
+/// The dispatcher has given up on the offer, or may not know that it was accepted: the job comes again.
+fn lapsed() -> Step {
+    (State::Over, vec![Effect::Report(Report::LeaseLost), Effect::Settle(Settled::NOTHING)])
 }
 
 /// The end.

@@ -28,8 +28,6 @@ use crate::nats;
 
 /// Between two tries to read a stored message.
 const READ_AGAIN: Duration = Duration::from_millis(250);
-/// A replica that is asked may be a moment behind: "not there" is believed when it was said so often.
-const MISSES: u32 = 8;
 
 /// What carrying out an effect leads to.
 enum Next {
@@ -81,8 +79,11 @@ impl Attempt {
             Effect::StoreCost(event) => self.store_cost(*event).await,
             Effect::WriteJournal(journal) => Box::pin(self.write_journal(*journal)).await,
             Effect::Announce => {
-                self.ears.announced().await;
-                Event::Announced
+                if self.ears.announced().await {
+                    Event::Announced
+                } else {
+                    Event::Lapsed
+                }
             }
             Effect::Check => Event::Checked(self.taken_back()),
             Effect::FetchInput => Box::pin(self.fetch_input()).await,
@@ -152,7 +153,7 @@ impl Attempt {
             let handover = &course.terms().handover;
             (handover.subject.clone(), handover.in_log)
         };
-        let now = SystemClock.now();
+        let now = SystemClock.now().max(self.keeper.lease().stored_at);
         let read = if in_log {
             match self.read_log().await {
                 Some((headers, body)) => nats::read_job(subject, Some(&headers), &body, now),
@@ -189,14 +190,10 @@ impl Attempt {
 
     /// Reads the result that is stored at `seq`.
     async fn read_stored(&self, seq: u64) -> Event {
-        for _ in 0..MISSES {
-            match stored::result_at(&self.kit.control, seq).await {
-                Ok(Some(found)) => return Event::StoredRead(Some(Box::new(found))),
-                Ok(None) => sleep(READ_AGAIN).await,
-                Err(error) => return Event::Unanswered(error.to_string()),
-            }
+        match stored::result_at(&self.kit.control, seq).await {
+            Ok(found) => Event::StoredRead(found.map(Box::new)),
+            Err(error) => Event::Unanswered(error.to_string()),
         }
-        Event::StoredRead(None)
     }
 
     async fn store_cost(&self, event: CostEvent) -> Event {

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
 
 use super::course::News;
 
@@ -11,7 +11,7 @@ use super::course::News;
 pub struct Ears {
     heard: Mutex<Vec<News>>,
     bell: Notify,
-    announced: Notify,
+    announced: SetOnce<bool>,
 }
 
 impl Ears {
@@ -36,14 +36,15 @@ impl Ears {
         }
     }
 
-    /// The acceptance has left this process, or the time to accept is over.
-    pub fn announce(&self) {
-        self.announced.notify_one();
+    /// The acceptance has left this process; or it did not in time, or may be lost.
+    pub fn announce(&self, written: bool) {
+        // It is told once.
+        let _ = self.announced.set(written);
     }
 
-    /// Returns when [`Ears::announce`] was called.
-    pub(super) async fn announced(&self) {
-        self.announced.notified().await;
+    /// What [`Ears::announce`] said, once it did.
+    pub(super) async fn announced(&self) -> bool {
+        *self.announced.wait().await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<News>> {

@@ -1,12 +1,6 @@
 //! What an attempt's reports are in the log and in metrics.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
-
 use schemas::JobId;
-use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::{
@@ -14,24 +8,6 @@ use super::{
     course::{Refusal, Report},
 };
 use crate::metrics;
-
-/// One line of the log in so long says that nothing can be stored, however many attempts wait; a metric counts them.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
-
-/// Lets a complaint of all attempts of a worker through now and then.
-#[derive(Debug, Default)]
-pub struct Complaints(Mutex<Option<Instant>>);
-
-impl Complaints {
-    fn may(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = last.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY);
-        if may {
-            *last = Some(Instant::now());
-        }
-        may
-    }
-}
 
 impl Attempt {
     pub(super) fn report(&self, report: Report) {

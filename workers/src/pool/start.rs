@@ -21,8 +21,9 @@ use transport::{
 
 use super::Pool;
 use crate::{
-    attempt::{Complaints, course::Site},
+    attempt::course::Site,
     clock::Clock,
+    complaints::Complaints,
     config::PoolConfig,
     health,
     kit::Kit,

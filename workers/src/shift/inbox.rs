@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use schemas::handover::{Acceptances, EndedAttempt, RefusedBecause};
 
-use super::BEAT_EVERY;
+/// Heartbeats and roll calls come at least so often.
+pub(super) const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// News in one message at most: 1,000 of the longest are about 150 KB, far below the smallest limit in use.
 const NEWS_MAX: usize = 1_000;

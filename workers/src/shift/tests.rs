@@ -219,6 +219,16 @@ fn a_draining_worker_refuses_and_goes_on_speaking() {
 }
 
 #[test]
+fn an_attempt_that_vanished_is_told_as_lost_and_one_that_came_to_nothing_is_not() {
+    let mut shift = shift(8);
+    let [panicked, let_go] = [1, 2].map(|offer| accept(&mut shift, "d1", offer, at(0)));
+    shift.ended(panicked, None, at(1));
+    shift.ended(let_go, Some(Settled::NOTHING), at(1));
+    let news = told(&mut shift, "d1", at(3));
+    assert_eq!(news[0].ended.iter().map(|ended| ended.lost).collect::<Vec<_>>(), [true, false]);
+}
+
+#[test]
 fn a_worker_that_stops_says_all_it_knows() {
     let mut shift = shift(8);
     accept(&mut shift, "d1", 1, at(0));

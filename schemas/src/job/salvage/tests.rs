@@ -4,6 +4,8 @@ use super::*;
 
 const ID: &str = "0198c0de-0000-7000-8000-000000000001";
 
+const OTHER: &str = "0198c0de-0000-7000-8000-000000000002";
+
 fn look(body: &[u8]) -> Salvage {
     let subject: JobSubject = "beacon.jobs.us-east.llama-3-2-1b.normal.acme".parse().unwrap();
     salvage(Some(&subject), JobHeaders::default(), body)
@@ -63,6 +65,35 @@ fn json_that_does_not_read_as_a_whole_still_says_where_to_complain() {
 }
 
 #[test]
+fn a_mailbox_that_breaks_the_rule_is_told_in_the_default_one() {
+    for name in ["Inbox", "", "a b", ">", "acme.", "acme.a.b", "Other.inbox", ".", "\\u0000"] {
+        check(format!(r#"{{"id":"{ID}","mailbox":"{name}","prompt":7}}"#).as_bytes(), "default");
+    }
+}
+
+#[test]
+fn behind_a_quote_that_is_not_escaped_id_and_mailbox_are_found() {
+    let named = format!(r#""id":"{ID}","mailbox" : "inbox""#);
+    for prompt in [
+        r#""prompt":"he said "hi" to me""#,
+        r#""prompt":"a "b""#,
+        r#""prompt":"say "" "#,
+        r#""prompt":"the key ":" is""#,
+        r#""prompt":"a "," b""#,
+        r#""prompt":"x","y":"z" ok""#,
+        r#""messages":[{"role":"user","content":"a 5" disk"}]"#,
+        r#""messages":[{"role":"user","content":"he said "hi""}]"#,
+    ] {
+        check(format!("{{{prompt},{named}}}").as_bytes(), "inbox");
+        check(format!("{{{named},{prompt}}}").as_bytes(), "inbox");
+    }
+    // What was found before the break holds, and an id must be one.
+    let nested = format!(r#"{{"prompt":"a "b", {{"id":"no"}}, {named}, "id":"{OTHER}", "mailbox":"other"}}"#);
+    check(nested.as_bytes(), "inbox");
+    check(format!(r#"{{{named},"prompt":"a "b","id":"{OTHER}","mailbox":"other"}}"#).as_bytes(), "inbox");
+}
+
+#[test]
 fn a_body_that_breaks_off_is_read_up_to_there() {
     let whole = format!(r#"{{"id":"{ID}","mailbox":"inbox","messages":[{{"role":"user","content":"x"}}]}}"#);
     let behind = whole.find(",\"messages").unwrap();
@@ -74,10 +105,9 @@ fn a_body_that_breaks_off_is_read_up_to_there() {
 }
 
 #[test]
-fn a_mailbox_of_another_tenant_and_a_body_that_is_no_map_tell_nobody() {
+fn only_a_mailbox_of_another_tenant_and_a_body_that_is_no_map_tell_nobody() {
     for body in [
         format!(r#"{{"id":"{ID}","mailbox":"other.inbox","prompt":7}}"#),
-        format!(r#"{{"id":"{ID}","mailbox":">","prompt":7}}"#),
         format!(r#"["{ID}","inbox"]"#),
         String::new(),
         "\u{1}\u{2}".to_owned(),
@@ -114,6 +144,14 @@ fn maps(value: &[u8]) -> Vec<Vec<u8>> {
             .concat()
     };
     heads.iter().flat_map(|head| orders.map(|order| map(head, order))).collect()
+}
+
+#[test]
+fn texts_that_are_written_as_binary_data_are_read() {
+    let binary = |text: &str| [&[0xc4, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let entries =
+        [("id", ID), ("mailbox", "inbox")].map(|(key, value)| [binary(key), binary(value)].concat());
+    check(&[&[0x83][..], &entries.concat(), &packed("prompt"), &[0x07]].concat(), "inbox");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use schemas::{
     reply::Status,
 };
 
-use super::{Calling, Course, Effect, End, Moment, Outcome, Report, Rival, State, Step, over};
+use super::{Calling, Course, Effect, End, Moment, Outcome, Report, Rival, State, Step, lapsed, over};
 use crate::{attempt::Settled, config::JournalMode};
 
 impl Course {
@@ -83,7 +83,7 @@ impl Course {
         // An offer whose input took long to fetch was accepted in time all the same.
         let late = !fetched && now.at > self.terms.handover.accept_by_us;
         if late || !self.sure {
-            return (State::Over, vec![Effect::Report(Report::LeaseLost), Effect::Settle(Settled::NOTHING)]);
+            return lapsed();
         }
         if self.stopping {
             let failure = Failure::new(FailureClass::Preempted, "the worker stopped before the job began");

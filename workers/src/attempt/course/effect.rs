@@ -33,7 +33,7 @@ pub enum Effect {
     /// [`super::Event::JournalRefused`].
     WriteJournal(Box<Journal>),
     /// Have the acceptance leave this process, until [`schemas::handover::Handover::accept_by_us`] at most. Answered by
-    /// [`super::Event::Announced`].
+    /// [`super::Event::Announced`] or [`super::Event::Lapsed`].
     Announce,
     /// Look whether the job was taken back. Answered by [`super::Event::Checked`].
     Check,

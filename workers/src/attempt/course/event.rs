@@ -105,9 +105,10 @@ pub enum Event {
     /// Answers [`super::Effect::WriteJournal`]: the journal as it should be stored, and is not. What it says travels on with the job, but
     /// the next holder cannot count on it.
     JournalRefused(Box<Journal>),
-    /// Answers [`super::Effect::Announce`]: the acceptance is on its way to the dispatcher and survives this process, or the time to
-    /// accept is over.
+    /// Answers [`super::Effect::Announce`]: the acceptance is on its way to the dispatcher and survives this process.
     Announced,
+    /// Answers [`super::Effect::Announce`]: the acceptance did not leave this process in time, or may be lost.
+    Lapsed,
     /// Answers [`super::Effect::Check`]: whether somebody took the job back.
     Checked(Option<Failure>),
     /// Answers [`super::Effect::FetchInput`]: the input is at hand.

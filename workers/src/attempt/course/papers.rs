@@ -13,11 +13,6 @@ use schemas::{
 
 use super::{Course, Moment};
 
-/// What ends an attempt that was not the first of two.
-pub(super) fn beaten() -> Failure {
-    Failure::new(FailureClass::Cancelled, "another attempt was first")
-}
-
 impl Course {
     /// The cost event of this attempt.
     pub(super) fn cost(&self, job: &Job, purpose: Purpose, bill: Bill, at: Micros) -> CostEvent {

@@ -149,6 +149,11 @@ pub(super) enum Waiting {
     Cost(Box<Booking>),
 }
 
+/// What ends an attempt that was not the first of two.
+pub(super) fn beaten() -> Failure {
+    Failure::new(FailureClass::Cancelled, "another attempt was first")
+}
+
 impl Why {
     /// What the attempt fails with.
     pub(super) fn failure(self) -> Failure {

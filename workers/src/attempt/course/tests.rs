@@ -350,6 +350,8 @@ fn no_call_begins_before_the_journal_or_the_dispatcher_can_tell_of_it() {
     let (asked, mut course) = begin(JournalMode::Unhappy);
     assert_eq!(asked, Some(vec!["Announce".to_owned()]));
     assert!(feed(&mut course, vec![Event::Checked(None)]).is_empty(), "not yet");
+    let lapsed = feed(&mut course.clone(), vec![Event::Lapsed]);
+    assert_eq!(names(&lapsed), ["Report", "Settle Some(WorkerLost) kept false"]);
     assert_eq!(
         feed(&mut course, vec![Event::Announced, Event::Checked(None)]),
         [Effect::Check, Effect::Call(None)]

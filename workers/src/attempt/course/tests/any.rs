@@ -53,12 +53,13 @@ fn any_event(course: &Course, which: usize, n: u8) -> Event {
         Event::News(News::Stop),
         Event::Announced,
         Event::JournalRefused(Box::new(course.journal.clone())),
+        Event::Lapsed,
     ];
     events[which % events.len()].clone()
 }
 
 /// How many kinds of events there are.
-const EVENTS: usize = 30;
+const EVENTS: usize = 31;
 
 /// Watches a course: what its effects and the answers to them must add up to.
 #[derive(Default)]
@@ -130,7 +131,7 @@ fn expected(state: &State) -> &'static [usize] {
         State::Reading => &[1, 1, 1, 2, 3],
         State::BookingAbandoned { .. } => &[4, 5],
         State::WritingIntent { .. } | State::WritingEnd(_) => &[6, 29],
-        State::Announcing { .. } => &[28],
+        State::Announcing { .. } => &[28, 28, 30],
         State::Checking { .. } => &[7],
         State::Fetching { .. } => &[8, 9],
         State::Calling(_) => &[10, 11, 6, 29, 12],
@@ -193,7 +194,7 @@ proptest! {
             course.apply(moment, event);
         }
         for _ in 0..40 {
-            let Some(which) = expected(&course.state).iter().copied().filter(|w| ![5, 10, 11, 16, 19, 21, 29].contains(w)).max() else {
+            let Some(which) = expected(&course.state).iter().copied().filter(|w| ![5, 10, 11, 16, 19, 21, 29, 30].contains(w)).max() else {
                 break;
             };
             let event = any_event(&course, which, 7);
