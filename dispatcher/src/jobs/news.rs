@@ -81,9 +81,6 @@ impl Jobs {
     fn refused(&mut self, offer: u64, because: RefusedBecause, now: Micros, out: &mut Vec<Effect>) {
         let Some((key, attempt)) = self.untaken(offer, now) else { return };
         let pool = attempt.pool.clone();
-        if let Some(record) = self.records.get_mut(&key) {
-            (record.vain, record.forgive_at) = (0, None);
-        }
         match because {
             RefusedBecause::Running => {
                 let Some(record) = self.records.get(&key) else { return };
@@ -112,7 +109,7 @@ impl Jobs {
         if let Some(record) = self.records.get(&key) {
             let ahead = self.ahead.iter().filter(|((at, _), _)| *at == pool).map(|(_, by)| *by).max();
             let clock_ahead_ms = ahead.map(|by| by.as_millis());
-            warn!(job = %record.head.id, %pool, in_a_row = record.vain + 1, clock_ahead_ms, "nobody answered an offer");
+            warn!(job = %record.head.id, %pool, in_vain = record.vain + 1, clock_ahead_ms, "nobody answered an offer");
         }
         self.not_taken(key, &attempt, now, out, |jobs, now, out| {
             if let Some(record) = jobs.records.get_mut(&key) {

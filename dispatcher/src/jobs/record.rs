@@ -47,7 +47,7 @@ pub struct Record {
     pub larger_than: Option<u16>,
     /// Pools that refused this delivery a moment ago; forgotten when none is left to ask.
     pub avoid: Vec<PoolId>,
-    /// Offers in a row that nobody answered.
+    /// Offers that nobody answered since one was taken.
     pub vain: u32,
     /// Those that refused or did not answer are not asked again before this.
     pub forgive_at: Option<Micros>,
