@@ -59,7 +59,7 @@ pub fn answer(jobs: &mut Jobs, config: &DispatcherConfig, ask: &WhyAsk, now: Mic
     for gate in &mut gates {
         // A pool that would take it, and drops what it is offered.
         let worker = skewed.iter().find(|((pool, _), _)| *pool == gate.pool);
-        if let Some(((_, worker), by)) = worker {
+        if let Some(((_, worker), by)) = worker.filter(|_| gate.refused.is_none()) {
             gate.limit = format!("the clock of its worker {worker} is {by:.1?} ahead: it drops offers");
         }
     }

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::{Delivered, Effect, Fate, Finding, JobKey, Jobs, Record, Returned, Stage};
 use crate::metrics;
 
-/// Offers in a row that nobody answered after which a job ends. With pauses up to a minute that is a quarter of an hour, in which a pool
+/// Offers that nobody answered after which a job ends. With pauses up to a minute that is a quarter of an hour, in which a pool
 /// whose workers are gone falls silent and is offered nothing: these speak, and take nothing.
 const VAIN_MAX: u32 = 20;
 
@@ -237,7 +237,7 @@ impl Jobs {
         }
         if record.vain >= VAIN_MAX {
             let text = format!(
-                "offered {VAIN_MAX} times in a row, and no worker answered: do their clocks and the dispatcher's differ?"
+                "offered {VAIN_MAX} times, and no worker answered: do their clocks and the dispatcher's differ?"
             );
             self.end(key, Status::Failed, Failure::new(FailureClass::Poison, text), out);
             return;
