@@ -142,7 +142,8 @@ pub struct Dispatcher {
     repairing: bool,
     /// When the map was looked at last.
     checked_at: Instant,
-    asked_at: Micros,
+    /// When the server was asked last whose jobs wait.
+    asked_at: Instant,
     teller: Teller,
     /// Whether the server is being asked what waits.
     asking: bool,
@@ -380,8 +381,8 @@ impl Dispatcher {
             let (client, config) = (self.role.control.client.clone(), self.config.clone());
             self.tasks.spawn(async move { Told::Repaired(repaired(&client, &config).await) });
         }
-        if now.since(self.asked_at) >= ASK_EVERY {
-            self.asked_at = now;
+        if self.asked_at.elapsed() >= ASK_EVERY {
+            self.asked_at = Instant::now();
             // While nothing waits in the streams, everybody's jobs are seen as they come.
             let mut regions: Vec<_> =
                 self.jobs.feeds().iter().filter(|f| f.backlog > 0).map(|f| f.region.clone()).collect();

@@ -123,6 +123,14 @@ impl Feed {
         (self.backlog, self.heard) = (0, false);
     }
 
+    /// What was noted by the clock moves back with it.
+    pub fn clock_was_set_back(&mut self, by: Duration) {
+        self.paused = self.paused.map(|at| at - by);
+        for pull in &mut self.pulls {
+            (pull.asked, pull.lost_at) = (pull.asked - by, pull.lost_at - by);
+        }
+    }
+
     /// Forgets all pulls: the connection is a new one.
     pub fn forget_all(&mut self) {
         self.pulls.clear();

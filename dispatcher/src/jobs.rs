@@ -32,6 +32,7 @@ mod remade;
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use rand::rngs::StdRng;
@@ -44,9 +45,9 @@ use routing::{
     retry_budget::RetryBudget,
     warm::Warmth,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use schemas::{
-    Micros, PoolId, Region, UsdNanos, WorkerId,
+    Micros, ModelToken, PoolId, Region, UsdNanos, WorkerId,
     failure::{Failure, FailureClass},
     job::Head,
     lease::{self, Lease},
@@ -99,8 +100,12 @@ pub struct Jobs {
     retries: HashMap<Region, RetryBudget>,
     /// When the job stream of a region was made anew, by the region's index; none while it is the one that was found.
     born: FxHashMap<u16, Micros>,
+    /// The models that the pools of the configuration serve.
+    listed: FxHashSet<ModelToken>,
     /// When each worker's process started.
     lives: HashMap<(PoolId, WorkerId), Micros>,
+    /// Workers whose clocks are so far ahead of ours that they drop our offers, and by how much.
+    ahead: HashMap<(PoolId, WorkerId), Duration>,
     /// The period in which a person was told of each budget that is used up, by the budget's place in the configuration.
     told: FxHashMap<usize, Micros>,
     /// Something changed that may give a waiting job a place.
@@ -174,7 +179,14 @@ impl Jobs {
             budgets: Budgets::new(config.budgets.clone()),
             retries,
             born: FxHashMap::default(),
+            listed: config
+                .pools
+                .iter()
+                .flat_map(|pool| &pool.models)
+                .map(|served| served.model.clone())
+                .collect(),
             lives: HashMap::new(),
+            ahead: HashMap::new(),
             told: FxHashMap::default(),
             stirred: false,
             stopping: false,
@@ -280,8 +292,8 @@ impl Jobs {
 
     /// What a question about a waiting job is answered with.
     pub(crate) fn desk(&mut self) -> Desk<'_> {
-        let Self { records, lines, pools, picker, budgets, retries, rng, .. } = self;
-        Desk { records, lines, pools, picker, budgets, retries, rng }
+        let Self { records, lines, pools, picker, budgets, retries, ahead, rng, .. } = self;
+        Desk { records, lines, pools, picker, budgets, retries, ahead, rng }
     }
 
     /// The key of the job that a lease is about; none for a stream that is not ours.
@@ -329,10 +341,23 @@ impl Jobs {
         self.stirred = true;
     }
 
+    /// Whether pools are listed, none of them serves the model, and none that does was heard of although this process has listened for
+    /// long enough.
+    fn is_unserved(&self, model: &ModelToken) -> bool {
+        !self.config.pools.is_empty()
+            && self.link.is_clear()
+            && !self.listed.contains(model)
+            && !self.pools.iter().any(|pool| pool.track(model).is_some())
+    }
+
     /// The gate that keeps a job from every pool there could be, if there is one. Most jobs rule nothing out and are not looked at.
     fn hopeless(&self, key: JobKey, now: Micros) -> Option<Hopeless> {
         let record = self.records.get(&key)?;
         let (head, routing) = (&record.head, &record.head.routing);
+        let model = &head.subject.model;
+        if self.is_unserved(model) {
+            return Some(Hopeless::Model(model.clone()));
+        }
         let rules_out = head.max_cost.is_some()
             || record.larger_than.is_some()
             || !routing.allow_providers.is_empty()
@@ -346,7 +371,9 @@ impl Jobs {
             held_for: now.since(record.held_since),
             ..Ask::of(head, &record.journal)
         };
+        // That nobody serves the model is not said before those that might were heard of.
         hopeless(&self.config.pools, self.pools.as_slice(), ask, now)
+            .filter(|hopeless| !matches!(hopeless, Hopeless::Model(_)))
     }
 
     /// Has a job looked up before it goes on.
@@ -435,6 +462,7 @@ pub(crate) struct Desk<'a> {
     pub(crate) picker: &'a mut Picker,
     pub(crate) budgets: &'a Budgets,
     pub(crate) retries: &'a HashMap<Region, RetryBudget>,
+    pub(crate) ahead: &'a HashMap<(PoolId, WorkerId), Duration>,
     pub(crate) rng: &'a mut StdRng,
 }
 

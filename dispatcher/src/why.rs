@@ -28,7 +28,7 @@ use crate::{
 
 /// What this dispatcher knows of a job.
 pub fn answer(jobs: &mut Jobs, config: &DispatcherConfig, ask: &WhyAsk, now: Micros) -> WhyAnswer {
-    let Desk { records, lines, pools, picker, budgets, retries, rng } = jobs.desk();
+    let Desk { records, lines, pools, picker, budgets, retries, ahead: skewed, rng } = jobs.desk();
     let here =
         records.iter().filter(|(_, r)| r.head.id == ask.job && r.head.subject.tenant == ask.subject.tenant);
     let record = here.max_by_key(|(key, _)| **key).map(|(_, record)| record.as_ref());
@@ -41,6 +41,7 @@ pub fn answer(jobs: &mut Jobs, config: &DispatcherConfig, ask: &WhyAsk, now: Mic
     };
     let ahead = u32::try_from(group.line.len()).unwrap_or(u32::MAX);
     let rests = waiting.and_then(|record| record.not_before).filter(|at| *at > now);
+    let spares = waiting.and_then(|record| record.forgive_at).filter(|at| *at > now);
     let question = Ask {
         subject: &ask.subject,
         routing: &ask.routing,
@@ -54,7 +55,14 @@ pub fn answer(jobs: &mut Jobs, config: &DispatcherConfig, ask: &WhyAsk, now: Mic
         rests: rests.is_some(),
         affordable: &affordable,
     };
-    let gates = gates(picker, pools, question, budgets, &config.policy, now, rng);
+    let mut gates = gates(picker, pools, question, budgets, &config.policy, now, rng);
+    for gate in &mut gates {
+        // A pool that would take it, and drops what it is offered.
+        let worker = skewed.iter().find(|((pool, _), _)| *pool == gate.pool);
+        if let Some(((_, worker), by)) = worker.filter(|_| gate.refused.is_none()) {
+            gate.limit = format!("the clock of its worker {worker} is {by:.1?} ahead: it drops offers");
+        }
+    }
     let wait_us = picker.wait(pools.as_slice(), question).map(micros);
     let elsewhere = Place::Elsewhere { waiting: ahead, wait_us };
     let place = match record {
@@ -67,7 +75,7 @@ pub fn answer(jobs: &mut Jobs, config: &DispatcherConfig, ask: &WhyAsk, now: Mic
                     .unwrap_or(u32::MAX)
                     .saturating_sub(1),
                 wait_us,
-                rests_us: rests.map(|at| micros(at.since(now))),
+                rests_us: rests.max(spares).map(|at| micros(at.since(now))),
                 retry_budget: !record.journal.entries.is_empty()
                     && retries.get(&ask.subject.region).is_some_and(|budget| budget.left(now) == 0),
                 attempts: record.attempts,

@@ -10,6 +10,7 @@ use dispatcher::{config::OfferConfig, jobs::Count};
 use schemas::{
     AttemptKey, JobId, Micros, Tenant, UsdNanos,
     cost::{CostEvent, Purpose},
+    failure::{Failure, FailureClass},
     journal::{Entry, Trace},
     lease::Lease,
     reply::{JobResult, Status},
@@ -190,6 +191,13 @@ impl Audit {
             self.broken(Violation::new("a result is of an accepted job", format!("{result:?}")));
             return;
         };
+        // No world breaks for so long that a whole series of offers is lost.
+        let unheard = |error: &&Failure| {
+            error.class == FailureClass::Poison && error.message.contains("no worker answered")
+        };
+        if let Some(error) = result.error.as_ref().filter(unheard) {
+            self.broken(Violation::new("offers are answered", error.message.clone()).about(place));
+        }
         let name = message.id.as_deref().unwrap_or_default();
         let before = if name == job.id.taken_message(&job.tenant, place) {
             self.taken.insert(place, result.clone())

@@ -46,7 +46,7 @@ fn a_lease_that_is_finished_before_its_result_is_stored() {
 
 #[test]
 fn a_text_that_does_not_fit_beside_its_handover() {
-    check(Mutation::OffersTooMuch, &["everything ends when the faults do"]);
+    check(Mutation::OffersTooMuch, &["everything ends when the faults do", "offers are answered"]);
 }
 
 #[test]

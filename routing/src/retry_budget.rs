@@ -53,6 +53,19 @@ impl RetryBudget {
         Self { config, buckets: [Bucket::default(); WINDOW_MAX + 1], latest: 0 }
     }
 
+    /// What was counted moves back with the clock, so that the window goes on.
+    pub fn clock_was_set_back(&mut self, by: Duration) {
+        let (by, ring, latest) = (by.as_secs(), self.buckets.len() as u64, self.latest);
+        let old = std::mem::replace(&mut self.buckets, [Bucket::default(); WINDOW_MAX + 1]);
+        self.latest = latest.saturating_sub(by);
+        // Older ones are leftovers of an earlier round, and count no more.
+        for bucket in old.into_iter().filter(|bucket| bucket.second + ring > latest) {
+            let second = bucket.second.saturating_sub(by);
+            let slot = usize::try_from(second % ring).expect("smaller than the ring");
+            self.buckets[slot] = Bucket { second, ..bucket };
+        }
+    }
+
     /// A first attempt starts.
     pub fn first(&mut self, now: Micros) {
         let bucket = self.bucket(now);
@@ -114,6 +127,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_window_goes_on_when_the_clock_is_set_back() {
+        let at = |seconds: u64| Micros::new(seconds * 1_000_000);
+        let mut budget =
+            RetryBudget::new(RetryConfig { ratio: 0.0, per_second: 1, window: Duration::from_secs(10) });
+        for _ in 0..10 {
+            assert!(budget.try_retry(at(10_000)));
+        }
+        assert!(!budget.try_retry(at(10_001)));
+        budget.clock_was_set_back(Duration::from_secs(3_600));
+        assert!(!budget.try_retry(at(6_402)), "the same window");
+        assert!(budget.try_retry(at(6_412)), "the next");
+    }
 
     const NOW: Micros = Micros::new(1_795_000_000_000_000);
 

@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::stream::SelectAll;
 use rand::{SeedableRng, rngs::StdRng};
-use schemas::{Lane, Micros, subjects, time::Clock as _, topology::JOURNAL_BUCKET};
+use schemas::{Lane, subjects, time::Clock as _, topology::JOURNAL_BUCKET};
 use tokio::{task::JoinSet, time::Instant};
 use transport::{
     LinkError, PublishError, SystemClock,
@@ -92,7 +92,7 @@ impl Dispatcher {
             repair_at: None,
             repairing: false,
             checked_at: Instant::now(),
-            asked_at: Micros::default(),
+            asked_at: Instant::now(),
             teller: Teller::new(SystemClock.now()),
             asking: false,
             demands: Vec::new(),

@@ -14,6 +14,10 @@ use tracing::{debug, info, warn};
 use super::{Delivered, Effect, Fate, Finding, JobKey, Jobs, Record, Returned, Stage};
 use crate::metrics;
 
+/// Offers that nobody answered after which a job ends. With pauses up to a minute that is a quarter of an hour, in which a pool
+/// whose workers are gone falls silent and is offered nothing: these speak, and take nothing.
+const VAIN_MAX: u32 = 20;
+
 impl Jobs {
     /// The server delivered a job.
     pub(super) fn delivered(&mut self, delivered: Delivered, now: Micros, out: &mut Vec<Effect>) {
@@ -98,6 +102,8 @@ impl Jobs {
             open: Vec::new(),
             larger_than: None,
             avoid: Vec::new(),
+            vain: 0,
+            forgive_at: None,
             decision: None,
             held_since: leased,
             not_before: None,
@@ -226,6 +232,13 @@ impl Jobs {
         let delivered = record.lease.delivered.saturating_sub(record.untried);
         if delivered > poison_after {
             let text = format!("delivered {delivered} times without an outcome");
+            self.end(key, Status::Failed, Failure::new(FailureClass::Poison, text), out);
+            return;
+        }
+        if record.vain >= VAIN_MAX {
+            let text = format!(
+                "offered {VAIN_MAX} times, and no worker answered: do their clocks and the dispatcher's differ?"
+            );
             self.end(key, Status::Failed, Failure::new(FailureClass::Poison, text), out);
             return;
         }

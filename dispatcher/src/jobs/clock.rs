@@ -78,11 +78,20 @@ impl Jobs {
     fn clock_was_set_back(&mut self, by: Duration) {
         self.pools.clock_was_set_back(by);
         self.link.clock_was_set_back(by);
+        self.feeds.iter_mut().for_each(|feed| feed.clock_was_set_back(by));
+        self.retries.values_mut().for_each(|retries| retries.clock_was_set_back(by));
+        self.lapses.iter_mut().for_each(|(at, _)| *at = *at - by);
+        self.hedges_at = self.hedges_at.iter().map(|(at, offer)| (*at - by, *offer)).collect();
         for record in self.records.values_mut() {
             record.leased = record.leased - by;
+            record.held_since = record.held_since - by;
+            for at in [&mut record.asked, &mut record.not_before, &mut record.forgive_at] {
+                *at = at.map(|at| at - by);
+            }
             for attempt in &mut record.open {
-                if let Course::Running { named, .. } = &mut attempt.course {
-                    *named = *named - by;
+                match &mut attempt.course {
+                    Course::Offered { accept_by } => *accept_by = *accept_by - by,
+                    Course::Running { named, .. } => *named = *named - by,
                 }
             }
         }
@@ -191,6 +200,7 @@ impl Jobs {
         self.forget_attempts(|pool, worker, _| !heard.contains(&(pool.clone(), worker.clone())), now, out);
         // A life is only forgotten with its worker: a worker of the same name that comes later is another process anyway.
         self.lives.retain(|who, _| heard.contains(who));
+        self.ahead.retain(|who, _| heard.contains(who));
     }
 
     /// Ends jobs whose time is up, that were taken back, or that no pool can ever take, wherever they stand in their line.

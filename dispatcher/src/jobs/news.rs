@@ -18,6 +18,8 @@ use tracing::{debug, warn};
 use super::{Attempt, Course, Effect, JobKey, Jobs, Lost, Stage};
 use crate::metrics;
 
+/// How long whoever did not answer is left alone after a job's second offer in a row; twice as long each time, up to a minute.
+const VAIN_FIRST: Duration = Duration::from_secs(1);
 /// What an attempt left that failed beside another.
 const BESIDE: &str = "one of two attempts at once";
 
@@ -58,7 +60,7 @@ impl Jobs {
         let tell = attempt.tell.take();
         let (current, hedge_after) = (attempt.current, attempt.hedge_after);
         record.attempts = record.attempts.max(attempt.number);
-        record.tried = true;
+        (record.tried, record.vain, record.forgive_at) = (true, 0, None);
         match record.stage {
             // The job has ended by its other attempt meanwhile.
             Stage::Over | Stage::Ending => self.order_stop(key, offer, out),
@@ -105,12 +107,17 @@ impl Jobs {
         metrics::lapsed();
         let pool = attempt.pool.clone();
         if let Some(record) = self.records.get(&key) {
-            warn!(job = %record.head.id, %pool, "nobody answered an offer");
+            let ahead = self.ahead.iter().filter(|((at, _), _)| *at == pool).map(|(_, by)| *by).max();
+            let clock_ahead_ms = ahead.map(|by| by.as_millis());
+            warn!(job = %record.head.id, %pool, in_vain = record.vain + 1, clock_ahead_ms, "nobody answered an offer");
         }
         self.not_taken(key, &attempt, now, out, |jobs, now, out| {
             if let Some(record) = jobs.records.get_mut(&key) {
                 record.avoid.push(pool);
-                record.tried = true;
+                (record.tried, record.vain) = (true, record.vain + 1);
+                // The first may be chance: another pool, or the same one, is asked at once.
+                let pause = VAIN_FIRST * 2_u32.saturating_pow(record.vain.saturating_sub(2)).min(60);
+                record.forgive_at = (record.vain > 1).then(|| now + pause);
             }
             jobs.look_up(key, false, now, out);
         });
@@ -296,6 +303,7 @@ impl Jobs {
     /// A worker says how it is.
     pub(super) fn heard(&mut self, beat: Heartbeat, now: Micros, out: &mut Vec<Effect>) {
         let (pool, worker, life) = (beat.pool.clone(), beat.worker.clone(), beat.started_us);
+        let said = beat.at_us;
         let model = beat.models.first().map(|served| served.model.clone());
         if self.pools.heartbeat(beat, now)
             && let Some(model) = model
@@ -303,11 +311,24 @@ impl Jobs {
             let change = routing::pool::Change::Suspect;
             out.push(Effect::Tell { pool: pool.clone(), model, change, class: None });
         }
+        self.note_clock(&pool, &worker, said, now);
         // Most heartbeats are of a process that is known; attempts are only looked through for another one.
         if self.lives.insert((pool.clone(), worker.clone()), life) != Some(life) {
             self.forget_attempts(|at, of, since| *at == pool && *of == worker && since != life, now, out);
         }
         self.stirred = true;
+    }
+
+    /// Notes how far a worker's clock is ahead, where that makes it drop all our offers. (One that seems behind may have been held up.)
+    fn note_clock(&mut self, pool: &PoolId, worker: &WorkerId, said: Micros, now: Micros) {
+        let by = said.since(now);
+        let who = (pool.clone(), worker.clone());
+        if by <= self.config.offers.accept_within {
+            self.ahead.remove(&who);
+        } else if self.ahead.insert(who, by).is_none() {
+            let ahead_ms = by.as_millis();
+            warn!(%pool, %worker, ahead_ms, "its clock is so far ahead of ours that it drops our offers");
+        }
     }
 
     /// Closes the attempts at workers that have vanished: `gone` says of a pool, a worker and the start of its process whether it has.

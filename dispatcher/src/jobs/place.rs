@@ -164,6 +164,11 @@ impl Jobs {
             if !outlasts_offer(record.age(now), config) {
                 return fair::Look::Skip;
             }
+            // Those that did not answer are asked again after a pause.
+            let spares = record.forgive_at.is_some_and(|at| at > now);
+            if spares && found.is_some() {
+                return fair::Look::Skip;
+            }
             if let Some((pool, attempt, decision)) = found {
                 next = Some(Next::Reattach(pool, attempt, decision));
                 return fair::Look::Take;
@@ -187,7 +192,7 @@ impl Jobs {
             };
             next = match picker.pick(pools.as_slice(), ask, now, rng) {
                 Some(choice) => Some(Next::Place(choice)),
-                None if record.avoid.is_empty() => return fair::Look::Skip,
+                None if record.avoid.is_empty() || spares => return fair::Look::Skip,
                 None => Some(Next::Forgive),
             };
             fair::Look::Take

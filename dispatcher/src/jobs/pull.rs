@@ -82,6 +82,8 @@ impl Jobs {
         let (policy, breaker) = (&self.config.policy, &self.config.breaker);
         let (region, model) = (&self.feeds[start].region, &self.feeds[start].model);
         let free = self.pools.free_slots(region, model, policy.silent_after, breaker, now);
+        // Jobs of a model that nobody serves come to be told so.
+        let free = if self.is_unserved(model) { credit::IDLE_PULL } else { free };
         let group = self.lines.group(region, model);
         // Jobs that are looked up come on top of those in the line: a crash brings back many at once.
         let in_hand = group.line.len() + self.looked_up;

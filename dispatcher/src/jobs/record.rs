@@ -47,6 +47,10 @@ pub struct Record {
     pub larger_than: Option<u16>,
     /// Pools that refused this delivery a moment ago; forgotten when none is left to ask.
     pub avoid: Vec<PoolId>,
+    /// Offers that nobody answered since one was taken.
+    pub vain: u32,
+    /// Those that refused or did not answer are not asked again before this.
+    pub forgive_at: Option<Micros>,
     /// Why its last attempt went where it went, or why none was made.
     pub decision: Option<Decision>,
     /// Since when it is held here.

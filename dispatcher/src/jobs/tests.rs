@@ -1,6 +1,7 @@
 mod demand;
 mod remade;
 mod silence;
+mod vain;
 
 use std::time::Duration;
 
@@ -98,6 +99,11 @@ impl Scene {
     }
 
     fn beat(&mut self, pool: &str, worker: &str, life: u64) -> Vec<Effect> {
+        let beat = self.heartbeat(pool, worker, life);
+        self.apply(Event::Heard(beat))
+    }
+
+    fn heartbeat(&self, pool: &str, worker: &str, life: u64) -> Heartbeat {
         let served = ServedModel {
             model: MODEL.parse().unwrap(),
             sku: "standard".into(),
@@ -113,7 +119,7 @@ impl Scene {
             detached: false,
             warmable: false,
         };
-        let beat = Heartbeat {
+        Heartbeat {
             pool: pool.parse().unwrap(),
             worker: worker.parse().unwrap(),
             started_us: Micros::new(life),
@@ -126,8 +132,7 @@ impl Scene {
             failed: 0,
             models: vec![served],
             machines: None,
-        };
-        self.apply(Event::Heard(beat))
+        }
     }
 
     fn lease(&mut self, seq: u64, delivered: u64) -> Lease {
@@ -606,6 +611,30 @@ fn a_job_that_no_pool_could_ever_take_fails_at_once_and_names_the_gate() {
         scene.apply(Event::Concluded(key));
         assert_eq!(scene.left(), Count::default());
     }
+}
+
+#[test]
+fn a_job_of_a_model_that_no_listed_pool_serves_is_pulled_and_fails_once_pools_had_time_to_speak() {
+    let served =
+        KnownModel { model: "mistral-7b".parse().unwrap(), size: 1, least_cost: UsdNanos::new(100_000) };
+    let known = KnownPool { id: "golem@us-east".parse().unwrap(), models: vec![served] };
+    let mut scene = Scene::with(|config| config.pools = vec![known]);
+    // The two workers serve it though they are not listed.
+    assert!(offer(&scene.deliver(1, 1)).is_some());
+    scene.jobs.pools = Pools::default();
+    assert!(scene.deliver(2, 1).is_empty(), "others may be about to speak");
+    scene.jobs.apply(Event::Reconnected, scene.now, &mut Vec::new());
+    scene.now = scene.now + Duration::from_secs(1);
+    let mut out = Vec::new();
+    for _ in 0..6 {
+        scene.now = scene.now + Duration::from_secs(1);
+        scene.jobs.apply(Event::Tick, scene.now, &mut out);
+        scene.jobs.settle(scene.now, &mut out);
+    }
+    assert!(out.iter().any(|effect| matches!(effect, Effect::Pull { .. })), "{out:?}");
+    let effects = scene.deliver(3, 1);
+    let [Effect::End(ending)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(ending.failure().message, format!("no pool serves the model `{MODEL}`"));
 }
 
 #[test]

@@ -89,3 +89,30 @@ fn nobodys_silence_means_anything_while_the_link_is_silent() {
     }
     assert_eq!(scene.left().running, 1);
 }
+
+#[test]
+fn an_offer_lapses_and_a_rest_ends_in_time_though_the_clock_is_set_back_by_an_hour() {
+    let mut scene = Scene::new();
+    scene.offered(1);
+    scene.now = scene.now - Duration::from_secs(3_600);
+    scene.beat("modal@us-east", "w2", 1);
+    let effects = scene.pass(Duration::from_millis(1_600));
+    let effects = scene.found(&effects, || Fate::Again(Journal::default()));
+    let second = offer(&effects).unwrap_or_else(|| panic!("no offer in {effects:?}"));
+    scene.accept("w2", second.offer);
+    scene.end("w2", second.offer, None, false);
+    assert_eq!(scene.left(), Count::default());
+}
+
+#[test]
+fn a_consumer_that_found_nobody_is_asked_again_though_the_clock_is_set_back_by_an_hour() {
+    let mut scene = Scene::new();
+    let feed = |scene: &Scene| scene.jobs.feeds()[0].is_paused(scene.now);
+    scene.apply(Event::PullEnded { feed: 0, number: 1, end: PullEnd::Unserved });
+    scene.jobs.feeds[0].pause(scene.now);
+    scene.now = scene.now - Duration::from_secs(3_600);
+    scene.pass(Duration::from_millis(20));
+    assert!(feed(&scene));
+    scene.pass(Duration::from_millis(600));
+    assert!(!feed(&scene));
+}
