@@ -7,7 +7,9 @@
 //! ```
 
 mod carry;
+mod returns;
 mod start;
+mod streams;
 mod tell;
 
 use std::{
@@ -16,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, Message, Subscriber};
+use async_nats::{Message, Subscriber};
 use futures_util::{FutureExt, StreamExt, stream::SelectAll};
 use schemas::{
     Micros,
@@ -26,7 +28,6 @@ use schemas::{
     heartbeat::Heartbeat,
     subjects::JobSubject,
     time::Clock as _,
-    topology::Topology,
 };
 use tokio::{
     task::JoinSet,
@@ -34,12 +35,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
-use transport::{
-    SystemClock,
-    api::ApiError,
-    role::Role,
-    topology::{self, TopologyError},
-};
+use transport::{SystemClock, api::ApiError, role::Role, topology::TopologyError};
 
 pub use self::start::StartError;
 
@@ -50,7 +46,6 @@ use crate::{
     ending::Ending,
     jobs::{Effect, Event, Finding, JobKey, Jobs, Lost, Suspect},
     look_up::LookUp,
-    metrics,
     nats::{self, Delivery, Parcel},
     tenants, why,
 };
@@ -61,11 +56,6 @@ const TICK: Duration = Duration::from_millis(20);
 const BURST: usize = 256;
 /// How often whose jobs wait behind a backlog is asked for.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How often the map of streams is looked at though nothing says that it is wrong: the server tells of a deleted stream once, and
-/// who is not connected at that moment does not hear it.
-const CHECK_EVERY: Duration = Duration::from_secs(30);
-/// How often a missing stream or consumer is made anew, at most.
-const REPAIR_EVERY: Duration = Duration::from_secs(3);
 
 /// Why a running dispatcher stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -263,53 +253,6 @@ impl Dispatcher {
         }
     }
 
-    /// A worker gives a job back after a failed attempt.
-    fn returned(&mut self, message: Message) {
-        let back = match nats::read_return(&message) {
-            Ok(back) => back,
-            Err(error) => {
-                error!(%error, "a returned job does not read; it comes again after ack_wait");
-                return;
-            }
-        };
-        if !back.in_log {
-            let parcel = Parcel { headers: nats::own_headers(message.headers), body: message.payload };
-            self.joined(back, Some(parcel));
-            return;
-        }
-        let client = self.role.control.client.clone();
-        self.tasks.spawn(async move {
-            let read = transport::stored::job_at(&client, back.lease.stream(), back.lease.stream_seq).await;
-            let parcel = read.unwrap_or_else(|error| {
-                warn!(%error, "a returned job is not read from the log; it comes again after ack_wait");
-                None
-            });
-            Told::Read(Box::new(back), parcel.map(|(headers, body)| Parcel { headers, body }))
-        });
-    }
-
-    /// A returned job, with its text if that could be read.
-    fn joined(&mut self, back: schemas::handover::Return, parcel: Option<Parcel>) {
-        let Some(parcel) = parcel else { return };
-        match nats::join_return(back, parcel, SystemClock.now()) {
-            Ok(returned) => self.apply(Event::Returned(Box::new(returned))),
-            Err(error) => error!(%error, "a returned job does not read; it comes again after ack_wait"),
-        }
-    }
-
-    /// A stream of ours is gone: it is made anew at once, and a person is told, since what it held is lost.
-    fn stream_deleted(&mut self, message: &Message) {
-        let name = message.subject.as_str().rsplit('.').next().unwrap_or_default();
-        if Topology::new(&self.config.topology).streams.iter().any(|stream| stream.name == name) {
-            error!(
-                stream = name,
-                "a stream was deleted while we run; it is made anew, and what it held is lost"
-            );
-            metrics::stream_deleted();
-            self.repair_at = Some(Instant::now());
-        }
-    }
-
     /// A task beside the loop has ended.
     fn told(&mut self, told: Result<Told, tokio::task::JoinError>) -> Result<(), RunError> {
         match told {
@@ -324,19 +267,7 @@ impl Dispatcher {
                 }
             }
             Ok(Told::Event(event)) => self.apply(event),
-            Ok(Told::Repaired(outcome)) => {
-                self.repairing = false;
-                match outcome {
-                    Ok(born) => self.streams_are(born),
-                    Err(error @ (TopologyError::Missing { .. } | TopologyError::Floor { .. })) => {
-                        return Err(error.into());
-                    }
-                    Err(error) => {
-                        warn!(%error, "streams and consumers not repaired yet");
-                        self.repair_at = Some(Instant::now() + REPAIR_EVERY);
-                    }
-                }
-            }
+            Ok(Told::Repaired(outcome)) => self.repaired(outcome)?,
             Ok(Told::Newest(Ok(newest))) => self.jobs.waiting_behind(newest, SystemClock.now()),
             Ok(Told::Newest(Err(error))) => debug!(%error, "whose jobs wait is not known now"),
             Ok(Told::Pending(pending)) => {
@@ -375,12 +306,7 @@ impl Dispatcher {
         for draw in self.jobs.budgets_mut().draws(now) {
             self.banker.ask(draw);
         }
-        let wrong = self.repair_at.is_some_and(|at| at <= Instant::now());
-        if !self.repairing && (wrong || self.checked_at.elapsed() >= CHECK_EVERY) {
-            (self.repairing, self.repair_at, self.checked_at) = (true, None, Instant::now());
-            let (client, config) = (self.role.control.client.clone(), self.config.clone());
-            self.tasks.spawn(async move { Told::Repaired(repaired(&client, &config).await) });
-        }
+        self.look_at_streams();
         if self.asked_at.elapsed() >= ASK_EVERY {
             self.asked_at = Instant::now();
             // While nothing waits in the streams, everybody's jobs are seen as they come.
@@ -391,16 +317,6 @@ impl Dispatcher {
                 let client = self.role.control.client.clone();
                 self.tasks.spawn(async move { Told::Newest(tenants::newest(client, region).await) });
             }
-        }
-    }
-
-    /// The job streams are as they should be. One that was made at another time is another stream.
-    fn streams_are(&mut self, born: Vec<Micros>) {
-        let known = std::mem::replace(&mut self.born, born);
-        let changed =
-            (0..).zip(known.into_iter().zip(self.born.clone())).filter(|(_, (old, new))| old != new);
-        for (region, (_, born)) in changed {
-            self.apply(Event::Remade { region, born });
         }
     }
 
@@ -425,12 +341,6 @@ impl Dispatcher {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
         self.banker.close(self.jobs.budgets_mut(), &SystemClock, left).await;
     }
-}
-
-/// Makes the map of streams right, and says when each region's job stream was made.
-async fn repaired(client: &Client, config: &DispatcherConfig) -> Result<Vec<Micros>, TopologyError> {
-    topology::ensure(client, &Topology::new(&config.topology)).await?;
-    Ok(nats::born(client, &config.regions).await?)
 }
 
 async fn stopped(shutdown: Option<&CancellationToken>) {

@@ -17,7 +17,7 @@ use transport::{
     topology::TopologyError,
 };
 
-use super::{Dispatcher, repaired};
+use super::{Dispatcher, streams::repaired};
 use crate::{
     banker::Banker, config::DispatcherConfig, demand::Teller, feed::Feed, jobs::Jobs, look_up::LookUp, nats,
     recurring::Recurrer, trim::Trimmer,

@@ -89,6 +89,8 @@ impl<'a> Json<'a> {
     /// Looks for what is missing by name, wherever it stands. It may find what a nested value or a prompt says, but only in a body that
     /// makes no sense, and replies stay in the sender's tenant. Each name is looked at once and not further than [`NEAR`].
     fn by_name(self, fields: &mut Fields) {
+        // Two ids: one of them may be another job's, which must not hear that it failed.
+        let (known, mut ids) = (fields.id.is_some(), Vec::new());
         for at in 0..self.rest.len() {
             let near = &self.rest[at..self.rest.len().min(at + NEAR)];
             let names: [&[u8]; 4] = [br#""id""#, b"'id'", br#""mailbox""#, b"'mailbox'"];
@@ -96,10 +98,14 @@ impl<'a> Json<'a> {
             let mut walk = Json { rest: &near[name.len()..] };
             let Some(text) = walk.named_text() else { continue };
             if name[1..].starts_with(b"id") {
-                fields.id = fields.id.take().or(Some(text).filter(|text| text.parse::<JobId>().is_ok()));
+                ids.extend(Some(text).filter(|text| text.parse::<JobId>().is_ok()));
             } else {
                 fields.mailbox = fields.mailbox.take().or(Some(text));
             }
+        }
+        ids.dedup();
+        if !known && ids.len() == 1 {
+            fields.id = ids.pop();
         }
     }
 

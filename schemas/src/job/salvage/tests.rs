@@ -72,6 +72,14 @@ fn a_mailbox_that_breaks_the_rule_is_told_in_the_default_one() {
 }
 
 #[test]
+fn of_two_ids_behind_such_a_quote_neither_is_taken() {
+    let other = ID.replace('1', "2");
+    let body = format!(r#"{{"prompt":"he said "{{"id":"{other}"}}" twice","mailbox":"inbox","id":"{ID}"}}"#);
+    let found = look(body.as_bytes());
+    assert_eq!((found.id, found.mailbox), (None, "inbox".parse().ok()));
+}
+
+#[test]
 fn behind_a_quote_that_is_not_escaped_id_and_mailbox_are_found() {
     let named = format!(r#""id":"{ID}","mailbox" : "inbox""#);
     for prompt in [
@@ -88,7 +96,7 @@ fn behind_a_quote_that_is_not_escaped_id_and_mailbox_are_found() {
         check(format!("{{{named},{prompt}}}").as_bytes(), "inbox");
     }
     // What was found before the break holds, and an id must be one.
-    let nested = format!(r#"{{"prompt":"a "b", {{"id":"no"}}, {named}, "id":"{OTHER}", "mailbox":"other"}}"#);
+    let nested = format!(r#"{{"prompt":"a "b", {{"id":"no"}}, {named}, "mailbox":"other"}}"#);
     check(nested.as_bytes(), "inbox");
     check(format!(r#"{{{named},"prompt":"a "b","id":"{OTHER}","mailbox":"other"}}"#).as_bytes(), "inbox");
 }
