@@ -173,7 +173,7 @@ impl Dispatcher {
                     }
                 }
                 Some(beat) = self.beats.next() => self.heard(&beat),
-                Some(back) = self.returns.next() => self.returned(back),
+                Some(back) = self.returns.next() => self.returned(nats::read_return(back)),
                 delivery = self.deliveries.next(), if !self.drained => {
                     let Some(delivery) = delivery else {
                         self.drained = true;
@@ -188,7 +188,7 @@ impl Dispatcher {
                 }
                 Some(told) = self.tasks.join_next() => self.told(told)?,
                 Some(question) = self.questions.next() => self.explain(question).await,
-                Some(deleted) = self.deletions.next() => self.stream_deleted(&deleted),
+                Some(deleted) = self.deletions.next() => self.stream_deleted(deleted.subject.as_str()),
                 Some(heard) = self.banker.next() => {
                     if self.banker.tell(self.jobs.budgets_mut(), heard, &SystemClock) {
                         self.apply(Event::Stirred);

@@ -15,9 +15,13 @@ use schemas::{
     topology,
 };
 use serde_json::Value;
-use transport::api::{self, ApiError};
+use transport::{
+    api::{self, ApiError},
+    topology::{TopologyError, ensure},
+};
 
 use crate::{
+    config::DispatcherConfig,
     feed::{Feed, PULL_EXPIRES},
     jobs::{Delivered, PullEnd, Returned},
 };
@@ -61,6 +65,12 @@ pub async fn read_recreated(client: &Client, feed: &mut Feed) -> Result<(), ApiE
         .and_then(Value::as_str);
     feed.recreated_at = text.and_then(|t| t.parse().ok()).unwrap_or(0);
     Ok(())
+}
+
+/// Makes the map of streams right, and says when each region's job stream was made.
+pub async fn repaired(client: &Client, config: &DispatcherConfig) -> Result<Vec<Micros>, TopologyError> {
+    ensure(client, &topology::Topology::new(&config.topology)).await?;
+    Ok(born(client, &config.regions).await?)
 }
 
 /// When the job streams of these regions were made.
@@ -217,11 +227,13 @@ pub enum ReturnError {
     Job(#[from] JobError),
 }
 
-/// Reads what a worker says about a job that it gives back.
-pub fn read_return(message: &Message) -> Result<Return, ReturnError> {
+/// Reads what a worker says about a job that it gives back, and what came with it: the job itself, unless the return says that it is to
+/// be read from the log.
+pub fn read_return(message: Message) -> Result<(Return, Parcel), ReturnError> {
     let header =
         message.headers.as_ref().and_then(|h| h.get(headers::RETURN)).map_or("", HeaderValue::as_str);
-    Ok(serde_json::from_str(header)?)
+    let back = serde_json::from_str(header)?;
+    Ok((back, Parcel { headers: own_headers(message.headers), body: message.payload }))
 }
 
 /// Joins what a worker says with the job itself.

@@ -1,6 +1,5 @@
 //! Jobs that workers give back: with their text, or by their place in the log.
 
-use async_nats::Message;
 use schemas::{handover::Return, time::Clock as _};
 use tracing::{error, warn};
 use transport::SystemClock;
@@ -8,21 +7,20 @@ use transport::SystemClock;
 use super::{Dispatcher, Told};
 use crate::{
     jobs::Event,
-    nats::{self, Parcel},
+    nats::{self, Parcel, ReturnError},
 };
 
 impl Dispatcher {
     /// A worker gives a job back after a failed attempt.
-    pub(super) fn returned(&mut self, message: Message) {
-        let back = match nats::read_return(&message) {
-            Ok(back) => back,
+    pub(super) fn returned(&mut self, read: Result<(Return, Parcel), ReturnError>) {
+        let (back, parcel) = match read {
+            Ok(read) => read,
             Err(error) => {
                 error!(%error, "a returned job does not read; it comes again after ack_wait");
                 return;
             }
         };
         if !back.in_log {
-            let parcel = Parcel { headers: nats::own_headers(message.headers), body: message.payload };
             self.joined(back, Some(parcel));
             return;
         }

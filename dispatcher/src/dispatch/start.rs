@@ -17,7 +17,7 @@ use transport::{
     topology::TopologyError,
 };
 
-use super::{Dispatcher, streams::repaired};
+use super::Dispatcher;
 use crate::{
     banker::Banker, config::DispatcherConfig, demand::Teller, feed::Feed, jobs::Jobs, look_up::LookUp, nats,
     recurring::Recurrer, trim::Trimmer,
@@ -51,7 +51,7 @@ impl Dispatcher {
     pub async fn connect(config: DispatcherConfig) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let links = Links::connect(&config.link, &format!("dispatcher-{}", config.id)).await?;
-        let born = repaired(&links.bulk.client, &config).await?;
+        let born = nats::repaired(&links.bulk.client, &config).await?;
         let mut role = links.start(Publishes::OnControl).await?;
         let (client, control) = (role.bulk.client.clone(), role.control.client.clone());
         let (inbox, accept) = (client.new_inbox(), client.new_inbox());

@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, Message};
 use schemas::{Micros, topology::Topology};
 use tokio::time::Instant;
 use tracing::{error, warn};
-use transport::topology::{self, TopologyError};
+use transport::topology::TopologyError;
 
 use super::{Dispatcher, RunError, Told};
-use crate::{config::DispatcherConfig, jobs::Event, metrics, nats};
+use crate::{jobs::Event, metrics, nats};
 
 /// How often the map of streams is looked at though nothing says that it is wrong: the server tells of a deleted stream once, and
 /// who is not connected at that moment does not hear it.
@@ -20,8 +19,8 @@ const REPAIR_EVERY: Duration = Duration::from_secs(3);
 
 impl Dispatcher {
     /// A stream of ours is gone: it is made anew at once, and a person is told, since what it held is lost.
-    pub(super) fn stream_deleted(&mut self, message: &Message) {
-        let name = message.subject.as_str().rsplit('.').next().unwrap_or_default();
+    pub(super) fn stream_deleted(&mut self, subject: &str) {
+        let name = subject.rsplit('.').next().unwrap_or_default();
         if Topology::new(&self.config.topology).streams.iter().any(|stream| stream.name == name) {
             error!(
                 stream = name,
@@ -38,7 +37,7 @@ impl Dispatcher {
         if !self.repairing && (wrong || self.checked_at.elapsed() >= CHECK_EVERY) {
             (self.repairing, self.repair_at, self.checked_at) = (true, None, Instant::now());
             let (client, config) = (self.role.control.client.clone(), self.config.clone());
-            self.tasks.spawn(async move { Told::Repaired(repaired(&client, &config).await) });
+            self.tasks.spawn(async move { Told::Repaired(nats::repaired(&client, &config).await) });
         }
     }
 
@@ -67,13 +66,4 @@ impl Dispatcher {
             self.apply(Event::Remade { region, born });
         }
     }
-}
-
-/// Makes the map of streams right, and says when each region's job stream was made.
-pub(super) async fn repaired(
-    client: &Client,
-    config: &DispatcherConfig,
-) -> Result<Vec<Micros>, TopologyError> {
-    topology::ensure(client, &Topology::new(&config.topology)).await?;
-    Ok(nats::born(client, &config.regions).await?)
 }
