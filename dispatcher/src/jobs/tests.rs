@@ -1,6 +1,8 @@
 mod demand;
+mod hedge;
 mod remade;
 mod silence;
+mod stop;
 mod vain;
 
 use std::time::Duration;
@@ -298,24 +300,6 @@ fn given_back(effects: &[Effect]) -> usize {
     effects.iter().filter(|effect| matches!(effect, Effect::GiveBack { .. })).count()
 }
 
-/// A job that runs at Golem's w1 while a second attempt is offered to Modal: the first offer and the second.
-fn hedged(scene: &mut Scene) -> (Handover, Handover) {
-    for seq in 1..=40 {
-        let first = scene.offered(seq);
-        scene.accept("w1", first.offer);
-        scene.end("w1", first.offer, None, false);
-    }
-    let first = scene.offered(99);
-    scene.accept("w1", first.offer);
-    let effects = scene.pass(Duration::from_secs(2));
-    let second = offer(&effects).expect("a second attempt");
-    assert!(
-        second.hedge && second.in_log && matches!(orders(&effects)[..], [Order::Hedged(_)]),
-        "{effects:?}"
-    );
-    (first, second)
-}
-
 #[test]
 fn a_job_comes_runs_ends_and_is_forgotten() {
     let mut scene = Scene::new();
@@ -324,59 +308,6 @@ fn a_job_comes_runs_ends_and_is_forgotten() {
     scene.accept("w1", handover.offer);
     assert_eq!((scene.left().running, scene.left().bytes), (1, 0));
     assert!(scene.end("w1", handover.offer, None, false).is_empty());
-    assert_eq!(scene.left(), Count::default());
-}
-
-#[test]
-fn a_first_attempt_that_succeeds_while_the_second_is_offered_ends_the_job_and_the_second_is_stopped() {
-    let mut scene = Scene::new();
-    let (first, second) = hedged(&mut scene);
-    assert_eq!(acks(&scene.end("w1", first.offer, None, false)), 0, "the worker has finished the lease");
-    let effects = scene.accept("w2", second.offer);
-    assert!(matches!(orders(&effects)[..], [Order::Stop(_)]), "{effects:?}");
-    scene.end("w2", second.offer, Some(FailureClass::Cancelled), false);
-    assert_eq!(scene.left(), Count::default());
-}
-
-#[test]
-fn a_first_attempt_that_fails_while_the_second_is_offered_leaves_the_job_to_the_second() {
-    let mut scene = Scene::new();
-    let (first, second) = hedged(&mut scene);
-    let effects = scene.end("w1", first.offer, Some(FailureClass::ProviderDown), true);
-    assert!(offer(&effects).is_none(), "{effects:?}");
-    let effects = scene.accept("w2", second.offer);
-    assert!(matches!(orders(&effects)[..], [Order::Alone(_, Some(_))]), "{effects:?}");
-    scene.end("w2", second.offer, None, false);
-    assert_eq!(scene.left(), Count::default());
-}
-
-#[test]
-fn a_first_attempt_that_fails_while_the_second_is_refused_is_looked_up_and_goes_on() {
-    let mut scene = Scene::new();
-    let (first, second) = hedged(&mut scene);
-    scene.end("w1", first.offer, Some(FailureClass::ProviderDown), true);
-    let news = Acceptances { refused: vec![(second.offer, RefusedBecause::Busy)], ..Scene::news("w2") };
-    scene.apply(Event::Answered(news));
-    let effects = scene.pass(Duration::from_millis(20));
-    scene.beat("modal@us-east", "w2", 1);
-    let effects = scene.found(&effects, || Fate::Again(Journal::default()));
-    let again = offer(&effects).unwrap_or_else(|| panic!("no offer in {effects:?}"));
-    assert!(!again.hedge && again.journal.entries.len() == 1, "{again:?}");
-}
-
-#[test]
-fn a_job_given_back_while_its_second_attempt_runs_is_the_seconds_own() {
-    let mut scene = Scene::new();
-    let (first, second) = hedged(&mut scene);
-    scene.accept("w2", second.offer);
-    // The first had not heard that it was hedged, and gave the job back.
-    let effects = scene.give_back(99, &first, FailureClass::ProviderDown);
-    assert!(
-        offer(&effects).is_none() && matches!(orders(&effects)[..], [Order::Alone(_, Some(_))]),
-        "{effects:?}"
-    );
-    scene.end("w1", first.offer, Some(FailureClass::ProviderDown), false);
-    scene.end("w2", second.offer, None, false);
     assert_eq!(scene.left(), Count::default());
 }
 
@@ -538,56 +469,6 @@ fn a_finding_about_an_older_delivery_changes_nothing() {
 }
 
 #[test]
-fn a_stopping_dispatcher_gives_back_what_it_holds_and_what_comes_back() {
-    let mut scene = Scene::new();
-    let (running, open) = (scene.offered(1), scene.offered(2));
-    scene.accept("w1", running.offer);
-    scene.deliver(3, 2);
-    assert_eq!(given_back(&scene.apply(Event::Stop)), 1, "the job under look-up");
-    assert!(!scene.jobs.is_settled(), "an offer is open");
-    let effects = scene.give_back(1, &running, FailureClass::ProviderDown);
-    assert_eq!(given_back(&effects), 1, "{effects:?}");
-    let news = Acceptances { refused: vec![(open.offer, RefusedBecause::Busy)], ..Scene::news("w1") };
-    assert_eq!(given_back(&scene.apply(Event::Answered(news))), 1);
-    assert!(scene.jobs.is_settled());
-}
-
-#[test]
-fn a_job_that_stopping_dispatchers_gave_back_is_no_poison_and_had_no_attempt() {
-    let mut scene = Scene::new();
-    scene.deliver(1, 13);
-    let effects = scene.pass(Duration::from_millis(20));
-    let effects = scene.found_untried(&effects, 12, || Fate::Again(Journal::default()));
-    let first = offer(&effects).unwrap_or_else(|| panic!("no offer in {effects:?}"));
-    assert_eq!(first.attempt, 1);
-    // Delivered as often to holders that died with it.
-    scene.deliver(2, 13);
-    let effects = scene.pass(Duration::from_millis(20));
-    let effects = scene.found(&effects, || Fate::Again(Journal::default()));
-    let [Effect::End(ending)] = &effects[..] else { panic!("{effects:?}") };
-    assert_eq!(ending.failure().class, FailureClass::Poison);
-}
-
-#[test]
-fn a_job_is_given_back_as_untried_unless_a_worker_may_have_begun_it() {
-    let untried = |effects: &[Effect]| {
-        let noted = effects.iter().find_map(|effect| match effect {
-            Effect::GiveBack { untried, .. } => Some(untried.is_some()),
-            _ => None,
-        });
-        noted.unwrap_or_else(|| panic!("nothing is given back: {effects:?}"))
-    };
-    let mut scene = Scene::new();
-    scene.deliver(1, 2);
-    let (refused, lapsed) = (scene.offered(2), scene.offered(3));
-    assert!(untried(&scene.apply(Event::Stop)), "under look-up");
-    let news = Acceptances { refused: vec![(refused.offer, RefusedBecause::Busy)], ..Scene::news("w1") };
-    assert!(untried(&scene.apply(Event::Answered(news))), "refused");
-    assert!(lapsed.offer > refused.offer);
-    assert!(!untried(&scene.pass(Duration::from_millis(1_600))), "nobody answered");
-}
-
-#[test]
 fn a_job_that_no_pool_could_ever_take_fails_at_once_and_names_the_gate() {
     let known = KnownPool {
         id: "golem@us-east".parse().unwrap(),
@@ -679,14 +560,4 @@ fn a_job_left_to_an_older_attempt_that_gives_it_back_goes_on() {
     let effects = scene.pass(Duration::from_millis(20));
     let effects = scene.found(&effects, || Fate::Again(Journal::default()));
     assert!(offer(&effects).is_some(), "{effects:?}");
-}
-
-#[test]
-fn an_offer_that_is_refused_after_the_job_has_ended_leaves_nothing_behind() {
-    let mut scene = Scene::new();
-    let (first, second) = hedged(&mut scene);
-    scene.end("w1", first.offer, None, false);
-    let news = Acceptances { refused: vec![(second.offer, RefusedBecause::Running)], ..Scene::news("w2") };
-    scene.apply(Event::Answered(news));
-    assert_eq!(scene.left(), Count::default());
 }
