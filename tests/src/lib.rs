@@ -13,4 +13,5 @@ pub mod rent;
 pub mod roles;
 pub mod rust_text;
 pub mod scripted;
+pub mod streams;
 pub mod wait;

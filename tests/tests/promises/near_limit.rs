@@ -29,18 +29,6 @@ const SUBJECT: &str = "beacon.jobs.us-east.llama-3-2-1b.normal.acme";
 /// As many bytes as one header may have in a stream, beside a job's id.
 const LONG: usize = 65_300;
 
-/// Publishes a job with one more header, nearly as long as the server takes.
-async fn publish_with(client: &async_nats::Client, name: &'static str) -> String {
-    let id = producer::request::new_job_id().to_string();
-    let body = json!({ "id": id, "prompt": "x", "mailbox": "inbox", "max_attempts": 2 }).to_string();
-    let mut map = async_nats::HeaderMap::new();
-    map.insert(headers::MESSAGE_ID, format!("{id}:acme"));
-    map.insert(name, "x".repeat(LONG));
-    let context = async_nats::jetstream::new(client.clone());
-    context.publish_with_headers(SUBJECT, map, body.into()).await.unwrap().await.unwrap();
-    id
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_ends_whatever_headers_the_server_took_with_it() {
     let server = NatsServer::start().await;
@@ -54,7 +42,7 @@ async fn a_job_ends_whatever_headers_the_server_took_with_it() {
     let mut results = client.subscribe("beacon.reply.acme.inbox.result").await.unwrap();
     let mut letters = client.subscribe("beacon.dead.>").await.unwrap();
     client.flush().await.unwrap();
-    let job = publish_with(&client, headers::TRACEPARENT).await;
+    let job = publish(&client, 1, Some(headers::TRACEPARENT)).await;
     assert_eq!(result(&mut results, &job).await.status, Status::Succeeded);
     provider.set(Script::Fail(Failure::new(FailureClass::ProviderDown, "down")));
     for (name, class) in [
@@ -62,7 +50,7 @@ async fn a_job_ends_whatever_headers_the_server_took_with_it() {
         (headers::CONTENT_TYPE, FailureClass::Undecodable),
         (headers::SCHEMA, FailureClass::Undecodable),
     ] {
-        let job = publish_with(&client, name).await;
+        let job = publish(&client, 1, Some(name)).await;
         let failed = result(&mut results, &job).await;
         assert_eq!((failed.status, failed.error.unwrap().class), (Status::Failed, class));
         let letter = tokio::time::timeout(wait::DEADLINE, letters.next()).await.unwrap().unwrap();
@@ -79,13 +67,17 @@ async fn a_job_ends_whatever_headers_the_server_took_with_it() {
     producer.close().await;
 }
 
-/// Publishes a job whose body has nearly as many bytes as the server takes, as a producer in another language may.
-async fn publish(client: &async_nats::Client, text: usize) -> String {
+/// Publishes a job with a prompt of so many bytes, as a producer in another language may; with one more header nearly as long as the
+/// server takes, where one is named.
+async fn publish(client: &async_nats::Client, text: usize, long: Option<&'static str>) -> String {
     let id = producer::request::new_job_id().to_string();
     let body =
         json!({ "id": id, "prompt": "x".repeat(text), "mailbox": "inbox", "max_attempts": 2 }).to_string();
     let mut map = async_nats::HeaderMap::new();
     map.insert(headers::MESSAGE_ID, format!("{id}:acme"));
+    if let Some(name) = long {
+        map.insert(name, "x".repeat(LONG));
+    }
     let context = async_nats::jetstream::new(client.clone());
     context.publish_with_headers(SUBJECT, map, body.into()).await.unwrap().await.unwrap();
     id
@@ -118,12 +110,12 @@ async fn a_body_just_under_the_limit_runs_fails_elsewhere_and_is_buried_with_all
     let mut letters = client.subscribe("beacon.dead.>").await.unwrap();
     client.flush().await.unwrap();
     let text = 1_048_000;
-    let job = publish(&client, text).await;
+    let job = publish(&client, text, None).await;
     let done = result(&mut results, &job).await;
     assert_eq!((done.status, done.output.unwrap().text), (Status::Succeeded, text.to_string()));
     // The same when it fails: it goes back and forth, and its letter leads to all of it.
     measures.set(Script::Fail(Failure::new(FailureClass::ProviderDown, "f\u{fc}nfhundertdrei")));
-    let job = publish(&client, text).await;
+    let job = publish(&client, text, None).await;
     let failed = result(&mut results, &job).await;
     assert_eq!((failed.status, failed.attempts), (Status::Failed, 2));
     let letter = tokio::time::timeout(wait::DEADLINE, letters.next()).await.unwrap().unwrap();

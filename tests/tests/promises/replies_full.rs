@@ -2,28 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
 use futures_util::StreamExt as _;
 use schemas::{reply::Status, topology::REPLIES};
-use serde_json::{Value, json};
 use tests::{
     audit::Audit,
     nats_server::NatsServer,
     roles::{self, Role},
     scripted::{Script, Scripted},
-    wait,
+    streams, wait,
 };
-use transport::api;
 
 const ACK_WAIT: Duration = Duration::from_secs(2);
-
-/// Lets the stream of results hold so many bytes, and refuse what is more.
-async fn limit(client: &Client, max_bytes: i64) {
-    let info = api::ask(client, &format!("STREAM.INFO.{REPLIES}"), &Value::Null).await.unwrap();
-    let mut config = info["config"].clone();
-    (config["max_bytes"], config["discard"]) = (json!(max_bytes), json!("new"));
-    api::ask(client, &format!("STREAM.UPDATE.{REPLIES}"), &config).await.unwrap();
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_stream_of_results_makes_no_job_fail_or_run_twice() {
@@ -38,7 +27,7 @@ async fn a_full_stream_of_results_makes_no_job_fail_or_run_twice() {
         Role::worker(roles::pool_config(&urls, "golem@us-east", "w1", 4, ACK_WAIT, provider.clone())).await;
     let mut producer = roles::producer(&urls).await;
     let client = producer.client().clone();
-    limit(&client, 16).await;
+    streams::limit(&client, REPLIES, 16).await;
     let mut tries = client.subscribe("beacon.reply.acme.inbox.result").await.unwrap();
     client.flush().await.unwrap();
     let (jobs, since) = (roles::submit_many(&producer, 1).await, Instant::now());
@@ -49,7 +38,7 @@ async fn a_full_stream_of_results_makes_no_job_fail_or_run_twice() {
         count += 1;
     }
     assert_eq!(provider.begun(), 1, "paid again");
-    limit(&client, -1).await;
+    streams::limit(&client, REPLIES, -1).await;
     let audit = Audit::all_ended(&mut producer, &jobs).await;
     assert_eq!((audit.count(Status::Succeeded), audit.costs.len(), provider.begun()), (1, 1, 1));
     worker.stop().await;

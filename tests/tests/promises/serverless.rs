@@ -15,7 +15,6 @@ use schemas::{
     reply::Status,
     topology::{JOURNAL_BUCKET, bucket_stream},
 };
-use serde_json::{Value, json};
 use simulators::{Kind, SimulatedModel, Simulator, SimulatorConfig};
 use tests::{
     audit::Audit,
@@ -23,10 +22,9 @@ use tests::{
     process::root,
     roles::{self, Role},
     scripted::{Script, Scripted},
-    wait,
+    streams, wait,
 };
 use tokio_util::sync::CancellationToken;
-use transport::api;
 use workers::{
     PoolConfig,
     adapters::{Modal, ModalConfig, ModalMode, OpenAi, OpenAiConfig, Replicate, ReplicateConfig},
@@ -221,25 +219,17 @@ async fn a_worker_that_stops_in_order_leaves_its_runs_to_the_next() {
     scene.stop(next).await;
 }
 
-/// Lets the journal hold so many bytes, and refuse what is more.
-async fn limit_journal(scene: &Scene, max_bytes: i64) {
-    let (client, stream) = (scene.producer.client(), bucket_stream(JOURNAL_BUCKET));
-    let info = api::ask(client, &format!("STREAM.INFO.{stream}"), &Value::Null).await.unwrap();
-    let mut config = info["config"].clone();
-    (config["max_bytes"], config["discard"]) = (json!(max_bytes), json!("new"));
-    api::ask(client, &format!("STREAM.UPDATE.{stream}"), &config).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn runs_that_the_journal_could_not_be_told_of_are_stopped_and_booked_at_a_stop() {
     let mut scene = Scene::replicate(4_000).await;
-    limit_journal(&scene, 16).await;
+    let (client, journal) = (scene.producer.client().clone(), bucket_stream(JOURNAL_BUCKET));
+    streams::limit(&client, &journal, 16).await;
     let mut hasty = scene.pool("replicate@us-east", "w1", "gpu-t4", adapter(&scene.simulator));
     hasty.grace = Duration::from_millis(50);
     let first = Role::worker(hasty).await;
     let jobs = scene.running(3).await;
     first.stop().await;
-    limit_journal(&scene, -1).await;
+    streams::limit(&client, &journal, -1).await;
     let next = scene.worker("w2").await;
     let audit = scene.ended(&jobs).await;
     assert_eq!(audit.count(Status::Succeeded), 3);
