@@ -7,7 +7,10 @@ use std::{
 };
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, Statistics};
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    sync::{broadcast, watch},
+    time::timeout,
+};
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -27,6 +30,8 @@ const SUBSCRIPTION_CAPACITY: usize = 131_072;
 
 /// Denials that a listener may be behind. One that is further behind hears of the same denial again when it repeats what was denied.
 const DENIALS_AHEAD: usize = 256;
+/// How long the client may take to say that it is connected, once it is.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where to connect and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,6 +228,12 @@ impl Link {
             .connect(addresses)
             .await
             .map_err(|source| LinkError::Connect { urls: urls.clone(), source })?;
+        // The first connection is told of beside this call. Whoever listens for reconnects must not take it for one and send everything
+        // again.
+        let mut told = reconnects.clone();
+        if timeout(TOLD_WITHIN, told.wait_for(|count| *count > 0)).await.is_err() {
+            debug!("the client does not say that it is connected");
+        }
         let server = client.server_info();
         if !new_enough(&server.version) {
             return Err(LinkError::TooOld { found: server.version, urls });
