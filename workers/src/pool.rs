@@ -77,9 +77,8 @@ pub struct Pool {
     /// The attempts that run, each with its number in the shift. No outcome after a panic.
     running: JoinSet<(u64, Option<Settled>)>,
     held: FxHashMap<u64, Held>,
-    /// The attempts whose acceptances are not on their way yet, and when the last of their offers lapses.
-    untold: Vec<Arc<Ears>>,
-    lapse: Micros,
+    /// The attempts whose acceptances are not on their way yet, and when their offers lapse.
+    untold: Vec<(Arc<Ears>, Micros)>,
     /// Extensions of leases, and orders to keep warm, on their way.
     errands: JoinSet<()>,
     /// The booking of standing cost that goes on, one at a time.
@@ -230,8 +229,7 @@ impl Pool {
                 let (kit, accept_by) = (self.kit.clone(), handover.accept_by_us);
                 let gauge = kit.metrics.begin();
                 let attempt = Attempt::new(kit, handover, accept.into_string(), message, model, now);
-                self.untold.push(attempt.ears());
-                self.lapse = self.lapse.max(accept_by);
+                self.untold.push((attempt.ears(), accept_by));
                 self.held.insert(number, Held { keeper: attempt.keeper(), ears: attempt.ears() });
                 self.running.spawn(async move {
                     let _gauge = gauge;
@@ -330,7 +328,8 @@ impl Pool {
     fn announce(&mut self, connects: u64) {
         let (told, client) = (std::mem::take(&mut self.untold), self.kit.client.clone());
         // Without a connection it waits, until the last of the offers has lapsed.
-        let patience = self.lapse.since(self.kit.clock.now().wall) + PAST;
+        let lapse = told.iter().map(|(_, at)| *at).max().unwrap_or_default();
+        let patience = lapse.since(self.kit.clock.now().wall) + PAST;
         self.errands.spawn(async move {
             let flushed = matches!(timeout(patience, client.flush()).await, Ok(Ok(())));
             // What was in the buffer of a connection that broke is lost.
@@ -338,7 +337,7 @@ impl Pool {
             if !written {
                 warn!(attempts = told.len(), "acceptances not written in time; the jobs are offered again");
             }
-            for ears in told {
+            for (ears, _) in told {
                 ears.announce(written);
             }
         });

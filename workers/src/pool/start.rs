@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use rustc_hash::FxHashMap;
 use schemas::{
-    Micros,
     machine::pool_prefix,
     subjects,
     topology::{FLOORS_BUCKET, JOURNAL_BUCKET, MACHINES_BUCKET},
@@ -116,7 +115,6 @@ impl Pool {
             running: JoinSet::new(),
             held: FxHashMap::default(),
             untold: Vec::new(),
-            lapse: Micros::default(),
             errands: JoinSet::new(),
             booking: JoinSet::new(),
         })
