@@ -13,11 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::{
-    MachineId, Micros, PoolId, UsdNanos,
-    cost::{Bill, CostEvent, CostLine, Purpose},
-    line::Unit,
-};
+use schemas::{MachineId, Micros, PoolId, UsdNanos, cost::CostEvent};
 use serde::{Deserialize, Serialize};
 
 use crate::row::Row;
@@ -66,19 +62,21 @@ impl Books {
     pub fn cost<'a>(&self, rows: impl IntoIterator<Item = &'a Row>, now: Micros) -> UsdNanos {
         let standing = rows.into_iter().filter(|row| !self.gone.contains_key(&row.specs.machine));
         let parts = standing.map(|row| row.meter.cost(now)).chain(self.gone.values().copied());
-        UsdNanos::new(parts.fold(self.closed_usd.get(), |sum, part| sum.saturating_add(part.get())))
+        parts.fold(self.closed_usd, UsdNanos::saturating_add)
     }
 
     /// What is to be booked as standing cost now; zero while jobs are ahead of the machines.
     pub fn due(&self, cost: UsdNanos) -> UsdNanos {
-        let booked = self.jobs_usd.get().saturating_add(self.standing_usd.get());
-        UsdNanos::new(cost.get().saturating_sub(booked))
+        cost.checked_sub(self.booked()).unwrap_or(UsdNanos::ZERO)
     }
 
     /// What is booked beyond what machines cost so far.
     pub fn ahead(&self, cost: UsdNanos) -> UsdNanos {
-        let booked = self.jobs_usd.get().saturating_add(self.standing_usd.get());
-        UsdNanos::new(booked.saturating_sub(cost.get()))
+        self.booked().checked_sub(cost).unwrap_or(UsdNanos::ZERO)
+    }
+
+    fn booked(&self) -> UsdNanos {
+        self.jobs_usd.saturating_add(self.standing_usd)
     }
 
     /// Takes in a machine that is gone: its cost does not change any more.
@@ -89,7 +87,7 @@ impl Books {
     /// Takes in that the row of a machine that is gone is deleted.
     pub fn forget(&mut self, machine: &MachineId) {
         if let Some(cost) = self.gone.remove(machine) {
-            self.closed_usd = UsdNanos::new(self.closed_usd.get().saturating_add(cost.get()));
+            self.closed_usd = self.closed_usd.saturating_add(cost);
         }
     }
 
@@ -107,35 +105,23 @@ impl Books {
     /// The event of what is pending, and its message id.
     pub fn event(&self, pool: &PoolId, price_book: &str) -> Option<(CostEvent, String)> {
         let Pending { amount_usd, quantity_us, sku, at_us, .. } = self.pending.clone()?;
-        let line = CostLine {
-            sku,
-            unit: Unit::Hour,
-            quantity: quantity_us,
-            item: "machines".into(),
-            machine: None,
-            unit_price_usd: amount_usd,
-            amount_usd,
-        };
-        let price_book = price_book.to_owned();
-        let bill = Bill { lines: vec![line], amount_usd, estimated: false, price_book };
-        let event = CostEvent::standing(pool, bill, at_us);
+        let event =
+            CostEvent::rest_of_bill(pool, (sku, "machines", quantity_us), amount_usd, price_book, at_us);
         Some((event, format!("machines:{pool}:{}:cost", self.events)))
     }
 
     /// What was pending is stored.
     pub fn settle(&mut self) {
         if let Some(pending) = self.pending.take() {
-            self.standing_usd =
-                UsdNanos::new(self.standing_usd.get().saturating_add(pending.amount_usd.get()));
+            self.standing_usd = self.standing_usd.saturating_add(pending.amount_usd);
             self.events += 1;
         }
     }
 
     /// Takes in a cost event of the ledger.
     pub fn read(&mut self, pool: &PoolId, event: &CostEvent) {
-        let ours = event.provider == pool.provider && event.region == pool.region;
-        if ours && event.purpose != Purpose::Standing {
-            self.jobs_usd = UsdNanos::new(self.jobs_usd.get().saturating_add(event.amount_usd.get()));
+        if event.is_of_job_at(pool) {
+            self.jobs_usd = self.jobs_usd.saturating_add(event.amount_usd);
         }
     }
 }
@@ -143,6 +129,8 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use schemas::cost::Purpose;
 
     use super::*;
     use crate::row::Specs;

@@ -138,7 +138,7 @@ pub fn second(row: &Row, id: &str, now: Micros) -> Option<Row> {
 /// Dollars an hour of everything that counts towards a cap.
 pub fn usd_per_hour<'a>(rows: impl IntoIterator<Item = &'a Row>) -> UsdNanos {
     let counted = rows.into_iter().filter(|row| row.life.state().counts());
-    UsdNanos::new(counted.fold(0, |sum, row| sum.saturating_add(row.specs.usd_per_hour.get())))
+    counted.map(|row| row.specs.usd_per_hour).fold(UsdNanos::ZERO, UsdNanos::saturating_add)
 }
 
 #[cfg(test)]

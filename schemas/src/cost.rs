@@ -8,6 +8,7 @@ use crate::{
 };
 
 pub use crate::line::CostLine;
+use crate::line::Unit;
 
 /// What the money was good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -130,6 +131,34 @@ impl CostEvent {
             price_book: bill.price_book,
             at_us: at,
         }
+    }
+
+    /// Standing cost where a bill is known only as a whole: `amount_usd` is what its jobs have not booked of it, in one line. `line` is
+    /// what the line names: SKU, item and quantity.
+    pub fn rest_of_bill(
+        pool: &PoolId,
+        line: (String, &'static str, u64),
+        amount_usd: UsdNanos,
+        price_book: &str,
+        at: Micros,
+    ) -> Self {
+        let (sku, item, quantity) = line;
+        let line = CostLine {
+            sku,
+            unit: Unit::Hour,
+            quantity,
+            item: item.into(),
+            machine: None,
+            unit_price_usd: amount_usd,
+            amount_usd,
+        };
+        let price_book = price_book.to_owned();
+        Self::standing(pool, Bill { lines: vec![line], amount_usd, estimated: false, price_book }, at)
+    }
+
+    /// Whether this is what a job's attempt at the pool cost, and not the pool's standing cost.
+    pub fn is_of_job_at(&self, pool: &PoolId) -> bool {
+        self.purpose != Purpose::Standing && self.provider == pool.provider && self.region == pool.region
     }
 
     /// The message id under which the event of a job's attempt is stored: one for the useful attempt of a job, one for each

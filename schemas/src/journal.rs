@@ -153,11 +153,7 @@ impl Journal {
 
     /// What the failed attempts cost together; saturates.
     pub fn spent(&self) -> UsdNanos {
-        UsdNanos::new(
-            self.entries
-                .iter()
-                .fold(self.dropped.cost_usd.get(), |sum, e| sum.saturating_add(e.cost().get())),
-        )
+        self.entries.iter().map(Entry::cost).fold(self.dropped.cost_usd, UsdNanos::saturating_add)
     }
 
     /// The newest entry, if nobody knows how that attempt ended: its run is to be polled again, or looked for.
@@ -200,8 +196,7 @@ impl Journal {
         let gone = self.entries.remove(at);
         let count = if gone.counts() { &mut self.dropped.counted } else { &mut self.dropped.uncounted };
         *count = count.saturating_add(1);
-        let cost = self.dropped.cost_usd.get().saturating_add(gone.cost().get());
-        self.dropped.cost_usd = UsdNanos::new(cost);
+        self.dropped.cost_usd = self.dropped.cost_usd.saturating_add(gone.cost());
     }
 
     /// Adds what another copy of this job's journal knows: attempts that run at once each write what they know. An end that

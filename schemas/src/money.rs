@@ -35,6 +35,12 @@ impl UsdNanos {
         self.0.checked_add(other.0).map(Self)
     }
 
+    /// The sum, at most the largest amount there is: for accounts that must go on whatever stands in them.
+    #[must_use]
+    pub fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
     /// The difference; `None` if it would be negative.
     pub fn checked_sub(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).map(Self)

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use transport::{
     SystemClock,
     ledger::{self, LedgerError},
-    replies, stored,
+    replies,
 };
 
 use super::desk::Desk;
@@ -118,13 +118,10 @@ impl Money {
         self.finish(desk).await
     }
 
-    /// Whether an event that another keeper left pending is stored already: perhaps so long ago that the server has forgotten its
-    /// message id. Where that cannot be read, the message id decides.
+    /// Whether an event that another keeper left pending is stored already. Where that cannot be read, the message id decides.
     async fn is_stored(&self, desk: &Desk) -> bool {
         let Some((event, id)) = self.books.event(&desk.settings.pool, &desk.price_book) else { return false };
-        let (tenant, mailbox) = replies::standing_mailbox();
-        let costs = stored::costs_since(&desk.client, &tenant, &mailbox, event.at_us).await;
-        costs.is_ok_and(|costs| costs.contains(&id))
+        ledger::is_standing_stored(&desk.client, &id, event.at_us).await.unwrap_or(false)
     }
 
     /// Stores what is pending.
@@ -141,13 +138,11 @@ impl Money {
     }
 
     async fn read(&mut self, desk: &Desk) -> Result<(), LedgerError> {
-        let (made, last) = ledger::head(&desk.client).await?;
-        if made != self.books.ledger_made {
-            (self.books.ledger_made, self.books.ledger_seq) = (made, 0);
-        }
+        // What is read of a ledger that then breaks off is read again.
         let (pool, mut books) = (&desk.settings.pool, self.books.clone());
-        ledger::costs(&desk.client, books.ledger_seq, last, |event| books.read(pool, event)).await?;
-        books.ledger_seq = last.max(books.ledger_seq);
+        let place = (self.books.ledger_made.as_str(), self.books.ledger_seq);
+        let place = ledger::read_on(&desk.client, place, |event| books.read(pool, event)).await?;
+        (books.ledger_made, books.ledger_seq) = place;
         self.books = books;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use schemas::{Micros, cost::CostEvent, prices::PriceError, time::Clock as _};
+use schemas::{cost::CostEvent, prices::PriceError, time::Clock as _};
 use serde::Serialize;
 use tracing::{debug, error, warn};
 use transport::{
@@ -11,7 +11,7 @@ use transport::{
     api::ApiError,
     bucket::{Bucket, ReadError},
     ledger::{self, LedgerError},
-    replies, stored,
+    replies,
 };
 
 use super::{Account, rest::Rest};
@@ -84,21 +84,16 @@ impl Ledger {
         let account = found.value.as_deref().map(serde_json::from_slice::<Account>).transpose()?;
         let account = account.unwrap_or_default();
         if account.pending.is_some() {
-            self.store(account.event(&config.pool), true).await?;
-            self.replace(&key, &account.settled(), found.revision).await?;
-            return Ok(Outcome::Again);
+            return self
+                .finish_left(&key, found.revision, account.event(&config.pool), &account.settled())
+                .await;
         }
         // After the account was read: what the account says is never newer than the total.
         let Some(total) = config.provider.standing().await else { return Ok(Outcome::Done) };
         let pending = account.advance(&config.prices, &config.price_name, &total, SystemClock.now())?;
         let Some(pending) = pending else { return Ok(Outcome::Done) };
-        let Some(revision) = self.replace(&key, &pending, found.revision).await? else {
-            return Ok(Outcome::Again);
-        };
-        self.store(pending.event(&config.pool), false).await?;
-        // If another worker has completed the span meanwhile, it has written the same.
-        self.replace(&key, &pending.settled(), revision).await?;
-        Ok(Outcome::Done)
+        self.book_new(&key, found.revision, &pending, pending.event(&config.pool), &pending.clone().settled())
+            .await
     }
 
     /// The same where the provider tells its whole bill: what jobs have not booked of it.
@@ -115,34 +110,53 @@ impl Ledger {
         let sku = config.models.first().map_or("", |model| model.sku.as_str());
         let event = |account: &Rest| account.event(&config.pool, sku, &config.prices.version);
         if account.pending.is_some() {
-            self.store(event(&account), true).await?;
-            self.replace(&key, &account.settled(), found.revision).await?;
-            return Ok(Outcome::Again);
+            return self.finish_left(&key, found.revision, event(&account), &account.settled()).await;
         }
         // Before the ledger is read: what jobs have booked by then is never less than what the bill has of them.
         let now = SystemClock.now();
         let Some(billed) = config.provider.billed(account.from_us, now).await else {
             return Ok(Outcome::Done);
         };
-        let (made, last) = ledger::head(&self.kit.control).await?;
-        if made != account.ledger_made {
-            (account.ledger_made, account.ledger_seq) = (made, 0);
-        }
-        let after = account.ledger_seq;
-        ledger::costs(&self.kit.control, after, last, |event| account.read(&config.pool, event)).await?;
-        account.ledger_seq = last.max(after);
+        let before = (account.ledger_made.clone(), account.ledger_seq);
+        let take = |event: &CostEvent| account.read(&config.pool, event);
+        let place = ledger::read_on(&self.kit.control, (&before.0, before.1), take).await?;
+        (account.ledger_made, account.ledger_seq) = place.clone();
         let Some(pending) = account.advance(billed, now) else {
             // What was read of the ledger need not be read again.
-            if last > after {
+            if place != before {
                 self.replace(&key, &account, found.revision).await?;
             }
             return Ok(Outcome::Done);
         };
-        let Some(revision) = self.replace(&key, &pending, found.revision).await? else {
-            return Ok(Outcome::Again);
-        };
-        self.store(event(&pending), false).await?;
-        self.replace(&key, &pending.settled(), revision).await?;
+        self.book_new(&key, found.revision, &pending, event(&pending), &pending.clone().settled()).await
+    }
+
+    /// Stores what another worker left pending, and then the account without it.
+    async fn finish_left(
+        &self,
+        key: &str,
+        revision: u64,
+        event: Option<(CostEvent, String)>,
+        settled: &impl Serialize,
+    ) -> Result<Outcome, BookError> {
+        self.store(event, true).await?;
+        self.replace(key, settled, revision).await?;
+        Ok(Outcome::Again)
+    }
+
+    /// Stores the account with something pending in place of the one at `revision`, then the event, then the account without it.
+    async fn book_new<A: Serialize>(
+        &self,
+        key: &str,
+        revision: u64,
+        pending: &A,
+        event: Option<(CostEvent, String)>,
+        settled: &A,
+    ) -> Result<Outcome, BookError> {
+        let Some(revision) = self.replace(key, pending, revision).await? else { return Ok(Outcome::Again) };
+        self.store(event, false).await?;
+        // If another worker has completed the span meanwhile, it has written the same.
+        self.replace(key, settled, revision).await?;
         Ok(Outcome::Done)
     }
 
@@ -150,7 +164,7 @@ impl Ledger {
     /// that the server has forgotten its message id.
     async fn store(&self, pending: Option<(CostEvent, String)>, left: bool) -> Result<(), BookError> {
         let Some((event, id)) = pending else { return Ok(()) };
-        if left && self.is_stored(&id, event.at_us).await? {
+        if left && ledger::is_standing_stored(&self.kit.control, &id, event.at_us).await? {
             return Ok(());
         }
         let (subject, headers, body) = replies::standing(&event, id);
@@ -159,12 +173,6 @@ impl Ledger {
             self.kit.metrics.booked(event.purpose, event.amount_usd);
         }
         Ok(())
-    }
-
-    async fn is_stored(&self, id: &str, since: Micros) -> Result<bool, BookError> {
-        let (tenant, mailbox) = replies::standing_mailbox();
-        let costs = stored::costs_since(&self.kit.control, &tenant, &mailbox, since).await?;
-        Ok(costs.contains(id))
     }
 
     async fn replace(

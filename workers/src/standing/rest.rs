@@ -7,11 +7,7 @@
 //! Where jobs have booked more than is billed so far (bills lag), nothing is booked until the bill has caught up. As with a span of
 //! usage, what is to be booked is first written down as pending, in place of the account that was read.
 
-use schemas::{
-    Micros, PoolId, UsdNanos,
-    cost::{Bill, CostEvent, CostLine, Purpose},
-    line::Unit,
-};
+use schemas::{Micros, PoolId, UsdNanos, cost::CostEvent};
 use serde::{Deserialize, Serialize};
 
 /// A pool's account with a provider that tells its whole bill.
@@ -51,42 +47,31 @@ impl Rest {
 
     /// Takes in a cost event of the ledger.
     pub fn read(&mut self, pool: &PoolId, event: &CostEvent) {
-        let ours = event.provider == pool.provider && event.region == pool.region;
-        if ours && event.purpose != Purpose::Standing {
-            self.jobs_usd = UsdNanos::new(self.jobs_usd.get().saturating_add(event.amount_usd.get()));
+        if event.is_of_job_at(pool) {
+            self.jobs_usd = self.jobs_usd.saturating_add(event.amount_usd);
         }
     }
 
     /// The account with what is left of `billed` as pending; `None` where nothing is.
     pub fn advance(&self, billed: UsdNanos, now: Micros) -> Option<Self> {
-        let booked = self.jobs_usd.get().saturating_add(self.standing_usd.get());
-        let amount_usd = UsdNanos::new(billed.get().checked_sub(booked).filter(|rest| *rest > 0)?);
+        let booked = self.jobs_usd.saturating_add(self.standing_usd);
+        let amount_usd = billed.checked_sub(booked).filter(|rest| *rest > UsdNanos::ZERO)?;
         Some(Self { pending: Some(Pending { amount_usd, at_us: now }), ..self.clone() })
     }
 
     /// The cost event of what is pending and its message id.
     pub fn event(&self, pool: &PoolId, sku: &str, price_book: &str) -> Option<(CostEvent, String)> {
         let Pending { amount_usd, at_us } = self.pending.clone()?;
-        let line = CostLine {
-            sku: sku.to_owned(),
-            unit: Unit::Hour,
-            quantity: 0,
-            item: "rest_of_bill".into(),
-            machine: None,
-            unit_price_usd: amount_usd,
-            amount_usd,
-        };
-        let price_book = price_book.to_owned();
-        let bill = Bill { lines: vec![line], amount_usd, estimated: false, price_book };
-        Some((CostEvent::standing(pool, bill, at_us), format!("rest:{pool}:{}:cost", self.events)))
+        let line = (sku.to_owned(), "rest_of_bill", 0);
+        let event = CostEvent::rest_of_bill(pool, line, amount_usd, price_book, at_us);
+        Some((event, format!("rest:{pool}:{}:cost", self.events)))
     }
 
     /// The account once what is pending is booked.
     #[must_use]
     pub fn settled(mut self) -> Self {
         if let Some(pending) = self.pending.take() {
-            self.standing_usd =
-                UsdNanos::new(self.standing_usd.get().saturating_add(pending.amount_usd.get()));
+            self.standing_usd = self.standing_usd.saturating_add(pending.amount_usd);
             self.events += 1;
         }
         self
@@ -95,6 +80,8 @@ impl Rest {
 
 #[cfg(test)]
 mod tests {
+    use schemas::cost::Purpose;
+
     use super::*;
 
     const NOW: Micros = Micros::new(1_795_000_000_000_000);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use keepers::{
+    fleet,
     operator::Operator,
     row::Row,
     wish::{Status, Wish},
@@ -58,12 +59,8 @@ pub(super) async fn gather(
 
 /// How many machines cost something now, and what an hour of all of them does.
 pub(super) fn standing(shown: &Shown) -> (u32, UsdNanos) {
-    let rows = shown.rows.iter().filter(|row| row.life.state().counts());
-    let (mut count, mut usd) = (0, 0_u64);
-    for row in rows {
-        (count, usd) = (count + 1, usd.saturating_add(row.specs.usd_per_hour.get()));
-    }
-    (count, UsdNanos::new(usd))
+    let count = shown.rows.iter().filter(|row| row.life.state().counts()).count();
+    (u32::try_from(count).unwrap_or(u32::MAX), fleet::usd_per_hour(&shown.rows))
 }
 
 /// `1 machine`, `3 machines`.
