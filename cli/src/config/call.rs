@@ -10,8 +10,8 @@ use schemas::{prices::PriceBook, topology::Settings};
 use simulators::SimulatorConfig;
 use workers::{
     adapters::{
-        Billing, Modal, ModalConfig, ModalMode, Noop, OpenAi, OpenAiConfig, Replicate, ReplicateConfig,
-        RunPod, RunPodConfig, RunPodMode, Secret as Hidden,
+        Billing, Evidence, Modal, ModalConfig, ModalMode, Noop, OpenAi, OpenAiConfig, Replicate,
+        ReplicateConfig, RunPod, RunPodConfig, RunPodMode, Secret as Hidden,
         http::{BaseUrl, BuildError},
     },
     provider::Provider,
@@ -191,6 +191,10 @@ impl RawPool {
         Ok(OpenAiConfig {
             dialect: self.dialect.unwrap_or_default(),
             stream: self.stream.unwrap_or(plan.stream),
+            evidence: Evidence {
+                trust_done: self.trust_done.unwrap_or(false),
+                reasons: self.finish_reasons.clone().unwrap_or_default(),
+            },
             health_path: self.health_path.clone(),
             connect_timeout: span("connect_timeout", self.connect_timeout, plan.connect_timeout)?,
             first_byte_timeout: span("first_byte_timeout", self.first_byte_timeout, plan.first_byte_timeout)?,
@@ -290,12 +294,14 @@ impl RawPool {
         // A machine that is rented is paid for while it stands, and has no idle time of its own.
         let owned: &[Kind] = &[K::OpenAi, K::Modal, K::RunPod, K::Replicate, K::Noop];
         let served: &[Kind] = &[K::OpenAi, K::Rented];
-        let given: [(&str, bool, &[Kind]); 32] = [
+        let given: [(&str, bool, &[Kind]); 34] = [
             ("base_url", self.base_url.is_some(), remote),
             ("simulator", self.simulator.is_some(), remote),
             ("dialect", self.dialect.is_some(), served),
             ("billing", self.billing.is_some(), &[K::OpenAi, K::Replicate]),
             ("stream", self.stream.is_some(), served),
+            ("trust_done", self.trust_done.is_some(), served),
+            ("finish_reasons", self.finish_reasons.is_some(), served),
             ("health_path", self.health_path.is_some(), &[K::OpenAi]),
             ("connect_timeout", self.connect_timeout.is_some(), served),
             ("first_byte_timeout", self.first_byte_timeout.is_some(), served),

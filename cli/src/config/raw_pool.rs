@@ -31,6 +31,8 @@ pub(super) struct RawPool {
     pub(super) dialect: Option<Dialect>,
     pub(super) billing: Option<Billing>,
     pub(super) stream: Option<bool>,
+    pub(super) trust_done: Option<bool>,
+    pub(super) finish_reasons: Option<Vec<String>>,
     pub(super) health_path: Option<String>,
     pub(super) connect_timeout: Option<Span>,
     pub(super) first_byte_timeout: Option<Span>,

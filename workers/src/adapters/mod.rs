@@ -2,7 +2,7 @@
 //!
 //! Reading order; each module imports only modules before it:
 //!
-//! - the tools: [`secret`], [`http`], [`sse`], `json`;
+//! - the tools: [`secret`], [`http`], [`sse`], `values`, `json`, `words`;
 //! - the OpenAI API: [`dialect`] names the servers, `refusal` reads errors, `chat` reads answers (all pure), `exchange`
 //!   makes one streamed request;
 //! - runs that outlive their connection: [`throttle`] keeps the pace, [`hints`] wakes it, `runs` follows a run, `polled`
@@ -28,7 +28,10 @@ mod json;
 mod polled;
 mod refusal;
 mod runs;
+mod values;
+mod words;
 
+pub use chat::Evidence;
 pub use dialect::Dialect;
 pub use http::BuildError;
 pub use modal::{Modal, ModalConfig, ModalMode};

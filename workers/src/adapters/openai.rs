@@ -18,7 +18,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    chat,
+    chat::{self, Evidence},
     dialect::Dialect,
     exchange::{Answered, Exchange, Reached},
     http::{self, BaseUrl, BuildError},
@@ -54,6 +54,8 @@ pub struct OpenAiConfig {
     pub dialect: Dialect,
     /// Whether answers are streamed. Without it a cancelled call may run on, so only for servers whose streams break.
     pub stream: bool,
+    /// What counts as a whole answer beside the usual finish reasons.
+    pub evidence: Evidence,
     /// How calls are charged.
     pub billing: Billing,
     /// How long connecting may take.
@@ -76,6 +78,7 @@ impl OpenAiConfig {
             api_key: None,
             dialect: Dialect::default(),
             stream: true,
+            evidence: Evidence::default(),
             billing: Billing::PerSecond,
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(60),
@@ -132,6 +135,7 @@ impl OpenAi {
             url: self.base.join(chat::path(&call.input)),
             headers,
             dialect: self.config.dialect,
+            evidence: &self.config.evidence,
             stream: self.config.stream,
             first_byte_timeout: self.config.first_byte_timeout,
             idle_timeout: self.config.idle_timeout,
