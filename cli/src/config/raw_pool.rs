@@ -34,6 +34,7 @@ pub(super) struct RawPool {
     pub(super) trust_done: Option<bool>,
     pub(super) finish_reasons: Option<Vec<String>>,
     pub(super) health_path: Option<String>,
+    pub(super) metrics_path: Option<String>,
     pub(super) connect_timeout: Option<Span>,
     pub(super) first_byte_timeout: Option<Span>,
     pub(super) idle_timeout: Option<Span>,
