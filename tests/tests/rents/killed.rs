@@ -12,7 +12,7 @@ use schemas::machine::MachineState;
 use simulators::rented;
 use tests::{
     nats_server::NatsServer,
-    rent::{self, Hasty, KillAt, Office, Running},
+    rent::{self, KillAt, Office, Running},
     wait,
 };
 use tokio::time::Instant;
@@ -36,7 +36,7 @@ async fn live(url: &str, office: &Office, start: Start, name: &str, at: Option<u
     let pool = provider.pool.pool.clone();
     let tap = KillAt::step(at);
     let config = |tap| {
-        let account = Account::new(provider.pool.account.clone(), Arc::new(Hasty((provider.landlord)())));
+        let account = Account::new(provider.pool.account.clone(), rent::hasty((provider.landlord)()));
         keepers::config::KeeperConfig { tap, ..rent::config(url, "k1", account, vec![provider.pool.clone()]) }
     };
     let first = Running::start(config(tap.clone())).await;

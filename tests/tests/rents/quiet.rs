@@ -20,7 +20,7 @@ use schemas::{
 };
 use tests::{
     nats_server::NatsServer,
-    rent::{self, Hasty, KillAt, Office, Running},
+    rent::{self, KillAt, Office, Running},
     wait,
 };
 use transport::SystemClock;
@@ -33,7 +33,7 @@ const MACHINES: u32 = 24;
 const LOOKS: usize = 30;
 
 fn hasty(provider: &Provider) -> Arc<Account> {
-    Account::new("lambda", Arc::new(Hasty((provider.landlord)())))
+    Account::new("lambda", rent::hasty((provider.landlord)()))
 }
 
 /// The calls of an account by their paths' last parts, from the `from`th on.
