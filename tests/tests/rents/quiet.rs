@@ -60,6 +60,11 @@ impl Heard {
         heard
     }
 
+    async fn next(&mut self) {
+        let next = tokio::time::timeout(wait::DEADLINE, self.0.next()).await;
+        assert!(next.is_ok_and(|message| message.is_some()), "nothing more is stored");
+    }
+
     async fn end(mut self) -> Vec<String> {
         self.1.flush().await.unwrap();
         self.0.unsubscribe().await.unwrap();
@@ -88,14 +93,14 @@ async fn what_stands_and_serves_costs_one_call_a_look_and_nothing_is_stored_or_r
         standing_every: std::time::Duration::from_secs(3_600),
         ..rent::config(&url, "k1", hasty(&provider), vec![settings.clone()])
     };
+    let mut books = Heard::begin(&office.client, "$KV.beacon-machines.books.>").await;
     let keeper = Running::start(config.clone()).await;
     office.until(&pool, MachineState::Ready, MACHINES as usize).await;
-    // The first booking, and what the last machine's start still stores.
-    wait::until("the first booking", || async {
-        let status = office.status(&pool).await?;
-        (status.standing_usd > UsdNanos::ZERO).then_some(())
-    })
-    .await;
+    // Once when they are begun, once when they are settled first: two seconds later.
+    for _ in 0..2 {
+        books.next().await;
+    }
+    drop(books);
 
     let stored = Heard::begin(&office.client, "$KV.beacon-machines.>").await;
     let read = Heard::begin(&office.client, "$JS.API.>").await;
