@@ -58,11 +58,13 @@ pub(crate) struct Audit {
     pub(crate) region: Region,
     pub(crate) ledger_usd: UsdNanos,
     pub(crate) billed_usd: UsdNanos,
+    /// By how much they may differ.
+    pub(crate) judged_usd: UsdNanos,
 }
 
 impl Audit {
     pub(crate) fn agrees(&self) -> bool {
-        self.ledger_usd == self.billed_usd
+        self.ledger_usd.get().abs_diff(self.billed_usd.get()) <= self.judged_usd.get()
     }
 }
 
@@ -72,6 +74,8 @@ pub(crate) struct Billed {
     pub(crate) provider: ProviderId,
     pub(crate) region: Region,
     pub(crate) usd: UsdNanos,
+    /// By how much the ledger may differ: units whose beginning or end the provider does not tell.
+    pub(crate) judged: UsdNanos,
     /// Machines that were started there; `None` where none are rented.
     pub(crate) machines: Option<usize>,
 }
@@ -271,13 +275,14 @@ impl Report {
 /// Each bill beside the ledger's amount for that provider and region.
 pub(crate) fn audit(costs: &[CostEvent], bills: &[Billed]) -> Option<Vec<Audit>> {
     let mut audits = Vec::with_capacity(bills.len());
-    for Billed { provider, region, usd, machines: _ } in bills {
+    for Billed { provider, region, usd, judged, machines: _ } in bills {
         let of_pool = costs.iter().filter(|c| c.provider == *provider && c.region == *region);
         audits.push(Audit {
             provider: provider.clone(),
             region: region.clone(),
             ledger_usd: money::total(of_pool.map(|c| c.amount_usd))?,
             billed_usd: *usd,
+            judged_usd: *judged,
         });
     }
     Some(audits)
@@ -408,6 +413,7 @@ mod tests {
             provider: "golem".parse().unwrap(),
             region: "us-east".parse().unwrap(),
             usd: UsdNanos::new(billed),
+            judged: UsdNanos::ZERO,
             machines: Some(2),
         }];
         let run = Run {

@@ -199,14 +199,15 @@ async fn report(
 fn bills(config: &Config, simulated: &Simulated) -> Vec<Billed> {
     let of_pool = |pool: &Pool| {
         let PoolId { provider, region } = pool.id.clone();
-        let (nanos, machines) = match pool.rent() {
+        let (nanos, judged, machines) = match pool.rent() {
             Some(rent) => {
-                let house = simulated.house(config.simulated_account(rent)?)?;
-                (house.billed_nanos(region.as_str()), Some(house.started(region.as_str())))
+                let (house, place) = (simulated.house(config.simulated_account(rent)?)?, region.as_str());
+                (house.billed_nanos(place), house.judged_nanos(place), Some(house.started(place)))
             }
-            None => (simulated.find(pool.simulator()?)?.bill().total_nanos, None),
+            None => (simulated.find(pool.simulator()?)?.bill().total_nanos, 0, None),
         };
-        Some(Billed { provider, region, usd: UsdNanos::new(nanos), machines })
+        let (usd, judged) = (UsdNanos::new(nanos), UsdNanos::new(judged));
+        Some(Billed { provider, region, usd, judged, machines })
     };
     config.pools.iter().filter_map(of_pool).collect()
 }

@@ -222,6 +222,19 @@ impl House {
         }
     }
 
+    /// By how much a bill may differ from one that is reckoned outside, in nano-dollars: Lambda and Render tell no times, so a
+    /// machine's first and last unit are anybody's to judge.
+    pub fn judged_nanos(&self, region: &str) -> u64 {
+        let lines = self.account().invoice().lines;
+        let dearest = lines.iter().map(|line| line.price_per_hour_nanos).max().unwrap_or(0);
+        let unit = match &self.provider {
+            Provider::Lambda(_) => dearest.div_ceil(60),
+            Provider::Render(_) => dearest.div_ceil(3_600),
+            Provider::Golem(_) | Provider::Fly(_) | Provider::Railway(_) => 0,
+        };
+        unit * self.started(region) as u64
+    }
+
     /// How many machines were started for us; at Golem in one region, else anywhere.
     pub fn started(&self, region: &str) -> usize {
         match &self.provider {
