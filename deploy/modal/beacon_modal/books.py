@@ -138,7 +138,7 @@ class Books:
 
     async def _sums(self):
         found = {}
-        for gpu in await self.containers.get.aio("gpus") or ():
+        for gpu in (await self.containers.get.aio("gpus") or {}).get("names", ()):
             entry = await self.containers.get.aio(f"sum:{gpu}")
             if entry is not None:
                 found[gpu] = entry
@@ -146,8 +146,8 @@ class Books:
 
     async def serves(self, gpus):
         """Remembers which GPUs there were, for as long as there are sums of them."""
-        known = await self.containers.get.aio("gpus") or ()
-        await self.containers.put.aio("gpus", sorted({*known, *gpus}))
+        known = (await self.containers.get.aio("gpus") or {}).get("names", ())
+        await self.containers.put.aio("gpus", {"names": sorted({*known, *gpus})})
 
 
 def is_over(record, now):

@@ -108,7 +108,8 @@ class Runner:
             yield {"broken": f"vLLM broke off: {type(error).__name__}"}
         finally:
             if key is not None:
-                self._leave(key, told)
+                self.meter.leave(key, micros(), told)
+                self._changed.set()
 
     def alive(self):
         """False once the server has ended: this container is of no more use."""
@@ -120,8 +121,8 @@ class Runner:
         self._changed.set()
         return self._inputs
 
-    def _leave(self, key, told=True):
-        execution, cold = self.meter.leave(key, micros(), told)
+    def _leave(self, key):
+        execution, cold = self.meter.leave(key, micros())
         self._changed.set()
         return wire.Bill(self.model.gpu, execution, cold, self.container, self.region).wire()
 

@@ -8,9 +8,8 @@ import os
 import sys
 
 import uvicorn
-from grpclib.server import Server as GrpcServer
 
-from .control import Control
+from .control import Control, served
 from .edge import Edge
 from .pools import Pools
 from .vllm import Vllm
@@ -28,28 +27,9 @@ def arguments():
     return parser.parse_args()
 
 
-def imported(control_port):
-    """The app, deployed to the stand-in by the real package."""
-    os.environ.update(
-        MODAL_SERVER_URL=f"http://127.0.0.1:{control_port}", MODAL_TOKEN_ID="ak-1", MODAL_TOKEN_SECRET="as-1",
-        MODAL_CONFIG_PATH=os.devnull, MODAL_LOGLEVEL="ERROR",
-    )
-    import beacon_app
-
-    return beacon_app
-
-
-async def control_plane():
-    """Starts the control plane. Must be there before the package is imported, which reads its address."""
-    control = Control()
-    server = GrpcServer([control])
-    await server.start("127.0.0.1", 0)
-    return control, server._server.sockets[0].getsockname()[1]
-
-
-async def deployed(control, port, wanted):
+async def deployed(control, wanted):
     """Deploys the app, and puts the stand-ins where Modal and the GPU would be."""
-    app = imported(port)
+    import beacon_app as app
     from beacon_modal import front, server, wire
 
     world = Vllm(wanted.service_ms / 1e3)
@@ -148,15 +128,18 @@ class Desk:
 
 async def main():
     wanted = arguments()
-    control, port = await control_plane()
-    app, world, bills = await deployed(control, port, wanted)
+    control = Control()
+    # Kept, or it would be gone.
+    plane = await served(control)
+    app, world, bills = await deployed(control, wanted)
     edge = Edge(app.web.local(), world.faults, wanted.key, wanted.hold_ms / 1e3)
     desk = Desk(edge, control, world, bills, app)
-    served = uvicorn.Server(uvicorn.Config(desk, host="127.0.0.1", port=0, log_level="error", lifespan="off", access_log=False))
-    tasks = [asyncio.create_task(served.serve()), asyncio.create_task(control.pools.run())]
-    while not served.started:
+    http = uvicorn.Server(uvicorn.Config(desk, host="127.0.0.1", port=0, log_level="error", lifespan="off", access_log=False))
+    tasks = [asyncio.create_task(http.serve()), asyncio.create_task(control.pools.run())]
+    while not http.started:
         await asyncio.sleep(0.005)
-    print("READY http://127.0.0.1:%d" % served.servers[0].sockets[0].getsockname()[1], flush=True)
+    print("READY http://127.0.0.1:%d" % http.servers[0].sockets[0].getsockname()[1], flush=True)
+    assert plane is not None
     # Whoever started us holds the other end: nothing outlives it.
     with contextlib.suppress(OSError):
         await asyncio.to_thread(sys.stdin.read)

@@ -2,10 +2,12 @@
 
 import asyncio
 import inspect
+import os
 import pickle
 
 from google.protobuf import empty_pb2
 from grpclib import GRPCError, Status
+from grpclib.server import Server
 from modal._serialization import deserialize_proto_params
 from modal_proto import api_grpc, api_pb2
 
@@ -250,3 +252,15 @@ def refusal(name):
 for unused in Control.__abstractmethods__:
     setattr(Control, unused, refusal(unused))
 Control.__abstractmethods__ = frozenset()
+
+
+async def served(control):
+    """Starts the control plane, and sends the package there."""
+    server = Server([control])
+    await server.start("127.0.0.1", 0)
+    port = server._server.sockets[0].getsockname()[1]
+    os.environ.update(
+        MODAL_SERVER_URL=f"http://127.0.0.1:{port}", MODAL_TOKEN_ID="ak-1", MODAL_TOKEN_SECRET="as-1",
+        MODAL_CONFIG_PATH=os.devnull, MODAL_LOGLEVEL="ERROR",
+    )
+    return server
