@@ -42,10 +42,6 @@ class Books:
             return True, None
         return False, entry.get("call")
 
-    async def disclaim(self, job):
-        """Nothing was started for this id."""
-        await self.jobs.pop.aio(f"job:{job}", None)
-
     async def submitted(self, job, call, alias, now):
         """The id stands for this call, which Modal's edge may know by another id."""
         names = {f"call:{call}": call, **({f"call:{alias}": call} if alias else {})}
