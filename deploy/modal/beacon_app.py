@@ -134,7 +134,8 @@ class Cloud:
             raise front.Expired from None
         except modal.exception.FunctionTimeoutError:
             raise front.Broken("timeout", "the run passed Modal's limit") from None
-        except modal.exception.TimeoutError:
+        except (TimeoutError, modal.exception.TimeoutError):
+            # Python's own is what `get` raises; it has been Modal's.
             raise front.Running from None
         except modal.exception.ServiceError:
             # Modal's control plane, not the run.

@@ -131,7 +131,10 @@ fn a_block_and_the_server_it_calls_say_the_same() {
         assert!(published.starts_with("127.0.0.1:") && published.ends_with(&format!(":{port}")), "{name}");
         let said = serde_norway::to_string(&compose["services"][name]).unwrap();
         let slots = pool["slots"].as_integer().unwrap().to_string();
-        assert!(said.contains(&format!("- '{slots}'")) || said.contains(&format!(": '{slots}'")), "{name}: {said}");
+        assert!(
+            said.contains(&format!("- '{slots}'")) || said.contains(&format!(": '{slots}'")),
+            "{name}: {said}"
+        );
     }
 
     let endpoint: serde_json::Value = serde_json::from_str(&text("runpod/endpoint.json")).unwrap();
@@ -159,7 +162,10 @@ fn the_hosts_own_files_are_as_the_hosts_read_them() {
     let fly = table("fly/fly.toml");
     assert!(kit("fly").join(fly["build"]["dockerfile"].as_str().unwrap()).exists());
     let service = &fly["services"][0];
-    assert_eq!(service["internal_port"].as_integer().unwrap().to_string(), fly["env"]["PORT"].as_str().unwrap());
+    assert_eq!(
+        service["internal_port"].as_integer().unwrap().to_string(),
+        fly["env"]["PORT"].as_str().unwrap()
+    );
     let slots = fly["env"]["SLOTS"].as_str().unwrap();
     for limit in ["soft_limit", "hard_limit"] {
         assert_eq!(service["concurrency"][limit].as_integer().unwrap().to_string(), slots);
@@ -205,7 +211,8 @@ fn golems_demand_is_the_one_that_the_keeper_makes_of_the_block() {
         format!("(golem.inf.storage.gib>={})", machine["storage_gib"].as_integer().unwrap()),
     ];
     let capabilities = machine["capabilities"].as_array().unwrap().iter();
-    wanted.extend(capabilities.map(|word| format!("(golem.runtime.capabilities={})", word.as_str().unwrap())));
+    wanted
+        .extend(capabilities.map(|word| format!("(golem.runtime.capabilities={})", word.as_str().unwrap())));
     for part in &wanted {
         assert!(constraints.contains(part), "{part}");
     }

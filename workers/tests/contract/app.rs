@@ -5,7 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use serde_json::Value;
@@ -21,6 +21,8 @@ pub(crate) fn root() -> PathBuf {
 /// A running app. Ended when dropped.
 pub(crate) struct App {
     child: Child,
+    /// Kept open: what the app has started writes to it, too.
+    _stdout: BufReader<ChildStdout>,
     address: String,
 }
 
@@ -67,9 +69,10 @@ impl App {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("READY http://").expect("the app did not start").to_owned();
-        Self { child, address }
+        Self { child, _stdout: stdout, address }
     }
 
     /// Where it is.
@@ -106,14 +109,14 @@ impl App {
         self.send("POST", &format!("/_test/{what}"), body).1
     }
 
-    /// Sends a request as a caller with the right key would. Gives status and body.
+    /// Sends a request as a caller with the right key would. Gives status and body. HTTP/1.0, so that the body comes in one piece.
     pub(crate) fn send(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let length = body.len();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nmodal-key: key-1\r\nmodal-secret: secret-1\r\n\
-             connection: close\r\ncontent-length: {length}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.0\r\nhost: {}\r\nmodal-key: key-1\r\nmodal-secret: secret-1\r\n\
+             content-length: {length}\r\n\r\n{body}",
             self.address
         )
         .unwrap();
@@ -121,16 +124,14 @@ impl App {
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        // An answer comes whole or in one chunk.
-        let json = &body[body.find(['{', '[', 'n']).unwrap_or(0)..];
-        let json = json.split("\r\n").next().unwrap();
-        (status, serde_json::from_str(body).or_else(|_| serde_json::from_str(json)).unwrap_or(Value::Null))
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }
 }
 
 impl Drop for App {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // It ends what it has started, and then itself.
+        drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
 }

@@ -176,7 +176,8 @@ mod spawn {
         assert_eq!((&report["status"], &report["billing"]["gpu"]), (&json!("succeeded"), &json!("T4")));
         assert_eq!(report["usage"]["prompt_tokens_details"]["cached_tokens"], json!(0), "told, not unknown");
 
-        for (method, path) in [("GET", "/v1/jobs/fc-other"), ("DELETE", "/v1/jobs/fc-other"), ("GET", "/v2")] {
+        for (method, path) in [("GET", "/v1/jobs/fc-other"), ("DELETE", "/v1/jobs/fc-other"), ("GET", "/v2")]
+        {
             assert_eq!(app.send(method, path, "").0, 404, "{method} {path}");
         }
         assert_eq!(app.send("PATCH", "/v1/jobs", "").0, 405);
@@ -264,8 +265,10 @@ async fn a_run_that_is_stopped_in_the_queue_costs_nothing() {
     assert_eq!(bed.provider.cancel(&run).await, Ok(()));
     let ended = bed.provider.reattach(&call, &run, Duration::ZERO, &recorder).await.unwrap();
     assert!(ended.outcome.is_err() && ended.used.is_empty() && !ended.estimated, "{ended:?}");
-    standing(&bed, "the start is told", |items| items.iter().any(|(item, us)| *item == "warm_start" && *us >= 300_000))
-        .await;
+    standing(&bed, "the start is told", |items| {
+        items.iter().any(|(item, us)| *item == "warm_start" && *us >= 300_000)
+    })
+    .await;
 }
 
 /// Waits until the standing cost is as the test wants it.
@@ -285,7 +288,10 @@ async fn standing(bed: &Bed, what: &str, wanted: impl Fn(&[(&'static str, u128)]
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(20), look).await.is_ok(), "it never came true that {what}");
+    assert!(
+        tokio::time::timeout(Duration::from_secs(20), look).await.is_ok(),
+        "it never came true that {what}"
+    );
 }
 
 #[tokio::test]
@@ -295,7 +301,7 @@ async fn an_order_makes_the_next_jobs_warm_in_every_mode_and_lapses_by_itself() 
         if !adapter.is_there() {
             return;
         }
-        let mut wish = Wish { warm_lease_ms: 600, ..Wish::default() };
+        let mut wish = Wish::default();
         (wish.model.cold_start_ms, wish.model.slots) = (50, 3);
         let bed = adapter.bed_with(wish).await;
         assert!(bed.provider.warmable());
@@ -314,12 +320,10 @@ async fn an_order_makes_the_next_jobs_warm_in_every_mode_and_lapses_by_itself() 
             assert!(ended.cold_start.is_zero() && only_execution(ended), "{mode:?}: {ended:?}");
         }
         assert_eq!(app.containers(), 2);
-        // Nobody asks any more; the sweep comes each minute, and here by our word.
-        eventually("nothing is up", || {
-            app.ask("sweep", "");
-            app.containers() == 0
-        })
-        .await;
+        // Nobody asks any more, and a minute is over; the sweep comes by our word.
+        app.ask("lapse", "\"m\"");
+        app.ask("sweep", "");
+        eventually("nothing is up", || app.containers() == 0).await;
         standing(&bed, "both starts are told", |items| {
             items.iter().any(|(item, us)| *item == "warm_start" && *us >= 100_000)
         })
@@ -352,7 +356,10 @@ async fn a_question_about_health_starts_nothing_and_tells_the_contract() {
     assert_eq!(bed.provider.health().await, Health::Up);
     let (status, health) = bed.simulator.app().send("GET", "/health", "");
     assert_eq!((status, &health["beacon_app"]), (200, &json!(APP_CONTRACT)));
-    assert_eq!((&health["status"], &health["model"], &health["region"]), (&json!("ok"), &json!("m"), &json!("us-east")));
+    assert_eq!(
+        (&health["status"], &health["model"], &health["region"]),
+        (&json!("ok"), &json!("m"), &json!("us-east"))
+    );
     assert_eq!(bed.simulator.app().containers(), 0);
 }
 
@@ -365,9 +372,13 @@ async fn only_the_first_job_of_a_container_pays_for_its_start() {
     }
     let mut wish = Wish::default();
     wish.model.cold_start_ms = 50;
-    let bed = adapter.bed_with(wish).await;
-    let cold = [bed.run().await, bed.run().await].map(|ended| !ended.cold_start.is_zero());
-    assert_eq!(cold, [true, false]);
+    let app = App::start_with(&wish, &["--window-ms", "60000"]);
+    let provider = adapter.provider(&app.url(), &wish);
+    for is_cold in [true, false] {
+        let ended = provider.run(&crate::bed::call(usize::from(is_cold)), &Recorder::default()).await;
+        success(&ended);
+        assert_eq!(!ended.cold_start.is_zero(), is_cold, "{ended:?}");
+    }
 }
 
 /// The one path that no stand-in takes: a server process that the app starts, and a model that answers.

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 
 import uvicorn
 
@@ -33,12 +34,13 @@ async def deployed(control, wanted):
     from beacon_modal import front, server, wire
 
     world = Vllm(wanted.service_ms / 1e3)
-    bills = []
+    bills, real = [], []
 
     async def launch(settings, model):
         await asyncio.sleep(wanted.cold_start_ms / 1e3)
         if wanted.command:
-            return await started(settings, model)
+            real.append(await started(settings, model))
+            return real[-1]
         url, stop = await world.serve(model.name)
         running = server.Server(url)
         running.stop = stop
@@ -70,7 +72,7 @@ async def deployed(control, wanted):
         app.Engine._get_user_cls(), app.settings.max_inputs, app.settings.max_containers, wanted.window_ms / 1e3
     )
     await app.app.deploy.aio()
-    return app, world, bills
+    return app, world, bills, real
 
 
 class Desk:
@@ -121,9 +123,13 @@ class Desk:
     async def sweep(self, _):
         await self.app.sweep.local()
 
+    async def lapse(self, model):
+        """The last order for warm containers was a minute ago."""
+        await self.app.jobs.put.aio(f"warm:{model}", {"containers": 0, "until": time.time() - 1})
+
     async def unclaimed(self, job):
         """The front died between taking an id and starting its call."""
-        await self.app.jobs.put.aio(f"job:{job}", {"at": __import__("time").time(), "call": None})
+        await self.app.jobs.put.aio(f"job:{job}", {"at": time.time(), "call": None})
 
 
 async def main():
@@ -131,7 +137,7 @@ async def main():
     control = Control()
     # Kept, or it would be gone.
     plane = await served(control)
-    app, world, bills = await deployed(control, wanted)
+    app, world, bills, real = await deployed(control, wanted)
     edge = Edge(app.web.local(), world.faults, wanted.key, wanted.hold_ms / 1e3)
     desk = Desk(edge, control, world, bills, app)
     http = uvicorn.Server(uvicorn.Config(desk, host="127.0.0.1", port=0, log_level="error", lifespan="off", access_log=False))
@@ -143,6 +149,8 @@ async def main():
     # Whoever started us holds the other end: nothing outlives it.
     with contextlib.suppress(OSError):
         await asyncio.to_thread(sys.stdin.read)
+    for server in real:
+        await server.stop()
     os._exit(0)
 
 

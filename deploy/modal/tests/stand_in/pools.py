@@ -31,7 +31,14 @@ class Container:
         self.instance.model = pool.model
         # Read before the first pause.
         os.environ["MODAL_TASK_ID"] = f"ta-{next(NUMBERS):08}"
-        await pool.method("up")(self.instance)
+        try:
+            await pool.method("up")(self.instance)
+        except Exception as error:
+            # Modal tries again and again, and fails what waits in the end.
+            pool.containers.remove(self)
+            while pool.queue:
+                pool.queue.pop().end(RESULT(status=RESULT.GENERIC_STATUS_FAILURE, exception=repr(error)))
+            return
         self.up = True
         self.idle_since = time.monotonic()
         pool.look()
