@@ -8,5 +8,6 @@
 | `books` | what must outlive a container: ids, bills, leases, use |
 | `server` | starting vLLM |
 | `runner` | one container: a job in, a report and its bill out |
+| `relay` | a stream, and stopping it |
 | `front` | the routes |
 """
