@@ -26,7 +26,10 @@ use workers::{
     provider::{Call, Ended, Progress, Provider, Success, UsedItem},
 };
 
-use crate::app::{self, App};
+use crate::{
+    app::{self, App},
+    world::World,
+};
 
 /// The adapters that have a simulator, and Modal's against our own app, which is no simulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,50 +41,6 @@ pub(crate) enum Adapter {
     ModalApp(ModalMode),
     RunPod(RunPodMode),
     Replicate,
-}
-
-/// The other side of an adapter.
-pub(crate) enum World {
-    Simulator(Simulator),
-    App { app: App, nanos_per_second: u64 },
-}
-
-impl World {
-    pub(crate) fn url(&self) -> String {
-        match self {
-            Self::Simulator(simulator) => simulator.url(),
-            Self::App { app, .. } => app.url(),
-        }
-    }
-
-    pub(crate) fn stats(&self) -> Stats {
-        match self {
-            Self::Simulator(simulator) => simulator.stats(),
-            Self::App { app, .. } => app.stats(),
-        }
-    }
-
-    pub(crate) fn bill(&self) -> Bill {
-        match self {
-            Self::Simulator(simulator) => simulator.bill(),
-            Self::App { app, nanos_per_second } => app.bill(*nanos_per_second),
-        }
-    }
-
-    pub(crate) fn set_fault(&self, fault: Option<Fault>) {
-        match self {
-            Self::Simulator(simulator) => simulator.set_fault(fault),
-            Self::App { app, .. } => app.set_fault(fault),
-        }
-    }
-
-    /// The app; only for tests of the app.
-    pub(crate) fn app(&self) -> &App {
-        match self {
-            Self::App { app, .. } => app,
-            Self::Simulator(_) => panic!("this test is about the app"),
-        }
-    }
 }
 
 /// Longer than any test takes; a test that waits for it has failed.

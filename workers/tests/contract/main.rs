@@ -9,9 +9,11 @@ mod app;
 mod bed;
 mod raw;
 mod suite;
+mod world;
 
 mod contract_golem;
 mod contract_modal_app;
+mod contract_modal_app_containers;
 mod contract_modal_openai;
 mod contract_modal_spawn;
 mod contract_modal_wait;
