@@ -229,7 +229,7 @@ fn lambdas_user_data_starts_what_the_block_says() {
     let machine = &table("lambda/beacon.toml")["pools"][0]["rent"]["machine"];
     let args = machine["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
     let words: Vec<_> = [machine["image"].as_str().unwrap()].into_iter().chain(args).collect();
-    let quoted = words.iter().map(|word| format!(" '{word}'")).collect::<String>();
+    let quoted = format!(" '{}'", words.join("' '"));
     assert!(serve.trim_end().ends_with(&quoted), "{serve}");
     let port = machine["port"].as_integer().unwrap();
     assert!(serve.contains(&format!("-p {port}:{port}")));

@@ -32,13 +32,10 @@ pub(crate) fn python() -> Option<PathBuf> {
     if python.exists() {
         return Some(python);
     }
-    match std::fs::read_to_string(root().join(".beacon/modal.missing")) {
-        Ok(why) => {
-            eprintln!("skipped: Modal's package is not installed: {}", why.trim());
-            None
-        }
-        Err(_) => panic!("Modal's package is not installed, and nothing says why: run `make setup`"),
-    }
+    let why = std::fs::read_to_string(root().join(".beacon/modal.missing"));
+    let why = why.expect("Modal's package is not installed, and nothing says why: run `make setup`");
+    eprintln!("skipped: Modal's package is not installed: {}", why.trim());
+    None
 }
 
 impl App {
@@ -95,7 +92,7 @@ impl App {
     }
 
     /// What goes wrong from now on.
-    pub(crate) fn set_fault(&self, fault: Option<Fault>) {
+    pub(crate) fn set_fault(&self, fault: Option<&Fault>) {
         self.ask("fault", &serde_json::to_string(&fault).unwrap());
     }
 

@@ -15,7 +15,7 @@ use schemas::{
     job::{Input, Message, Params},
     prices::PriceBook,
 };
-use simulators::{Bill, BillKind, Fault, FaultKind, Kind, SimulatedModel, Simulator, SimulatorConfig, Stats};
+use simulators::{BillKind, Fault, FaultKind, Kind, SimulatedModel, SimulatorConfig, Stats};
 use tokio::time;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use workers::{

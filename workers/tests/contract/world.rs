@@ -35,7 +35,7 @@ impl World {
     pub(crate) fn set_fault(&self, fault: Option<Fault>) {
         match self {
             Self::Simulator(simulator) => simulator.set_fault(fault),
-            Self::App { app, .. } => app.set_fault(fault),
+            Self::App { app, .. } => app.set_fault(fault.as_ref()),
         }
     }
 
