@@ -21,6 +21,7 @@ mod hedged;
 mod house;
 mod ids;
 mod kept_warm;
+mod kits;
 mod large_output;
 mod ledger;
 mod missing_consumer;

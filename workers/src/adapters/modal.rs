@@ -34,6 +34,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
+pub use self::app::APP_CONTRACT;
 use self::app::Billing as AppBilling;
 use super::{
     dialect::Dialect,

@@ -8,3 +8,4 @@
 
 mod description;
 mod exchanges;
+mod kits;
