@@ -9,6 +9,7 @@ mod bed;
 mod raw;
 mod suite;
 
+mod contract_check;
 mod contract_golem;
 mod contract_modal_openai;
 mod contract_modal_spawn;
