@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use schemas::{MachineId, Micros, PoolId, UsdNanos};
 use tokio_util::sync::CancellationToken;
 
-use crate::secret::Secret;
+use crate::{secret::Secret, survey::Survey};
 
 /// What a landlord wrote down about a machine, by names of its own: the id of a deployment, an activity, an allocation. It is
 /// kept in the machine's row and never shown with secrets in it.
@@ -328,6 +328,12 @@ pub trait Landlord: Send + Sync + 'static {
     /// Checks a pool's settings against the live service: key, type, places, price. Spends nothing. One quote per place in the
     /// pool's order of preference.
     fn quote<'a>(&'a self, pool: &'a PoolId) -> BoxFuture<'a, Result<Vec<Quote>, CallError>>;
+
+    /// Looks at the account for a person, and changes nothing there: the key, places, prices, room, and what stands. Bounded: each of
+    /// its few questions is.
+    fn survey(&self) -> BoxFuture<'_, Survey> {
+        Box::pin(async { Survey::nobody() })
+    }
 
     /// Orders a machine. May take minutes. After a crash it is called again with the notes that it wrote, and goes on at the step
     /// that failed.
