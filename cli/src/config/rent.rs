@@ -68,6 +68,7 @@ pub(crate) struct Rent {
     slots: u32,
     usd_per_hour_max: UsdNanos,
     policy: Policy,
+    tolerance: u32,
     secret: Option<Secret>,
 }
 
@@ -151,6 +152,7 @@ impl RawRent {
             slots: self.slots,
             usd_per_hour_max: self.usd_per_hour_max,
             policy,
+            tolerance,
             secret,
         })
     }
@@ -166,6 +168,16 @@ fn thousandths(key: &str, share: f64) -> Result<u32, Rule> {
 }
 
 impl Rent {
+    /// The account, by its name in `[[landlords]]`.
+    pub(crate) fn landlord(&self) -> &str {
+        &self.landlord
+    }
+
+    /// How far the provider's price may be from the book's, thousandths.
+    pub(super) fn tolerance(&self) -> u32 {
+        self.tolerance
+    }
+
     /// The most machines that the pool may have.
     pub(crate) fn most(&self) -> u32 {
         self.policy.machines_max
