@@ -148,6 +148,11 @@ impl Pool {
         skus
     }
 
+    /// Whether its jobs are booked by the price book. What a rented machine costs is known when it is ordered.
+    pub(crate) fn is_booked(&self) -> bool {
+        !self.call.is_rented()
+    }
+
     /// How far a provider's price may be from the book's, thousandths.
     pub(crate) fn tolerance(&self) -> u32 {
         self.rent.as_ref().map_or(keepers::price::TOLERANCE, Rent::tolerance)

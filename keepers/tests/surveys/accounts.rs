@@ -47,6 +47,23 @@ struct Wish {
     app: Option<&'static str>,
 }
 
+/// What a landlord is made of.
+struct Plan {
+    wish: Wish,
+    pool: PoolId,
+    image: String,
+    stop: CancellationToken,
+}
+
+impl Plan {
+    fn of(&self, key: &'static str, place: &'static str) -> (&'static str, &'static str) {
+        (self.wish.key.unwrap_or(key), self.wish.place.unwrap_or(place))
+    }
+}
+
+/// The account's key, its landlord, and the account itself.
+type Opened = (&'static str, Arc<dyn Landlord>, Simulated);
+
 fn usd(text: &str) -> UsdNanos {
     text.parse().unwrap()
 }
@@ -69,121 +86,20 @@ impl Bed {
     }
 
     async fn wished(name: &'static str, wish: Wish) -> Self {
-        let stop = CancellationToken::new();
-        let pool: PoolId = format!("{name}@us-east").parse().unwrap();
-        let image = format!("ghcr.io/acme/server@sha256:{}", "a".repeat(64));
-        let of = |right, place| (wish.key.unwrap_or(right), wish.place.unwrap_or(place));
-        let (key, landlord, simulated): (_, Arc<dyn Landlord>, _) = match name {
-            "lambda" => {
-                let simulated =
-                    rented::Lambda::start(rented::LambdaConfig::default(), stop.clone()).await.unwrap();
-                let (key, place) = of("lambda-key", "us-east-1");
-                let mut config = LambdaConfig::new(
-                    Secret::new(key),
-                    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBeacon us@here",
-                );
-                config.base_url = simulated.url();
-                (config.pace, config.launch_pace) = (Duration::ZERO, Duration::ZERO);
-                config.pools.insert(
-                    pool.clone(),
-                    LambdaPool {
-                        sku: "gpu_1x_a10".into(),
-                        places: vec![LambdaPlace { region: place.into(), firewall_ruleset: None }],
-                        image_family: None,
-                        image,
-                        args: Vec::new(),
-                        env: BTreeMap::new(),
-                        port: simulated.account().port(),
-                        start_within: None,
-                    },
-                );
-                (key, Arc::new(Lambda::new(config).unwrap()), Simulated::Lambda(simulated))
-            }
-            "fly" => {
-                let simulated = rented::Fly::start(rented::FlyConfig::default(), stop.clone()).await.unwrap();
-                let (key, place) = of("fly-token", "iad");
-                let mut config = FlyConfig::new(Secret::new(key));
-                (config.base_url, config.org, config.pace) =
-                    (simulated.url(), Some("personal".into()), Duration::ZERO);
-                config.pools.insert(
-                    pool.clone(),
-                    FlyPool {
-                        app: wish.app.unwrap_or("beacon-llama").into(),
-                        guest: Guest { cpu_kind: "performance".into(), cpus: 4, memory_mb: 8_192 },
-                        places: vec![FlyPlace {
-                            region: place.into(),
-                            usd_per_hour: usd("0.17"),
-                            parked_usd_per_hour: UsdNanos::ZERO,
-                            priced_on: NaiveDate::from_ymd_opt(2026, 11, 23).unwrap(),
-                        }],
-                        image,
-                        args: Vec::new(),
-                        env: BTreeMap::new(),
-                        key_env: "LLAMA_API_KEY".into(),
-                        port: simulated.account().port(),
-                        address: None,
-                        stop_timeout: Duration::from_secs(30),
-                        park: Park::Stop,
-                        start_within: Duration::from_secs(600),
-                    },
-                );
-                (key, Arc::new(Fly::new(config).unwrap()), Simulated::Fly(simulated))
-            }
-            "golem" => {
-                let market = rented::GolemConfig::new(vec![rented::GolemNode::new("0xa1", "0.0001")]);
-                let simulated = rented::Golem::start(market, stop.clone()).await.unwrap();
-                let (key, place) = of("yagna-key", "us-east");
-                let settings = GolemPool {
-                    sku: "gpu".into(),
-                    runtime: "vm-nvidia".into(),
-                    capabilities: vec!["!exp:gpu".into()],
-                    gpu: None,
-                    mem_gib: 8,
-                    storage_gib: 20,
-                    image: "hash:sha3:00:http://images.invalid/00".into(),
-                    serve: "vllm serve 'm'".into(),
-                    port: 8_000,
-                    server_secret: None,
-                    rent_for: Duration::from_secs(3_600),
-                    glm_per_hour_max: Decimal::whole(2),
-                    glm_start_max: Decimal::whole(1),
-                    places: vec![GolemPlace { name: place.into(), providers: vec!["0xa1".into()] }],
-                };
-                let rate = Decimal::nanos(234_500_000);
-                let mut config = GolemConfig::new(Secret::new(key), rate, [(pool.clone(), settings)].into());
-                config.url = simulated.url();
-                config.pace.gather = Duration::from_millis(40);
-                (
-                    key,
-                    Arc::new(Golem::new(config, Arc::new(SystemClock)).unwrap()),
-                    Simulated::Golem(simulated),
-                )
-            }
-            "railway" => {
-                let config = rented::RailwayConfig::default();
-                let (project, environment) = (config.project.clone(), config.environment.clone());
-                let simulated = rented::Railway::start(config, stop.clone()).await.unwrap();
-                let prices =
-                    RailwayPrices { vcpu_month: usd("20"), gb_month: usd("10"), egress_gb: usd("0.05") };
-                let (key, place) = of("project-token", "us-east4-eqdc4a");
-                let token = RailwayToken::Project(Secret::new(key));
-                let mut config = RailwayConfig::new(token, project, environment, prices);
-                (config.api, config.edge_scheme) = (simulated.url(), "http".into());
-                config.pools.insert(pool.clone(), RailwayPool::new(place, "4x8", image));
-                (key, Arc::new(Railway::new(config).unwrap()), Simulated::Railway(simulated))
-            }
-            _ => {
-                let simulated =
-                    rented::Render::start(rented::RenderConfig::default(), stop.clone()).await.unwrap();
-                let (key, place) = of("rnd_key", "virginia");
-                let mut config = RenderConfig::new(Secret::new(key), "tea-1");
-                config.api = simulated.url();
-                config.usd_per_hour.insert("pro_plus".into(), usd("0.243055556"));
-                config.pools.insert(pool.clone(), RenderPool::new(place, "pro_plus", image));
-                (key, Arc::new(Render::new(config).unwrap()), Simulated::Render(simulated))
-            }
+        let plan = Plan {
+            wish,
+            pool: format!("{name}@us-east").parse().unwrap(),
+            image: format!("ghcr.io/acme/server@sha256:{}", "a".repeat(64)),
+            stop: CancellationToken::new(),
         };
-        Self { name, key, pool, landlord, simulated, _stop: stop.drop_guard() }
+        let (key, landlord, simulated) = match name {
+            "lambda" => lambda(&plan).await,
+            "fly" => fly(&plan).await,
+            "golem" => golem(&plan).await,
+            "railway" => railway(&plan).await,
+            _ => render(&plan).await,
+        };
+        Self { name, key, pool: plan.pool, landlord, simulated, _stop: plan.stop.drop_guard() }
     }
 
     pub(crate) fn account(&self) -> &Arc<Account> {
@@ -209,14 +125,121 @@ impl Bed {
     pub(crate) fn lambda(&self) -> &rented::Lambda {
         match &self.simulated {
             Simulated::Lambda(one) => one,
-            _ => panic!("it is no Lambda"),
+            Simulated::Fly(_) | Simulated::Golem(_) | Simulated::Railway(_) | Simulated::Render(_) => {
+                panic!("it is no Lambda")
+            }
         }
     }
 
     pub(crate) fn fly(&self) -> &rented::Fly {
         match &self.simulated {
             Simulated::Fly(one) => one,
-            _ => panic!("it is no Fly.io"),
+            Simulated::Lambda(_) | Simulated::Golem(_) | Simulated::Railway(_) | Simulated::Render(_) => {
+                panic!("it is no Fly.io")
+            }
         }
     }
+}
+
+async fn lambda(plan: &Plan) -> Opened {
+    let simulated = rented::Lambda::start(rented::LambdaConfig::default(), plan.stop.clone()).await.unwrap();
+    let (key, place) = plan.of("lambda-key", "us-east-1");
+    let mut config =
+        LambdaConfig::new(Secret::new(key), "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBeacon us@here");
+    config.base_url = simulated.url();
+    (config.pace, config.launch_pace) = (Duration::ZERO, Duration::ZERO);
+    config.pools.insert(
+        plan.pool.clone(),
+        LambdaPool {
+            sku: "gpu_1x_a10".into(),
+            places: vec![LambdaPlace { region: place.into(), firewall_ruleset: None }],
+            image_family: None,
+            image: plan.image.clone(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            port: simulated.account().port(),
+            start_within: None,
+        },
+    );
+    (key, Arc::new(Lambda::new(config).unwrap()), Simulated::Lambda(simulated))
+}
+
+async fn fly(plan: &Plan) -> Opened {
+    let simulated = rented::Fly::start(rented::FlyConfig::default(), plan.stop.clone()).await.unwrap();
+    let (key, place) = plan.of("fly-token", "iad");
+    let mut config = FlyConfig::new(Secret::new(key));
+    (config.base_url, config.org, config.pace) = (simulated.url(), Some("personal".into()), Duration::ZERO);
+    config.pools.insert(
+        plan.pool.clone(),
+        FlyPool {
+            app: plan.wish.app.unwrap_or("beacon-llama").into(),
+            guest: Guest { cpu_kind: "performance".into(), cpus: 4, memory_mb: 8_192 },
+            places: vec![FlyPlace {
+                region: place.into(),
+                usd_per_hour: usd("0.17"),
+                parked_usd_per_hour: UsdNanos::ZERO,
+                priced_on: NaiveDate::from_ymd_opt(2026, 11, 23).unwrap(),
+            }],
+            image: plan.image.clone(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            key_env: "LLAMA_API_KEY".into(),
+            port: simulated.account().port(),
+            address: None,
+            stop_timeout: Duration::from_secs(30),
+            park: Park::Stop,
+            start_within: Duration::from_secs(600),
+        },
+    );
+    (key, Arc::new(Fly::new(config).unwrap()), Simulated::Fly(simulated))
+}
+
+async fn golem(plan: &Plan) -> Opened {
+    let market = rented::GolemConfig::new(vec![rented::GolemNode::new("0xa1", "0.0001")]);
+    let simulated = rented::Golem::start(market, plan.stop.clone()).await.unwrap();
+    let (key, place) = plan.of("yagna-key", "us-east");
+    let settings = GolemPool {
+        sku: "gpu".into(),
+        runtime: "vm-nvidia".into(),
+        capabilities: vec!["!exp:gpu".into()],
+        gpu: None,
+        mem_gib: 8,
+        storage_gib: 20,
+        image: "hash:sha3:00:http://images.invalid/00".into(),
+        serve: "vllm serve 'm'".into(),
+        port: 8_000,
+        server_secret: None,
+        rent_for: Duration::from_secs(3_600),
+        glm_per_hour_max: Decimal::whole(2),
+        glm_start_max: Decimal::whole(1),
+        places: vec![GolemPlace { name: place.into(), providers: vec!["0xa1".into()] }],
+    };
+    let rate = Decimal::nanos(234_500_000);
+    let mut config = GolemConfig::new(Secret::new(key), rate, [(plan.pool.clone(), settings)].into());
+    config.url = simulated.url();
+    config.pace.gather = Duration::from_millis(40);
+    (key, Arc::new(Golem::new(config, Arc::new(SystemClock)).unwrap()), Simulated::Golem(simulated))
+}
+
+async fn railway(plan: &Plan) -> Opened {
+    let config = rented::RailwayConfig::default();
+    let (project, environment) = (config.project.clone(), config.environment.clone());
+    let simulated = rented::Railway::start(config, plan.stop.clone()).await.unwrap();
+    let prices = RailwayPrices { vcpu_month: usd("20"), gb_month: usd("10"), egress_gb: usd("0.05") };
+    let (key, place) = plan.of("project-token", "us-east4-eqdc4a");
+    let token = RailwayToken::Project(Secret::new(key));
+    let mut config = RailwayConfig::new(token, project, environment, prices);
+    (config.api, config.edge_scheme) = (simulated.url(), "http".into());
+    config.pools.insert(plan.pool.clone(), RailwayPool::new(place, "4x8", plan.image.clone()));
+    (key, Arc::new(Railway::new(config).unwrap()), Simulated::Railway(simulated))
+}
+
+async fn render(plan: &Plan) -> Opened {
+    let simulated = rented::Render::start(rented::RenderConfig::default(), plan.stop.clone()).await.unwrap();
+    let (key, place) = plan.of("rnd_key", "virginia");
+    let mut config = RenderConfig::new(Secret::new(key), "tea-1");
+    config.api = simulated.url();
+    config.usd_per_hour.insert("pro_plus".into(), usd("0.243055556"));
+    config.pools.insert(plan.pool.clone(), RenderPool::new(place, "pro_plus", plan.image.clone()));
+    (key, Arc::new(Render::new(config).unwrap()), Simulated::Render(simulated))
 }

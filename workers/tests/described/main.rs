@@ -6,5 +6,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot go on has failed")]
 
+mod checks;
 mod description;
 mod exchanges;

@@ -137,7 +137,7 @@ impl<'a> Asker<'a> {
         let of = |sku: &str| {
             let book = &self.config.prices;
             let priced =
-                Priced { book, provider: pool.price_name(), sku, tolerance, needed: pool.rent().is_none() };
+                Priced { book, provider: pool.price_name(), sku, tolerance, needed: pool.is_booked() };
             price(priced, quoted, now)
         };
         let skus = pool.skus();
