@@ -13,6 +13,7 @@
 
 pub mod account;
 pub mod books;
+mod call_error;
 pub mod config;
 mod connection;
 pub mod demand;

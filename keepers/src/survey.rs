@@ -11,7 +11,7 @@ use schemas::{
 };
 use tokio::time::timeout;
 
-use crate::landlord::CallError;
+use crate::call_error::CallError;
 
 /// A question that is not answered within this is given up: a check is read by a person who waits.
 pub const WITHIN: Duration = Duration::from_secs(10);

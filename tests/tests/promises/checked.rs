@@ -101,10 +101,10 @@ impl Typed {
     /// The finding of a pool.
     fn finding(&self, pool: &str, aspect: &str) -> Value {
         let lines = self.json();
-        let of = lines
-            .iter()
-            .find(|line| line["pool"] == pool)
-            .unwrap_or_else(|| panic!("no {pool} in {lines:#?}"));
+        let (provider, region) = pool.split_once('@').unwrap();
+        let is_meant =
+            |line: &&Value| line["pool"]["provider"] == provider && line["pool"]["region"] == region;
+        let of = lines.iter().find(is_meant).unwrap_or_else(|| panic!("no {pool} in {lines:#?}"));
         let findings = of["findings"].as_array().unwrap();
         findings
             .iter()
@@ -212,7 +212,7 @@ async fn what_is_well_is_a_table_with_exit_code_0_and_a_price_that_differs_a_war
     ] {
         assert_eq!(said.finding(pool, aspect)["voice"], voice, "{pool} {aspect}");
     }
-    for line in said.json().iter().filter(|line| line["pool"].is_string()) {
+    for line in said.json().iter().filter(|line| line["pool"].is_object()) {
         let aspects = line["findings"].as_array().unwrap().len();
         assert_eq!(aspects, 8, "one finding for each question: {line:#}");
     }
@@ -363,7 +363,7 @@ async fn the_way_that_workers_measure_stands_in_pools_status() {
         ways[0]["round_trip_us"].is_u64().then_some(ways)
     })
     .await;
-    assert_eq!((&ways[0]["pool"], &ways[0]["workers"]), (&"vllm@us-east".into(), &1.into()));
+    assert_eq!((&ways[0]["pool"]["provider"], &ways[0]["workers"]), (&"vllm".into(), &1.into()));
     let output = tokio::task::block_in_place(|| process::run(&["pools", "status", "--config", &config]));
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(table.contains("round trip ms") && table.contains("vllm@us-east"), "{table}");

@@ -57,6 +57,9 @@ use crate::{
 /// Modal's edge takes 200 requests a second of an account; the rest is for the account's other clients.
 const LIMIT: Limit = Limit { count: 150, per: Duration::from_secs(1), concurrent: 1_000 };
 
+/// Modal publishes its prices here, and has no API for them.
+const PRICES: &str = "https://modal.com/pricing";
+
 /// How calls are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -264,7 +267,7 @@ impl Provider for Modal {
     }
 
     fn prices(&self) -> BoxFuture<'_, Quoted> {
-        Box::pin(async { Quoted::Untold { page: check::PRICES } })
+        Box::pin(async { Quoted::Untold { page: PRICES } })
     }
 
     fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {

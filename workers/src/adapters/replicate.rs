@@ -43,6 +43,9 @@ use crate::{
     provider::{Call, Ended, Health, Progress, Provider, Trail},
 };
 
+/// Replicate publishes its prices here, and has no API for them.
+const PRICES: &str = "https://replicate.com/pricing";
+
 /// The kind of a model's name, which decides between three routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -214,7 +217,7 @@ impl Provider for Replicate {
     }
 
     fn prices(&self) -> BoxFuture<'_, Quoted> {
-        Box::pin(async { Quoted::Untold { page: check::PRICES } })
+        Box::pin(async { Quoted::Untold { page: PRICES } })
     }
 
     fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {

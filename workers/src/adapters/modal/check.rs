@@ -7,7 +7,7 @@ use schemas::{
 };
 use serde::Deserialize;
 
-use super::{Modal, app::CONTRACT};
+use super::{Modal, PRICES, app::CONTRACT};
 use crate::{
     adapters::{
         probe::{Probe, Reply, not_asked},
@@ -16,8 +16,6 @@ use crate::{
     check::{self, Asked},
 };
 
-/// Modal publishes its prices here, and has no API for them.
-pub(super) const PRICES: &str = "https://modal.com/pricing";
 /// How the app is deployed again.
 const DEPLOY: &str = "deploy the app again: modal deploy deploy/modal/beacon_app.py";
 

@@ -9,7 +9,7 @@ use schemas::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Replicate, Target};
+use super::{PRICES, Replicate, Target};
 use crate::{
     adapters::{
         openai::Billing,
@@ -18,9 +18,6 @@ use crate::{
     },
     check::{Asked, AskedModel},
 };
-
-/// Replicate publishes its prices here, and has no API for them.
-pub(super) const PRICES: &str = "https://replicate.com/pricing";
 
 #[derive(Deserialize)]
 struct Account {
