@@ -7,6 +7,7 @@ mod model;
 mod replicate;
 mod rules;
 mod runpod;
+mod runpod_account;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -16,6 +17,7 @@ pub use modal::ModalSettings;
 pub use model::SimulatedModel;
 pub use replicate::{MaxTokensKey, OutputShape, ReplicateBilling, ReplicateSettings};
 pub use runpod::{RunPodSettings, WorkerAge};
+pub use runpod_account::RunPodAccount;
 
 /// One simulated provider in one region: one listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -61,7 +61,7 @@ pub use bill::{Bill, BillKind, BillLine, GpuUsage, Price};
 pub use board::Stats;
 pub use config::{
     ConfigError, Kind, MaxTokensKey, ModalSettings, OutputShape, ReplicateBilling, ReplicateSettings,
-    RunPodSettings, SimulatedModel, SimulatorConfig, WorkerAge,
+    RunPodAccount, RunPodSettings, SimulatedModel, SimulatorConfig, WorkerAge,
 };
 pub use fault::{Fault, FaultError, FaultKind};
 pub use server::{Simulator, StartError, start};

@@ -38,6 +38,7 @@ use crate::{
     keeper::Keeper,
     kit::Kit,
     metrics, nats,
+    provider::Sight,
     rented::seats::Capacity,
     shift::{Decision, Meaning, Message, Shift},
     standing::Ledger,
@@ -70,7 +71,7 @@ pub struct Pool {
     shift: Shift,
     offers: Subscriber,
     orders: Subscriber,
-    healthy: watch::Receiver<Option<bool>>,
+    sight: watch::Receiver<Sight>,
     /// What may run, where the pool rents machines.
     capacity: Option<watch::Receiver<Capacity>>,
     ledger: Ledger,
@@ -155,7 +156,7 @@ impl Pool {
                         phase = self.drain().await;
                     }
                 },
-                Ok(()) = self.healthy.changed() => self.look_at_provider(),
+                Ok(()) = self.sight.changed() => self.look_at_provider(),
                 () = changed(&mut self.capacity) => self.resize(),
                 _ = keep.tick() => self.keep_leases(),
                 _ = standing.tick() => self.book_standing(),
@@ -289,8 +290,8 @@ impl Pool {
     }
 
     fn look_at_provider(&mut self) {
-        let healthy = *self.healthy.borrow_and_update();
-        self.shift.provider(healthy, self.kit.config.provider.warmable(), self.kit.clock.now());
+        let sight = *self.sight.borrow_and_update();
+        self.shift.provider(sight, self.kit.config.provider.warmable(), self.kit.clock.now());
     }
 
     /// Rented machines came or went.

@@ -8,11 +8,15 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use schemas::{
     AttemptKey, JobId, MachineId, Micros, UsdNanos,
+    check::Checked,
     failure::Failure,
     job::{Input, Params},
     prices::Used,
+    quoted::Quoted,
     reply::{Output, Usage},
 };
+
+use crate::check::{self, Asked};
 
 /// One attempt, as an adapter sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,6 +156,15 @@ pub enum Health {
     Down(Failure),
 }
 
+/// What health checks found last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// Whether it could take work; `None` before the first check, and where there is none.
+    pub up: Option<bool>,
+    /// How long a small request takes there and back, where that was measured.
+    pub round_trip: Option<Duration>,
+}
+
 /// A provider. Dropping the future of `run` or `reattach` ends the call as far as the provider lets us.
 pub trait Provider: Send + Sync + 'static {
     /// Runs a job to its end. Never longer than `call.timeout`.
@@ -201,6 +214,23 @@ pub trait Provider: Send + Sync + 'static {
 
     /// A cheap check that starts no machine.
     fn health(&self) -> BoxFuture<'_, Health>;
+
+    /// Asks the live service whether the pool's jobs could run, and spends nothing: no container, worker or run is started by it.
+    /// Bounded: each of its few requests is.
+    fn check<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Checked> {
+        let _ = asked;
+        Box::pin(async { check::nothing_to_ask() })
+    }
+
+    /// What the provider's API says of its prices now. By default there is none.
+    fn prices(&self) -> BoxFuture<'_, Quoted> {
+        Box::pin(async { Quoted::Untold { page: "the provider's price page" } })
+    }
+
+    /// How long one small request takes from here to where jobs go, on an open connection. `None`, the default, where nobody answers.
+    fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(async { None })
+    }
 
     /// Capacity that was paid for and that no job used, in total since the provider began to count. The pool books the
     /// difference to the total that it booked before. `None`, the default, for a provider that bills no such capacity.

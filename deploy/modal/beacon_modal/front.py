@@ -178,7 +178,7 @@ class Front:
             self._counted = (time.monotonic(), containers)
         return JSONResponse({
             "status": "ok",
-            "beacon_app": wire.CONTRACT,
+            "contract": wire.CONTRACT,
             "model": self.settings.models[0].name,
             "models": [model.name for model in self.settings.models],
             "region": self.settings.modal_region,

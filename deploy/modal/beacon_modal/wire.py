@@ -3,8 +3,8 @@
 import dataclasses
 import json
 
-# The version of the contract. Beacon's `modal::APP_CONTRACT` must say the same; a test compares them.
-CONTRACT = "1"
+# The version of the contract. Beacon's `modal::CONTRACT` must say the same; a test compares them.
+CONTRACT = 1
 
 # Beacon's own limit on a stored input is far below this.
 BODY_MAX = 64 << 20

@@ -170,4 +170,4 @@ class Failing:
 class TheContract(unittest.TestCase):
     def test_its_version_is_the_one_that_beacon_expects(self):
         source = text("../../workers/src/adapters/modal/app.rs")
-        self.assertEqual(re.search(r'APP_CONTRACT: &str = "([^"]+)"', source)[1], wire.CONTRACT)
+        self.assertEqual(int(re.search(r'CONTRACT: u32 = (\d+)', source)[1]), wire.CONTRACT)

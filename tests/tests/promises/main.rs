@@ -7,6 +7,7 @@ mod bad_input;
 mod budget_counters;
 mod budgets;
 mod cancelled;
+mod checked;
 mod command;
 mod compose;
 mod delayed;

@@ -4,7 +4,7 @@
 //!
 //! - the tools: [`secret`], [`http`], [`sse`], `json`;
 //! - the OpenAI API: [`dialect`] names the servers, `refusal` reads errors, `chat` reads answers (all pure), `exchange`
-//!   makes one streamed request;
+//!   makes one streamed request; `probe` makes the requests of a check;
 //! - runs that outlive their connection: [`throttle`] keeps the pace, [`hints`] wakes it, `runs` follows a run, `polled`
 //!   sends the requests that two providers share;
 //! - the providers: [`openai`] for every server that speaks that API, Golem rentals included; [`modal`], [`runpod`] and
@@ -26,6 +26,7 @@ mod chat;
 mod exchange;
 mod json;
 mod polled;
+mod probe;
 mod refusal;
 mod runs;
 

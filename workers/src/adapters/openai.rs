@@ -4,6 +4,8 @@
 //! A call is one streamed request, and the server keeps nothing of it. So a lost connection is a lost attempt, there is
 //! nothing to re-attach to, and closing the connection is the only way to cancel.
 
+mod check;
+
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -12,6 +14,7 @@ use reqwest::{
     header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderName, HeaderValue},
 };
 use schemas::{
+    check::Checked,
     failure::{Failure, FailureClass},
     prices::Used,
 };
@@ -25,7 +28,10 @@ use super::{
     refusal,
     secret::Secret,
 };
-use crate::provider::{Call, Ended, Health, Progress, Provider, UsedItem};
+use crate::{
+    check::Asked,
+    provider::{Call, Ended, Health, Progress, Provider, UsedItem},
+};
 
 /// SGLang's health check generates a token and takes a second; busy servers take longer, and have been
 /// restarted for missing a shorter limit.
@@ -220,6 +226,14 @@ impl Provider for OpenAi {
                 }
             }
         })
+    }
+
+    fn check<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Checked> {
+        Box::pin(self.check_up(asked))
+    }
+
+    fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(self.way())
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
     kit::Kit,
     lookup::Lookup,
     metrics::PoolMetrics,
+    provider::Sight,
     rented::Desk,
     shift::{Post, Shift},
     standing::Ledger,
@@ -61,7 +62,7 @@ impl Pool {
         let offers =
             client.queue_subscribe(subjects::work(&config.pool), subjects::work_group(&config.pool)).await?;
         let orders = control.subscribe(subjects::orders(&config.pool, &config.worker)).await?;
-        let (tell, healthy) = watch::channel(None);
+        let (tell, sight) = watch::channel(Sight::default());
         if let Some(every) = config.health_every {
             let (pool, provider) = (config.pool.clone(), config.provider.clone());
             role.spawn(|stop| health::watch(pool, provider, every, tell, stop));
@@ -110,7 +111,7 @@ impl Pool {
             shift,
             offers,
             orders,
-            healthy,
+            sight,
             capacity,
             running: JoinSet::new(),
             held: FxHashMap::default(),

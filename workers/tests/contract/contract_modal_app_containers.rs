@@ -6,7 +6,7 @@ use std::{process::Command, time::Duration};
 use schemas::failure::FailureClass as C;
 use serde_json::json;
 use workers::{
-    adapters::{ModalMode, modal::APP_CONTRACT},
+    adapters::{ModalMode, modal::CONTRACT},
     provider::{Ended, Health},
 };
 
@@ -124,7 +124,7 @@ async fn a_question_about_health_starts_nothing_and_tells_the_contract() {
     let bed = adapter.bed().await;
     assert_eq!(bed.provider.health().await, Health::Up);
     let (status, health) = bed.simulator.app().send("GET", "/health", "");
-    assert_eq!((status, &health["beacon_app"]), (200, &json!(APP_CONTRACT)));
+    assert_eq!((status, &health["contract"]), (200, &json!(CONTRACT)));
     assert_eq!(
         (&health["status"], &health["model"], &health["region"]),
         (&json!("ok"), &json!("m"), &json!("us-east"))

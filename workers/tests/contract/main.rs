@@ -11,6 +11,7 @@ mod raw;
 mod suite;
 mod world;
 
+mod contract_check;
 mod contract_golem;
 mod contract_modal_app;
 mod contract_modal_app_containers;

@@ -18,9 +18,9 @@ use crate::{
     provider::{Call, Success, UsedItem},
 };
 
-/// The version of the contract of Beacon's app on Modal. `GET /health` of an app says its own as `beacon_app`; an older app, or one
-/// that says none, lacks what this Beacon may ask for. `deploy/modal/beacon_modal/wire.py` says the same.
-pub const APP_CONTRACT: &str = "1";
+/// The version of the contract between this adapter and the app, which `GET /health` of the app names as `contract`. An app that names
+/// none is older.
+pub const CONTRACT: u32 = 1;
 
 /// An answer of the app: the output, and as much again for its JSON.
 pub(super) const ANSWER_MAX: usize = 2 * OUTPUT_MAX;
