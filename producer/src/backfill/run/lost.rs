@@ -166,7 +166,7 @@ impl Backfill {
     ) -> Result<(), BackfillError> {
         let text = self.input.line(line)?;
         self.texts.remove(&line);
-        self.folder.failed(line, &output::error(&text, why))?;
+        self.folder.failed(line, &output::error(&text, line, why))?;
         self.running = self.running.saturating_sub(1);
         let checkpoint = &mut self.folder.checkpoint;
         checkpoint.spent_usd = checkpoint.spent_usd.checked_add(cost).unwrap_or(UsdNanos::new(u64::MAX));
