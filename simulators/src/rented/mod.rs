@@ -16,10 +16,11 @@
 
 mod account;
 mod door;
-mod fault;
+pub(crate) mod fault;
 mod fly;
 mod golem;
 pub mod graphql;
+mod house;
 mod lambda;
 mod life;
 mod log;
@@ -34,6 +35,7 @@ pub use account::{Account, Seen};
 pub use fault::{Canned, ControlFault};
 pub use fly::{Fly, FlyConfig};
 pub use golem::{Golem, GolemBill, GolemConfig, GolemNode, Manner};
+pub use house::{AccountConfig, AccountError, AccountKind, House, NodeConfig};
 pub use lambda::{Lambda, LambdaConfig};
 pub use life::{Life, Serves};
 pub use log::{Act, Action};
