@@ -40,7 +40,7 @@ impl Status {
 pub struct Output {
     /// The text.
     pub text: String,
-    /// Why it stopped, in the provider's words: `stop`, `length`.
+    /// Why it stopped, in OpenAI's words: `stop`, `length`, `tool_calls`; another word where the pool takes it for a whole answer.
     pub finish_reason: String,
 }
 

@@ -320,11 +320,8 @@ impl Provider for OpenAi {
     fn missing<'a>(&'a self, models: &'a [String]) -> BoxFuture<'a, Option<Missing>> {
         Box::pin(async move {
             let listed = self.asker().listed().await?;
-            let is_listed = |model: &String| match self.config.dialect {
-                Dialect::Ollama => listed.iter().any(|name| engine::is_same(name, model)),
-                Dialect::OpenAi | Dialect::Vllm | Dialect::LlamaCpp | Dialect::Tgi | Dialect::SgLang => {
-                    listed.contains(model)
-                }
+            let is_listed = |model: &String| {
+                engine::is_listed(self.config.dialect, listed.iter().map(String::as_str), model)
             };
             let models: Vec<String> = models.iter().filter(|model| !is_listed(model)).cloned().collect();
             (!models.is_empty()).then_some(Missing { models, listed })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::adapters::load::ServerLoad;
+use crate::adapters::{dialect::Dialect, load::ServerLoad};
 
 /// Whether the engine makes steps while it has work. vLLM's health check says "well" for hours while its engine hangs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,8 +57,22 @@ impl Loaded {
     }
 }
 
+/// Whether a server that lists these models serves one under this name.
+pub(super) fn is_listed<'a>(
+    dialect: Dialect,
+    mut listed: impl Iterator<Item = &'a str>,
+    model: &str,
+) -> bool {
+    match dialect {
+        Dialect::Ollama => listed.any(|name| is_same(name, model)),
+        Dialect::OpenAi | Dialect::Vllm | Dialect::LlamaCpp | Dialect::Tgi | Dialect::SgLang => {
+            listed.any(|name| name == model)
+        }
+    }
+}
+
 /// Whether two names of Ollama mean one model: without a tag it is `latest`.
-pub(super) fn is_same(one: &str, other: &str) -> bool {
+fn is_same(one: &str, other: &str) -> bool {
     let plain = |name: &str| name.strip_suffix(":latest").unwrap_or(name).to_ascii_lowercase();
     plain(one) == plain(other)
 }
