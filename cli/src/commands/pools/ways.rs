@@ -43,9 +43,9 @@ pub(super) fn ways(beats: &[Heartbeat], only: &[PoolId]) -> Vec<Way> {
     pools.iter().map(of).collect()
 }
 
-/// Whether each of these pools was heard.
+/// Whether each of these pools was heard, so that nothing more is waited for; never where none is expected, since any may speak.
 pub(super) fn all_heard(beats: &[Heartbeat], pools: &[PoolId]) -> bool {
-    pools.iter().all(|pool| beats.iter().any(|beat| beat.pool == *pool))
+    !pools.is_empty() && pools.iter().all(|pool| beats.iter().any(|beat| beat.pool == *pool))
 }
 
 /// The same for people; `None` where nobody was heard.
@@ -113,5 +113,6 @@ mod tests {
         let only = ["golem@us-east".parse().unwrap()];
         assert_eq!(super::ways(&beats, &only).len(), 1);
         assert!(all_heard(&beats, &only) && !all_heard(&beats, &["x@y".parse().unwrap()]));
+        assert!(!all_heard(&beats, &[]));
     }
 }
