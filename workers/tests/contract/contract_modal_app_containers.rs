@@ -23,7 +23,7 @@ async fn a_run_that_is_stopped_in_the_queue_costs_nothing() {
         return;
     }
     let mut wish = Wish::default();
-    wish.model.cold_start_ms = 300;
+    wish.model.cold_start_ms = 4_000;
     let (bed, recorder) = (adapter.bed_with(wish).await, Recorder::default());
     let call = bed.call();
     tokio::select! {
@@ -35,7 +35,7 @@ async fn a_run_that_is_stopped_in_the_queue_costs_nothing() {
     let ended = bed.provider.reattach(&call, &run, Duration::ZERO, &recorder).await.unwrap();
     assert!(ended.outcome.is_err() && ended.used.is_empty() && !ended.estimated, "{ended:?}");
     standing(&bed, "the start is told", |items| {
-        items.iter().any(|(item, us)| *item == "warm_start" && *us >= 300_000)
+        items.iter().any(|(item, us)| *item == "warm_start" && *us >= 4_000_000)
     })
     .await;
 }
