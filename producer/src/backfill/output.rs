@@ -31,6 +31,7 @@ pub fn result(result: &JobResult, chat: bool) -> String {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
             total_tokens: usage.prompt_tokens + usage.completion_tokens,
+            prompt_tokens_details: usage.cached_tokens.map(|cached_tokens| Details { cached_tokens }),
         },
     };
     let line = Answered {
@@ -89,11 +90,17 @@ struct Said<'a> {
 }
 
 #[derive(Serialize)]
-#[expect(clippy::struct_field_names, reason = "OpenAI's own names")]
 struct Counts {
     prompt_tokens: u64,
     completion_tokens: u64,
     total_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<Details>,
+}
+
+#[derive(Serialize)]
+struct Details {
+    cached_tokens: u64,
 }
 
 /// A line of `errors.jsonl`: the input's own line with what went wrong beside it, so that it is valid input again. A line

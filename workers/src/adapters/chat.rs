@@ -104,6 +104,9 @@ struct Chunk {
     choices: Option<Vec<Choice>>,
     #[serde(default)]
     usage: Option<Counts>,
+    /// llama.cpp's own counts; older builds say only here what they had in their cache.
+    #[serde(default)]
+    timings: Option<Lenient<Timings>>,
     #[serde(default)]
     error: Option<IgnoredAny>,
     /// `error` where SGLang's error object stands alone.
@@ -138,6 +141,37 @@ struct Counts {
     prompt_tokens: Option<u64>,
     #[serde(default)]
     completion_tokens: Option<u64>,
+    #[serde(default)]
+    prompt_tokens_details: Option<Lenient<Details>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct Details {
+    #[serde(default)]
+    cached_tokens: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct Timings {
+    #[serde(default)]
+    cache_n: Option<u64>,
+}
+
+/// What is good to know, and spoils no answer where it does not read.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged)]
+enum Lenient<T> {
+    Read(T),
+    Other(IgnoredAny),
+}
+
+impl<T> Lenient<T> {
+    fn read(self) -> Option<T> {
+        match self {
+            Self::Read(value) => Some(value),
+            Self::Other(_) => None,
+        }
+    }
 }
 
 /// The answer so far.
@@ -147,6 +181,8 @@ pub(super) struct Transcript {
     text: String,
     finish: Option<String>,
     usage: Option<Counts>,
+    /// Tokens of the prompt that the server had in its cache, as it said last; `None` while it has not.
+    cached: Option<u64>,
     /// Pieces that carried text or thoughts: at least as many tokens were generated.
     pieces: u64,
     failure: Option<Failure>,
@@ -161,6 +197,7 @@ impl Transcript {
             text: String::new(),
             finish: None,
             usage: None,
+            cached: None,
             pieces: 0,
             failure: None,
             done: false,
@@ -207,6 +244,7 @@ impl Transcript {
         }
         let choices = chunk.choices.unwrap_or_default();
         self.count(chunk.usage, choices.is_empty());
+        self.count_cached(chunk.usage, chunk.timings);
         // Every request asks for one choice.
         let choice = choices.into_iter().next()?;
         if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
@@ -245,6 +283,14 @@ impl Transcript {
         }
     }
 
+    /// vLLM and SGLang say it in `usage` where they are told to, llama.cpp in `timings`, others nowhere.
+    fn count_cached(&mut self, usage: Option<Counts>, timings: Option<Lenient<Timings>>) {
+        let details = usage.and_then(|usage| usage.prompt_tokens_details).and_then(Lenient::read);
+        let timings = timings.and_then(Lenient::read);
+        let said = details.and_then(|it| it.cached_tokens).or(timings.and_then(|it| it.cache_n));
+        self.cached = said.or(self.cached);
+    }
+
     /// Only the first failure counts: later failures follow from it.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.failure.get_or_insert(failure);
@@ -277,11 +323,18 @@ impl Transcript {
             Some(Counts {
                 prompt_tokens: Some(prompt_tokens),
                 completion_tokens: Some(completion_tokens),
-            }) => Some(Usage { prompt_tokens, completion_tokens, estimated: false }),
+                ..
+            }) => Some(Usage {
+                prompt_tokens,
+                completion_tokens,
+                cached_tokens: self.cached.map(|cached| cached.min(prompt_tokens)),
+                estimated: false,
+            }),
             None if self.pieces == 0 && self.finish.is_none() => None,
             counts => Some(Usage {
                 prompt_tokens: counts.and_then(|c| c.prompt_tokens).unwrap_or_else(|| tokens_of_input(input)),
                 completion_tokens: counts.and_then(|c| c.completion_tokens).unwrap_or(self.pieces),
+                cached_tokens: self.cached,
                 estimated: true,
             }),
         }

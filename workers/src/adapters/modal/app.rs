@@ -183,7 +183,7 @@ fn succeeded(
     }
     let usage = match usage {
         Some(&WireUsage { prompt_tokens, completion_tokens }) => {
-            Usage { prompt_tokens, completion_tokens, estimated: false }
+            Usage { prompt_tokens, completion_tokens, ..Usage::default() }
         }
         None => Usage { estimated: true, ..Usage::default() },
     };

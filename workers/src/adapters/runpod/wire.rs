@@ -247,7 +247,7 @@ fn success(text: String, usage: Option<(u64, u64)>) -> Result<Success, Failure> 
     }
     let usage = match usage {
         Some((prompt_tokens, completion_tokens)) => {
-            Usage { prompt_tokens, completion_tokens, estimated: false }
+            Usage { prompt_tokens, completion_tokens, ..Usage::default() }
         }
         None => Usage { estimated: true, ..Usage::default() },
     };
