@@ -11,6 +11,7 @@
 //! machine that leaves `ready` gets no new job; its running jobs go on. A job costs the time on its slot at the slot's price;
 //! what no job used is booked by the keeper.
 
+pub mod affinity;
 pub mod seats;
 pub mod shares;
 
