@@ -13,7 +13,7 @@ use schemas::{
     job::Input,
     prefix::{BLOCK, BLOCKS_MAX, Prefix, Scope},
 };
-use workers::rented::affinity::{Affinity, Candidate, home, pace::Pace};
+use workers::rented::affinity::{Affinity, Candidate, home};
 
 const ROUNDS: u32 = 20_000;
 const NOW: Duration = Duration::from_secs(1_000);
@@ -46,7 +46,7 @@ fn main() {
     let key = measure(|_| drop(black_box(Prefix::of(scope, black_box(&long)))));
     println!("the key of {} KiB of prompt {key:>14.0} ns", BLOCK * BLOCKS_MAX / 1024);
     for machines in [10, 50, 200] {
-        let (mut affinity, pace) = (Affinity::default(), Pace::default());
+        let mut affinity = Affinity::default();
         let candidates: Vec<Candidate> = (0..machines)
             .map(|nth| Candidate {
                 nth,
@@ -55,10 +55,6 @@ fn main() {
                 size: 8,
                 slots: 8,
                 running: u32::try_from(nth % 7).expect("small"),
-                floor: 2,
-                token_ns: pace.token_ns(),
-                service_ns: pace.service_ns(),
-                beside_ns: pace.beside_ns(2, 8),
                 ..Candidate::default()
             })
             .collect();
@@ -76,7 +72,7 @@ fn main() {
         for (what, prefixes) in [("held", &usual), ("held, longest", &longest), ("new", &new)] {
             let mut choose = |nth: u32| {
                 let prefix = &prefixes[usize::try_from(nth).expect("small") % prefixes.len()];
-                black_box(affinity.choose(Some(prefix), black_box(&candidates).iter().copied(), NOW));
+                black_box(affinity.choose(Some(prefix), 0, black_box(&candidates).iter().copied(), NOW));
             };
             choose(0);
             let allocated = allocation_counter::measure(|| (0..1_000).for_each(&mut choose));

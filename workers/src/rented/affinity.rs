@@ -25,7 +25,7 @@ use schemas::prefix::Prefix;
 
 pub use self::{
     holders::{Holders, Life},
-    pace::{Done, Paces},
+    pace::{Done, Pace, Paces},
     place::{Candidate, Placed, Prediction, Reason, place},
 };
 
@@ -36,20 +36,23 @@ pub struct Affinity {
     pub holders: Holders,
     /// What things take.
     pub paces: Paces,
+    unknown: Pace,
     candidates: Vec<Candidate>,
 }
 
 impl Affinity {
-    /// Chooses among the machines that `candidates` names: the machine's place there, and why. Keeps its memory for the next time, so
-    /// that nothing is allocated.
+    /// Chooses one of `candidates` for a job of that model, by its number among paces. The memory is kept for the next time, so that
+    /// nothing is allocated.
     pub fn choose(
         &mut self,
         prefix: Option<&Prefix>,
+        model: u16,
         candidates: impl Iterator<Item = Candidate>,
         now: Duration,
     ) -> Option<Placed> {
-        self.candidates.clear();
-        self.candidates.extend(candidates);
-        place(prefix, &self.candidates, &self.holders, now)
+        let Self { holders, paces, unknown, candidates: kept } = self;
+        kept.clear();
+        kept.extend(candidates.map(|it| it.priced(paces.of(it.sku, model).unwrap_or(unknown))));
+        place(prefix, kept, holders, now)
     }
 }

@@ -14,6 +14,7 @@ fn call(input: Input) -> Call {
         key: schemas::AttemptKey::of("test", 1),
         model: "m".to_owned(),
         sku: "standard".to_owned(),
+        tenant: schemas::Tenant::default(),
         input,
         params: Params::default(),
         timeout: Duration::from_secs(1),

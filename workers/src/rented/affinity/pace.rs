@@ -39,6 +39,18 @@ pub struct Done {
     pub beside: u32,
 }
 
+impl Done {
+    /// How much of the prompt was cached, as a word: `none`, `some`, `most` or `unknown`.
+    pub const fn share_cached(&self) -> &'static str {
+        match self.cached {
+            None => "unknown",
+            Some(cached) if cached < self.prompt / 4 => "none",
+            Some(cached) if cached < self.prompt - self.prompt / 4 => "some",
+            Some(_) => "most",
+        }
+    }
+}
+
 /// A mean that forgets.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mean {
@@ -58,12 +70,16 @@ impl Mean {
 }
 
 /// What one model takes on one type of machine.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Pace {
     prefill: Mean,
     service: Mean,
     /// Seconds for a token written, by how many jobs ran at once.
     levels: [Mean; LEVELS],
+    /// How much slower a job is by so many others, as a multiple; 0 where that is not measured. Follows from `levels`, and is kept
+    /// because it is asked for more often than it changes.
+    slower: [f64; LEVELS],
+    floor: u32,
 }
 
 impl Pace {
@@ -84,6 +100,20 @@ impl Pace {
                 level.add(writing / done.written as f64);
             }
         }
+        self.compare();
+    }
+
+    fn compare(&mut self) {
+        let Some(alone) = self.levels[0].known() else { return };
+        let mut slowest = 1.0f64;
+        for (level, slower) in self.levels.iter().zip(&mut self.slower) {
+            let measured = level.known().map(|it| it / alone);
+            // More jobs never make one quicker: a level that seems to has been measured at another time.
+            slowest = slowest.max(measured.unwrap_or(0.0));
+            *slower = measured.map_or(0.0, |_| slowest);
+        }
+        let free = self.slower.iter().take_while(|slower| (1.0..1.0 + NOT_FELT).contains(*slower));
+        self.floor = u32::try_from(free.count()).unwrap_or(u32::MAX);
     }
 
     /// Nanoseconds to compute a token of a prompt.
@@ -103,28 +133,21 @@ impl Pace {
 
     /// How many jobs run at once without slowing each other by a tenth; 1 until that is measured.
     pub fn floor(&self) -> u32 {
-        let Some(alone) = self.levels[0].known() else { return 1 };
-        let free = self
-            .levels
-            .iter()
-            .take_while(|level| level.known().is_some_and(|it| it < alone * (1.0 + NOT_FELT)));
-        u32::try_from(free.count()).unwrap_or(u32::MAX).max(1)
+        self.floor.max(1)
     }
 
     /// Nanoseconds that a job takes beside so many others on a machine of so many slots.
     pub fn beside_ns(&self, others: u32, slots: u32) -> u64 {
-        let service = self.service_ns() as f64;
+        let service = self.service_ns();
         if others < self.floor() {
-            return service as u64;
+            return service;
         }
-        let guess = |others: u32| 1.0 + CROWDED * f64::from(others) / f64::from(slots.max(1));
         let at = usize::try_from(others).unwrap_or(usize::MAX).min(LEVELS - 1);
-        let measured = self.levels[0].known().and_then(|alone| {
-            let known = self.levels[..=at].iter().filter_map(|level| level.known());
-            let slowest = known.fold(alone, f64::max) / alone;
-            self.levels[at].known().map(|_| slowest)
-        });
-        (service * measured.unwrap_or_else(|| guess(others))) as u64
+        let slower = match self.slower[at] {
+            unknown if unknown < 1.0 => 1.0 + CROWDED * f64::from(others) / f64::from(slots.max(1)),
+            measured => measured,
+        };
+        (service as f64 * slower) as u64
     }
 }
 
@@ -147,10 +170,9 @@ impl Paces {
         number(&mut self.models, name)
     }
 
-    /// What a model takes on a type, as far as known.
-    pub fn of(&self, sku: u16, model: u16) -> Pace {
-        let found = self.paces.iter().find(|(of, _)| *of == (sku, model));
-        found.map(|(_, pace)| *pace).unwrap_or_default()
+    /// What a model takes on a type; `None` while nothing is known.
+    pub fn of(&self, sku: u16, model: u16) -> Option<&Pace> {
+        self.paces.iter().find(|(of, _)| *of == (sku, model)).map(|(_, pace)| pace)
     }
 
     /// Takes in a job.

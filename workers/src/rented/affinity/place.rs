@@ -16,6 +16,7 @@ use schemas::prefix::{BLOCK, Prefix};
 use super::{
     holders::{Held, Holders, IDLE, Life},
     home,
+    pace::Pace,
 };
 
 /// Bytes of text in a token, about.
@@ -26,6 +27,8 @@ const BYTES_PER_TOKEN: u64 = 4;
 pub struct Candidate {
     /// The caller's own number for it.
     pub nth: usize,
+    /// The number of its type among paces.
+    pub sku: u16,
     /// It in the table.
     pub life: Life,
     /// It among homes: [`home::of_name`].
@@ -48,6 +51,19 @@ pub struct Candidate {
     pub service_ns: u64,
     /// ... beside those that run now.
     pub beside_ns: u64,
+}
+
+impl Candidate {
+    /// The same with what things take there.
+    pub fn priced(self, pace: &Pace) -> Self {
+        Self {
+            floor: pace.floor(),
+            token_ns: pace.token_ns(),
+            service_ns: pace.service_ns(),
+            beside_ns: pace.beside_ns(self.running, self.slots),
+            ..self
+        }
+    }
 }
 
 /// Why a machine was chosen.

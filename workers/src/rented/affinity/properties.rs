@@ -10,7 +10,6 @@ use schemas::{
 };
 
 use super::{
-    pace::Pace,
     place::{Pool, by_load},
     *,
 };
@@ -311,7 +310,8 @@ fn p15_a_choice_among_fifty_machines_allocates_nothing() {
         world.start(Some(key)).unwrap();
     }
     let candidates = world.machines.clone();
-    let mut choose = |key: Option<&Prefix>| world.affinity.choose(key, candidates.iter().copied(), world.now);
+    let mut choose =
+        |key: Option<&Prefix>| world.affinity.choose(key, 0, candidates.iter().copied(), world.now);
     choose(None).unwrap();
     let counted = allocation_counter::measure(|| {
         for key in &keys {
