@@ -44,7 +44,7 @@ use crate::{
 const SLOTS: [u32; 2] = [1, 4];
 /// Beginnings, and jobs with each.
 const HEADS: usize = 8;
-const JOBS_EACH: usize = 12;
+const JOBS_EACH: usize = 10;
 /// Sentences of a beginning: some 400 tokens.
 const SENTENCES: usize = 20;
 /// Of all slots, so many are used: where every slot is taken nothing is left to choose.
@@ -322,7 +322,17 @@ impl Bed<'_> {
         let config =
             RentedConfig { server, secret: None, slots: all, affinity, isolation: Isolation::Tenant };
         let machines = Arc::new(Rented::new(config));
-        let prices = "version = \"bench\"\nas_of = \"2026-01-01\"\nsource = \"machines of a bench\"\n";
+        // A book wants an entry; a machine's price stands in its row.
+        let prices = r#"
+            version = "bench"
+            as_of = "2026-01-01"
+            source = "machines of a bench"
+            [[price]]
+            provider = "bench"
+            sku = "cpu"
+            unit = "second"
+            usd = "0.0001"
+        "#;
         Ok(PoolConfig {
             link: self.link.clone(),
             pool: pool.clone(),

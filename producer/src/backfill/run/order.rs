@@ -1,7 +1,7 @@
 //! In which order lines are sent: those whose prompts begin alike one after the other, so that servers with a prefix cache compute a
 //! beginning once. Pure.
 //!
-//! A window of [`LOOK_AHEAD`] lines is looked at, 24 bytes each. Lines that share their beginning are a *group*; groups take turns in the
+//! A window of [`LOOK_AHEAD`] lines is looked at, 16 bytes each. Lines that share their beginning are a *group*; groups take turns in the
 //! order of their first lines, and each sends all that it has in the window before the next does. **One line of a group warms**: the
 //! others follow when its job has ended, else they would all be computed at once. Meanwhile others go ahead; but a group that two younger
 //! ones have passed, or that has waited for [`PATIENCE`], waits no longer: a keeper rents machines for jobs that wait in the server, not
@@ -55,7 +55,6 @@ pub(super) fn beginning(line: &Line) -> Option<u64> {
 struct Entry {
     /// Where it stands in the file; [`NOWHERE`] when it is not held.
     offset: u64,
-    beginning: u64,
     /// How far on the next line of its group is; 0 while there is none.
     next: u32,
 }
@@ -128,15 +127,16 @@ impl Window {
 
     /// A line that was read and needs nothing to be sent. Lines are told in the order of the file.
     pub(super) fn skip(&mut self, line: u64) {
-        self.push(line, Entry { offset: NOWHERE, beginning: NONE, next: 0 });
+        self.push(line, Entry { offset: NOWHERE, next: 0 });
         self.trim();
     }
 
     /// A line that was read at `offset` and is to be sent.
     pub(super) fn hold(&mut self, line: u64, offset: u64, beginning: Option<u64>) {
         let beginning = beginning.unwrap_or(NONE);
-        self.push(line, Entry { offset, beginning, next: 0 });
-        let state = if beginning == NONE || self.warm.contains(&beginning) { State::Warm } else { State::Cold };
+        self.push(line, Entry { offset, next: 0 });
+        let state =
+            if beginning == NONE || self.warm.contains(&beginning) { State::Warm } else { State::Cold };
         let new = Group { first: line, last: line, held: 0, state, passed: 0 };
         let group = self.groups.entry(beginning).or_insert(new);
         if group.held == 0 {
@@ -169,7 +169,8 @@ impl Window {
     /// held no more.
     pub(super) fn next(&mut self, now: Instant) -> Option<(u64, u64)> {
         let beginning = self.current.or_else(|| {
-            let ready = |(_, beginning): &(&u64, &u64)| self.groups.get(*beginning).is_some_and(|it| it.goes(now));
+            let ready =
+                |(_, beginning): &(&u64, &u64)| self.groups.get(*beginning).is_some_and(|it| it.goes(now));
             self.turns.iter().find(ready).map(|(_, beginning)| *beginning)
         })?;
         let group = self.groups.get_mut(&beginning)?;
@@ -251,8 +252,11 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use schemas::catalog::Catalog;
+    use serde_json::json;
 
     use super::*;
+    use crate::lines::{Defaults, read_line};
 
     /// A window over lines that begin as `text` says, `.` for one that is alone.
     fn window(text: &str) -> Window {
@@ -265,10 +269,12 @@ mod tests {
 
     /// Sends until nothing goes: the lines.
     fn drain(window: &mut Window, now: Instant) -> Vec<u64> {
-        std::iter::from_fn(|| window.next(now)).map(|(line, offset)| {
-            assert_eq!(offset, line * 100);
-            line
-        }).collect()
+        std::iter::from_fn(|| window.next(now))
+            .map(|(line, offset)| {
+                assert_eq!(offset, line * 100);
+                line
+            })
+            .collect()
     }
 
     #[test]
@@ -313,8 +319,8 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_bounded_by_its_oldest_line_and_a_line_of_it_is_24_bytes() {
-        assert_eq!(size_of::<Entry>(), 24);
+    fn the_window_is_bounded_by_its_oldest_line_and_a_line_of_it_is_16_bytes() {
+        assert_eq!(size_of::<Entry>(), 16);
         let (mut window, now, mut line) = (Window::default(), Instant::now(), 0);
         let fill = |window: &mut Window, line: &mut u64| {
             while !window.is_full() {
@@ -332,31 +338,29 @@ mod tests {
             fill(&mut window, &mut line);
             assert!(window.next(now).is_some() && window.lines.len() <= LOOK_AHEAD);
         }
-        assert!(window.groups.len() == 1 && window.warm.len() == 1 && window.lines.capacity() <= 2 * LOOK_AHEAD);
+        assert!(
+            window.groups.len() <= 2 && window.warm.len() == 1 && window.lines.capacity() <= 2 * LOOK_AHEAD
+        );
     }
 
     #[test]
     fn lines_that_share_a_system_message_begin_alike() {
-        let line = |system: &str, user: &str| Line {
-            body: schemas::job::JobBody {
-                messages: Some([("system", system), ("user", user)].map(|(role, content)| schemas::job::Message {
-                    role: role.into(),
-                    content: content.into(),
-                }).into()),
-                ..schemas::job::JobBody::default()
-            },
-            ..crate::lines::read_line(
-                r#"{"model":"m","prompt":"x"}"#,
-                1,
-                &crate::lines::Defaults { catalog: &schemas::catalog::Catalog::new(vec!["m".into()]).unwrap(), regions: &[], model: None },
-            ).unwrap()
+        let catalog = Catalog::new(vec!["m".into()]).unwrap();
+        let regions = ["eu-west".parse().unwrap()];
+        let defaults = Defaults { catalog: &catalog, regions: &regions, model: None };
+        let in_region = |region: Option<&str>, system: &str, user: &str| {
+            let messages =
+                json!([{ "role": "system", "content": system }, { "role": "user", "content": user }]);
+            let text = json!({ "model": "m", "messages": messages, "region": region }).to_string();
+            read_line(&text, 1, &defaults).unwrap()
         };
+        let line = |system: &str, user: &str| in_region(None, system, user);
         let long = "be brief ".repeat(40);
         assert!(beginning(&line(&long, "one")).is_some());
         assert_eq!(beginning(&line(&long, "one")), beginning(&line(&long, "two")));
         assert_ne!(beginning(&line(&long, "one")), beginning(&line(&long.replace('b', "d"), "one")));
         assert_eq!(beginning(&line("be brief", "one")), None);
-        let elsewhere = Line { region: Some("eu-west".parse().unwrap()), ..line(&long, "one") };
+        let elsewhere = in_region(Some("eu-west"), &long, "one");
         assert_ne!(beginning(&elsewhere), beginning(&line(&long, "one")));
     }
 
