@@ -159,6 +159,7 @@ impl Text {
 }
 
 /// Spreads what differs in any bit over all bits: a multiplication of 64 by 64 bits, folded.
+#[expect(clippy::cast_possible_truncation, reason = "both halves are meant")]
 pub const fn mixed(value: u64) -> u64 {
     let wide = (value ^ 0x2d35_8dcc_aa6c_78a5) as u128 * 0x8bb8_4b93_962e_acc9_u128;
     (wide >> 64) as u64 ^ wide as u64

@@ -193,7 +193,18 @@ async fn many_machines(count: u32, session: &Session) -> anyhow::Result<()> {
 /// `--affinity`: what goes to machines that have a prompt's beginning, and what that saves.
 async fn prefixes(args: &Bench, session: &Session) -> anyhow::Result<()> {
     let nats = session.nats_for_once().await?;
-    let outcome = affinity::measure(args.affinity, args.simulated, session, &nats.link).await;
+    let outcome = async {
+        let topology = &session.config.topology;
+        let region = topology.regions.first().context("the configuration has no region")?.clone();
+        let mut roles = Roles::default();
+        roles.dispatcher(dispatcher_config(session, &nats.link, &region)?).await?;
+        let producer = producer(&nats.link).await?;
+        let (count, simulated) = (args.affinity, args.simulated);
+        let found = affinity::measure(count, simulated, session, &nats.link, &region, &producer).await;
+        producer.close().await;
+        roles.stop().await.and(found)
+    };
+    let outcome = outcome.await;
     nats.stop().await;
     let found = outcome?;
     if session.json {

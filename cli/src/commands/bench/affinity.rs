@@ -47,8 +47,8 @@ const HEADS: usize = 8;
 const JOBS_EACH: usize = 10;
 /// Sentences of a beginning: some 400 tokens.
 const SENTENCES: usize = 20;
-/// Of all slots, so many are used: where every slot is taken nothing is left to choose.
-const USED: f64 = 0.67;
+/// Of a hundred slots, so many are used: where every slot is taken nothing is left to choose.
+const USED: u32 = 67;
 const TOKENS_OUT: u32 = 6;
 const WITHIN: Duration = Duration::from_secs(180);
 
@@ -178,15 +178,13 @@ pub(crate) async fn measure(
     simulated: bool,
     session: &Session,
     link: &LinkConfig,
+    region: &Region,
+    producer: &Producer,
 ) -> anyhow::Result<Found> {
-    let topology = &session.config.topology;
-    let region = topology.regions.first().context("the configuration has no region")?.clone();
+    let (topology, region) = (&session.config.topology, region.clone());
     let name = topology.catalog.names().next().context("the configuration has no model")?.to_owned();
     let model = topology.catalog.find(&name).context("the catalog knows its own names")?.clone();
     let bed = Bed { session, link, region, model, name, machines };
-    let mut dispatcher = Roles::default();
-    dispatcher.dispatcher(super::dispatcher_config(session, link, &bed.region)?).await?;
-    let producer = super::producer(link).await?;
     let mut found = Found { servers: "", machines, jobs: HEADS * JOBS_EACH, by_slots: Vec::new() };
     for slots in SLOTS {
         let servers = Servers::start(machines, slots, simulated).await?;
@@ -194,15 +192,13 @@ pub(crate) async fn measure(
         let mut ways = Vec::new();
         for affinity in [false, true] {
             session.say(format!("machines of {slots} slots, affinity {affinity}"));
-            ways.push(Box::pin(bed.run(&servers, slots, affinity, &producer)).await);
+            ways.push(Box::pin(bed.run(&servers, slots, affinity, producer)).await);
         }
         servers.stop().await;
         let with = ways.pop().context("two ways")??;
         let without = ways.pop().context("two ways")??;
         found.by_slots.push(Pair { slots, without, with });
     }
-    producer.close().await;
-    dispatcher.stop().await?;
     Ok(found)
 }
 
@@ -221,8 +217,7 @@ impl Bed<'_> {
         let mut roles = Roles::default();
         roles.pool(self.pool_config(&pool, servers, slots, affinity)?).await?;
         let jobs = (0..HEADS * JOBS_EACH).map(|nth| self.job(way, slots, nth));
-        let all = f64::from(self.machines * slots);
-        let outstanding = (all * USED).floor().max(1.0) as usize;
+        let outstanding = usize::try_from(self.machines * slots * USED / 100)?.max(1);
         let began = Instant::now();
         let results: Vec<JobResult> = stream::iter(jobs)
             .map(|job| async move { anyhow::Ok(producer.submit_and_wait(&job?, WITHIN).await?) })
@@ -263,13 +258,12 @@ impl Bed<'_> {
     /// A system message that many jobs share, and a question of its own. Heads take turns, as tenants of a service do.
     fn job(&self, way: &str, slots: u32, nth: usize) -> anyhow::Result<JobRequest> {
         let (head, question) = (nth % HEADS, nth / HEADS);
-        let rules: String = (0..SENTENCES)
-            .map(|n| {
-                format!(
-                    "Rule {n} of desk {head}: answer in few words, name the harbour, and never guess a date. "
-                )
-            })
-            .collect();
+        let rule = |n| {
+            format!(
+                "Rule {n} of desk {head}: answer in few words, name the harbour, and never guess a date. "
+            )
+        };
+        let rules = (0..SENTENCES).map(rule).collect::<Vec<_>>().concat();
         let system = format!("You work {way} {slots} at desk {head}. {rules}");
         let mut job = JobRequest::prompt(self.region.as_str(), &self.name, "")?;
         job.body.prompt = None;

@@ -14,10 +14,7 @@ use std::{
     time::Duration,
 };
 
-use schemas::{
-    job::Input,
-    prefix::{BLOCKS_MIN, Prefix, Scope, mixed},
-};
+use schemas::prefix::{BLOCKS_MIN, Scope, Text, mixed};
 use tokio::time::Instant;
 
 use crate::lines::Line;
@@ -37,13 +34,13 @@ const NOWHERE: u64 = u64::MAX;
 
 /// What a line begins with; lines with the same are a group. `None` for one that is too short.
 pub(super) fn beginning(line: &Line) -> Option<u64> {
-    let body = &line.body;
-    let input = match (&body.messages, &body.prompt) {
-        (Some(messages), _) => Input::Messages(messages.clone()),
-        (None, Some(prompt)) => Input::Prompt(prompt.clone()),
+    let mut text = Text::new(Scope { model: line.model.as_str(), adapter: None, tenant: None });
+    match (&line.body.messages, &line.body.prompt) {
+        (Some(messages), _) => text.messages(messages),
+        (None, Some(prompt)) => text.raw(prompt.as_bytes()),
         (None, None) => return None,
-    };
-    let prefix = Prefix::of(Scope { model: line.model.as_str(), adapter: None, tenant: None }, &input)?;
+    }
+    let prefix = text.end()?;
     let head = prefix.head().or_else(|| prefix.blocks().get(BLOCKS_MIN - 1).copied())?;
     // Machines of two regions share nothing.
     let region = line.region.iter().flat_map(|region| region.as_str().bytes());

@@ -237,7 +237,7 @@ impl Holders {
 }
 
 fn life_of(id: u64) -> Life {
-    Life((id & u64::from(u16::MAX)) as u16)
+    Life(u16::try_from(id & u64::from(u16::MAX)).unwrap_or_default())
 }
 
 fn tenths(at: Duration) -> u32 {

@@ -9,10 +9,12 @@ use std::time::Duration;
 const PREFILL: f64 = 8_000.0;
 /// How long a job takes, until measured.
 const SERVICE: f64 = 1.0;
-/// How much slower a job is on a machine that is full otherwise, as a part of its time alone, until measured.
-const CROWDED: f64 = 0.5;
-/// Jobs that slow each other by less than this part may as well run on one machine.
-const NOT_FELT: f64 = 0.1;
+/// The time of a job alone, in the unit in which others' are compared with it.
+const ALONE: u64 = 1_000;
+/// How much slower a job is on a machine that is full otherwise, until measured.
+const CROWDED: u64 = 500;
+/// Jobs that slow each other by less than a tenth may as well run on one machine.
+const NOT_FELT: u64 = 1_100;
 /// Jobs at once for which a pace is kept apart.
 const LEVELS: usize = 16;
 /// Jobs after which a level is believed.
@@ -70,16 +72,27 @@ impl Mean {
 }
 
 /// What one model takes on one type of machine.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Pace {
     prefill: Mean,
     service: Mean,
     /// Seconds for a token written, by how many jobs ran at once.
     levels: [Mean; LEVELS],
-    /// How much slower a job is by so many others, as a multiple; 0 where that is not measured. Follows from `levels`, and is kept
-    /// because it is asked for more often than it changes.
-    slower: [f64; LEVELS],
+    // What follows from these is kept, since it is asked for more often than it changes.
+    token_ns: u64,
+    service_ns: u64,
     floor: u32,
+    /// How long a job takes beside so many others, in thousandths of its time alone; 0 where that is not measured.
+    slower: [u64; LEVELS],
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let (levels, slower) = ([Mean::default(); LEVELS], [0; LEVELS]);
+        let (prefill, service) = (Mean::default(), Mean::default());
+        let (token_ns, service_ns) = (nanos(1.0 / PREFILL), nanos(SERVICE));
+        Self { prefill, service, levels, token_ns, service_ns, floor: 1, slower }
+    }
 }
 
 impl Pace {
@@ -100,25 +113,27 @@ impl Pace {
                 level.add(writing / done.written as f64);
             }
         }
+        self.token_ns = nanos(1.0 / self.prefill.known().unwrap_or(PREFILL));
+        self.service_ns = nanos(self.service.known().unwrap_or(SERVICE));
         self.compare();
     }
 
     fn compare(&mut self) {
         let Some(alone) = self.levels[0].known() else { return };
-        let mut slowest = 1.0f64;
+        let mut slowest = ALONE;
         for (level, slower) in self.levels.iter().zip(&mut self.slower) {
-            let measured = level.known().map(|it| it / alone);
+            let measured = level.known().map(|it| nanos(it) * ALONE / nanos(alone).max(1));
             // More jobs never make one quicker: a level that seems to has been measured at another time.
-            slowest = slowest.max(measured.unwrap_or(0.0));
-            *slower = measured.map_or(0.0, |_| slowest);
+            slowest = slowest.max(measured.unwrap_or(0));
+            *slower = measured.map_or(0, |_| slowest);
         }
-        let free = self.slower.iter().take_while(|slower| (1.0..1.0 + NOT_FELT).contains(*slower));
+        let free = self.slower.iter().take_while(|slower| (ALONE..NOT_FELT).contains(*slower));
         self.floor = u32::try_from(free.count()).unwrap_or(u32::MAX);
     }
 
     /// Nanoseconds to compute a token of a prompt.
     pub fn token_ns(&self) -> u64 {
-        (1e9 / self.prefill.known().unwrap_or(PREFILL)).round() as u64
+        self.token_ns
     }
 
     /// Tokens of a prompt computed in a second, as far as that is measured.
@@ -128,7 +143,7 @@ impl Pace {
 
     /// Nanoseconds that a job takes.
     pub fn service_ns(&self) -> u64 {
-        (self.service.known().unwrap_or(SERVICE) * 1e9) as u64
+        self.service_ns
     }
 
     /// How many jobs run at once without slowing each other by a tenth; 1 until that is measured.
@@ -138,17 +153,22 @@ impl Pace {
 
     /// Nanoseconds that a job takes beside so many others on a machine of so many slots.
     pub fn beside_ns(&self, others: u32, slots: u32) -> u64 {
-        let service = self.service_ns();
         if others < self.floor() {
-            return service;
+            return self.service_ns;
         }
         let at = usize::try_from(others).unwrap_or(usize::MAX).min(LEVELS - 1);
         let slower = match self.slower[at] {
-            unknown if unknown < 1.0 => 1.0 + CROWDED * f64::from(others) / f64::from(slots.max(1)),
+            0 => ALONE + CROWDED * u64::from(others) / u64::from(slots.max(1)),
             measured => measured,
         };
-        (service as f64 * slower) as u64
+        self.service_ns / ALONE * slower
     }
+}
+
+/// Nanoseconds of some seconds; those of no time that makes sense are none.
+fn nanos(seconds: f64) -> u64 {
+    let span = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX / 1_000_000)
 }
 
 /// The paces of a pool.
@@ -156,7 +176,7 @@ impl Pace {
 pub struct Paces {
     skus: Vec<String>,
     models: Vec<String>,
-    paces: Vec<((u16, u16), Pace)>,
+    known: Vec<((u16, u16), Pace)>,
 }
 
 impl Paces {
@@ -172,16 +192,16 @@ impl Paces {
 
     /// What a model takes on a type; `None` while nothing is known.
     pub fn of(&self, sku: u16, model: u16) -> Option<&Pace> {
-        self.paces.iter().find(|(of, _)| *of == (sku, model)).map(|(_, pace)| pace)
+        self.known.iter().find(|(of, _)| *of == (sku, model)).map(|(_, pace)| pace)
     }
 
     /// Takes in a job.
     pub fn learn(&mut self, sku: u16, model: u16, done: &Done) {
-        let at = self.paces.iter().position(|(of, _)| *of == (sku, model)).unwrap_or_else(|| {
-            self.paces.push(((sku, model), Pace::default()));
-            self.paces.len() - 1
+        let at = self.known.iter().position(|(of, _)| *of == (sku, model)).unwrap_or_else(|| {
+            self.known.push(((sku, model), Pace::default()));
+            self.known.len() - 1
         });
-        self.paces[at].1.learn(done);
+        self.known[at].1.learn(done);
     }
 }
 

@@ -55,6 +55,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// The same with what things take there.
+    #[must_use]
     pub fn priced(self, pace: &Pace) -> Self {
         Self {
             floor: pace.floor(),

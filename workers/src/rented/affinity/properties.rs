@@ -17,7 +17,8 @@ use super::{
 const NOW: Duration = Duration::from_secs(1_000);
 
 fn text(seed: u64, blocks: usize) -> String {
-    (0..blocks).map(|block| format!("{:>w$}", format!("{seed}.{block}"), w = BLOCK)).collect()
+    let block = |block| format!("{:>w$}", format!("{seed}.{block}"), w = BLOCK);
+    (0..blocks).map(block).collect::<Vec<_>>().concat()
 }
 
 fn scope() -> Scope<'static> {

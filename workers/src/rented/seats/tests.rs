@@ -201,7 +201,9 @@ fn a_machine_that_is_spared_drains_or_failed_the_job_is_not_chosen_for_what_it_h
     let avoid = [first.parse().unwrap()];
     let other = seats.take(Ask { prefix: Some(&prompt), ..ask(&avoid) }, at(1)).unwrap();
     assert_ne!(other.machine.as_str(), first);
-    let job = seats.take(Ask { prefix: Some(&prompt), ..ask(&[other.machine.clone()]) }, at(2)).unwrap();
+    let job = seats
+        .take(Ask { prefix: Some(&prompt), ..ask(std::slice::from_ref(&other.machine)) }, at(2))
+        .unwrap();
     seats.left(&job, Verdict::Fault(FailureClass::Connection), at(3));
     assert_ne!(visit(&mut seats, &prompt, at(4)).0, first, "spared");
     let slots = if first == "a" { 2 } else { 4 };
