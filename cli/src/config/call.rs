@@ -438,8 +438,12 @@ impl Call {
                 Arc::new(Modal::new(config).map_err(refuse)?)
             }
             Self::RunPod { at, settings, key, webhook } => {
+                let mut settings = settings.as_ref().clone();
                 let mut base_url = at.resolve(pool, simulated)?;
                 if let At::Simulator(_) = at {
+                    // Its bill is final at once.
+                    settings.billing_url = settings.billing_url.or_else(|| Some(base_url.clone()));
+                    settings.billing_settles = Duration::ZERO;
                     // Its default endpoint.
                     base_url.push_str("/v2/ep-sim");
                 }
@@ -447,7 +451,7 @@ impl Call {
                     base_url,
                     api_key: key.as_ref().map(read).transpose()?,
                     callback: place.shared.webhooks.as_ref().filter(|_| *webhook).map(|hooks| hooks.runpod()),
-                    ..settings.as_ref().clone()
+                    ..settings
                 };
                 Arc::new(RunPod::new(config).map_err(refuse)?)
             }

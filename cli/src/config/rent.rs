@@ -28,6 +28,7 @@ pub(super) struct RawRent {
     slots: u32,
     usd_per_hour_max: UsdNanos,
     pool_usd_per_hour_max: UsdNanos,
+    job_usd_per_hour: Option<UsdNanos>,
     least: Option<u32>,
     most: u32,
     #[serde(default)]
@@ -67,6 +68,7 @@ pub(crate) struct Rent {
     pub(super) machine: Machine,
     slots: u32,
     usd_per_hour_max: UsdNanos,
+    job_usd_per_hour: Option<UsdNanos>,
     policy: Policy,
     secret: Option<Secret>,
 }
@@ -101,6 +103,9 @@ impl RawRent {
                 key("usd_per_hour_max"),
                 "must be above 0: the most that one machine may cost an hour",
             ));
+        }
+        if self.job_usd_per_hour.is_some_and(|price| price > self.usd_per_hour_max) {
+            return Err(Rule::new(key("job_usd_per_hour"), "must not be above usd_per_hour_max"));
         }
         let plan = Policy::default();
         let boot = at_least(&key("boot"), self.boot.unwrap_or(BOOT), Span::secs(1), "")?;
@@ -142,6 +147,11 @@ impl RawRent {
                 ),
             ));
         }
+        // What Railway bills is measured: the price of a machine is what it would cost with all its limits allow.
+        let measured = match machine {
+            Machine::Railway(_) => Some(UsdNanos::ZERO),
+            Machine::Fly(_) | Machine::Golem(_) | Machine::Lambda(_) | Machine::Render(_) => None,
+        };
         Ok(Rent {
             landlord: self.landlord,
             sku: self.sku,
@@ -150,6 +160,7 @@ impl RawRent {
             machine,
             slots: self.slots,
             usd_per_hour_max: self.usd_per_hour_max,
+            job_usd_per_hour: self.job_usd_per_hour.or(measured),
             policy,
             secret,
         })
@@ -166,6 +177,16 @@ fn thousandths(key: &str, share: f64) -> Result<u32, Rule> {
 }
 
 impl Rent {
+    /// Its account, by name.
+    pub(crate) fn landlord(&self) -> &str {
+        &self.landlord
+    }
+
+    /// The machines that the pool keeps in any case.
+    pub(crate) fn least(&self) -> u32 {
+        self.policy.bounds.floor
+    }
+
     /// The most machines that the pool may have.
     pub(crate) fn most(&self) -> u32 {
         self.policy.machines_max
@@ -192,6 +213,7 @@ impl Rent {
             places: self.places.clone(),
             slots: self.slots,
             usd_per_hour_max: self.usd_per_hour_max,
+            job_usd_per_hour: self.job_usd_per_hour,
             models: models.iter().map(|model| model.model.clone()).collect(),
             model: first.map_or_else(String::new, |model| model.served_as.clone()),
             health_path: self.health_path.clone(),

@@ -1,5 +1,7 @@
 //! Every refusal names the file, the key, the value and the rule, on one line. The files that we ship are accepted.
 
+use std::collections::BTreeSet;
+
 use keepers::policy::Bounds;
 use schemas::UsdNanos;
 
@@ -389,9 +391,28 @@ fn prices_agree(config: &Config) {
 #[test]
 fn what_is_built_in_is_accepted() {
     let config = Config::built_in().unwrap();
-    assert_eq!((config.pools.len(), config.simulators.len()), (6, 6));
-    assert!(config.pools.iter().all(|pool| pool.simulator().is_some()));
+    let providers: BTreeSet<&str> = config.pools.iter().map(|pool| pool.id.provider.as_str()).collect();
+    let eight = ["fly", "golem", "lambda", "modal", "railway", "render", "replicate", "runpod"];
+    assert_eq!(providers, BTreeSet::from(eight));
+    for pool in &config.pools {
+        let account = pool.rent().and_then(|rent| config.simulated_account(rent));
+        assert!(pool.simulator().or(account).is_some(), "{} calls nobody outside", pool.id);
+    }
     prices_agree(&config);
+}
+
+#[test]
+fn a_simulated_account_stands_in_place_of_a_key_and_is_of_the_landlords_kind() {
+    let account = "[[simulated_accounts]]\nname = \"sim\"\nkind = \"fly\"\nmodels = [{ name = \"m\" }]\n[[landlords]]\n";
+    let landlord = |text: &str| format!("{account}{text}");
+    refused(&landlord("kind = \"fly\"\nsimulator = \"other\""), &["landlords[0].simulator", "`other`"]);
+    let keyed = landlord("kind = \"fly\"\nsimulator = \"sim\"\napi_key_env = \"X\"");
+    refused(&keyed, &["landlords[0].simulator", "in place of"]);
+    let lambda = landlord("kind = \"lambda\"\nsimulator = \"sim\"\nssh_public_key = \"x\"");
+    refused(&lambda, &["landlords[0].simulator", "`fly`"]);
+    let nothing = "[[simulated_accounts]]\nname = \"sim\"\nkind = \"fly\"\nmodels = []";
+    refused(nothing, &["simulated_accounts[0]", "models is empty"]);
+    assert!(parse(&landlord("kind = \"fly\"\nsimulator = \"sim\"")).is_ok());
 }
 
 #[test]
