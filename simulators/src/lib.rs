@@ -61,8 +61,8 @@ pub mod rented;
 pub use bill::{Bill, BillKind, BillLine, GpuUsage, Price};
 pub use board::Stats;
 pub use config::{
-    ConfigError, Kind, MaxTokensKey, ModalSettings, OutputShape, ReplicateBilling, ReplicateSettings,
-    RunPodSettings, SimulatedModel, SimulatorConfig, WorkerAge,
+    ConfigError, Kind, MaxTokensKey, MetricsPage, ModalSettings, OpenAiSettings, OutputShape,
+    ReplicateBilling, ReplicateSettings, RunPodSettings, Server, SimulatedModel, SimulatorConfig, WorkerAge,
 };
 pub use fault::{Fault, FaultError, FaultKind};
 pub use server::{Simulator, StartError, start};

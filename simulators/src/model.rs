@@ -107,6 +107,14 @@ impl Model {
         }
     }
 
+    /// Whether the model of a rented server is in its memory.
+    pub(crate) fn is_loaded(&self) -> bool {
+        match &self.capacity {
+            Capacity::Slots(slots) => slots.is_loaded(),
+            Capacity::Containers(_) => true,
+        }
+    }
+
     /// Waits in the queue for a slot or a container. `name` is the run's name on the bill. Cancel-safe: a caller that gives
     /// up leaves the queue.
     pub(crate) async fn queue(self: &Arc<Self>, name: Option<String>) -> Run {

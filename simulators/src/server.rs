@@ -16,7 +16,7 @@ use crate::{
     bill::Bill,
     board::Stats,
     clock::micros,
-    config::{ConfigError, Kind, SimulatorConfig},
+    config::{ConfigError, Kind, MetricsPage, SimulatorConfig},
     connection::{Connection, Door},
     control, edge, errors,
     fault::Fault,
@@ -82,7 +82,7 @@ pub async fn start(config: SimulatorConfig, shutdown: CancellationToken) -> Resu
 
 fn routes(service: &Arc<Service>) -> Router {
     let api = match service.config.kind {
-        Kind::OpenAi | Kind::Golem => openai::routes(service).merge(openai::probes(service)),
+        Kind::OpenAi | Kind::Golem => openai::routes(service).merge(openai::watched(service)),
         Kind::Modal => openai::routes(service).merge(modal::routes(service)),
         Kind::RunPod => runpod::routes(service),
         Kind::Replicate => replicate::routes(service),
@@ -125,6 +125,11 @@ impl Simulator {
     /// Replaces the fault in force; `None` clears it. Requests that are under way keep the fault they drew.
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.service.faults.set(fault);
+    }
+
+    /// Changes what the pages of metrics of a rented server are like.
+    pub fn set_metrics(&self, page: MetricsPage) {
+        self.service.set_metrics_page(page);
     }
 
     /// The fault in force, with the rest of its count.

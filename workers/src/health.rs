@@ -1,4 +1,4 @@
-//! Asks a provider now and then whether it could take work.
+//! Asks a provider now and then whether it could take work, and how busy it is.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,29 +8,51 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::provider::{Health, Provider};
+use crate::{
+    adapters::load::ServerLoad,
+    provider::{Health, Missing, Provider},
+};
 
 /// Checks missed in a row before the provider counts as down: a busy server misses one now and then.
 const MISSES: u32 = 3;
 
-/// Checks each `every` and tells what it found, until `stop`.
+/// How many of the models that a server lists are named where one is missing.
+const NAMED: usize = 5;
+
+/// What the last check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Whether it could take work.
+    pub(crate) up: bool,
+    /// How busy it is; `None` where it does not say.
+    pub(crate) load: Option<ServerLoad>,
+    /// Which check it was.
+    pub(crate) check: u64,
+}
+
+/// Checks each `every` and tells what it found, until `stop`. `models` are the pool's models by their names at the provider: it is
+/// asked once whether it has them.
 pub(crate) async fn watch(
     pool: PoolId,
     provider: Arc<dyn Provider>,
+    models: Vec<String>,
     every: Duration,
-    tell: watch::Sender<Option<bool>>,
+    tell: watch::Sender<Option<Seen>>,
     stop: CancellationToken,
 ) {
     let mut tick = interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut misses = 0u32;
+    let (mut misses, mut asked) = (0u32, false);
     let checking = async {
-        loop {
+        for check in 0.. {
             tick.tick().await;
             let up = match provider.health().await {
                 Health::Up => {
+                    if misses >= MISSES {
+                        info!(%pool, "provider is up again");
+                    }
                     misses = 0;
                     true
                 }
@@ -42,11 +64,25 @@ pub(crate) async fn watch(
                     misses < MISSES
                 }
             };
-            tell.send_if_modified(|now| now.replace(up) != Some(up));
+            // What a server said before it fell silent is no news of it.
+            let load = if misses == 0 { provider.load() } else { None };
+            tell.send_replace(Some(Seen { up, load, check }));
+            if misses == 0 && !std::mem::replace(&mut asked, true) {
+                look_for(&pool, provider.as_ref(), &models).await;
+            }
         }
     };
     tokio::select! {
         () = stop.cancelled() => {}
         () = checking => {}
+    }
+}
+
+/// Says which models the provider does not list. It may serve them all the same, so this is no failure.
+async fn look_for(pool: &PoolId, provider: &dyn Provider, models: &[String]) {
+    if let Some(Missing { models, listed }) = provider.missing(models).await {
+        let (some, more) = listed.split_at(listed.len().min(NAMED));
+        let (missing, listed, more) = (models.join(", "), some.join(", "), more.len());
+        warn!(%pool, served_as = missing, listed, more, "the provider does not list a model of the pool; look at served_as");
     }
 }

@@ -12,6 +12,7 @@ pub struct PoolMetrics {
     seconds: Histogram,
     useful: Counter,
     waiting: Gauge,
+    at_server: Gauge,
 }
 
 impl PoolMetrics {
@@ -21,7 +22,8 @@ impl PoolMetrics {
         Self {
             running: gauge!("workers_jobs_running", "pool" => name.clone()),
             seconds: histogram!("workers_call_seconds", "pool" => name.clone()),
-            useful: counter!("workers_cost_nanodollars_total", "pool" => name, "purpose" => "useful"),
+            useful: counter!("workers_cost_nanodollars_total", "pool" => name.clone(), "purpose" => "useful"),
+            at_server: gauge!("workers_server_requests_waiting", "pool" => name),
             waiting: gauge!("workers_attempts_waiting"),
             pool: pool.clone(),
         }
@@ -37,6 +39,11 @@ impl PoolMetrics {
     pub fn waits(&self) -> Running {
         self.waiting.increment(1.0);
         Running(self.waiting.clone())
+    }
+
+    /// So many requests wait at the provider's server, others' included, as far as it says.
+    pub fn waits_at_server(&self, requests: u32) {
+        self.at_server.set(f64::from(requests));
     }
 
     /// A call to the provider ended well.

@@ -10,6 +10,7 @@
 //! the grace period it stops what still runs, which is given back; what does not end within some seconds is abandoned and
 //! delivered again.
 
+mod look;
 mod start;
 
 use std::{
@@ -35,6 +36,7 @@ use transport::role::Role;
 pub use self::start::StartError;
 use crate::{
     attempt::{Attempt, Ears, Settled},
+    health::Seen,
     keeper::Keeper,
     kit::Kit,
     metrics, nats,
@@ -70,7 +72,9 @@ pub struct Pool {
     shift: Shift,
     offers: Subscriber,
     orders: Subscriber,
-    healthy: watch::Receiver<Option<bool>>,
+    seen: watch::Receiver<Option<Seen>>,
+    /// The last check of the provider that was taken in.
+    checks: Option<u64>,
     /// What may run, where the pool rents machines.
     capacity: Option<watch::Receiver<Capacity>>,
     ledger: Ledger,
@@ -155,7 +159,7 @@ impl Pool {
                         phase = self.drain().await;
                     }
                 },
-                Ok(()) = self.healthy.changed() => self.look_at_provider(),
+                Ok(()) = self.seen.changed() => self.look_at_provider(),
                 () = changed(&mut self.capacity) => self.resize(),
                 _ = keep.tick() => self.keep_leases(),
                 _ = standing.tick() => self.book_standing(),
@@ -286,11 +290,6 @@ impl Pool {
             }
             Meaning::Nothing => {}
         }
-    }
-
-    fn look_at_provider(&mut self) {
-        let healthy = *self.healthy.borrow_and_update();
-        self.shift.provider(healthy, self.kit.config.provider.warmable(), self.kit.clock.now());
     }
 
     /// Rented machines came or went.

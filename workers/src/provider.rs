@@ -14,6 +14,8 @@ use schemas::{
     reply::{Output, Usage},
 };
 
+use crate::adapters::load::ServerLoad;
+
 /// One attempt, as an adapter sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
@@ -154,6 +156,15 @@ pub enum Health {
     Down(Failure),
 }
 
+/// Models that a pool asks for and that its provider does not list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The models.
+    pub models: Vec<String>,
+    /// What it lists.
+    pub listed: Vec<String>,
+}
+
 /// A provider. Dropping the future of `run` or `reattach` ends the call as far as the provider lets us.
 pub trait Provider: Send + Sync + 'static {
     /// Runs a job to its end. Never longer than `call.timeout`.
@@ -203,6 +214,18 @@ pub trait Provider: Send + Sync + 'static {
 
     /// A cheap check that starts no machine.
     fn health(&self) -> BoxFuture<'_, Health>;
+
+    /// How busy it is, others' work included, as the last health check found it; `None`, the default, where it does not say.
+    fn load(&self) -> Option<ServerLoad> {
+        None
+    }
+
+    /// Which of these models, by their names at the provider, it does not list; `None`, the default, when it lists all of them, or has
+    /// no list that decides.
+    fn missing<'a>(&'a self, models: &'a [String]) -> BoxFuture<'a, Option<Missing>> {
+        let _ = models;
+        Box::pin(async { None })
+    }
 
     /// Capacity that was paid for and that no job used, in total since the provider began to count. The pool books the
     /// difference to the total that it booked before. `None`, the default, for a provider that bills no such capacity.

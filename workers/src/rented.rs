@@ -26,7 +26,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, future::BoxFuture, stream};
 use reqwest::Client;
 use schemas::{
     MachineId, Micros, PoolId, WorkerId,
@@ -64,6 +64,10 @@ use crate::{
 
 /// How often the row of shares is read when nothing calls for it: how fast workers learn of each other.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often servers are asked how busy they are, where that decides.
+const LOAD_EVERY: Duration = Duration::from_secs(5);
+/// Servers that are asked at once.
+const ASKED_AT_ONCE: usize = 8;
 /// How long one read or write of the row may take.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How often a row is read again because another worker was first, before the next look.
@@ -236,6 +240,7 @@ impl Rented {
             () = stop.cancelled() => {}
             () = desk.rows.run(|news| self.hear(news)) => {}
             () = self.tell() => {}
+            () = self.look(), if self.config.affinity => {}
             () = dividing => {}
         }
         if timeout(ANSWER, leave(division.me(), &desk.shares, &key)).await.is_err() {
@@ -365,6 +370,26 @@ impl Rented {
                 () = until => self.publish(),
                 () = self.paused.notified() => {}
             }
+        }
+    }
+
+    /// Asks the servers how much waits there: others may use them too. Those whose software has no such metrics are not asked.
+    async fn look(&self) {
+        loop {
+            sleep(LOAD_EVERY).await;
+            let servers: Vec<_> = {
+                let state = self.lock();
+                let known = state.servers.iter();
+                known
+                    .filter_map(|(machine, server)| Some((machine.clone(), server.adapter.clone()?)))
+                    .collect()
+            };
+            let asked =
+                stream::iter(servers).for_each_concurrent(ASKED_AT_ONCE, |(machine, adapter)| async move {
+                    let load = adapter.read_load().await;
+                    self.lock().seats.told(&machine, load.as_ref());
+                });
+            asked.await;
         }
     }
 

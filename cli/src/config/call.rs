@@ -10,9 +10,10 @@ use schemas::{prices::PriceBook, topology::Settings};
 use simulators::SimulatorConfig;
 use workers::{
     adapters::{
-        Billing, Modal, ModalConfig, ModalMode, Noop, OpenAi, OpenAiConfig, Replicate, ReplicateConfig,
-        RunPod, RunPodConfig, RunPodMode, Secret as Hidden,
+        Billing, Evidence, Modal, ModalConfig, ModalMode, Noop, OpenAi, OpenAiConfig, Replicate,
+        ReplicateConfig, RunPod, RunPodConfig, RunPodMode, Secret as Hidden,
         http::{BaseUrl, BuildError},
+        openai::METRICS_OFF,
     },
     provider::Provider,
     rented::{Isolation, Rented, RentedConfig},
@@ -192,10 +193,26 @@ impl RawPool {
         if let Some(path) = self.health_path.as_ref().filter(|path| !path.starts_with('/')) {
             return Err(Rule::new(key("health_path"), format!("`{path}` must begin with a slash")));
         }
+        let dialect = self.dialect.unwrap_or_default();
+        if let Some(path) = &self.metrics_path {
+            if dialect.metrics_path().is_none() {
+                let rule = "goes with a dialect that has metrics: vllm, llamacpp, tgi or sglang";
+                return Err(Rule::new(key("metrics_path"), rule));
+            }
+            if !path.starts_with('/') && path != METRICS_OFF {
+                let rule = format!("`{path}` must begin with a slash, or be \"{METRICS_OFF}\"");
+                return Err(Rule::new(key("metrics_path"), rule));
+            }
+        }
         Ok(OpenAiConfig {
-            dialect: self.dialect.unwrap_or_default(),
+            dialect,
             stream: self.stream.unwrap_or(plan.stream),
+            evidence: Evidence {
+                trust_done: self.trust_done.unwrap_or(false),
+                reasons: self.finish_reasons.clone().unwrap_or_default(),
+            },
             health_path: self.health_path.clone(),
+            metrics_path: self.metrics_path.clone(),
             connect_timeout: span("connect_timeout", self.connect_timeout, plan.connect_timeout)?,
             first_byte_timeout: span("first_byte_timeout", self.first_byte_timeout, plan.first_byte_timeout)?,
             idle_timeout: span("idle_timeout", self.idle_timeout, plan.idle_timeout)?,
@@ -294,13 +311,16 @@ impl RawPool {
         // A machine that is rented is paid for while it stands, and has no idle time of its own.
         let owned: &[Kind] = &[K::OpenAi, K::Modal, K::RunPod, K::Replicate, K::Noop];
         let served: &[Kind] = &[K::OpenAi, K::Rented];
-        let given: [(&str, bool, &[Kind]); 34] = [
+        let given: [(&str, bool, &[Kind]); 37] = [
             ("base_url", self.base_url.is_some(), remote),
             ("simulator", self.simulator.is_some(), remote),
             ("dialect", self.dialect.is_some(), served),
             ("billing", self.billing.is_some(), &[K::OpenAi, K::Replicate]),
             ("stream", self.stream.is_some(), served),
+            ("trust_done", self.trust_done.is_some(), served),
+            ("finish_reasons", self.finish_reasons.is_some(), served),
             ("health_path", self.health_path.is_some(), &[K::OpenAi]),
+            ("metrics_path", self.metrics_path.is_some(), served),
             ("connect_timeout", self.connect_timeout.is_some(), served),
             ("first_byte_timeout", self.first_byte_timeout.is_some(), served),
             ("idle_timeout", self.idle_timeout.is_some(), served),

@@ -532,3 +532,19 @@ fn what_cannot_work_at_a_serverless_provider_is_refused_by_its_key() {
     let unsigned = [REPLICATE.as_slice(), &[("webhook", "true")]].concat();
     refused(&format!("{HOOKS}{}", pool(&unsigned)), &["pools[0].webhook", "webhook_secret_env"]);
 }
+
+#[test]
+fn what_counts_as_an_end_and_where_a_server_tells_its_load_is_the_pools_to_say() {
+    parse(&pool(&[
+        ("trust_done", "true"),
+        ("finish_reasons", r#"["brand_new"]"#),
+        ("metrics_path", r#""/m""#),
+    ]))
+    .unwrap();
+    parse(&pool(&[("metrics_path", r#""off""#), ("dialect", r#""llamacpp""#)])).unwrap();
+    refused(&pool(&[("metrics_path", r#""m""#)]), &["pools[0].metrics_path", "`m` must begin with a slash"]);
+    let ollama = [("metrics_path", r#""/metrics""#), ("dialect", r#""ollama""#)];
+    refused(&pool(&ollama), &["pools[0].metrics_path", "a dialect that has metrics"]);
+    let noop = [("kind", r#""noop""#), ("base_url", ""), ("billing", ""), ("trust_done", "true")];
+    refused(&pool(&noop), &["pools[0].trust_done", "is not a key of kind noop"]);
+}

@@ -30,7 +30,8 @@ pub fn result(result: &JobResult, chat: bool) -> String {
         usage: Counts {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
-            total_tokens: usage.prompt_tokens + usage.completion_tokens,
+            // A worker of an older version passes on what a server counted, whatever that was.
+            total_tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens),
             prompt_tokens_details: usage.cached_tokens.map(|cached_tokens| Details { cached_tokens }),
         },
     };
@@ -149,7 +150,7 @@ pub fn is_good(result: &JobResult) -> bool {
 mod tests {
     use super::*;
     use crate::lines::{Defaults, read_line};
-    use schemas::catalog::Catalog;
+    use schemas::{catalog::Catalog, reply::Timings};
 
     #[test]
     fn a_line_of_the_errors_is_a_job_again_and_keeps_what_it_said() {
@@ -168,5 +169,16 @@ mod tests {
     #[test]
     fn what_is_no_object_stands_in_raw() {
         assert!(error("not json", &bad_line("f", 3, "x")).contains(r#""raw":"not json""#));
+    }
+
+    #[test]
+    fn counts_that_cannot_be_stop_no_backfill() {
+        let json = json!({
+            "job": "0198c0de-0000-7000-8000-000000000001", "status": "succeeded", "attempts": 1, "cost_usd": "0",
+            "output": { "text": "hello", "finish_reason": "stop" }, "timings": Timings::default(), "finished_us": 1,
+            "usage": { "prompt_tokens": u64::MAX, "completion_tokens": u64::MAX },
+        });
+        let line = result(&serde_json::from_value(json).unwrap(), true);
+        assert!(line.contains(&format!("\"total_tokens\":{}", u64::MAX)), "{line}");
     }
 }

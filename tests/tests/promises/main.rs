@@ -30,6 +30,7 @@ mod missing_stream;
 mod nats_restart;
 mod near_limit;
 mod no_pool;
+mod others_queue;
 mod payloads;
 mod permissions;
 mod processes;

@@ -12,6 +12,7 @@
 //! were observed and not confirmed; without them a call by tokens is an estimate.
 
 mod live;
+mod odd;
 mod remote;
 mod streams;
 mod wire;

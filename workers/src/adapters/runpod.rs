@@ -14,6 +14,7 @@
 //! not book of it is standing cost. How long an hour's record may still change is not documented.
 
 mod billing;
+mod output;
 mod remote;
 mod wire;
 

@@ -61,10 +61,11 @@ impl Pool {
         let offers =
             client.queue_subscribe(subjects::work(&config.pool), subjects::work_group(&config.pool)).await?;
         let orders = control.subscribe(subjects::orders(&config.pool, &config.worker)).await?;
-        let (tell, healthy) = watch::channel(None);
+        let (tell, seen) = watch::channel(None);
         if let Some(every) = config.health_every {
             let (pool, provider) = (config.pool.clone(), config.provider.clone());
-            role.spawn(|stop| health::watch(pool, provider, every, tell, stop));
+            let models = config.models.iter().map(|model| model.served_as.clone()).collect();
+            role.spawn(|stop| health::watch(pool, provider, models, every, tell, stop));
         }
         let publisher = role.publisher.with_patience(Patience { no_stream: NO_STREAM, ..Patience::FOREVER });
         let bucket = |name| Bucket::new(control.clone(), publisher.clone(), name);
@@ -110,7 +111,8 @@ impl Pool {
             shift,
             offers,
             orders,
-            healthy,
+            seen,
+            checks: None,
             capacity,
             running: JoinSet::new(),
             held: FxHashMap::default(),

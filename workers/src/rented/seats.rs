@@ -15,7 +15,7 @@ use super::{
     affinity::{Affinity, Candidate, Done, Life, Pace, Prediction, home},
     shares::Want,
 };
-use crate::clock::Now;
+use crate::{adapters::load::ServerLoad, clock::Now};
 
 /// How long a machine is spared after its first failure; twice as long after each further one.
 const SPARED: Duration = Duration::from_millis(500);
@@ -70,6 +70,8 @@ struct Seat {
     kind: u16,
     /// Requests that wait at its server, by its own word.
     queued: u32,
+    /// Tokens that its server has read since it started, by its own word.
+    read: Option<u64>,
 }
 
 /// All of them.
@@ -143,6 +145,7 @@ impl Seat {
             home: home::of_name(row.machine.as_str()),
             kind: affinity.paces.sku(&row.sku),
             queued: 0,
+            read: None,
         }
     }
 
@@ -199,7 +202,7 @@ impl Seats {
         seat.named = true;
         if seat.row.as_ref().is_some_and(|old| is_another(old, &row)) {
             affinity.holders.renew(seat.life);
-            (seat.queued, seat.kind) = (0, affinity.paces.sku(&row.sku));
+            (seat.queued, seat.read, seat.kind) = (0, None, affinity.paces.sku(&row.sku));
         }
         if seat.row.as_ref().is_some_and(|old| old.address != row.address) {
             // Another server stands there: what the old one did says nothing about it.
@@ -318,18 +321,16 @@ impl Seats {
         Measured { predicted, flushed, saved: saved.and_then(|it| Duration::try_from_secs_f64(it).ok()) }
     }
 
-    /// A machine's server said how many requests wait there.
-    pub fn queued(&mut self, machine: &MachineId, requests: u32) {
-        if let Some(seat) = self.machines.get_mut(machine) {
-            seat.queued = requests;
-        }
-    }
-
-    /// A machine's server has lost what it had: it began anew, at the same place.
-    pub fn flushed(&mut self, machine: &MachineId) {
-        if let Some(seat) = self.machines.get(machine) {
+    /// A machine's server said how busy it is; `None` where it does not say, which counts as nothing that waits. One that has read fewer
+    /// tokens than before has been started anew, and has nothing.
+    pub fn told(&mut self, machine: &MachineId, load: Option<&ServerLoad>) {
+        let Some(seat) = self.machines.get_mut(machine) else { return };
+        seat.queued = load.and_then(|load| load.waiting).unwrap_or(0);
+        let read = load.and_then(|load| load.tokens_in.or(load.prefix_queries));
+        if read.zip(seat.read).is_some_and(|(now, before)| now < before) {
             self.affinity.holders.renew(seat.life);
         }
+        seat.read = read.or(seat.read);
     }
 
     /// How full the fullest machine is against all together, by slots; `None` while nothing runs.

@@ -17,6 +17,8 @@ mod contract_modal_warm;
 mod contract_noop;
 mod contract_openai;
 mod contract_openai_dialects;
+mod contract_openai_labels;
+mod contract_openai_servers;
 mod contract_replicate;
 mod contract_runpod_run;
 mod contract_runpod_runsync;

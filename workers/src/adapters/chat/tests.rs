@@ -1,11 +1,13 @@
 //! What each server's stream adds up to.
 
+mod odd;
+
 use std::time::Duration;
 
-use schemas::job::Params;
+use schemas::job::{MAX_TOKENS_DEFAULT, Message, Params};
 
 use super::*;
-use crate::adapters::sse::Reader;
+use crate::{adapters::sse::Reader, provider::Call};
 
 fn call(input: Input) -> Call {
     Call {
@@ -33,7 +35,7 @@ fn read(stream: &str) -> (Transcript, String) {
     reader.finish(&mut events);
     let (mut transcript, mut told) = (Transcript::new(Dialect::Vllm), String::new());
     for event in events {
-        told.extend(transcript.event(event).map(str::to_owned));
+        told.extend(transcript.event(event));
     }
     (transcript, told)
 }
@@ -49,6 +51,18 @@ fn check(stream: &str, text: &str, finish: &str, usage: (u64, u64, bool)) {
 
 fn check_fails(stream: &str, class: FailureClass) {
     assert_eq!(read(stream).0.outcome(&chat()).unwrap_err().class, class, "{stream}");
+}
+
+/// A frame of one choice.
+fn frame(choice: &str) -> String {
+    format!("data: {{\"choices\":[{choice}]}}\n\n")
+}
+
+fn whole(evidence: Evidence, json: &str) -> Transcript {
+    let mut transcript = Transcript::with(Dialect::Vllm, evidence);
+    transcript.chunk(json.as_bytes());
+    transcript.is_in_one_piece();
+    transcript
 }
 
 const AIR: &str =

@@ -101,14 +101,10 @@ impl Found {
     }
 
     fn note(&mut self, held: Held) {
-        if let Some(known) = self.held[..self.len].iter_mut().find(|known| known.life == held.life) {
-            *known = held;
-        } else if self.len < MOST {
+        // The deepest block comes first.
+        if self.len < MOST && self.by(held.life).is_none() {
             self.held[self.len] = held;
             self.len += 1;
-        } else if let Some(least) = self.held.iter_mut().min_by_key(|known| known.blocks) {
-            // Blocks come from the start on, so this one is deeper.
-            *least = held;
         }
     }
 }
@@ -137,24 +133,20 @@ impl Holders {
         }
     }
 
-    /// What is known of a prefix.
+    /// What is known of a prefix. Whoever was handed a block was handed all before it, so the depths at which anything changes are
+    /// found by halving: some dozen blocks are looked at instead of all.
     pub fn find(&self, prefix: &Prefix, now: Duration) -> Found {
         let (mut found, now) = (Found::default(), tenths(now));
+        let at = |depth: usize| self.blocks.get(prefix.blocks().get(depth.checked_sub(1)?)?);
+        let deepest = last_where(prefix.blocks().len(), |depth| at(depth).is_some());
         let again_since = now.saturating_sub(tenths(AGAIN));
-        let mut before: Option<(u32, &Block)> = None;
-        for (depth, hash) in (1..).zip(prefix.blocks()) {
-            let Some(block) = self.blocks.get(hash) else { break };
-            if block.last >= again_since {
-                found.again = Some(*hash);
-            }
-            // Holders seldom change from block to block, and only the deepest block of each counts.
-            if let Some((depth, shallower)) = before.filter(|(_, shallower)| shallower.ids != block.ids) {
-                self.note(&mut found, depth, shallower, now);
-            }
-            before = Some((depth, block));
-        }
-        if let Some((depth, block)) = before {
-            self.note(&mut found, depth, block, now);
+        let again = last_where(deepest, |depth| at(depth).is_some_and(|block| block.last >= again_since));
+        found.again = again.checked_sub(1).map(|nth| prefix.blocks()[nth]);
+        let mut depth = deepest;
+        for _ in 0..MOST {
+            let Some(block) = at(depth) else { break };
+            self.note(&mut found, u32::try_from(depth).unwrap_or(u32::MAX), block, now);
+            depth = last_where(depth, |depth| at(depth).is_some_and(|shallower| shallower.ids != block.ids));
         }
         found
     }
@@ -234,6 +226,20 @@ impl Holders {
     pub fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }
+}
+
+/// The last of the depths 1 to `most` at which something holds that holds at all before it; 0 for none.
+fn last_where(most: usize, holds: impl Fn(usize) -> bool) -> usize {
+    let (mut yes, mut no) = (0, most + 1);
+    // Mostly it is all or nothing.
+    if most > 0 && holds(most) {
+        return most;
+    }
+    while no - yes > 1 {
+        let middle = yes.midpoint(no);
+        if holds(middle) { yes = middle } else { no = middle }
+    }
+    yes
 }
 
 fn life_of(id: u64) -> Life {

@@ -143,32 +143,36 @@ pub fn place(
     let found = holders.find(prefix, now);
     let beginning = prefix.head().or(found.again).or(prefix.blocks().last().copied()).unwrap_or_default();
     let pool = Pool::of(candidates);
-    let mut best: Option<(u64, f64, &Candidate)> = None;
-    let mut home: Option<(f64, usize)> = None;
-    for it in candidates {
-        let draw = home::draw(beginning, it.name, it.size);
-        if home.is_none_or(|(most, _)| draw > most) {
-            home = Some((draw, it.nth));
-        }
-        if it.running >= it.slots || it.running >= pool.cap(it) {
-            continue;
-        }
+    let draw = |it: &Candidate| home::draw(beginning, it.name, it.size);
+    // A draw takes a logarithm, so only those are drawn for that are equal otherwise.
+    let (mut best, mut drawn): (Option<(u64, &Candidate)>, Option<f64>) = (None, None);
+    for it in candidates.iter().filter(|it| it.running < it.slots && it.running < pool.cap(it)) {
         let cost = cost(it, prefix, found.by(it.life));
-        let better = best.is_none_or(|(least, most, _)| cost < least || (cost == least && draw > most));
-        if better {
-            best = Some((cost, draw, it));
+        match best {
+            Some((least, _)) if cost > least => {}
+            Some((least, known)) if cost == least => {
+                let (own, most) = (draw(it), drawn.unwrap_or_else(|| draw(known)));
+                drawn = Some(own.max(most));
+                if own > most {
+                    best = Some((cost, it));
+                }
+            }
+            Some(_) | None => (best, drawn) = (Some((cost, it)), None),
         }
     }
     // The emptiest always passes the bound. Should it not, a full pool is still no reason to wait.
     let (cost, it) = match best {
-        Some((cost, _, it)) => (cost, it),
+        Some((cost, it)) => (cost, it),
         None => (0, free().min_by(|a, b| by_load(a, b))?),
     };
     let held = found.by(it.life);
     let reason = match held {
         Some(_) => Reason::Holder,
-        None if home.is_some_and(|(_, nth)| nth == it.nth) => Reason::Home,
-        None => Reason::Bound,
+        None => {
+            let own = drawn.unwrap_or_else(|| draw(it));
+            let other = candidates.iter().any(|other| other.nth != it.nth && draw(other) > own);
+            if other { Reason::Bound } else { Reason::Home }
+        }
     };
     Some(placed(it, reason, held, prefix.bytes(), cost))
 }

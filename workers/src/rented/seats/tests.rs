@@ -190,8 +190,11 @@ fn a_prompt_goes_where_its_beginning_is_until_the_machine_leaves_or_is_another()
     );
     assert!(lost(&mut seats, Machine { state: MachineState::Draining, ..ready.clone() }), "it had left");
     assert!(lost(&mut seats, Machine { provider_id: Some("i-2".into()), ..ready }), "another one");
-    seats.flushed(&first.parse().unwrap());
-    assert_eq!(visit(&mut seats, &prompt, at(13)).1.cached, 0);
+    let read = |tokens| ServerLoad { tokens_in: Some(tokens), ..ServerLoad::default() };
+    for (tokens, cached) in [(5, 2_368), (9, 2_368), (2, 0), (3, 2_368)] {
+        seats.told(&first.parse().unwrap(), Some(&read(tokens)));
+        assert_eq!(visit(&mut seats, &prompt, at(13)).1.cached, cached, "a counter that ran backwards");
+    }
 }
 
 #[test]
@@ -215,7 +218,8 @@ fn a_machine_that_is_spared_drains_or_failed_the_job_is_not_chosen_for_what_it_h
 fn a_long_queue_at_the_server_outweighs_what_it_has() {
     let (mut seats, prompt) = (seats(), prefix(1));
     let (first, _) = visit(&mut seats, &prompt, at(0));
-    seats.queued(&first.parse().unwrap(), 9);
+    let load = ServerLoad { waiting: Some(9), ..ServerLoad::default() };
+    seats.told(&first.parse().unwrap(), Some(&load));
     assert_ne!(visit(&mut seats, &prompt, at(1)).0, first);
 }
 
