@@ -166,13 +166,14 @@ pub fn place(
         None => (0, free().min_by(|a, b| by_load(a, b))?),
     };
     let held = found.by(it.life);
+    let belongs = || {
+        let own = drawn.unwrap_or_else(|| draw(it));
+        candidates.iter().all(|other| other.nth == it.nth || draw(other) <= own)
+    };
     let reason = match held {
         Some(_) => Reason::Holder,
-        None => {
-            let own = drawn.unwrap_or_else(|| draw(it));
-            let other = candidates.iter().any(|other| other.nth != it.nth && draw(other) > own);
-            if other { Reason::Bound } else { Reason::Home }
-        }
+        None if belongs() => Reason::Home,
+        None => Reason::Bound,
     };
     Some(placed(it, reason, held, prefix.bytes(), cost))
 }
