@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     fn words(name: &str, count: usize) -> String {
-        (0..count).map(|n| format!("{name}{n} ")).collect()
+        (0..count).map(|n| format!("{name}{n} ")).collect::<Vec<_>>().concat()
     }
 
     #[test]
