@@ -69,6 +69,9 @@ pub struct Usage {
     pub prompt_tokens: u64,
     /// Tokens written.
     pub completion_tokens: u64,
+    /// Of the tokens read, those that the server had in its prefix cache. `None` where it does not say, which is not 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_tokens: Option<u64>,
     /// True when the provider did not say and we counted chunks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub estimated: bool,

@@ -10,18 +10,27 @@ use crate::{
 };
 
 /// `usage`: the tokens that were really streamed.
-#[expect(clippy::struct_field_names, reason = "the names on the wire")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Usage {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<Details>,
+}
+
+/// vLLM's with `--enable-prompt-tokens-details`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct Details {
+    cached_tokens: u32,
 }
 
 impl Usage {
     pub(crate) fn of(answer: &Answer) -> Self {
         let (prompt_tokens, completion_tokens) = (answer.prompt_tokens, answer.token_count());
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+        let prompt_tokens_details = answer.cached_tokens.map(|cached_tokens| Details { cached_tokens });
+        let total_tokens = prompt_tokens + completion_tokens;
+        Self { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details }
     }
 }
 
@@ -230,7 +239,8 @@ mod tests {
                 "{head}{{\"index\":0,\"delta\":{{}},\"logprobs\":null,\"finish_reason\":\"stop\"}}]}}\n\n"
             ),
         );
-        let usage = Usage { prompt_tokens: 24, completion_tokens: 7, total_tokens: 31 };
+        let usage =
+            Usage { prompt_tokens: 24, completion_tokens: 7, total_tokens: 31, prompt_tokens_details: None };
         check(
             &chat.usage(usage),
             &format!(

@@ -43,6 +43,7 @@ mod edge;
 mod errors;
 mod outgoing;
 mod playback;
+mod prefixes;
 mod reply;
 
 // The providers, each on its own; none imports another.

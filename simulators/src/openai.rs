@@ -77,7 +77,7 @@ async fn infer(
         Ok(fault) => fault,
         Err(response) => return *response,
     };
-    let (request, model, answer) = match understand(service, api, body) {
+    let (request, model, mut answer) = match understand(service, api, body) {
         Ok(understood) => understood,
         Err((status, reason)) => {
             service.board.refused();
@@ -96,6 +96,7 @@ async fn infer(
     let id = name.clone().unwrap_or_else(|| format!("sim-{}", service.next_number()));
     let mut run = model.queue(name).await;
     run.admit(answer.prompt_tokens).await;
+    answer.cached_tokens = model.read_prefix(&request.prompt.text);
 
     let slowdown = Course::under(fault.as_ref()).slowdown;
     let time = service.service_time(&model.settings, slowdown);

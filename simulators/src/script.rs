@@ -165,7 +165,7 @@ mod tests {
 
     fn answer() -> Answer {
         let tokens = ["[simulated]", " a", " b", " c"].map(str::to_owned).to_vec();
-        Answer { tokens, finish: Finish::Stop, prompt_tokens: 5 }
+        Answer { tokens, finish: Finish::Stop, prompt_tokens: 5, cached_tokens: None }
     }
 
     fn play(fault: Option<&FaultKind>, per_chunk: u32) -> Vec<(u64, String)> {

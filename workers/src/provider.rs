@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use schemas::{
-    AttemptKey, JobId, MachineId, Micros, UsdNanos,
+    AttemptKey, JobId, MachineId, Micros, Tenant, UsdNanos,
     check::Checked,
     failure::Failure,
     job::{Input, Params},
@@ -34,6 +34,8 @@ pub struct Call {
     pub model: String,
     /// The pool's name for the machine. An adapter repeats it where the provider names no machine itself.
     pub sku: String,
+    /// Whose job it is.
+    pub tenant: Tenant,
     /// The model's input.
     pub input: Input,
     /// Sampling parameters.

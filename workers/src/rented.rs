@@ -11,8 +11,10 @@
 //! machine that leaves `ready` gets no new job; its running jobs go on. A job costs the time on its slot at the slot's price;
 //! what no job used is booked by the keeper.
 
+pub mod affinity;
 pub mod seats;
 pub mod shares;
+mod watched;
 
 use std::{
     collections::HashMap,
@@ -24,7 +26,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::{
+    StreamExt as _,
+    future::{BoxFuture, join_all},
+    stream,
+};
 use reqwest::Client;
 use schemas::{
     MachineId, Micros, PoolId, WorkerId,
@@ -32,6 +38,7 @@ use schemas::{
     failure::{Failure, FailureClass},
     heartbeat::MachineLoad,
     machine::Machine,
+    prefix::{Prefix, Scope},
     prices::Used,
     time::Clock as _,
 };
@@ -48,18 +55,24 @@ use transport::{
 };
 
 use self::{
-    seats::{Capacity, Seats, Taken, Verdict},
+    affinity::Done,
+    seats::{Ask, Capacity, Seats, Taken, Verdict},
     shares::{Division, Shares},
+    watched::{Watched, silent_for, speaks_against, wait_of},
 };
 use crate::{
     adapters::{BuildError, OpenAi, OpenAiConfig, Secret, http::BaseUrl},
     clock::{Clock, Now},
-    metrics,
+    metrics::{self, CacheMetrics},
     provider::{Call, Ended, Health, Progress, Provider, Rate, UsedItem},
 };
 
 /// How often the row of shares is read when nothing calls for it: how fast workers learn of each other.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often servers are asked how busy they are, where that decides.
+const LOAD_EVERY: Duration = Duration::from_secs(5);
+/// Servers that are asked at once.
+const ASKED_AT_ONCE: usize = 8;
 /// How long one read or write of the row may take.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How often a row is read again because another worker was first, before the next look.
@@ -80,6 +93,21 @@ pub struct RentedConfig {
     pub secret: Option<Secret>,
     /// The most jobs that one worker runs at a time.
     pub slots: u32,
+    /// Whether a job goes to a machine that has its prompt's beginning cached; else always to the least loaded.
+    pub affinity: bool,
+    /// Who may share what a machine has cached.
+    pub isolation: Isolation,
+}
+
+/// Who may share cached beginnings of prompts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// Each tenant only its own: how quick an answer comes tells what others asked.
+    #[default]
+    Tenant,
+    /// All tenants.
+    None,
 }
 
 /// What a worker gives to its machines' task.
@@ -112,6 +140,8 @@ pub struct Rented {
     wake: Notify,
     /// The next change of the capacity has moved.
     paused: Notify,
+    /// Those of its pool, once that is known.
+    caches: OnceLock<CacheMetrics>,
 }
 
 /// Why the shares are not read or not stored now.
@@ -163,6 +193,7 @@ impl Rented {
             capacity: watch::channel(Capacity::default()).0,
             wake: Notify::new(),
             paused: Notify::new(),
+            caches: OnceLock::new(),
         }
     }
 
@@ -199,6 +230,7 @@ impl Rented {
 
     /// Follows the machines and keeps this worker's shares of them, until `stop`; then gives all shares up.
     pub async fn attend(self: Arc<Self>, desk: Desk, stop: CancellationToken) {
+        self.caches.get_or_init(|| CacheMetrics::new(&desk.pool));
         let me = format!("{}.{}", desk.worker, desk.started.get());
         let mut division = Division::new(me, self.config.slots);
         let key = shares_key(&desk.pool);
@@ -215,6 +247,7 @@ impl Rented {
             () = stop.cancelled() => {}
             () = desk.rows.run(|news| self.hear(news)) => {}
             () = self.tell() => {}
+            () = self.look(), if self.config.affinity => {}
             () = dividing => {}
         }
         if timeout(ANSWER, leave(division.me(), &desk.shares, &key)).await.is_err() {
@@ -347,6 +380,26 @@ impl Rented {
         }
     }
 
+    /// Asks the servers how much waits there: others may use them too. Those whose software has no such metrics are not asked.
+    async fn look(&self) {
+        loop {
+            sleep(LOAD_EVERY).await;
+            let servers: Vec<_> = {
+                let state = self.lock();
+                let known = state.servers.iter();
+                known
+                    .filter_map(|(machine, server)| Some((machine.clone(), server.adapter.clone()?)))
+                    .collect()
+            };
+            let asked =
+                stream::iter(servers).for_each_concurrent(ASKED_AT_ONCE, |(machine, adapter)| async move {
+                    let load = adapter.read_load().await;
+                    self.lock().seats.told(&machine, load.as_ref());
+                });
+            asked.await;
+        }
+    }
+
     fn publish(&self) {
         let capacity = self.lock().seats.capacity(self.clock.steady());
         self.capacity.send_if_modified(|told| std::mem::replace(told, capacity) != capacity);
@@ -360,15 +413,37 @@ impl Rented {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot of the least loaded machine.
-    fn sit(&self, avoid: &[MachineId]) -> Option<(Slot<'_>, Arc<OpenAi>)> {
+    /// The beginning of the input, where that decides.
+    fn prefix(&self, call: &Call) -> Option<Box<Prefix>> {
+        if !self.config.affinity {
+            return None;
+        }
+        let tenant = match self.config.isolation {
+            Isolation::Tenant => Some(&call.tenant),
+            Isolation::None => None,
+        };
+        Prefix::of(Scope { model: &call.model, adapter: None, tenant }, &call.input).map(Box::new)
+    }
+
+    /// Takes a slot of the machine that is best for the call.
+    fn sit(
+        &self,
+        call: &Call,
+        prefix: Option<&Prefix>,
+        avoid: &[MachineId],
+    ) -> Option<(Slot<'_>, Arc<OpenAi>)> {
         let mut avoid = avoid.to_vec();
         let mut state = self.lock();
         loop {
-            let taken = state.seats.take(&avoid, self.clock.steady())?;
+            let ask = Ask { model: &call.model, prefix, avoid: &avoid };
+            let taken = state.seats.take(ask, self.clock.steady())?;
             let server = state.servers.get(&taken.machine).cloned();
             if let Some(Server { adapter: Some(adapter), last_token, .. }) = server {
+                let fullest = state.seats.fullest();
                 drop(state);
+                if let Some(caches) = self.caches.get() {
+                    caches.placed(taken.prediction.reason.as_str(), fullest);
+                }
                 let slot = Slot { rented: self, taken, last_token, left: false };
                 return Some((slot, adapter));
             }
@@ -383,8 +458,9 @@ impl Rented {
         let end = Instant::now() + call.timeout;
         let (mut used, mut faulty) = (Vec::new(), Vec::new());
         let mut last: Option<Failure> = None;
+        let prefix = self.prefix(call);
         while faulty.len() < MACHINES && Instant::now() < end {
-            let Some((slot, adapter)) = self.sit(&faulty) else { break };
+            let Some((slot, adapter)) = self.sit(call, prefix.as_deref(), &faulty) else { break };
             let machine = slot.taken.machine.clone();
             progress.placed(&slot.used(Duration::ZERO));
             let told = AtomicU64::new(0);
@@ -435,10 +511,6 @@ impl Rented {
     }
 }
 
-fn wait_of(failure: &Failure) -> Option<Duration> {
-    failure.retry_after_us.map(Duration::from_micros)
-}
-
 /// Forgets the machine whose key this is.
 fn forget(state: &mut State, key: &str) {
     if let Some(machine) = key.rsplit('.').next().and_then(|name| name.parse().ok()) {
@@ -458,32 +530,6 @@ async fn leave(me: &str, bucket: &Bucket, key: &str) {
             Ok(Some(_)) => return,
             Err(error) => return debug!(%error, "shares of machines not given up"),
         }
-    }
-}
-
-/// How long nothing came; `None` if nothing ever did.
-fn silent_for(last_token: u64, now: Micros) -> Option<Duration> {
-    (last_token > 0).then(|| now.since(Micros::new(last_token)))
-}
-
-/// Whether a failure is a fault of the machine, and not of the job or of how much runs there. A job that was still being written
-/// when its time was up is no fault.
-fn speaks_against(class: FailureClass, silent: Option<Duration>, idle: Duration) -> bool {
-    use FailureClass as C;
-    match class {
-        C::ProviderDown | C::Connection | C::Preempted | C::Authentication | C::Misconfigured => true,
-        C::Timeout => silent.is_none_or(|silent| silent >= idle / 2),
-        C::RateLimited
-        | C::Capacity
-        | C::OutOfMemory
-        | C::InvalidRequest
-        | C::Refused
-        | C::WorkerLost
-        | C::Poison
-        | C::Undecodable
-        | C::Cancelled
-        | C::NoPool
-        | C::IdTaken => false,
     }
 }
 
@@ -514,7 +560,30 @@ impl Slot<'_> {
             self.last_token.fetch_max(SystemClock.now().get(), Ordering::Relaxed);
         }
         let until = self.free(verdict);
+        self.learn(ended, until.saturating_sub(self.taken.at));
         self.used(until.saturating_sub(self.taken.at))
+    }
+
+    /// What the answer tells of the machine's cache and pace.
+    fn learn(&self, ended: &Ended, took: Duration) {
+        let Ok(success) = &ended.outcome else { return };
+        let usage = success.usage;
+        let done = Done {
+            took,
+            first_token: ended.first_token,
+            prompt: usage.prompt_tokens,
+            cached: usage.cached_tokens,
+            written: usage.completion_tokens,
+            beside: self.taken.beside,
+        };
+        let measured = self.rented.lock().seats.learn(&self.taken, &done);
+        if measured.flushed {
+            info!(machine = %self.taken.machine, "its server has not cached what it was given; that is forgotten");
+        }
+        if let Some(caches) = self.rented.caches.get() {
+            let saved = measured.saved.and_then(|span| self.taken.hour_usd.for_hours_down(span));
+            caches.answered(&done, &measured, saved.unwrap_or_default());
+        }
     }
 
     /// Frees the slot and says when.
@@ -540,35 +609,6 @@ impl Drop for Slot<'_> {
         if !self.left {
             self.free(Verdict::Silent);
         }
-    }
-}
-
-/// Notes when output comes.
-struct Watched<'a> {
-    inner: &'a dyn Progress,
-    last_token: &'a AtomicU64,
-    /// The same, of this call alone.
-    told: &'a AtomicU64,
-}
-
-impl Progress for Watched<'_> {
-    fn submitting(&self) -> BoxFuture<'_, ()> {
-        self.inner.submitting()
-    }
-
-    fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
-        self.inner.started(run)
-    }
-
-    fn token(&self, text: &str) {
-        let now = SystemClock.now().get();
-        self.last_token.store(now, Ordering::Relaxed);
-        self.told.store(now, Ordering::Relaxed);
-        self.inner.token(text);
-    }
-
-    fn taken_back(&self) -> BoxFuture<'_, Failure> {
-        self.inner.taken_back()
     }
 }
 

@@ -16,7 +16,7 @@ use workers::{
         openai::METRICS_OFF,
     },
     provider::Provider,
-    rented::{Rented, RentedConfig},
+    rented::{Isolation, Rented, RentedConfig},
     webhooks::SigningKey,
 };
 
@@ -51,6 +51,8 @@ pub(super) enum Call {
         /// From which each machine's key is derived.
         secret: Option<Secret>,
         slots: u32,
+        affinity: bool,
+        isolation: Isolation,
     },
     Modal {
         at: At,
@@ -126,6 +128,8 @@ impl RawPool {
                 settings: Box::new(self.server(pool)?),
                 secret: secret("machine_secret", &self.machine_secret_env, &self.machine_secret_file)?,
                 slots: self.slots,
+                affinity: self.affinity.unwrap_or(true),
+                isolation: self.isolation.unwrap_or_default(),
             }),
             Kind::Modal => {
                 let key = secret("modal_key", &self.modal_key_env, &self.modal_key_file)?;
@@ -310,7 +314,7 @@ impl RawPool {
         // A machine that is rented is paid for while it stands, and has no idle time of its own.
         let owned: &[Kind] = &[K::OpenAi, K::Modal, K::RunPod, K::Replicate, K::Noop];
         let served: &[Kind] = &[K::OpenAi, K::Rented];
-        let given: [(&str, bool, &[Kind]); 35] = [
+        let given: [(&str, bool, &[Kind]); 37] = [
             ("base_url", self.base_url.is_some(), remote),
             ("simulator", self.simulator.is_some(), remote),
             ("dialect", self.dialect.is_some(), served),
@@ -339,6 +343,8 @@ impl RawPool {
             ("webhook_secret_file", self.webhook_secret_file.is_some(), &[K::Replicate]),
             ("machine_secret_env", self.machine_secret_env.is_some(), &[K::Rented]),
             ("machine_secret_file", self.machine_secret_file.is_some(), &[K::Rented]),
+            ("affinity", self.affinity.is_some(), &[K::Rented]),
+            ("isolation", self.isolation.is_some(), &[K::Rented]),
             ("idle", self.idle.is_some(), owned),
             ("rented", self.rented.is_some(), owned),
             ("modal_key_env", self.modal_key_env.is_some(), &[K::Modal]),
@@ -505,11 +511,13 @@ impl Call {
                 };
                 Arc::new(Replicate::new(config).map_err(refuse)?)
             }
-            Self::Rented { settings, secret, slots } => {
+            Self::Rented { settings, secret, slots, affinity, isolation } => {
                 let config = RentedConfig {
                     server: settings.as_ref().clone(),
                     secret: secret.as_ref().map(read).transpose()?,
                     slots: *slots,
+                    affinity: *affinity,
+                    isolation: *isolation,
                 };
                 let machines = Arc::new(Rented::new(config));
                 return Ok(Called { provider: machines.clone(), machines: Some(machines) });

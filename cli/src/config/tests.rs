@@ -88,6 +88,13 @@ fn a_pool_of_rented_machines_has_no_address_and_needs_no_price() {
     refused(&pool(&[("machine_secret_env", r#""MACHINES""#)]), &["pools[0].machine_secret_env", "openai"]);
 }
 
+#[test]
+fn affinity_and_isolation_are_of_pools_of_rented_machines_and_have_names() {
+    parse(&rented(&[("affinity", "false"), ("isolation", r#""none""#)])).unwrap();
+    refused(&rented(&[("isolation", r#""some""#)]), &["isolation", "some"]);
+    refused(&pool(&[("affinity", "true")]), &["pools[0].affinity", "is not a key of kind openai"]);
+}
+
 /// A pool that rents at Lambda, with lines added to `[pools.rent]`.
 fn renting(more: &str) -> String {
     let account = "[[landlords]]\nkind = \"lambda\"\napi_key_env = \"LAMBDA_API_KEY\"\nssh_public_key = \"ssh-ed25519 A b\"\n";

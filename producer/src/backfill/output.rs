@@ -32,6 +32,7 @@ pub fn result(result: &JobResult, chat: bool) -> String {
             completion_tokens: usage.completion_tokens,
             // A worker of an older version passes on what a server counted, whatever that was.
             total_tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens),
+            prompt_tokens_details: usage.cached_tokens.map(|cached_tokens| Details { cached_tokens }),
         },
     };
     let line = Answered {
@@ -90,11 +91,17 @@ struct Said<'a> {
 }
 
 #[derive(Serialize)]
-#[expect(clippy::struct_field_names, reason = "OpenAI's own names")]
 struct Counts {
     prompt_tokens: u64,
     completion_tokens: u64,
     total_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<Details>,
+}
+
+#[derive(Serialize)]
+struct Details {
+    cached_tokens: u64,
 }
 
 /// A line of `errors.jsonl`: line `number` of the input with what went wrong beside it, so that it is valid input again, and keeps

@@ -2,7 +2,9 @@
 //! process of its own under nextest.
 
 mod acks_cluster;
+mod affinity;
 mod backfill;
+mod backfill_order;
 mod bad_input;
 mod budget_counters;
 mod budgets;

@@ -76,6 +76,8 @@ pub(super) struct Transcript {
     /// The choice with the least index of those that nobody asked for; the answer, if no choice 0 comes.
     other: Option<(u64, Answer)>,
     counts: Option<Counts>,
+    /// Tokens of the prompt that the server had in its cache, as it said last; `None` while it has not.
+    cached: Option<u64>,
     /// The counts came by themselves, after the last choice: nothing is more final.
     counted: bool,
     /// Pieces that carried text, thoughts or calls: at least as many tokens were generated.
@@ -101,6 +103,7 @@ impl Transcript {
             answer: Answer::default(),
             other: None,
             counts: None,
+            cached: None,
             counted: false,
             pieces: 0,
             failure: None,
@@ -199,6 +202,7 @@ impl Transcript {
             }
             Chunk::Part(part) => part,
         };
+        self.cached = part.cached.or(self.cached);
         if let Some(counts) = part.counts {
             let last = part.choices.is_empty();
             if last || !self.counted {
@@ -279,7 +283,8 @@ impl Transcript {
         // Something was generated, so nothing is no count.
         let completion = counts.completion.filter(|n| *n > 0 || self.pieces == 0);
         if let (Some(prompt_tokens), Some(completion_tokens)) = (counts.prompt, completion) {
-            return Some(Usage { prompt_tokens, completion_tokens, estimated: false });
+            let cached_tokens = self.cached.map(|cached| cached.min(prompt_tokens));
+            return Some(Usage { prompt_tokens, completion_tokens, cached_tokens, estimated: false });
         }
         if self.counts.is_none() && self.pieces == 0 && self.answer.finish.is_none() {
             return None;
@@ -288,6 +293,7 @@ impl Transcript {
         Some(Usage {
             prompt_tokens: counts.prompt.unwrap_or_else(|| tokens_of_input(input)),
             completion_tokens: completion.unwrap_or(self.pieces.max(least)),
+            cached_tokens: self.cached,
             estimated: true,
         })
     }

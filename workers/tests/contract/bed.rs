@@ -338,6 +338,7 @@ pub(crate) fn call(number: usize) -> Call {
         key: schemas::AttemptKey::of("contract", number as u64),
         model: "m".to_owned(),
         sku: "T4".to_owned(),
+        tenant: schemas::Tenant::default(),
         input: Input::Messages(vec![Message { role: "user".to_owned(), content }]),
         params: Params { max_tokens: Some(24), ..Params::default() },
         timeout: LONG,

@@ -54,6 +54,7 @@ fn call(number: u8, model: &str, input: Input, params: Params) -> Call {
         key: schemas::AttemptKey::of("described", number.into()),
         model: model.to_owned(),
         sku: "T4".to_owned(),
+        tenant: schemas::Tenant::default(),
         input,
         params,
         timeout: Duration::from_secs(30),

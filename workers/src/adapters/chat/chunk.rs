@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    counts::Counts,
+    counts::{Counts, cached},
     said::{Said, text},
 };
 use crate::adapters::{
@@ -25,6 +25,8 @@ pub(super) enum Chunk {
 pub(super) struct Part {
     pub(super) choices: Vec<Choice>,
     pub(super) counts: Option<Counts>,
+    /// Tokens of the prompt that the server had in its cache.
+    pub(super) cached: Option<u64>,
     /// False for `chat.completion.chunk`, whose texts are pieces under whatever name.
     pub(super) may_be_whole: bool,
 }
@@ -64,6 +66,7 @@ impl Chunk {
         Ok(Self::Part(Part {
             choices: choices.into_iter().map(|(choice, _)| choice).collect(),
             counts,
+            cached: cached(usage.or(groq), timings),
             may_be_whole: object != b"chat.completion.chunk",
         }))
     }

@@ -32,6 +32,19 @@ impl Counts {
     }
 }
 
+/// The tokens of the prompt that the server had in its cache: of `usage`, as OpenAI and Moonshot write them, else of llama.cpp's
+/// `timings`. `None` where it does not say, which is not 0.
+pub(super) fn cached(usage: Option<&str>, timings: Option<&str>) -> Option<u64> {
+    let of_usage = |usage| {
+        let names = ["prompt_tokens_details", "input_tokens_details", "cached_tokens"];
+        let [prompt, input, plain] = fields(usage, &names).ok()?;
+        let details = prompt.or(input).and_then(|details| fields(details, &["cached_tokens"]).ok()?[0]);
+        details.or(plain).and_then(count)
+    };
+    let of_timings = |timings| fields(timings, &["cache_n"]).ok()?[0].and_then(count);
+    usage.and_then(of_usage).or_else(|| timings.and_then(of_timings))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -191,6 +191,7 @@ fn succeeded(
     let usage = Usage {
         prompt_tokens: usage.prompt_tokens.unwrap_or_default(),
         completion_tokens: usage.completion_tokens.unwrap_or_else(|| tokens_of(text.len())),
+        cached_tokens: None,
         estimated: usage.prompt_tokens.is_none() || usage.completion_tokens.is_none(),
     };
     let finish_reason = finish_reason.unwrap_or_else(|| "stop".to_owned());

@@ -261,6 +261,7 @@ impl Prediction {
         let usage = Usage {
             prompt_tokens: input_token_count.unwrap_or_else(|| chat::tokens_of_input(&call.input)),
             completion_tokens: output_token_count.unwrap_or_else(|| chat::tokens_of(text.len())),
+            cached_tokens: None,
             estimated: input_token_count.is_none() || output_token_count.is_none(),
         };
         // Replicate does not say why the model stopped. At the limit, the limit is the likely reason.

@@ -58,9 +58,10 @@ impl RunPod {
                 findings.extend(not_asked(&MANAGED, "nothing answers"));
                 return Checked { findings, prices };
             }
-            health @ (Reply::Good(_) | Reply::Busy(_) | Reply::Odd(_)) => match &self.management {
-                Some(api) => prices = self.managed(probe, api, asked, health, &mut findings).await,
-                None => {
+            health @ (Reply::Good(_) | Reply::Busy(_) | Reply::Odd(_)) => {
+                if let Some(api) = &self.management {
+                    prices = self.managed(probe, api, asked, health, &mut findings).await;
+                } else {
                     findings.push(alive(
                         health,
                         Finding::unknown(Aspect::App, "the endpoint is there", "its image is not told"),
@@ -68,7 +69,7 @@ impl RunPod {
                     findings.extend(not_asked(&MANAGED, NO_API));
                     prices = Quoted::Failed(NO_API.into());
                 }
-            },
+            }
         }
         findings.push(probe.round_trip(&health_url).await);
         Checked { findings, prices }
@@ -205,7 +206,7 @@ async fn others(
     for (endpoint, workers) in theirs.iter().zip(join_all(looks).await) {
         let workers = workers.json::<Workers>("the list of workers").map(|workers| workers.workers);
         let running: Vec<_> =
-            workers.unwrap_or_default().into_iter().filter(|worker| worker.runs()).collect();
+            workers.unwrap_or_default().into_iter().filter(super::told::Worker::runs).collect();
         if running.is_empty() && endpoint.always_on() == 0 {
             continue;
         }

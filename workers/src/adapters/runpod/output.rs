@@ -129,6 +129,7 @@ fn success(text: String, usage: &OldUsage, input: &Input) -> Result<Success, Fai
     let usage = Usage {
         prompt_tokens: usage.input.unwrap_or_else(|| chat::tokens_of_input(input)),
         completion_tokens: usage.output.unwrap_or_else(|| chat::tokens_of(text.len())),
+        cached_tokens: None,
         estimated: usage.input.is_none() || usage.output.is_none(),
     };
     Ok(Success { output: Output { text, finish_reason: "stop".to_owned() }, usage })

@@ -264,6 +264,7 @@ mod tests {
             key: schemas::AttemptKey::of("test", 2),
             model: "m".to_owned(),
             sku: "L4".to_owned(),
+            tenant: schemas::Tenant::default(),
             input: Input::Prompt("hi".to_owned()),
             params: schemas::job::Params::default(),
             timeout: Duration::from_secs(100),

@@ -11,6 +11,7 @@ fn call(messages: &[(&str, &str)]) -> Call {
         key: schemas::AttemptKey::of("test", 1),
         model: "meta/m".to_owned(),
         sku: "gpu-t4".to_owned(),
+        tenant: schemas::Tenant::default(),
         input: Input::Messages(messages.iter().map(message).collect()),
         params: schemas::job::Params { max_tokens: Some(8), ..Default::default() },
         timeout: Duration::from_secs(100),
