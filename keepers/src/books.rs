@@ -152,7 +152,7 @@ mod tests {
     use schemas::cost::Purpose;
 
     use super::*;
-    use crate::row::Specs;
+    use crate::row::{Absence, Specs};
 
     const T0: Micros = Micros::new(1_795_000_000_000_000);
 
@@ -214,7 +214,7 @@ mod tests {
         let pool = "lambda@us-east".parse().unwrap();
         let (mut books, mut machine) = (Books::default(), row("a", 5));
         machine.life =
-            Life::Ready { address: String::new(), failed: 0, not_before_us: T0, absent: Default::default() };
+            Life::Ready { address: String::new(), failed: 0, not_before_us: T0, absent: Absence::default() };
         let open = |_: &Row| usd(2_000);
         assert_eq!(books.closed([&machine], open, T0), usd(3_000));
         assert!(books.begin(books.closed([&machine], open, T0), "a10", 0, T0));
