@@ -391,6 +391,11 @@ impl Seats {
         (ready().count(), ready().filter(|seat| now < seat.spared_until).count())
     }
 
+    /// Whether a machine has failed more than once since it last did its work.
+    pub fn has_failed_again(&self, machine: &MachineId) -> bool {
+        self.machines.get(machine).is_some_and(|seat| seat.failures > 1)
+    }
+
     /// Whether any machine takes jobs that is not one of these and has not failed.
     pub fn any_but(&self, faulty: &[MachineId]) -> bool {
         self.machines
