@@ -57,6 +57,8 @@ pub(super) enum Call {
     Modal {
         at: At,
         mode: ModalMode,
+        /// How long the app may take to answer, cold start included; the adapter's own if `None`.
+        first_byte_timeout: Option<Duration>,
         key: Option<(Secret, Secret)>,
     },
     RunPod {
@@ -142,7 +144,9 @@ impl RawPool {
                         return Err(Rule::new(format!("{pool}.modal_key_env"), rule));
                     }
                 };
-                Ok(Call::Modal { at: place()?, mode: self.modal_mode(pool)?, key })
+                let least = |span| at_least(&format!("{pool}.first_byte_timeout"), span, LIMIT_MIN, "");
+                let first_byte_timeout = self.first_byte_timeout.map(least).transpose()?;
+                Ok(Call::Modal { at: place()?, mode: self.modal_mode(pool)?, first_byte_timeout, key })
             }
             Kind::RunPod => Ok(Call::RunPod {
                 at: place()?,
@@ -325,7 +329,7 @@ impl RawPool {
             ("health_path", self.health_path.is_some(), &[K::OpenAi]),
             ("metrics_path", self.metrics_path.is_some(), served),
             ("connect_timeout", self.connect_timeout.is_some(), served),
-            ("first_byte_timeout", self.first_byte_timeout.is_some(), served),
+            ("first_byte_timeout", self.first_byte_timeout.is_some(), &[K::OpenAi, K::Rented, K::Modal]),
             ("idle_timeout", self.idle_timeout.is_some(), served),
             ("api_key_env", self.api_key_env.is_some(), keyed),
             ("api_key_file", self.api_key_file.is_some(), keyed),
@@ -468,8 +472,9 @@ impl Call {
                 };
                 Arc::new(OpenAi::new(config).map_err(refuse)?)
             }
-            Self::Modal { at, mode, key } => {
+            Self::Modal { at, mode, first_byte_timeout, key } => {
                 let mut config = ModalConfig::new(at.resolve(pool, simulated)?, *mode);
+                config.first_byte_timeout = first_byte_timeout.unwrap_or(config.first_byte_timeout);
                 if let Some((key, secret)) = key {
                     config.key = Some(read(key)?);
                     config.secret = Some(read(secret)?);

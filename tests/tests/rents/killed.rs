@@ -58,17 +58,22 @@ async fn live(url: &str, office: &Office, start: Start, name: &str, at: Option<u
         }
     };
     let mut story = Box::pin(story);
-    let (keeper, paid) = tokio::select! {
-        paid = &mut story => (first, paid),
+    let (keeper, paid, killed) = tokio::select! {
+        paid = &mut story => (first, paid, false),
         () = tap.reached() => {
             first.kill().await;
             let second = Running::start(config(Arc::new(keepers::tap::Open))).await;
-            (second, story.await)
+            (second, story.await, true)
         }
     };
     let killed_at = at.and_then(|at| tap.passed().get(at).map(ToString::to_string));
     assert!(paid, "{pool}, killed {}: {}", killed_at.unwrap_or_default(), told.lock().unwrap());
-    keeper.stop().await;
+    if at.is_some() && !killed {
+        // All was paid before it came to its step, where it would stand for ever.
+        keeper.kill().await;
+    } else {
+        keeper.stop().await;
+    }
     provider.shutdown.cancel();
     Life { steps: tap.passed().len(), made: (provider.made)(), account: provider.account }
 }
