@@ -129,13 +129,15 @@ impl Jobs {
         let key_of_attempt = back.offer.as_ref().map(schemas::handover::OfferKey::attempt);
         let held_by_two = back.journal.abandoned(key_of_attempt).next().is_some();
         let own = back.offer.as_ref().filter(|offer| offer.accept == self.accept).map(|offer| offer.offer);
+        // The first of two attempts may give the job back after the second has failed: then the second was the newest.
+        let attempts = back.attempt.max(back.journal.last_attempt());
         if let Some(record) = self.records.get_mut(&key) {
             record.journal.merge(&back.journal);
             // The job is not its own any more, and the news of its end, still to come, says nothing about what follows.
             if let Some(attempt) = own.and_then(|own| record.attempt(own)) {
                 attempt.current = false;
             }
-            record.attempts = record.attempts.max(back.attempt);
+            record.attempts = record.attempts.max(attempts);
             record.tried = false;
             let newer = record.lease.delivered > back.lease.delivered;
             match record.stage {
@@ -161,7 +163,7 @@ impl Jobs {
             let record = self.records.get_mut(&key).expect("it was there a moment ago");
             (record.lease, record.leased, record.asked) = (back.lease, back.leased_us, None);
         } else {
-            self.insert(key, Arc::new(head), back.lease, back.leased_us, back.journal, back.attempt);
+            self.insert(key, Arc::new(head), back.lease, back.leased_us, back.journal, attempts);
         }
         self.keep_text(key, Some(parcel));
         let Some(record) = self.records.get_mut(&key) else { return };

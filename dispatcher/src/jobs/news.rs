@@ -174,6 +174,9 @@ impl Jobs {
         if matches!(attempt.course, Course::Offered { .. }) {
             // The acceptance was lost; the end says as much.
             self.pools.answered(&attempt.pool, &head.subject.model, true);
+            if let Some(record) = self.records.get_mut(&key) {
+                record.attempts = record.attempts.max(attempt.number);
+            }
         }
         if attempt.hedge {
             self.hedges.settled(attempt.reserve, news.cost_usd);

@@ -74,6 +74,22 @@ fn a_job_given_back_while_its_second_attempt_runs_is_the_seconds_own() {
 }
 
 #[test]
+fn an_attempt_after_two_that_failed_is_the_third_whichever_of_them_gave_the_job_back() {
+    let mut scene = Scene::new();
+    let (first, second) = hedged(&mut scene);
+    scene.accept("w2", second.offer);
+    let effects = scene.end("w2", second.offer, Some(FailureClass::ProviderDown), true);
+    let [Order::Alone(_, Some(entry))] = &orders(&effects)[..] else { panic!("{effects:?}") };
+    let entry = entry.as_ref().clone();
+    // The news of the first one's end overtakes the job that it gives back.
+    scene.end("w1", first.offer, Some(FailureClass::ProviderDown), false);
+    let mut effects = scene.give_back_with(99, &first, FailureClass::ProviderDown, Some(entry));
+    effects.extend(scene.pass(Duration::from_secs(3)));
+    let third = offer(&effects).unwrap_or_else(|| panic!("no offer in {effects:?}"));
+    assert_eq!((third.attempt, third.journal.entries.len()), (3, 2), "{third:?}");
+}
+
+#[test]
 fn an_offer_that_is_refused_after_the_job_has_ended_leaves_nothing_behind() {
     let mut scene = Scene::new();
     let (first, second) = hedged(&mut scene);
