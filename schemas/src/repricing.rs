@@ -106,7 +106,7 @@ pub fn reprice(text: &str, changes: &[Change], edition: &Edition) -> Result<Stri
         };
         match book.prices.iter().position(is_meant) {
             Some(index) => {
-                edits.extend(replaced(text, &places.price[index], &book.prices[index], change, edition))
+                edits.extend(replaced(text, &places.price[index], &book.prices[index], change, edition));
             }
             None => added.push_str(&entry(change, edition, None)),
         }

@@ -73,7 +73,9 @@ async fn check(args: &PricesCheck, session: &Session) -> anyhow::Result<()> {
 async fn quoted(config: &Config) -> anyhow::Result<BTreeMap<ProviderId, Quoted>> {
     let mut simulators = config.simulators.clone();
     simulators.retain(|one| config.pools.iter().any(|pool| pool.simulator() == Some(&one.name)));
-    simulators.iter_mut().for_each(|one| one.listen.set_port(0));
+    for one in &mut simulators {
+        one.listen.set_port(0);
+    }
     let (simulated, shared) = (Simulated::start(&simulators).await?, Shared::default());
     let called = config.pools.iter().filter(|pool| pool.rent().is_none()).map(|pool| async {
         let provider = config.provider(pool, &|name| simulated.url(name), &shared);

@@ -51,7 +51,9 @@ impl<'a> Asker<'a> {
         let mut simulators: Vec<_> =
             config.simulators.iter().filter(|one| named(&one.name)).cloned().collect();
         // Those of a `beacon up` may hold the configured ports.
-        simulators.iter_mut().for_each(|one| one.listen.set_port(0));
+        for one in &mut simulators {
+            one.listen.set_port(0);
+        }
         let simulated = Simulated::start(&simulators).await?;
         Ok(Self { config, pools, tolerance, simulated, shared: Shared::default() })
     }

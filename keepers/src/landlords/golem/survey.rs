@@ -45,7 +45,7 @@ pub(super) async fn look_over(site: &Site) -> Survey {
             })),
             Err(error) => failed = Some(error.to_string()),
         }
-        pools.insert(id.clone(), of(site, pool, cheapest.map_err(Clone::clone), &funds));
+        pools.insert(id.clone(), of(site, pool, &cheapest, &funds));
     }
     Survey {
         key: Ok("the daemon takes the app key and can pay".into()),
@@ -84,7 +84,7 @@ fn cheapest<'a>(
 fn of(
     site: &Site,
     pool: &GolemPool,
-    cheapest: Result<Vec<(&GolemPlace, Option<UsdNanos>)>, CallError>,
+    cheapest: &Result<Vec<(&GolemPlace, Option<UsdNanos>)>, &CallError>,
     funds: &Result<Decimal, CallError>,
 ) -> OfPool {
     let set_aside = funds.as_ref().map_or_else(
@@ -92,7 +92,7 @@ fn of(
         |glm| format!("{glm} GLM are left in allocations"),
     );
     let most = tariff::usd_rounded_up(pool.glm_per_hour_max, site.config.usd_per_glm).unwrap_or_default();
-    let quota = match &cheapest {
+    let quota = match cheapest {
         Err(error) => {
             Finding::unknown(Aspect::Quota, format!("what is on offer is not told: {error}"), "check again")
         }

@@ -83,16 +83,13 @@ impl Replicate {
             "Replicate has no regions",
             "put the pool into the region to which its round trip is shortest",
         ));
-        match because {
-            Some(because) => {
-                let aspects = [Aspect::App, Aspect::Model, Aspect::Quota, Aspect::Foreign];
-                findings.extend(not_asked(&aspects, because));
-            }
-            None => {
-                let (models, others) = tokio::join!(self.models(probe, asked), self.others(probe, asked));
-                findings.extend(models);
-                findings.push(others);
-            }
+        if let Some(because) = because {
+            let aspects = [Aspect::App, Aspect::Model, Aspect::Quota, Aspect::Foreign];
+            findings.extend(not_asked(&aspects, because));
+        } else {
+            let (models, others) = tokio::join!(self.models(probe, asked), self.others(probe, asked));
+            findings.extend(models);
+            findings.push(others);
         }
         findings.push(probe.round_trip(&account_url).await);
         Checked { findings, prices: Quoted::Untold { page: PRICES } }

@@ -12,7 +12,7 @@ use schemas::{
 use super::{
     RunPod,
     catalog::Catalog,
-    told::{Endpoint, Endpoints, Pods, Workers},
+    told::{Endpoint, Endpoints, Pods, Worker, Workers},
     wire::EndpointHealth,
 };
 use crate::{
@@ -58,17 +58,20 @@ impl RunPod {
                 findings.extend(not_asked(&MANAGED, "nothing answers"));
                 return Checked { findings, prices };
             }
-            health @ (Reply::Good(_) | Reply::Busy(_) | Reply::Odd(_)) => match &self.management {
-                Some(api) => prices = self.managed(probe, api, asked, health, &mut findings).await,
-                None => {
-                    findings.push(alive(
-                        health,
-                        Finding::unknown(Aspect::App, "the endpoint is there", "its image is not told"),
-                    ));
+            health @ (Reply::Good(_) | Reply::Busy(_) | Reply::Odd(_)) => {
+                if let Some(api) = &self.management {
+                    prices = self.managed(probe, api, asked, health, &mut findings).await;
+                } else {
+                    let bare = Finding::unknown(
+                        Aspect::App,
+                        "the endpoint is there; its image is not told",
+                        "say where REST v2 is with billing_url",
+                    );
+                    findings.push(alive(health, bare));
                     findings.extend(not_asked(&MANAGED, NO_API));
                     prices = Quoted::Failed(NO_API.into());
                 }
-            },
+            }
         }
         findings.push(probe.round_trip(&health_url).await);
         Checked { findings, prices }
@@ -204,8 +207,7 @@ async fn others(
     let looks = theirs.iter().take(OTHERS).map(|one| probe.get(of_endpoint(api, &one.id)));
     for (endpoint, workers) in theirs.iter().zip(join_all(looks).await) {
         let workers = workers.json::<Workers>("the list of workers").map(|workers| workers.workers);
-        let running: Vec<_> =
-            workers.unwrap_or_default().into_iter().filter(|worker| worker.runs()).collect();
+        let running: Vec<_> = workers.unwrap_or_default().into_iter().filter(Worker::runs).collect();
         if running.is_empty() && endpoint.always_on() == 0 {
             continue;
         }
