@@ -506,6 +506,13 @@ pub(crate) struct Bench {
     /// Machines at a simulated Lambda that one keeper process keeps while it is measured, and nothing else; 0 leaves it out
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=10_000))]
     pub(crate) machines: u32,
+    /// Machines over which jobs with common beginnings are spread, with and without affinity, and nothing else: llama.cpp's servers
+    /// where `make setup` installed them; 0 leaves it out
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=32))]
+    pub(crate) affinity: u32,
+    /// With --affinity: simulated servers in any case
+    #[arg(long, requires = "affinity")]
+    pub(crate) simulated: bool,
 }
 
 /// `beacon simulate`

@@ -42,7 +42,7 @@ use routing::{
     retry_budget::RetryConfig,
 };
 use schemas::{PoolId, Tenant, catalog::Catalog, prices::PriceBook, topology::Settings};
-use simulators::SimulatorConfig;
+use simulators::{SimulatorConfig, rented::AccountConfig};
 use workers::{PoolConfig, provider::Provider};
 
 pub(crate) use self::nats::{Embedded, Nats, is_address};
@@ -51,7 +51,7 @@ use self::{
     keeping::Keeping,
     landlords::LandlordConfig,
     pools::Pool,
-    process::{Place, Shared},
+    process::{Place, Shared, SimulatedAccount},
     raw::RawConfig,
     rule::Rule,
     worker::Workers,
@@ -108,6 +108,8 @@ pub(crate) struct Config {
     pub(crate) pools: Vec<Pool>,
     /// Providers to simulate.
     pub(crate) simulators: Vec<SimulatorConfig>,
+    /// Accounts at providers of machines to simulate.
+    pub(crate) accounts: Vec<AccountConfig>,
     /// Where metrics are served, if anywhere.
     pub(crate) metrics: Option<SocketAddr>,
     /// Which log lines are told; the command's default when missing.
@@ -202,10 +204,12 @@ impl Config {
         built.map_err(|rule| self.refuse(rule))
     }
 
-    /// The accounts in which pools of `pools` rent, and how these are kept. Reads their keys; connects to nothing.
+    /// The accounts in which pools of `pools` rent, and how these are kept. Reads their keys; connects to nothing. `simulated` are
+    /// the accounts that are simulated in this process.
     pub(crate) fn rents(
         &self,
         pools: &[&Pool],
+        simulated: &dyn Fn(&str) -> Option<SimulatedAccount>,
     ) -> Result<(Vec<Arc<Account>>, Vec<PoolSettings>), ConfigError> {
         let rented = pools.iter().filter_map(|pool| Some((*pool, pool.rent()?)));
         let settings = rented
@@ -213,8 +217,11 @@ impl Config {
             .map(|(pool, rent)| rent.settings(&pool.id, pool.models()))
             .collect::<Result<_, _>>();
         let rents: Vec<_> = rented.map(|(pool, rent)| (&pool.id, rent)).collect();
-        let accounts =
-            self.landlords.iter().map(|landlord| renting::open(landlord, &rents)).collect::<Result<_, _>>();
+        let accounts = self
+            .landlords
+            .iter()
+            .map(|landlord| renting::open(landlord, &rents, simulated))
+            .collect::<Result<_, _>>();
         Ok((accounts.map_err(|rule| self.refuse(rule))?, settings.map_err(|rule| self.refuse(rule))?))
     }
 
@@ -228,12 +235,18 @@ impl Config {
         pool.provider(simulated, shared).map_err(|rule| self.refuse(rule))
     }
 
-    /// An account of `[[landlords]]` with all pools that rent there. Reads its key; connects to nothing.
-    pub(crate) fn account(&self, name: &str) -> Result<Arc<Account>, ConfigError> {
+    /// An account of `[[landlords]]` with all pools that rent there. Reads its key; connects to nothing. `simulated` as in
+    /// [`Config::rents`].
+    pub(crate) fn account(
+        &self,
+        name: &str,
+        simulated: &dyn Fn(&str) -> Option<SimulatedAccount>,
+    ) -> Result<Arc<Account>, ConfigError> {
         let missing = || Rule::new("landlords", format!("there is no `{name}`"));
         let landlord = self.landlords.iter().find(|landlord| landlord.name == name);
         let rents: Vec<_> = self.pools.iter().filter_map(|pool| Some((&pool.id, pool.rent()?))).collect();
-        let opened = landlord.ok_or_else(missing).and_then(|landlord| renting::open(landlord, &rents));
+        let opened =
+            landlord.ok_or_else(missing).and_then(|landlord| renting::open(landlord, &rents, simulated));
         opened.map_err(|rule| self.refuse(rule))
     }
 
@@ -249,6 +262,11 @@ impl Config {
         let of_accounts =
             || self.landlords.iter().filter(|_| rents).try_for_each(LandlordConfig::check_secrets);
         of_pools.and_then(|()| of_accounts()).map_err(|rule| self.refuse(rule))
+    }
+
+    /// The name of the simulated account in which a pool rents, if its account is simulated.
+    pub(crate) fn simulated_account(&self, rent: &rent::Rent) -> Option<&str> {
+        self.landlords.iter().find(|landlord| landlord.name == rent.landlord())?.simulator()
     }
 
     /// The pool of that name.
@@ -300,6 +318,7 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
         keeper,
         pools,
         simulators,
+        simulated_accounts,
     } = raw;
     let nats = nats.check(folder)?;
     let topology = streams::settings(beacon, &lease)?;
@@ -308,7 +327,9 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
     let trim = trim.check(topology.jobs_window)?;
     let workers = workers.check()?;
     check_simulators(&simulators)?;
-    let landlords = landlords.into_iter().enumerate().map(|(index, raw)| raw.check(index, folder));
+    check_accounts(&simulated_accounts)?;
+    let accounts = &simulated_accounts;
+    let landlords = landlords.into_iter().enumerate().map(|(index, raw)| raw.check(index, folder, accounts));
     let landlords: Vec<LandlordConfig> = landlords.collect::<Result<_, _>>()?;
     if let Some(twice) =
         landlords.iter().enumerate().find(|(i, l)| landlords[..*i].iter().any(|o| o.name == l.name))
@@ -352,6 +373,7 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
         prices_text: String::new(),
         pools,
         simulators,
+        accounts: simulated_accounts,
         metrics: metrics.listen,
         log_filter: log.filter,
         log_json: log.json,
@@ -372,6 +394,18 @@ fn check_simulators(simulators: &[SimulatorConfig]) -> Result<(), Rule> {
                 key(".listen"),
                 format!("`{}` is taken by another simulator", simulator.listen),
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Each by its own rules, and names without repeats.
+fn check_accounts(accounts: &[AccountConfig]) -> Result<(), Rule> {
+    for (index, account) in accounts.iter().enumerate() {
+        let key = |field: &str| format!("simulated_accounts[{index}]{field}");
+        account.check().map_err(|error| Rule::new(key(""), error.to_string()))?;
+        if accounts[..index].iter().any(|other| other.name == account.name) {
+            return Err(Rule::new(key(".name"), format!("`{}` is named twice", account.name)));
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ mod environment;
 mod exit;
 mod guard;
 mod ledger;
+mod llm;
 mod logging;
 mod metrics;
 mod named;

@@ -58,12 +58,45 @@ pub(crate) struct Audit {
     pub(crate) region: Region,
     pub(crate) ledger_usd: UsdNanos,
     pub(crate) billed_usd: UsdNanos,
+    /// By how much they may differ.
+    pub(crate) judged_usd: UsdNanos,
 }
 
 impl Audit {
     pub(crate) fn agrees(&self) -> bool {
-        self.ledger_usd == self.billed_usd
+        self.ledger_usd.get().abs_diff(self.billed_usd.get()) <= self.judged_usd.get()
     }
+}
+
+/// A simulated provider's bill in one region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Billed {
+    pub(crate) provider: ProviderId,
+    pub(crate) region: Region,
+    pub(crate) usd: UsdNanos,
+    /// By how much the ledger may differ: units whose beginning or end the provider does not tell.
+    pub(crate) judged: UsdNanos,
+    /// Machines that were started there; `None` where none are rented.
+    pub(crate) machines: Option<usize>,
+}
+
+/// What one provider did, in all regions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Done {
+    /// Jobs that succeeded there.
+    pub(crate) jobs: usize,
+    /// Their share of all that succeeded.
+    pub(crate) share: f64,
+    /// Machines that were rented; `None` at providers that rent none.
+    pub(crate) machines_started: Option<usize>,
+    /// What its attempts cost, wasted ones included.
+    pub(crate) jobs_usd: UsdNanos,
+    /// What stood and no job used.
+    pub(crate) standing_usd: UsdNanos,
+    /// Both, for a job that succeeded; `None` if none did.
+    pub(crate) usd_per_job: Option<UsdNanos>,
+    /// True if the ledger equals the bill in all its regions; `None` where nobody bills.
+    pub(crate) bill_agrees: Option<bool>,
 }
 
 /// The outcome of a demo, as `--json` prints it.
@@ -89,6 +122,8 @@ pub(crate) struct Report {
     pub(crate) retries: u64,
     /// Of the jobs that succeeded, by provider.
     pub(crate) share: BTreeMap<ProviderId, f64>,
+    /// What each provider did.
+    pub(crate) providers: BTreeMap<ProviderId, Done>,
     /// The baseline's share of them, without those that ran where and while it was out.
     pub(crate) steady_baseline_share: f64,
     pub(crate) ledger_matches_bill: bool,
@@ -109,7 +144,7 @@ pub(crate) struct Run<'a> {
     /// The stored results and costs.
     pub(crate) ledger: &'a Ledger,
     /// The bill of each simulated provider by region.
-    pub(crate) bills: &'a [(ProviderId, Region, UsdNanos)],
+    pub(crate) bills: &'a [Billed],
     pub(crate) nats_server: &'a str,
     pub(crate) elapsed: Duration,
     /// The providers that carry the steady load.
@@ -128,7 +163,8 @@ impl Report {
             money::total(ledger.costs.iter().filter(|c| wanted.contains(&c.purpose)).map(|c| c.amount_usd))
         };
         let total = money::total(ledger.costs.iter().map(|c| c.amount_usd))?;
-        let bills = audit(&ledger.costs, bills)?;
+        let audits = audit(&ledger.costs, bills)?;
+        let share = share(&good);
         Some(Self {
             jobs: *accepted,
             succeeded: good.len(),
@@ -144,10 +180,11 @@ impl Report {
             standing_cost_usd: spent(&[Purpose::Standing])?,
             availability: ratio(good.len(), *accepted),
             retries: seen.iter().map(|s| u64::from(s.result.attempts.saturating_sub(1))).sum(),
-            share: share(&good),
+            providers: providers(&good, &ledger.costs, bills, &audits)?,
+            share,
             steady_baseline_share: steady_share(&good, baseline, *outage),
-            ledger_matches_bill: bills.iter().all(Audit::agrees),
-            bills,
+            ledger_matches_bill: audits.iter().all(Audit::agrees),
+            bills: audits,
             estimated_costs: ledger.costs.iter().filter(|c| c.estimated).count(),
             nats_server: (*nats_server).to_owned(),
             elapsed_s: round(elapsed.as_secs_f64(), 1),
@@ -180,9 +217,6 @@ impl Report {
             ],
             plain("p99", format!("{:.0} ms", self.p99_ms)),
         ];
-        for (provider, share) in &self.share {
-            rows.push(plain(&format!("share of {provider}"), percent(*share, 1)));
-        }
         rows.extend([
             [
                 "baseline, steady traffic".into(),
@@ -217,19 +251,71 @@ impl Report {
     }
 }
 
+impl Report {
+    /// The lines of the table of providers.
+    pub(crate) fn provider_rows(&self) -> Vec<[String; 8]> {
+        let dash = || "-".to_owned();
+        let row = |(provider, done): (&ProviderId, &Done)| {
+            let bill = done.bill_agrees.map(|agrees| if agrees { "equal" } else { "DIFFERENT" }.to_owned());
+            [
+                provider.to_string(),
+                done.jobs.to_string(),
+                percent(done.share, 1),
+                done.machines_started.map_or_else(dash, |count| count.to_string()),
+                done.jobs_usd.to_string(),
+                done.standing_usd.to_string(),
+                done.usd_per_job.map_or_else(dash, |usd| usd.to_string()),
+                bill.unwrap_or_else(dash),
+            ]
+        };
+        self.providers.iter().map(row).collect()
+    }
+}
+
 /// Each bill beside the ledger's amount for that provider and region.
-fn audit(costs: &[CostEvent], bills: &[(ProviderId, Region, UsdNanos)]) -> Option<Vec<Audit>> {
+pub(crate) fn audit(costs: &[CostEvent], bills: &[Billed]) -> Option<Vec<Audit>> {
     let mut audits = Vec::with_capacity(bills.len());
-    for (provider, region, billed) in bills {
+    for Billed { provider, region, usd, judged, machines: _ } in bills {
         let of_pool = costs.iter().filter(|c| c.provider == *provider && c.region == *region);
         audits.push(Audit {
             provider: provider.clone(),
             region: region.clone(),
             ledger_usd: money::total(of_pool.map(|c| c.amount_usd))?,
-            billed_usd: *billed,
+            billed_usd: *usd,
+            judged_usd: *judged,
         });
     }
     Some(audits)
+}
+
+/// What each provider did. `None` when an amount is out of range.
+fn providers(
+    good: &[&Seen],
+    costs: &[CostEvent],
+    bills: &[Billed],
+    audits: &[Audit],
+) -> Option<BTreeMap<ProviderId, Done>> {
+    let mut all: BTreeMap<ProviderId, Done> = BTreeMap::new();
+    for provider in good.iter().filter_map(|seen| seen.result.provider.clone()) {
+        all.entry(provider).or_default().jobs += 1;
+    }
+    for cost in costs {
+        let done = all.entry(cost.provider.clone()).or_default();
+        let sum = if cost.purpose == Purpose::Standing { &mut done.standing_usd } else { &mut done.jobs_usd };
+        *sum = sum.checked_add(cost.amount_usd)?;
+    }
+    for (billed, audit) in bills.iter().zip(audits) {
+        let done = all.entry(billed.provider.clone()).or_default();
+        done.bill_agrees = Some(done.bill_agrees.unwrap_or(true) && audit.agrees());
+        if let Some(machines) = billed.machines {
+            *done.machines_started.get_or_insert(0) += machines;
+        }
+    }
+    for done in all.values_mut() {
+        done.share = ratio(done.jobs, good.len());
+        done.usd_per_job = done.jobs_usd.checked_add(done.standing_usd)?.per(done.jobs as u64);
+    }
+    Some(all)
 }
 
 fn share(good: &[&Seen]) -> BTreeMap<ProviderId, f64> {
@@ -323,7 +409,13 @@ mod tests {
 
     fn report(accepted: usize, seen: &[Seen], costs: Vec<CostEvent>, billed: u64) -> Report {
         let ledger = Ledger { results: seen.iter().map(|s| (s.result.job, 1)).collect(), costs };
-        let bills = [("golem".parse().unwrap(), "us-east".parse().unwrap(), UsdNanos::new(billed))];
+        let bills = [Billed {
+            provider: "golem".parse().unwrap(),
+            region: "us-east".parse().unwrap(),
+            usd: UsdNanos::new(billed),
+            judged: UsdNanos::ZERO,
+            machines: Some(2),
+        }];
         let run = Run {
             accepted,
             seen,

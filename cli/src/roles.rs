@@ -17,7 +17,7 @@ use crate::{
     config::{
         Config,
         pools::Pool as PoolRules,
-        process::{Place, Shared},
+        process::{Place, Shared, SimulatedAccount},
     },
     environment,
     signals::Signals,
@@ -141,7 +141,9 @@ impl Roles {
         }
         let rented: Vec<&PoolRules> = config.pools.iter().filter(|pool| pool.rent().is_some()).collect();
         if !rented.is_empty() {
-            self.keeper(keeper_config(config, link.clone(), &environment::host_name(), &rented)?).await?;
+            let name = environment::host_name();
+            let of = |account: &str| simulated.account(account);
+            self.keeper(keeper_config(config, link.clone(), &name, &rented, &of)?).await?;
         }
         Ok(())
     }
@@ -201,14 +203,15 @@ pub(crate) fn dispatcher_config(
     }
 }
 
-/// The settings of a keeper for `pools`. Reads the accounts' keys.
+/// The settings of a keeper for `pools`. Reads the accounts' keys. `simulated` are the accounts that are simulated in this process.
 pub(crate) fn keeper_config(
     config: &Config,
     link: LinkConfig,
     keeper: &str,
     pools: &[&PoolRules],
+    simulated: &dyn Fn(&str) -> Option<SimulatedAccount>,
 ) -> anyhow::Result<KeeperConfig> {
-    let (accounts, pools) = config.rents(pools)?;
+    let (accounts, pools) = config.rents(pools, simulated)?;
     Ok(KeeperConfig {
         link,
         keeper: keeper.to_owned(),

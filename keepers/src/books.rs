@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use schemas::{MachineId, Micros, PoolId, UsdNanos, cost::CostEvent};
 use serde::{Deserialize, Serialize};
 
-use crate::row::Row;
+use crate::row::{Life, Row};
 
 /// What is known of a pool's money.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,25 @@ impl Books {
         let standing = rows.into_iter().filter(|row| !self.gone.contains_key(&row.specs.machine));
         let parts = standing.map(|row| row.meter.cost(now)).chain(self.gone.values().copied());
         parts.fold(self.closed_usd, UsdNanos::saturating_add)
+    }
+
+    /// What of [`Books::cost`] jobs can book no more: `open` is what jobs that run now may have used of a machine that stands, and the
+    /// part of a begun unit that no time has passed of. Of machines that are gone it is all.
+    ///
+    /// A job books its time when it ends, from its beginning on. Standing cost of that time, booked before, would be booked twice if
+    /// the machine then goes before it has cost as much again.
+    pub fn closed<'a>(
+        &self,
+        rows: impl IntoIterator<Item = &'a Row>,
+        open: impl Fn(&Row) -> UsdNanos,
+        now: Micros,
+    ) -> UsdNanos {
+        let standing = rows.into_iter().filter(|row| !self.gone.contains_key(&row.specs.machine));
+        let parts = standing.map(|row| {
+            let cost = row.meter.cost(now);
+            if row.life == Life::Gone { cost } else { cost.checked_sub(open(row)).unwrap_or(UsdNanos::ZERO) }
+        });
+        parts.chain(self.gone.values().copied()).fold(self.closed_usd, UsdNanos::saturating_add)
     }
 
     /// What is to be booked as standing cost now; zero while jobs are ahead of the machines.
@@ -133,7 +152,7 @@ mod tests {
     use schemas::cost::Purpose;
 
     use super::*;
-    use crate::row::Specs;
+    use crate::row::{Absence, Specs};
 
     const T0: Micros = Micros::new(1_795_000_000_000_000);
 
@@ -152,6 +171,7 @@ mod tests {
             usd_per_hour: usd(1_000),
             usd_per_hour_max: usd(1_000),
             parked_usd_per_hour: usd(1),
+            job_usd_per_hour: None,
         };
         let mut row = Row::wanted(specs, Duration::ZERO, String::new(), T0);
         row.meter.run(T0, usd(1_000));
@@ -187,6 +207,24 @@ mod tests {
         let later = books.cost(&[row("a", 2), row("b", 4)], T0);
         assert_eq!(books.due(later), usd(800));
         assert_eq!(books.event(&pool, "p"), None);
+    }
+
+    #[test]
+    fn what_jobs_that_run_may_still_book_is_no_standing_cost_until_their_machine_is_gone() {
+        let pool = "lambda@us-east".parse().unwrap();
+        let (mut books, mut machine) = (Books::default(), row("a", 5));
+        machine.life =
+            Life::Ready { address: String::new(), failed: 0, not_before_us: T0, absent: Absence::default() };
+        let open = |_: &Row| usd(2_000);
+        assert_eq!(books.closed([&machine], open, T0), usd(3_000));
+        assert!(books.begin(books.closed([&machine], open, T0), "a10", 0, T0));
+        books.settle();
+        // A job that began before the booking ends, and so does the machine.
+        books.read(&pool, &job(1_500));
+        machine.life = Life::Gone;
+        let cost = books.closed([&machine], open, T0);
+        assert_eq!((cost, books.due(cost), books.ahead(cost)), (usd(5_000), usd(500), usd(0)));
+        assert_eq!(books.closed([&row("b", 1)], |_| usd(u64::MAX), T0), usd(0), "it never runs below zero");
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub struct PoolSettings {
     pub slots: u32,
     /// The most that one machine may cost an hour, dollars.
     pub usd_per_hour_max: UsdNanos,
+    /// What jobs are charged for an hour of a whole machine, dollars; `None` for what it costs. Where a provider bills measured use,
+    /// a machine's price is only the most that it can cost, and jobs must not be charged more than it does.
+    pub job_usd_per_hour: Option<UsdNanos>,
     /// The models that the machines serve.
     pub models: Vec<ModelToken>,
     /// The model that a probe asks for, by its name at the machine's server.

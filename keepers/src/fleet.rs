@@ -36,6 +36,8 @@ pub struct Usual {
     pub usd_per_hour: UsdNanos,
     /// Dollars an hour while parked.
     pub parked_usd_per_hour: UsdNanos,
+    /// What jobs are charged for an hour of a machine, dollars; `None` for its price.
+    pub job_usd_per_hour: Option<UsdNanos>,
     /// What bills round up to.
     pub unit: std::time::Duration,
 }
@@ -104,6 +106,7 @@ fn stranger(pool: &PoolId, sighting: &Sighting, usual: &Usual, now: Micros) -> R
         usd_per_hour: sighting.usd_per_hour.unwrap_or(usual.usd_per_hour),
         usd_per_hour_max: usual.usd_per_hour,
         parked_usd_per_hour: usual.parked_usd_per_hour,
+        job_usd_per_hour: usual.job_usd_per_hour,
     };
     let mut row = Row::wanted(specs, usual.unit, "found at the provider, without a row".into(), now);
     row.life = Life::Unknown { absent: crate::row::Absence::default() };
@@ -161,6 +164,7 @@ mod tests {
             slots: 4,
             usd_per_hour: UsdNanos::new(1_000),
             parked_usd_per_hour: UsdNanos::ZERO,
+            job_usd_per_hour: None,
             unit: Duration::ZERO,
         }
     }

@@ -191,6 +191,16 @@ pub struct Specs {
     pub usd_per_hour_max: UsdNanos,
     /// Dollars an hour while it is parked.
     pub parked_usd_per_hour: UsdNanos,
+    /// What jobs are charged for an hour of the whole machine, dollars; `None` for its price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_usd_per_hour: Option<UsdNanos>,
+}
+
+impl Specs {
+    /// What jobs are charged for an hour of the whole machine, dollars.
+    pub fn job_price(&self) -> UsdNanos {
+        self.job_usd_per_hour.unwrap_or(self.usd_per_hour)
+    }
 }
 
 /// A machine's row.
@@ -286,7 +296,7 @@ impl Row {
             slots: self.specs.slots,
             sku: self.specs.sku.clone(),
             place: self.specs.place.clone(),
-            usd_per_hour: self.specs.usd_per_hour,
+            usd_per_hour: self.specs.job_price(),
             provider_id: self.id.clone(),
             because: self.because.clone(),
         }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here awaits, logs, reads a clock or touches the network. Reading order: the small types ([`token`], [`ids`],
 //! [`money`], [`time`], [`line`]), then messages ([`job`], [`reply`], [`journal`], [`cost`], [`handover`], [`heartbeat`],
-//! [`demand`], [`live`], [`machine`], [`dead`], [`cancel`], [`recurring`], [`why`]), then decisions ([`failure`], [`lease`]), then the map
+//! [`demand`], [`live`], [`machine`], [`dead`], [`cancel`], [`recurring`], [`why`]), then decisions ([`failure`], [`lease`], [`prefix`]), then the map
 //! ([`subjects`], [`catalog`], [`topology`], [`prices`]), then what providers say of themselves ([`quoted`], [`repricing`], [`check`]).
 
 pub mod cancel;
@@ -25,6 +25,7 @@ pub mod line;
 pub mod live;
 pub mod machine;
 pub mod money;
+pub mod prefix;
 pub mod prices;
 pub mod quoted;
 pub mod recurring;

@@ -40,7 +40,7 @@ impl Status {
 pub struct Output {
     /// The text.
     pub text: String,
-    /// Why it stopped, in the provider's words: `stop`, `length`.
+    /// Why it stopped, in OpenAI's words: `stop`, `length`, `tool_calls`; another word where the pool takes it for a whole answer.
     pub finish_reason: String,
 }
 
@@ -69,6 +69,9 @@ pub struct Usage {
     pub prompt_tokens: u64,
     /// Tokens written.
     pub completion_tokens: u64,
+    /// Of the tokens read, those that the server had in its prefix cache. `None` where it does not say, which is not 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_tokens: Option<u64>,
     /// True when the provider did not say and we counted chunks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub estimated: bool,

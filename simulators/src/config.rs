@@ -4,6 +4,7 @@
 
 mod modal;
 mod model;
+mod openai;
 mod replicate;
 mod rules;
 mod runpod;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use modal::ModalSettings;
 pub use model::SimulatedModel;
+pub use openai::{MetricsPage, OpenAiSettings, Server};
 pub use replicate::{MaxTokensKey, OutputShape, ReplicateBilling, ReplicateSettings};
 pub use runpod::{RunPodSettings, WorkerAge};
 pub use runpod_account::RunPodAccount;
@@ -41,6 +43,9 @@ pub struct SimulatorConfig {
     /// Decides all text, service times and chances.
     #[serde(default)]
     pub seed: u64,
+    /// Read by [`Kind::OpenAi`] only.
+    #[serde(default)]
+    pub openai: OpenAiSettings,
     /// Read by [`Kind::Modal`] only.
     #[serde(default)]
     pub modal: ModalSettings,
@@ -59,7 +64,7 @@ pub struct SimulatorConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// A rented server that speaks the OpenAI API in vLLM's dialect. Billed by the second that a request runs.
+    /// A rented server that speaks the OpenAI API, in vLLM's dialect unless `openai.server` says otherwise. Billed by the second that a request runs.
     OpenAi,
     /// The same wire, billed once for each inference.
     Golem,
@@ -113,7 +118,7 @@ pub enum ConfigError {
     TableRange {
         /// The simulator's name.
         simulator: String,
-        /// `modal`, `runpod` or `replicate`.
+        /// `openai`, `modal`, `runpod` or `replicate`.
         table: &'static str,
         /// The key at fault.
         key: &'static str,
@@ -139,6 +144,7 @@ impl SimulatorConfig {
             api_key: None,
             models,
             seed: 0,
+            openai: OpenAiSettings::default(),
             modal: ModalSettings::default(),
             runpod: RunPodSettings::default(),
             replicate: ReplicateSettings::default(),
@@ -177,6 +183,7 @@ impl SimulatorConfig {
             }
         }
         for (table, broken) in [
+            ("openai", self.openai.out_of_range()),
             ("modal", self.modal.out_of_range()),
             ("runpod", self.runpod.out_of_range()),
             ("replicate", self.replicate.out_of_range()),

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::time;
 
 use crate::{
-    config::Kind,
+    config::{Kind, Server},
     connection::Connection,
     errors,
     fault::{FaultKind, Spoil},
@@ -39,15 +39,22 @@ pub(crate) async fn guard(
         return faulty(fault, &connection, next.run(request)).await;
     }
     let config = &service.config;
-    // vLLM guards its API and leaves health and metrics open; the others guard every route.
+    let path = request.uri().path();
+    // vLLM guards its API and leaves health and metrics open; the serverless providers guard every route.
     let guarded = match config.kind {
-        Kind::OpenAi | Kind::Golem => request.uri().path().starts_with("/v1"),
+        Kind::OpenAi | Kind::Golem => match service.server() {
+            Server::Vllm | Server::SgLang => path.starts_with("/v1"),
+            Server::LlamaCpp => !matches!(path, "/health" | "/v1/health"),
+            Server::Tgi => path.starts_with("/v1") && path != "/v1/models",
+            // It has no keys.
+            Server::Ollama => false,
+        },
         Kind::Modal | Kind::RunPod | Kind::Replicate => true,
     };
     match &config.api_key {
-        Some(key) if guarded && !presents(request.headers(), config.kind, key) => {
+        Some(key) if guarded && !presents(request.headers(), config.kind, service.server(), key) => {
             service.board.refused();
-            errors::usual(config.kind, StatusCode::UNAUTHORIZED)
+            errors::usual(config.kind, service.server(), StatusCode::UNAUTHORIZED)
         }
         Some(_) | None => next.run(request).await,
     }
@@ -90,11 +97,13 @@ fn answer(canned: Canned) -> Response {
     response
 }
 
-fn presents(headers: &HeaderMap, kind: Kind, key: &str) -> bool {
+fn presents(headers: &HeaderMap, kind: Kind, server: Server, key: &str) -> bool {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match kind {
         Kind::OpenAi | Kind::Golem | Kind::RunPod | Kind::Replicate => {
-            header("authorization").and_then(|value| value.strip_prefix("Bearer ")) == Some(key)
+            let given = header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+            given
+                .is_some_and(|given| given == key || server == Server::Tgi && given.eq_ignore_ascii_case(key))
         }
         Kind::Modal => key.split_once(':').is_some_and(|(id, secret)| {
             header("modal-key") == Some(id) && header("modal-secret") == Some(secret)
@@ -110,7 +119,7 @@ async fn struck(service: &Service, fault: &FaultKind, connection: &Connection) -
             let status = StatusCode::from_u16(*code).expect("checked to be between 400 and 599");
             let mut response = match body {
                 Some(body) => given(service.config.kind, status, body.clone()),
-                None => errors::usual(service.config.kind, status),
+                None => errors::usual(service.config.kind, service.server(), status),
             };
             if let Some(seconds) = retry_after_s {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*seconds));

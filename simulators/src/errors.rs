@@ -1,33 +1,32 @@
 //! The error bodies of each provider.
 //!
-//! vLLM's errors are JSON. The errors of Modal's own edge are plain text that begins with `modal-http:`. Replicate's
+//! A rented server's errors are in [`server`]. The errors of Modal's own edge are plain text that begins with `modal-http:`. Replicate's
 //! are in [`problem`].
 
 pub(crate) mod problem;
+pub(crate) mod server;
 
 use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use serde_json::json;
 
 use self::problem::Problem;
 use crate::{
-    config::Kind,
-    frames::error_body,
+    config::{Kind, Server},
     reply::{answer, json},
 };
 
-/// The answer that the provider itself gives with this status.
-pub(crate) fn usual(kind: Kind, status: StatusCode) -> Response {
+/// The answer that the provider itself gives with this status; a rented server in the words of its software.
+pub(crate) fn usual(kind: Kind, software: Server, status: StatusCode) -> Response {
     match (kind, status) {
-        (Kind::OpenAi | Kind::Golem, StatusCode::UNAUTHORIZED) => {
-            json(status, Bytes::from_static(br#"{"error":"Unauthorized"}"#))
-        }
         (Kind::OpenAi | Kind::Golem, _) => {
-            let reason = status.canonical_reason().unwrap_or("Error");
-            vllm(status, reason)
+            let reason = match status {
+                StatusCode::UNAUTHORIZED => "Invalid API Key",
+                _ => status.canonical_reason().unwrap_or("Error"),
+            };
+            server::refusal(software, status, reason)
         }
         (Kind::Modal, StatusCode::UNAUTHORIZED) => {
             modal(status, "missing credentials for proxy authorization")
@@ -39,20 +38,6 @@ pub(crate) fn usual(kind: Kind, status: StatusCode) -> Response {
         (Kind::RunPod, _) => runpod(status),
         (Kind::Replicate, _) => Problem::usual(status).into_response(),
     }
-}
-
-/// An error of vLLM, in its JSON.
-pub(crate) fn vllm(status: StatusCode, message: &str) -> Response {
-    let kind = match status {
-        StatusCode::BAD_REQUEST => "BadRequestError",
-        StatusCode::NOT_FOUND => "NotFoundError",
-        StatusCode::UNPROCESSABLE_ENTITY => "UnprocessableEntityError",
-        StatusCode::TOO_MANY_REQUESTS => "TooManyRequestsError",
-        StatusCode::NOT_IMPLEMENTED => "NotImplementedError",
-        StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailableError",
-        _ => "InternalServerError",
-    };
-    json(status, error_body(status.as_u16(), kind, message))
 }
 
 /// An error of Modal's edge, in its plain text.

@@ -4,23 +4,33 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::{
+    config::Server,
     request::Api,
     text::{Answer, Finish},
 };
 
 /// `usage`: the tokens that were really streamed.
-#[expect(clippy::struct_field_names, reason = "the names on the wire")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Usage {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<Details>,
+}
+
+/// vLLM's with `--enable-prompt-tokens-details`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct Details {
+    cached_tokens: u32,
 }
 
 impl Usage {
     pub(crate) fn of(answer: &Answer) -> Self {
         let (prompt_tokens, completion_tokens) = (answer.prompt_tokens, answer.token_count());
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+        let prompt_tokens_details = answer.cached_tokens.map(|cached_tokens| Details { cached_tokens });
+        let total_tokens = prompt_tokens + completion_tokens;
+        Self { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details }
     }
 }
 
@@ -28,6 +38,7 @@ impl Usage {
 #[derive(Clone, Debug)]
 pub(crate) struct Frames {
     pub(crate) api: Api,
+    pub(crate) server: Server,
     pub(crate) id: String,
     pub(crate) created: u64,
     pub(crate) model: String,
@@ -40,6 +51,8 @@ struct Envelope<'a> {
     created: u64,
     model: &'a str,
     choices: &'a [Choice<'a>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_fingerprint: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
 }
@@ -117,8 +130,19 @@ impl Frames {
         let mut choice =
             Choice { index: 0, delta: None, message: None, text: None, logprobs: None, finish_reason };
         match self.api {
+            // TGI's pieces are whole messages, each with its role.
+            Api::Chat if self.server == Server::Tgi => {
+                let content = Some(delta.content.unwrap_or(""));
+                choice.delta = Some(Delta { role: Some("assistant"), content });
+            }
             Api::Chat => choice.delta = Some(delta),
-            Api::Completion => choice.text = Some(delta.content.unwrap_or("")),
+            Api::Completion => {
+                choice.text = Some(delta.content.unwrap_or(""));
+                if self.server == Server::Tgi {
+                    // Always a text there.
+                    choice.finish_reason = Some(finish_reason.unwrap_or(""));
+                }
+            }
         }
         self.event(&[choice], None)
     }
@@ -137,7 +161,20 @@ impl Frames {
         choices: &'a [Choice<'a>],
         usage: Option<Usage>,
     ) -> Envelope<'a> {
-        Envelope { id: &self.id, object, created: self.created, model: &self.model, choices, usage }
+        let system_fingerprint = match self.server {
+            Server::Tgi => Some("3.3.6-dev0-native"),
+            Server::Ollama => Some("fp_ollama"),
+            Server::Vllm | Server::LlamaCpp | Server::SgLang => None,
+        };
+        Envelope {
+            id: &self.id,
+            object,
+            created: self.created,
+            model: &self.model,
+            choices,
+            system_fingerprint,
+            usage,
+        }
     }
 }
 
@@ -156,34 +193,12 @@ pub(crate) fn event(data: &[u8]) -> Bytes {
     Bytes::from([b"data: ", data, b"\n\n"].concat())
 }
 
-/// vLLM's error object for a failed engine.
-pub(crate) fn engine_error() -> Bytes {
-    error_body(
-        500,
-        "InternalServerError",
-        "EngineCore encountered an issue. See stack trace for the root cause.",
-    )
-}
+/// vLLM's message for a failed engine.
+pub(crate) const ENGINE: &str = "EngineCore encountered an issue. See stack trace for the root cause.";
 
 /// vLLM's message for a full accelerator memory.
 pub(crate) const OUT_OF_MEMORY: &str = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity \
      of 14.58 GiB of which 1.02 GiB is free.";
-
-/// vLLM's error object: `code` is the status as a number.
-pub(crate) fn error_body(code: u16, kind: &str, message: &str) -> Bytes {
-    #[derive(Serialize)]
-    struct Body<'a> {
-        error: Error<'a>,
-    }
-    #[derive(Serialize)]
-    struct Error<'a> {
-        message: &'a str,
-        r#type: &'a str,
-        param: Option<()>,
-        code: u16,
-    }
-    json(&Body { error: Error { message, r#type: kind, param: None, code } })
-}
 
 /// Serialises one of our own shapes.
 pub(crate) fn json(value: &impl Serialize) -> Bytes {
@@ -195,7 +210,13 @@ mod tests {
     use super::*;
 
     fn frames(api: Api) -> Frames {
-        Frames { api, id: "chatcmpl-7f3a".to_owned(), created: 1_795_420_800, model: "m".to_owned() }
+        Frames {
+            api,
+            server: Server::Vllm,
+            id: "chatcmpl-7f3a".to_owned(),
+            created: 1_795_420_800,
+            model: "m".to_owned(),
+        }
     }
 
     fn check(got: &Bytes, expected: &str) {
@@ -218,7 +239,8 @@ mod tests {
                 "{head}{{\"index\":0,\"delta\":{{}},\"logprobs\":null,\"finish_reason\":\"stop\"}}]}}\n\n"
             ),
         );
-        let usage = Usage { prompt_tokens: 24, completion_tokens: 7, total_tokens: 31 };
+        let usage =
+            Usage { prompt_tokens: 24, completion_tokens: 7, total_tokens: 31, prompt_tokens_details: None };
         check(
             &chat.usage(usage),
             &format!(
@@ -232,11 +254,5 @@ mod tests {
         let completion = frames(Api::Completion);
         assert_eq!(completion.role(), None);
         assert!(std::str::from_utf8(&completion.piece("Air")).unwrap().contains(r#""text":"Air""#));
-    }
-
-    #[test]
-    fn an_error_code_is_a_number() {
-        let expected = r#"{"error":{"message":"no","type":"NotFoundError","param":null,"code":404}}"#;
-        check(&error_body(404, "NotFoundError", "no"), expected);
     }
 }

@@ -43,6 +43,7 @@ mod edge;
 mod errors;
 mod outgoing;
 mod playback;
+mod prefixes;
 mod reply;
 
 // The providers, each on its own; none imports another.
@@ -60,8 +61,9 @@ pub mod rented;
 pub use bill::{Bill, BillKind, BillLine, GpuUsage, Price};
 pub use board::Stats;
 pub use config::{
-    ConfigError, Kind, MaxTokensKey, ModalSettings, OutputShape, ReplicateBilling, ReplicateSettings,
-    RunPodAccount, RunPodSettings, SimulatedModel, SimulatorConfig, WorkerAge,
+    ConfigError, Kind, MaxTokensKey, MetricsPage, ModalSettings, OpenAiSettings, OutputShape,
+    ReplicateBilling, ReplicateSettings, RunPodAccount, RunPodSettings, Server, SimulatedModel,
+    SimulatorConfig, WorkerAge,
 };
 pub use fault::{Fault, FaultError, FaultKind};
 pub use server::{Simulator, StartError, start};

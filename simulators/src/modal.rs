@@ -23,7 +23,7 @@ use tokio_util::sync::DropGuard;
 
 use self::calls::{Call, Calls, End, Plan, Submitted};
 use crate::{
-    config::Kind,
+    config::{Kind, Server},
     connection::Connection,
     edge, errors,
     fault::{Course, FaultKind, Spoil},
@@ -107,7 +107,7 @@ async fn result(
     }
     match query.get(CALL_ID).and_then(|id| app.calls.get(id)) {
         Some(call) if !expired(service, call.end().as_deref()) => hold(service, &call, &headers).await,
-        Some(_) | None => errors::usual(Kind::Modal, StatusCode::NOT_FOUND),
+        Some(_) | None => errors::usual(Kind::Modal, Server::Vllm, StatusCode::NOT_FOUND),
     }
 }
 
@@ -116,7 +116,7 @@ async fn hold(service: &Service, call: &Call, headers: &HeaderMap) -> Response {
     let limit = Duration::from_millis(service.config.modal.hold_limit_ms);
     if let Ok(end) = time::timeout(limit, call.ended()).await {
         return if end.died {
-            errors::usual(Kind::Modal, StatusCode::BAD_GATEWAY)
+            errors::usual(Kind::Modal, Server::Vllm, StatusCode::BAD_GATEWAY)
         } else {
             answer(StatusCode::OK, &end.outcome)
         };
@@ -285,7 +285,7 @@ fn refused(service: &Service, response: Response) -> Response {
 }
 
 fn too_many() -> Response {
-    errors::usual(Kind::Modal, StatusCode::TOO_MANY_REQUESTS)
+    errors::usual(Kind::Modal, Server::Vllm, StatusCode::TOO_MANY_REQUESTS)
 }
 
 fn unknown_call() -> Response {

@@ -3,7 +3,10 @@
 //! A [`Run`] is one request at the model. It waits for a slot or a container, waits until that is warm, is admitted, and
 //! ends with a line on the bill. Dropping a run leaves the queue or aborts the run, and bills what it has used.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -14,6 +17,7 @@ use crate::{
     clock::{Seconds, micros, sleep_until},
     config::{Kind, SimulatedModel, SimulatorConfig},
     containers::{Container, Containers, Sort},
+    prefixes::Prefixes,
     slots::{Slot, Slots},
 };
 
@@ -27,6 +31,7 @@ pub(crate) struct Model {
     /// A run's time is rounded up to this: RunPod tells and bills whole milliseconds.
     tick_micros: u64,
     capacity: Capacity,
+    prefixes: Mutex<Prefixes>,
     book: Arc<Book>,
     board: Arc<Board>,
 }
@@ -79,6 +84,7 @@ impl Model {
             price,
             tick_micros: if config.kind == Kind::RunPod { 1_000 } else { 1 },
             capacity,
+            prefixes: Mutex::new(Prefixes::new(settings.prefix_cache_tokens)),
             book: Arc::clone(book),
             board: Arc::clone(board),
         })
@@ -88,11 +94,24 @@ impl Model {
         self.index
     }
 
+    /// How many tokens of a prompt are in its prefix cache, where the whole prompt is from now on.
+    pub(crate) fn read_prefix(&self, prompt: &str) -> Option<u32> {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).read(prompt)
+    }
+
     /// The containers of a serverless model; `None` for a rented server.
     pub(crate) fn containers(&self) -> Option<&Arc<Containers>> {
         match &self.capacity {
             Capacity::Containers(containers) => Some(containers),
             Capacity::Slots(_) => None,
+        }
+    }
+
+    /// Whether the model of a rented server is in its memory.
+    pub(crate) fn is_loaded(&self) -> bool {
+        match &self.capacity {
+            Capacity::Slots(slots) => slots.is_loaded(),
+            Capacity::Containers(_) => true,
         }
     }
 

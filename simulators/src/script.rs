@@ -5,11 +5,14 @@
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use bytes::Bytes;
 
 use crate::{
+    config::Server,
+    errors::server,
     fault::FaultKind,
-    frames::{self, DONE, Frames, GARBAGE_BODY, GARBAGE_EVENT, Usage},
+    frames::{self, DONE, ENGINE, Frames, GARBAGE_BODY, GARBAGE_EVENT, Usage},
     text::Answer,
 };
 
@@ -83,8 +86,15 @@ pub(crate) fn stream(
         }
         Some(Break::Stall) => vec![Act::Stall],
         Some(Break::Error) => {
-            let error = frames::event(&frames::engine_error());
-            vec![Act::Abort, Act::Send(error), Act::TellBilling, Act::Send(DONE)]
+            let error =
+                server::frame(frames.server, ENGINE).map(|error| frames::event(&frames::json(&error)));
+            match (frames.server, error) {
+                // It ends with what it has said.
+                (Server::LlamaCpp, Some(error)) => vec![Act::Abort, Act::Send(error)],
+                (_, Some(error)) => vec![Act::Abort, Act::Send(error), Act::TellBilling, Act::Send(DONE)],
+                // Ollama writes the error as a piece without text, and no more.
+                (_, None) => vec![Act::Abort, Act::Send(frames.piece(""))],
+            }
         }
         Some(Break::Silent) => vec![Act::Abort],
         Some(Break::Cut | Break::Truncate) => vec![Act::Abort, Act::Cut],
@@ -106,7 +116,10 @@ pub(crate) fn whole(
     let acts = match broken.map(|(_, how)| how) {
         Some(Break::Stall) => vec![Act::Stall],
         Some(Break::Silent) => vec![Act::Abort],
-        Some(Break::Error) => vec![Act::Abort, Act::Send(frames::engine_error())],
+        Some(Break::Error) => {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            vec![Act::Abort, Act::Send(frames::json(&server::body(frames.server, status, ENGINE)))]
+        }
         Some(Break::Truncate) => {
             let body = frames.whole(answer);
             vec![Act::Abort, Act::Send(body.slice(..body.len() / 2)), Act::Cut]
@@ -152,11 +165,17 @@ mod tests {
 
     fn answer() -> Answer {
         let tokens = ["[simulated]", " a", " b", " c"].map(str::to_owned).to_vec();
-        Answer { tokens, finish: Finish::Stop, prompt_tokens: 5 }
+        Answer { tokens, finish: Finish::Stop, prompt_tokens: 5, cached_tokens: None }
     }
 
     fn play(fault: Option<&FaultKind>, per_chunk: u32) -> Vec<(u64, String)> {
-        let frames = Frames { api: Api::Chat, id: "c".to_owned(), created: 0, model: "m".to_owned() };
+        let frames = Frames {
+            api: Api::Chat,
+            server: Server::Vllm,
+            id: "c".to_owned(),
+            created: 0,
+            model: "m".to_owned(),
+        };
         let show = |act: Act| match act {
             Act::Send(bytes) => {
                 let text = String::from_utf8(bytes.to_vec()).unwrap();

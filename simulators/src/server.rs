@@ -16,7 +16,7 @@ use crate::{
     bill::Bill,
     board::Stats,
     clock::micros,
-    config::{ConfigError, Kind, SimulatorConfig},
+    config::{ConfigError, Kind, MetricsPage, SimulatorConfig},
     connection::{Connection, Door},
     control, edge, errors,
     fault::Fault,
@@ -84,7 +84,7 @@ pub async fn start(config: SimulatorConfig, shutdown: CancellationToken) -> Resu
 
 fn routes(service: &Arc<Service>) -> Router {
     let api = match service.config.kind {
-        Kind::OpenAi | Kind::Golem => openai::routes(service).merge(openai::probes(service)),
+        Kind::OpenAi | Kind::Golem => openai::routes(service).merge(openai::watched(service)),
         Kind::Modal => openai::routes(service).merge(modal::routes(service)),
         Kind::RunPod => runpod::routes(service),
         Kind::Replicate => replicate::routes(service),
@@ -137,6 +137,11 @@ impl Simulator {
     /// Takes all faults of routes away.
     pub fn clear_route_faults(&self) {
         self.service.control.clear();
+    }
+
+    /// Changes what the pages of metrics of a rented server are like.
+    pub fn set_metrics(&self, page: MetricsPage) {
+        self.service.set_metrics_page(page);
     }
 
     /// The fault in force, with the rest of its count.

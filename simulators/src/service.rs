@@ -17,7 +17,7 @@ use crate::{
     bill::{Bill, Book},
     board::Board,
     clock::Clock,
-    config::{Kind, SimulatedModel, SimulatorConfig},
+    config::{Kind, MetricsPage, Server, SimulatedModel, SimulatorConfig},
     fault::{FaultBox, FaultKind},
     fleet::Fleet,
     model::Model,
@@ -45,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) fleets: Vec<Arc<Fleet>>,
     chance: Mutex<StdRng>,
     requests: AtomicU64,
+    metrics_page: Mutex<MetricsPage>,
+    engine_steps: AtomicU64,
 }
 
 impl Service {
@@ -76,8 +78,33 @@ impl Service {
             clock: Clock::new(started_unix_us),
             chance: Mutex::new(StdRng::seed_from_u64(config.seed)),
             requests: AtomicU64::new(0),
+            metrics_page: Mutex::new(config.openai.metrics),
+            engine_steps: AtomicU64::new(1),
             config,
         })
+    }
+
+    /// The software that the server runs.
+    pub(crate) fn server(&self) -> Server {
+        match self.config.kind {
+            Kind::OpenAi => self.config.openai.server,
+            Kind::Golem | Kind::Modal | Kind::RunPod | Kind::Replicate => Server::Vllm,
+        }
+    }
+
+    /// What its pages of metrics are like now.
+    pub(crate) fn metrics_page(&self) -> MetricsPage {
+        *self.metrics_page.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what its pages of metrics are like.
+    pub(crate) fn set_metrics_page(&self, page: MetricsPage) {
+        *self.metrics_page.lock().unwrap_or_else(PoisonError::into_inner) = page;
+    }
+
+    /// The steps of its engine, one more at each look while it moves.
+    pub(crate) fn engine_steps(&self, moves: bool) -> u64 {
+        self.engine_steps.fetch_add(u64::from(moves), Ordering::Relaxed)
     }
 
     /// A model by its wire name.

@@ -49,9 +49,7 @@ impl Slots {
         let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
         let now = Instant::now();
         let mut load = self.load();
-        let unloaded = !self.unload_after.is_zero()
-            && load.idle_since.is_some_and(|since| now.duration_since(since) >= self.unload_after);
-        if unloaded || load.ready_at.is_none() {
+        if self.is_unloaded(&load, now) || load.ready_at.is_none() {
             load.ready_at = Some(now + self.load_time);
         }
         load.taken += 1;
@@ -59,6 +57,18 @@ impl Slots {
         let ready_at = load.ready_at.unwrap_or(now);
         drop(load);
         Slot { slots: Arc::clone(self), ready_at, _permit: permit }
+    }
+
+    /// Whether the model is loaded now.
+    pub(crate) fn is_loaded(&self) -> bool {
+        let (load, now) = (self.load(), Instant::now());
+        !self.is_unloaded(&load, now) && load.ready_at.is_some_and(|at| at <= now)
+    }
+
+    /// Whether it was idle for so long that it is not loaded any more.
+    fn is_unloaded(&self, load: &Load, now: Instant) -> bool {
+        !self.unload_after.is_zero()
+            && load.idle_since.is_some_and(|since| now.duration_since(since) >= self.unload_after)
     }
 
     fn load(&self) -> MutexGuard<'_, Load> {

@@ -20,6 +20,8 @@ pub(crate) struct Answer {
     pub(crate) tokens: Vec<String>,
     pub(crate) finish: Finish,
     pub(crate) prompt_tokens: u32,
+    /// Of them, those that a prefix cache had; `None` where nothing is said of one.
+    pub(crate) cached_tokens: Option<u32>,
 }
 
 /// Why the model stopped.
@@ -73,7 +75,7 @@ pub(crate) fn compose(
         tokens.push(format!(" {}", WORDS[index]));
     }
     let finish = if count < wanted { Finish::Length } else { Finish::Stop };
-    let mut answer = Answer { tokens, finish, prompt_tokens: prompt.tokens };
+    let mut answer = Answer { tokens, finish, prompt_tokens: prompt.tokens, cached_tokens: None };
     cut_at_stop(&mut answer, stop);
     answer
 }

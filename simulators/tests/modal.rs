@@ -95,7 +95,14 @@ async fn idle_time_is_billed_when_the_container_scales_down() {
 #[tokio::test]
 async fn health_starts_no_container() {
     let rig = serve(Kind::Modal, model()).await;
-    let expected = json!({ "status": "ok", "model": "llama", "region": "us-east", "containers": 0 });
+    let expected = json!({
+        "status": "ok",
+        "model": "llama",
+        "models": ["llama"],
+        "region": "us-east",
+        "containers": 0,
+        "contract": 1,
+    });
     assert_eq!(rig.get_json("/health").await, expected);
     assert!(rig.simulator.bill().lines.is_empty());
 }

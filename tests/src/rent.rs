@@ -15,7 +15,8 @@ use keepers::{
     account::Account,
     config::{KeeperConfig, PoolSettings},
     keeper::{Keeper, KeeperError},
-    landlord::{CallError, Census, Ending, Known, Landlord, Order, Ordered, Quote, Rules, Steps},
+    landlord::Landlord,
+    landlords::quick::Quick,
     operator::Operator,
     policy::{Bounds, Policy},
     probe::HttpProber,
@@ -31,58 +32,9 @@ use transport::LinkConfig;
 
 use crate::{roles, wait};
 
-/// A landlord with quick rules: lists each few milliseconds, and looks that span no minute.
-pub struct Hasty(pub Arc<dyn Landlord>);
-
-impl Landlord for Hasty {
-    fn rules(&self) -> Rules {
-        Rules {
-            list_every: Duration::from_millis(40),
-            looks_span: Duration::from_millis(200),
-            broken_for: Duration::from_millis(500),
-            ..self.0.rules()
-        }
-    }
-
-    fn quote<'a>(&'a self, pool: &'a PoolId) -> BoxFuture<'a, Result<Vec<Quote>, CallError>> {
-        self.0.quote(pool)
-    }
-
-    fn order<'a>(
-        &'a self,
-        order: &'a Order,
-        steps: &'a dyn Steps,
-    ) -> BoxFuture<'a, Result<Ordered, CallError>> {
-        self.0.order(order, steps)
-    }
-
-    fn list<'a>(&'a self, known: &'a [Known]) -> BoxFuture<'a, Result<Census, CallError>> {
-        self.0.list(known)
-    }
-
-    fn end<'a>(
-        &'a self,
-        machine: &'a Known,
-        steps: &'a dyn Steps,
-    ) -> BoxFuture<'a, Result<Ending, CallError>> {
-        self.0.end(machine, steps)
-    }
-
-    fn cordon<'a>(&'a self, machine: &'a Known) -> BoxFuture<'a, Result<(), CallError>> {
-        self.0.cordon(machine)
-    }
-
-    fn park<'a>(&'a self, machine: &'a Known) -> BoxFuture<'a, Result<(), CallError>> {
-        self.0.park(machine)
-    }
-
-    fn wake<'a>(&'a self, machine: &'a Known, steps: &'a dyn Steps) -> BoxFuture<'a, Result<(), CallError>> {
-        self.0.wake(machine, steps)
-    }
-
-    fn attend(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
-        Arc::clone(&self.0).attend(shutdown)
-    }
+/// Lists each few milliseconds, and looks that span no minute.
+pub fn hasty(landlord: Arc<dyn Landlord>) -> Arc<Quick> {
+    Arc::new(Quick::new(landlord, Duration::from_millis(40)))
 }
 
 /// Counts the steps of a keeper, and stops it for ever at one of them.
@@ -132,6 +84,7 @@ pub fn pool(pool: &str, account: &str, sku: &str, places: &[&str], least: u32) -
         places: places.iter().map(|place| (*place).to_owned()).collect(),
         slots: 2,
         usd_per_hour_max: "10".parse().unwrap(),
+        job_usd_per_hour: None,
         models: vec![schemas::catalog::token_of(roles::MODEL).unwrap()],
         model: "m".into(),
         health_path: "/health".into(),

@@ -20,7 +20,7 @@ use workers::{
     JournalMode, Pool, PoolConfig, PoolModel,
     adapters::{OpenAiConfig, Secret},
     provider::Provider,
-    rented::{Rented, RentedConfig},
+    rented::{Isolation, Rented, RentedConfig},
 };
 
 /// The one model of most tests.
@@ -133,7 +133,9 @@ pub fn rented_pool_config(
     secret: &str,
 ) -> PoolConfig {
     let server = OpenAiConfig { idle_timeout: Duration::from_secs(5), ..OpenAiConfig::new("") };
-    let machines = Arc::new(Rented::new(RentedConfig { server, secret: Some(Secret::new(secret)), slots }));
+    let secret = Some(Secret::new(secret));
+    let machines = RentedConfig { server, secret, slots, affinity: true, isolation: Isolation::Tenant };
+    let machines = Arc::new(Rented::new(machines));
     let config = pool_config(urls, pool, worker, slots, ack_wait, machines.clone());
     PoolConfig { machines: Some(machines), rented: true, ..config }
 }

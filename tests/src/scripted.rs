@@ -124,7 +124,7 @@ impl Provider for Scripted {
                 _ => format!("scripted {}", call.model),
             };
             let output = Output { text, finish_reason: "stop".into() };
-            let usage = Usage { prompt_tokens: 1, completion_tokens: 2, estimated: false };
+            let usage = Usage { prompt_tokens: 1, completion_tokens: 2, ..Usage::default() };
             Ended {
                 outcome: Ok(Success { output, usage }),
                 used: vec![inference(call)],

@@ -47,6 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         key: schemas::AttemptKey::of("bench", 1),
         model: "m".to_owned(),
         sku: "standard".to_owned(),
+        tenant: schemas::Tenant::default(),
         input: Input::Prompt("Why is the sky blue?".to_owned()),
         params: Params { max_tokens: Some(24), ..Params::default() },
         timeout: Duration::from_secs(10),

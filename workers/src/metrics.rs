@@ -3,6 +3,8 @@
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use schemas::{PoolId, UsdNanos, cost::Purpose, failure::FailureClass, handover::RefusedBecause};
 
+use crate::rented::{affinity::Done, seats::Measured};
+
 /// A pool's own metrics, made once: a handle costs nothing to use, a label made of text does.
 pub struct PoolMetrics {
     pool: PoolId,
@@ -10,6 +12,7 @@ pub struct PoolMetrics {
     seconds: Histogram,
     useful: Counter,
     waiting: Gauge,
+    at_server: Gauge,
 }
 
 impl PoolMetrics {
@@ -19,7 +22,8 @@ impl PoolMetrics {
         Self {
             running: gauge!("workers_jobs_running", "pool" => name.clone()),
             seconds: histogram!("workers_call_seconds", "pool" => name.clone()),
-            useful: counter!("workers_cost_nanodollars_total", "pool" => name, "purpose" => "useful"),
+            useful: counter!("workers_cost_nanodollars_total", "pool" => name.clone(), "purpose" => "useful"),
+            at_server: gauge!("workers_server_requests_waiting", "pool" => name),
             waiting: gauge!("workers_attempts_waiting"),
             pool: pool.clone(),
         }
@@ -35,6 +39,11 @@ impl PoolMetrics {
     pub fn waits(&self) -> Running {
         self.waiting.increment(1.0);
         Running(self.waiting.clone())
+    }
+
+    /// So many requests wait at the provider's server, others' included, as far as it says.
+    pub fn waits_at_server(&self, requests: u32) {
+        self.at_server.set(f64::from(requests));
     }
 
     /// A call to the provider ended well.
@@ -59,6 +68,60 @@ impl PoolMetrics {
         };
         let labels = [("pool", self.pool.to_string()), ("purpose", purpose.to_owned())];
         counter!("workers_cost_nanodollars_total", &labels).increment(amount.get());
+    }
+}
+
+/// What a pool of rented machines saves by prompts that begin alike; made once.
+pub struct CacheMetrics {
+    pool: String,
+    fullest: Gauge,
+    prompt: Counter,
+    predicted: Counter,
+    cached: Counter,
+    unmeasured: Counter,
+    flushed: Counter,
+    saved: Counter,
+}
+
+impl CacheMetrics {
+    /// The metrics of one pool.
+    pub fn new(pool: &PoolId) -> Self {
+        let pool = pool.to_string();
+        Self {
+            fullest: gauge!("workers_machine_fullest_over_mean", "pool" => pool.clone()),
+            prompt: counter!("workers_prompt_tokens_total", "pool" => pool.clone()),
+            predicted: counter!("workers_prompt_tokens_predicted_total", "pool" => pool.clone()),
+            cached: counter!("workers_prompt_tokens_cached_total", "pool" => pool.clone()),
+            unmeasured: counter!("workers_prompts_unmeasured_total", "pool" => pool.clone()),
+            flushed: counter!("workers_caches_flushed_total", "pool" => pool.clone()),
+            saved: counter!("workers_prefill_saved_nanodollars_total", "pool" => pool.clone()),
+            pool,
+        }
+    }
+
+    /// A job was given to a machine, and the fullest then is so many times as full as all together.
+    pub fn placed(&self, reason: &'static str, fullest: Option<f64>) {
+        counter!("workers_placements_total", "pool" => self.pool.clone(), "reason" => reason).increment(1);
+        if let Some(fullest) = fullest {
+            self.fullest.set(fullest);
+        }
+    }
+
+    /// A job ended well. `saved` is what its cached tokens would have cost, dollars.
+    pub fn answered(&self, done: &Done, measured: &Measured, saved: UsdNanos) {
+        self.prompt.increment(done.prompt);
+        self.predicted.increment(measured.predicted);
+        match done.cached {
+            Some(cached) => self.cached.increment(cached),
+            None => self.unmeasured.increment(1),
+        }
+        self.flushed.increment(u64::from(measured.flushed));
+        self.saved.increment(saved.get());
+        if !done.first_token.is_zero() {
+            let share = done.share_cached();
+            let labels = [("pool", self.pool.clone()), ("cached", share.to_owned())];
+            histogram!("workers_first_token_seconds", &labels).record(done.first_token.as_secs_f64());
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! the grace period it stops what still runs, which is given back; what does not end within some seconds is abandoned and
 //! delivered again.
 
+mod look;
 mod start;
 
 use std::{
@@ -72,6 +73,8 @@ pub struct Pool {
     offers: Subscriber,
     orders: Subscriber,
     sight: watch::Receiver<Sight>,
+    /// The last check of the provider that was taken in.
+    checks: Option<u64>,
     /// What may run, where the pool rents machines.
     capacity: Option<watch::Receiver<Capacity>>,
     ledger: Ledger,
@@ -287,11 +290,6 @@ impl Pool {
             }
             Meaning::Nothing => {}
         }
-    }
-
-    fn look_at_provider(&mut self) {
-        let sight = *self.sight.borrow_and_update();
-        self.shift.provider(sight, self.kit.config.provider.warmable(), self.kit.clock.now());
     }
 
     /// Rented machines came or went.

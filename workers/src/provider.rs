@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use schemas::{
-    AttemptKey, JobId, MachineId, Micros, UsdNanos,
+    AttemptKey, JobId, MachineId, Micros, Tenant, UsdNanos,
     check::Checked,
     failure::Failure,
     job::{Input, Params},
@@ -16,7 +16,10 @@ use schemas::{
     reply::{Output, Usage},
 };
 
-use crate::check::{self, Asked};
+use crate::{
+    adapters::load::ServerLoad,
+    check::{self, Asked},
+};
 
 /// One attempt, as an adapter sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +34,8 @@ pub struct Call {
     pub model: String,
     /// The pool's name for the machine. An adapter repeats it where the provider names no machine itself.
     pub sku: String,
+    /// Whose job it is.
+    pub tenant: Tenant,
     /// The model's input.
     pub input: Input,
     /// Sampling parameters.
@@ -163,6 +168,19 @@ pub struct Sight {
     pub up: Option<bool>,
     /// How long a small request takes there and back, where that was measured.
     pub round_trip: Option<Duration>,
+    /// How busy it is; `None` where it does not say.
+    pub load: Option<ServerLoad>,
+    /// Which check said so, counted from 0.
+    pub check: Option<u64>,
+}
+
+/// Models that a pool asks for and that its provider does not list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The models.
+    pub models: Vec<String>,
+    /// What it lists.
+    pub listed: Vec<String>,
 }
 
 /// A provider. Dropping the future of `run` or `reattach` ends the call as far as the provider lets us.
@@ -229,6 +247,18 @@ pub trait Provider: Send + Sync + 'static {
 
     /// How long one small request takes from here to where jobs go, on an open connection. `None`, the default, where nobody answers.
     fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(async { None })
+    }
+
+    /// How busy it is, others' work included, as the last health check found it; `None`, the default, where it does not say.
+    fn load(&self) -> Option<ServerLoad> {
+        None
+    }
+
+    /// Which of these models, by their names at the provider, it does not list; `None`, the default, when it lists all of them, or has
+    /// no list that decides.
+    fn missing<'a>(&'a self, models: &'a [String]) -> BoxFuture<'a, Option<Missing>> {
+        let _ = models;
         Box::pin(async { None })
     }
 

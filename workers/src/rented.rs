@@ -11,8 +11,11 @@
 //! machine that leaves `ready` gets no new job; its running jobs go on. A job costs the time on its slot at the slot's price;
 //! what no job used is booked by the keeper.
 
+pub mod affinity;
+mod call;
 pub mod seats;
 pub mod shares;
+mod watched;
 
 use std::{
     collections::HashMap,
@@ -24,7 +27,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::{
+    StreamExt as _,
+    future::{BoxFuture, join_all},
+    stream,
+};
 use reqwest::Client;
 use schemas::{
     MachineId, Micros, PoolId, WorkerId,
@@ -33,33 +40,36 @@ use schemas::{
     heartbeat::MachineLoad,
     machine::Machine,
     prices::Used,
-    time::Clock as _,
 };
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, error::Elapsed, sleep, sleep_until, timeout, timeout_at},
+    time::{error::Elapsed, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 use transport::{
-    PublishError, SystemClock,
+    PublishError,
     bucket::{Bucket, ReadError},
     follow::{Follower, News},
 };
 
 use self::{
-    seats::{Capacity, Seats, Taken, Verdict},
+    seats::{Capacity, Seats},
     shares::{Division, Shares},
 };
 use crate::{
     adapters::{BuildError, OpenAi, OpenAiConfig, Secret, http::BaseUrl},
     clock::{Clock, Now},
-    metrics,
+    metrics::CacheMetrics,
     provider::{Call, Ended, Health, Progress, Provider, Rate, UsedItem},
 };
 
 /// How often the row of shares is read when nothing calls for it: how fast workers learn of each other.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often servers are asked how busy they are, where that decides.
+const LOAD_EVERY: Duration = Duration::from_secs(5);
+/// Servers that are asked at once.
+const ASKED_AT_ONCE: usize = 8;
 /// How long one read or write of the row may take.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How often a row is read again because another worker was first, before the next look.
@@ -80,6 +90,21 @@ pub struct RentedConfig {
     pub secret: Option<Secret>,
     /// The most jobs that one worker runs at a time.
     pub slots: u32,
+    /// Whether a job goes to a machine that has its prompt's beginning cached; else always to the least loaded.
+    pub affinity: bool,
+    /// Who may share what a machine has cached.
+    pub isolation: Isolation,
+}
+
+/// Who may share cached beginnings of prompts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// Each tenant only its own: how quick an answer comes tells what others asked.
+    #[default]
+    Tenant,
+    /// All tenants.
+    None,
 }
 
 /// What a worker gives to its machines' task.
@@ -112,6 +137,8 @@ pub struct Rented {
     wake: Notify,
     /// The next change of the capacity has moved.
     paused: Notify,
+    /// Those of its pool, once that is known.
+    caches: OnceLock<CacheMetrics>,
 }
 
 /// Why the shares are not read or not stored now.
@@ -163,6 +190,7 @@ impl Rented {
             capacity: watch::channel(Capacity::default()).0,
             wake: Notify::new(),
             paused: Notify::new(),
+            caches: OnceLock::new(),
         }
     }
 
@@ -199,6 +227,7 @@ impl Rented {
 
     /// Follows the machines and keeps this worker's shares of them, until `stop`; then gives all shares up.
     pub async fn attend(self: Arc<Self>, desk: Desk, stop: CancellationToken) {
+        self.caches.get_or_init(|| CacheMetrics::new(&desk.pool));
         let me = format!("{}.{}", desk.worker, desk.started.get());
         let mut division = Division::new(me, self.config.slots);
         let key = shares_key(&desk.pool);
@@ -215,6 +244,7 @@ impl Rented {
             () = stop.cancelled() => {}
             () = desk.rows.run(|news| self.hear(news)) => {}
             () = self.tell() => {}
+            () = self.look(), if self.config.affinity => {}
             () = dividing => {}
         }
         if timeout(ANSWER, leave(division.me(), &desk.shares, &key)).await.is_err() {
@@ -347,6 +377,26 @@ impl Rented {
         }
     }
 
+    /// Asks the servers how much waits there: others may use them too. Those whose software has no such metrics are not asked.
+    async fn look(&self) {
+        loop {
+            sleep(LOAD_EVERY).await;
+            let servers: Vec<_> = {
+                let state = self.lock();
+                let known = state.servers.iter();
+                known
+                    .filter_map(|(machine, server)| Some((machine.clone(), server.adapter.clone()?)))
+                    .collect()
+            };
+            let asked =
+                stream::iter(servers).for_each_concurrent(ASKED_AT_ONCE, |(machine, adapter)| async move {
+                    let load = adapter.read_load().await;
+                    self.lock().seats.told(&machine, load.as_ref());
+                });
+            asked.await;
+        }
+    }
+
     fn publish(&self) {
         let capacity = self.lock().seats.capacity(self.clock.steady());
         self.capacity.send_if_modified(|told| std::mem::replace(told, capacity) != capacity);
@@ -359,84 +409,6 @@ impl Rented {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Takes a slot of the least loaded machine.
-    fn sit(&self, avoid: &[MachineId]) -> Option<(Slot<'_>, Arc<OpenAi>)> {
-        let mut avoid = avoid.to_vec();
-        let mut state = self.lock();
-        loop {
-            let taken = state.seats.take(&avoid, self.clock.steady())?;
-            let server = state.servers.get(&taken.machine).cloned();
-            if let Some(Server { adapter: Some(adapter), last_token, .. }) = server {
-                drop(state);
-                let slot = Slot { rented: self, taken, last_token, left: false };
-                return Some((slot, adapter));
-            }
-            // It has been said already that it cannot be called.
-            state.seats.left(&taken, Verdict::Fault(FailureClass::Misconfigured), self.clock.steady());
-            avoid.push(taken.machine);
-        }
-    }
-
-    /// Makes the call, at another machine where one fails at once by its own fault.
-    async fn attempt(&self, call: &Call, progress: &dyn Progress) -> Ended {
-        let end = Instant::now() + call.timeout;
-        let (mut used, mut faulty) = (Vec::new(), Vec::new());
-        let mut last: Option<Failure> = None;
-        while faulty.len() < MACHINES && Instant::now() < end {
-            let Some((slot, adapter)) = self.sit(&faulty) else { break };
-            let machine = slot.taken.machine.clone();
-            progress.placed(&slot.used(Duration::ZERO));
-            let told = AtomicU64::new(0);
-            let watched = Watched { inner: progress, last_token: &slot.last_token, told: &told };
-            let called = timeout_at(end, adapter.run(call, &watched)).await;
-            let ended = called.unwrap_or_else(|_| {
-                Ended::unbilled(Failure::new(FailureClass::Timeout, "not done within the call's time limit"))
-            });
-            let silent = silent_for(told.load(Ordering::Relaxed), self.now().wall);
-            let idle = self.config.server.idle_timeout;
-            let fault = match &ended.outcome {
-                Err(failure) if speaks_against(failure.class, silent, idle) => Some(failure.clone()),
-                Ok(_) | Err(_) => None,
-            };
-            let class = fault.as_ref().map(|failure| failure.class);
-            used.push(slot.leave(&ended, class));
-            let Some(failure) = fault else {
-                return Ended { used, estimated: false, ..ended };
-            };
-            let (class, message) = (failure.class, &failure.message);
-            metrics::machine_failed(class);
-            warn!(%machine, %class, message, "a machine failed a job, it is spared for a while");
-            last =
-                Some(Failure::new(class, format!("machine {machine}: {message}")).after(wait_of(&failure)));
-            faulty.push(machine);
-            let begun = told.load(Ordering::Relaxed) > 0;
-            // Output that somebody follows does not begin anew in the middle of an attempt, and a job that has waited for long
-            // is for its dispatcher to place.
-            if begun || class == FailureClass::Timeout {
-                break;
-            }
-        }
-        // It was accepted for a slot that is gone: as if the provider had taken the machine away.
-        let gone =
-            || Failure::new(FailureClass::Preempted, "no machine of the pool has a free slot any more");
-        let failure = self.of_the_pool(last.unwrap_or_else(gone), &faulty);
-        Ended { used, ..Ended::unbilled(failure) }
-    }
-
-    /// What the failure of one machine means for its pool. A key that one machine refuses, or a model that one machine does not
-    /// have, would close the whole pool at the dispatcher until somebody acts; that is right only if it is so everywhere.
-    fn of_the_pool(&self, failure: Failure, faulty: &[MachineId]) -> Failure {
-        let whole_pool = matches!(failure.class, FailureClass::Authentication | FailureClass::Misconfigured);
-        if whole_pool && self.lock().seats.any_but(faulty) {
-            return Failure { class: FailureClass::ProviderDown, ..failure };
-        }
-        failure
-    }
-}
-
-fn wait_of(failure: &Failure) -> Option<Duration> {
-    failure.retry_after_us.map(Duration::from_micros)
 }
 
 /// Forgets the machine whose key this is.
@@ -458,117 +430,6 @@ async fn leave(me: &str, bucket: &Bucket, key: &str) {
             Ok(Some(_)) => return,
             Err(error) => return debug!(%error, "shares of machines not given up"),
         }
-    }
-}
-
-/// How long nothing came; `None` if nothing ever did.
-fn silent_for(last_token: u64, now: Micros) -> Option<Duration> {
-    (last_token > 0).then(|| now.since(Micros::new(last_token)))
-}
-
-/// Whether a failure is a fault of the machine, and not of the job or of how much runs there. A job that was still being written
-/// when its time was up is no fault.
-fn speaks_against(class: FailureClass, silent: Option<Duration>, idle: Duration) -> bool {
-    use FailureClass as C;
-    match class {
-        C::ProviderDown | C::Connection | C::Preempted | C::Authentication | C::Misconfigured => true,
-        C::Timeout => silent.is_none_or(|silent| silent >= idle / 2),
-        C::RateLimited
-        | C::Capacity
-        | C::OutOfMemory
-        | C::InvalidRequest
-        | C::Refused
-        | C::WorkerLost
-        | C::Poison
-        | C::Undecodable
-        | C::Cancelled
-        | C::NoPool
-        | C::IdTaken => false,
-    }
-}
-
-/// A slot that a call uses. Dropped with its call, it is free again.
-struct Slot<'a> {
-    rented: &'a Rented,
-    taken: Taken,
-    last_token: Arc<AtomicU64>,
-    left: bool,
-}
-
-impl Slot<'_> {
-    /// What so much time on it is.
-    fn used(&self, span: Duration) -> UsedItem {
-        let rate = Rate { machine: Some(self.taken.machine.clone()), hour_usd: self.taken.hour_usd };
-        UsedItem { sku: self.taken.sku.clone(), item: ITEM, used: Used::Time(span), rate: Some(rate) }
-    }
-
-    /// The call has ended, by the machine's fault or not. Gives the time that it used.
-    fn leave(mut self, ended: &Ended, fault: Option<FailureClass>) -> UsedItem {
-        let verdict = match (fault, &ended.outcome) {
-            (Some(class), _) => Verdict::Fault(class),
-            (None, Ok(_)) => Verdict::Good,
-            (None, Err(_)) => Verdict::Silent,
-        };
-        if verdict == Verdict::Good {
-            // An answer in one piece is a token, too.
-            self.last_token.fetch_max(SystemClock.now().get(), Ordering::Relaxed);
-        }
-        let until = self.free(verdict);
-        self.used(until.saturating_sub(self.taken.at))
-    }
-
-    /// Frees the slot and says when.
-    fn free(&mut self, verdict: Verdict) -> Duration {
-        let mut state = self.rented.lock();
-        // Read under the lock, so that what is booked is what a heartbeat says.
-        let now = self.rented.clock.steady();
-        if std::mem::replace(&mut self.left, true) {
-            return now;
-        }
-        state.seats.left(&self.taken, verdict, now);
-        drop(state);
-        self.rented.publish();
-        if matches!(verdict, Verdict::Fault(_)) {
-            self.rented.paused.notify_one();
-        }
-        now
-    }
-}
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        if !self.left {
-            self.free(Verdict::Silent);
-        }
-    }
-}
-
-/// Notes when output comes.
-struct Watched<'a> {
-    inner: &'a dyn Progress,
-    last_token: &'a AtomicU64,
-    /// The same, of this call alone.
-    told: &'a AtomicU64,
-}
-
-impl Progress for Watched<'_> {
-    fn submitting(&self) -> BoxFuture<'_, ()> {
-        self.inner.submitting()
-    }
-
-    fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
-        self.inner.started(run)
-    }
-
-    fn token(&self, text: &str) {
-        let now = SystemClock.now().get();
-        self.last_token.store(now, Ordering::Relaxed);
-        self.told.store(now, Ordering::Relaxed);
-        self.inner.token(text);
-    }
-
-    fn taken_back(&self) -> BoxFuture<'_, Failure> {
-        self.inner.taken_back()
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod beat;
 mod inbox;
+mod room;
 #[cfg(test)]
 mod tests;
 mod warm;
@@ -140,6 +141,10 @@ pub struct Shift {
     succeeded: u64,
     failed: u64,
     slots: u32,
+    /// Slots left free because requests of others wait at the provider's server.
+    others: u32,
+    /// The most jobs that ran at once since the last look at that server.
+    most: usize,
     /// What an hour of a slot costs, in a pool that rents machines.
     slot_hour: Option<UsdNanos>,
     /// What is to be told of rented machines with the next heartbeat, and when that was told last.
@@ -153,6 +158,8 @@ impl Shift {
         let recent = post.models.iter().map(|m| (m.model.clone(), Recent::default())).collect();
         Self {
             slots: post.slots,
+            others: 0,
+            most: 0,
             slot_hour: None,
             loads: None,
             loads_told: None,
@@ -186,7 +193,7 @@ impl Shift {
             Some(RefusedBecause::Draining)
         } else if self.jobs.contains(&job) {
             Some(RefusedBecause::Running)
-        } else if self.running.len() >= self.slots as usize {
+        } else if self.running.len() >= self.room() as usize {
             Some(RefusedBecause::Busy)
         } else if self.model(&handover.subject.model).is_none() {
             Some(RefusedBecause::Model)
@@ -207,6 +214,7 @@ impl Shift {
         self.jobs.insert(job.clone());
         let model = handover.subject.model.clone();
         self.running.insert(number, Running { job, model, offer, since: now.steady });
+        self.most = self.most.max(self.running.len());
         Decision::Accept(number)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Everything runs in this process but the server: producer, dispatcher, one worker with a provider that does nothing.
 
+mod affinity;
 mod figures;
 mod keeper;
 mod logs;
@@ -40,6 +41,9 @@ pub(crate) async fn run(args: Bench, session: Session) -> anyhow::Result<()> {
     }
     if args.machines > 0 {
         return many_machines(args.machines, &session).await;
+    }
+    if args.affinity > 0 {
+        return prefixes(&args, &session).await;
     }
     let nats = session.nats_for_once().await?;
     let outcome = measure_all(&args, &session, &nats.link).await;
@@ -184,6 +188,50 @@ async fn many_machines(count: u32, session: &Session) -> anyhow::Result<()> {
     output::line(format!("adopting, all ready     {:>10.2} s", load.adopted_s))?;
     output::line(format!("adopting, no answer yet {:>10.2} s", load.adopted_unanswered_s))?;
     output::line(format!("429 from the provider   {:>10}", load.refused))
+}
+
+/// `--affinity`: what goes to machines that have a prompt's beginning, and what that saves.
+async fn prefixes(args: &Bench, session: &Session) -> anyhow::Result<()> {
+    let nats = session.nats_for_once().await?;
+    let outcome = async {
+        let topology = &session.config.topology;
+        let region = topology.regions.first().context("the configuration has no region")?.clone();
+        let mut roles = Roles::default();
+        roles.dispatcher(dispatcher_config(session, &nats.link, &region)?).await?;
+        let producer = producer(&nats.link).await?;
+        let (count, simulated) = (args.affinity, args.simulated);
+        let found = affinity::measure(count, simulated, session, &nats.link, &region, &producer).await;
+        producer.close().await;
+        roles.stop().await.and(found)
+    };
+    let outcome = outcome.await;
+    nats.stop().await;
+    let found = outcome?;
+    if session.json {
+        return output::json(&found);
+    }
+    output::line(format!("{} jobs over {} machines, {}", found.jobs, found.machines, found.servers))?;
+    for pair in &found.by_slots {
+        output::line(format!("slots of a machine: {:<8} {:>10} {:>10}", pair.slots, "without", "with"))?;
+        let (without, with) = (&pair.without, &pair.with);
+        let row =
+            |what: &str, one: String, two: String| output::line(format!("  {what:<26}{one:>10} {two:>10}"));
+        let tokens = |it: &affinity::Ran| it.cached_tokens.map_or("unknown".to_owned(), |n| n.to_string());
+        row("prompt tokens", without.prompt_tokens.to_string(), with.prompt_tokens.to_string())?;
+        row("of them cached", tokens(without), tokens(with))?;
+        let computed =
+            |it: &affinity::Ran| it.computed_tokens().map_or("unknown".to_owned(), |n| n.to_string());
+        row("of them computed", computed(without), computed(with))?;
+        let times = |it: &affinity::Ran| format!("{:.2}", it.fullest_over_mean);
+        row("fullest machine / mean", times(without), times(with))?;
+        row(
+            "first token, median",
+            format!("{:.0} ms", without.first_token_ms),
+            format!("{:.0} ms", with.first_token_ms),
+        )?;
+        row("all jobs", format!("{:.1} s", without.took_s), format!("{:.1} s", with.took_s))?;
+    }
+    Ok(())
 }
 
 /// A dispatcher in a process of its own, beside one pool that is full and stays so, while the backlog grows.

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!  crowd ─▶ nats-server ─▶ dispatcher ─▶ pools ─▶ simulators, real model        faults strike the last two
-//!    │           │                                     │
+//!    │           │                                  ▲  │
+//!    │           │             keeper ─▶ machines ──┘  │
 //!    └─▶ results └─▶ ledger ───────▶ report ◀──────────┘ bills
 //! ```
 
 mod crowd;
 mod faults;
 mod local;
+mod machines;
 
 use std::{
     collections::HashSet,
@@ -18,19 +20,20 @@ use std::{
 };
 
 use anyhow::Context as _;
+use keepers::operator::Operator;
 use producer::{JobRequest, Producer, ProducerConfig, lines};
-use schemas::{JobId, Micros, ProviderId, Region, UsdNanos, time::Clock as _};
+use schemas::{JobId, Micros, PoolId, UsdNanos, time::Clock as _};
 use tracing::warn;
 use transport::{LinkConfig, SystemClock};
 
 use self::{crowd::Crowd, faults::Timeline, local::LocalModels};
 use crate::{
     args::Demo,
-    config::pools::Pool,
+    config::{Config, pools::Pool},
     exit::{Unsuccessful, Usage},
     ledger::Ledger,
     output,
-    report::{Outage, Report, Run, Seen},
+    report::{self, Audit, Billed, Outage, Report, Run, Seen},
     roles::Roles,
     session::{Running, Session},
     simulated::Simulated,
@@ -45,6 +48,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const BILL_STANDS: Duration = Duration::from_millis(700);
 /// Modal's idle containers are gone long before that.
 const BILL_WITHIN: Duration = Duration::from_secs(30);
+
+/// The keeper books a machine's last cost two seconds after it is gone.
+const BOOKED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Plays it and reports. Fails when a job was lost or failed, or when a bill is not booked exactly.
 pub(crate) async fn run(args: Demo, mut session: Session) -> anyhow::Result<()> {
@@ -84,19 +90,31 @@ async fn on_server(
     models: &mut LocalModels,
     jobs: Vec<JobRequest>,
 ) -> anyhow::Result<Report> {
-    let simulated = Simulated::start(&session.config.simulators).await?;
+    let simulated = Simulated::start(&session.config).await?;
     let mut roles = Roles::default();
     let link = nats.link.clone();
+    // Machines cost from the first moment.
+    let since = SystemClock.now();
     let play = async {
         roles.everything(&session.config, &link, &simulated).await?;
         let producer = Arc::new(Producer::connect(audience(&link)?).await?);
+        let operator = Operator::connect(&link).await?;
+        let show = async {
+            machines::until_ready(session, &operator).await?;
+            let played = play(args, session, &simulated, models, &producer, jobs).await?;
+            machines::end(session, &operator).await?;
+            all_booked(&session.config, &simulated, &producer).await?;
+            Ok(played)
+        };
         let played = tokio::select! {
             error = roles.ended() => Err(error),
-            played = play(args, session, &simulated, models, &producer, jobs) => played,
-        }?;
+            played = show => played,
+        };
+        operator.close().await;
+        let played = played?;
         // They book the standing cost.
         roles.stop().await?;
-        report(session, &simulated, &producer, &played).await
+        report(session, &simulated, &producer, since, &played).await
     };
     let outcome = tokio::select! {
         biased;
@@ -123,7 +141,6 @@ fn audience(link: &LinkConfig) -> anyhow::Result<ProducerConfig> {
 struct Played {
     seen: Vec<Seen>,
     accepted: usize,
-    since: Micros,
     elapsed: Duration,
     outage: Option<Outage>,
 }
@@ -137,7 +154,7 @@ async fn play(
     producer: &Arc<Producer>,
     jobs: Vec<JobRequest>,
 ) -> anyhow::Result<Played> {
-    let (accepted, since, started) = (jobs.len(), SystemClock.now(), Instant::now());
+    let (accepted, started) = (jobs.len(), Instant::now());
     let crowd = Crowd::new(session, producer, args.rate);
     let timeline = Timeline::new(crowd.lasts(accepted));
     // The faults end before the jobs do.
@@ -149,7 +166,7 @@ async fn play(
     // A pool that was left alone is tried again only after a while, with up to a quarter of jitter.
     let healing = session.config.breaker.open_max * 5 / 4;
     let outage = outage.map(|outage| Outage { until: outage.until + healing, ..outage });
-    Ok(Played { seen, accepted, since, elapsed, outage })
+    Ok(Played { seen, accepted, elapsed, outage })
 }
 
 /// Holds the ledger against the bills.
@@ -157,18 +174,19 @@ async fn report(
     session: &Session,
     simulated: &Simulated,
     producer: &Producer,
+    since: Micros,
     played: &Played,
 ) -> anyhow::Result<Report> {
     let mut ledger = Ledger::read(producer.client()).await?;
     // A server that was there before us has older events.
-    ledger.costs.retain(|cost| cost.at_us >= played.since);
+    ledger.costs.retain(|cost| cost.at_us >= since);
     let ours: HashSet<JobId> = played.seen.iter().map(|seen| seen.result.job).collect();
     ledger.results.retain(|job, _| ours.contains(job));
     let run = Run {
         accepted: played.accepted,
         seen: &played.seen,
         ledger: &ledger,
-        bills: &bills(&session.config.pools, simulated),
+        bills: &bills(&session.config, simulated),
         nats_server: producer.server_version(),
         elapsed: played.elapsed,
         baseline: &session.config.policy.baseline,
@@ -178,13 +196,20 @@ async fn report(
 }
 
 /// The bill of each simulated pool.
-fn bills(pools: &[Pool], simulated: &Simulated) -> Vec<(ProviderId, Region, UsdNanos)> {
+fn bills(config: &Config, simulated: &Simulated) -> Vec<Billed> {
     let of_pool = |pool: &Pool| {
-        let simulator = simulated.find(pool.simulator()?)?;
-        let total = UsdNanos::new(simulator.bill().total_nanos);
-        Some((pool.id.provider.clone(), pool.id.region.clone(), total))
+        let PoolId { provider, region } = pool.id.clone();
+        let (nanos, judged, machines) = match pool.rent() {
+            Some(rent) => {
+                let (house, place) = (simulated.house(config.simulated_account(rent)?)?, region.as_str());
+                (house.billed_nanos(place), house.judged_nanos(place), Some(house.started(place)))
+            }
+            None => (simulated.find(pool.simulator()?)?.bill().total_nanos, 0, None),
+        };
+        let (usd, judged) = (UsdNanos::new(nanos), UsdNanos::new(judged));
+        Some(Billed { provider, region, usd, judged, machines })
     };
-    pools.iter().filter_map(of_pool).collect()
+    config.pools.iter().filter_map(of_pool).collect()
 }
 
 /// Waits until no bill grows any more: idle containers are billed when they go.
@@ -213,13 +238,31 @@ async fn bills_stand(simulated: &Simulated) {
     }
 }
 
+/// Waits until the keeper has booked what its machines cost. What is missing after a while is the report's to tell.
+async fn all_booked(config: &Config, simulated: &Simulated, producer: &Producer) -> anyhow::Result<()> {
+    let rented: Vec<Billed> =
+        bills(config, simulated).into_iter().filter(|bill| bill.machines.is_some()).collect();
+    let started = Instant::now();
+    while started.elapsed() < BOOKED_WITHIN {
+        let costs = Ledger::read(producer.client()).await?.costs;
+        if report::audit(&costs, &rented).is_some_and(|audits| audits.iter().all(Audit::agrees)) {
+            return Ok(());
+        }
+        tokio::time::sleep(BILL_STANDS).await;
+    }
+    warn!("the ledger does not equal the bills of rented machines yet");
+    Ok(())
+}
+
 /// Prints the report and says whether it is good.
 fn conclude(session: &Session, report: &Report) -> anyhow::Result<()> {
     if session.json {
         output::json(report)?;
     } else {
-        let rows = report.rows();
-        output::line(table(["", "measured", "target", ""], &[1, 2], &rows).to_string())?;
+        output::line(table(["", "measured", "target", ""], &[1, 2], &report.rows()).to_string())?;
+        let header =
+            ["provider", "jobs", "share", "machines", "by jobs $", "standing $", "$ per job", "bill"];
+        output::line(table(header, &[1, 2, 3, 4, 5, 6], &report.provider_rows()).to_string())?;
         output::line(format!(
             "nats-server {}, {} jobs in {:.1} s; simulated providers, real queue, ledger and failover",
             report.nats_server, report.jobs, report.elapsed_s

@@ -33,7 +33,7 @@ pub(crate) async fn run(args: Keeper, session: Session) -> anyhow::Result<()> {
     }
     let link = session.link()?;
     let keeper = id.map_or_else(environment::host_name, |id| id.to_string());
-    let keeping = roles::keeper_config(config, link.clone(), &keeper, &chosen)?;
+    let keeping = roles::keeper_config(config, link.clone(), &keeper, &chosen, &|_| None)?;
     metrics::serve(config.metrics)?;
     let mut roles = Roles::default();
     roles.keeper(keeping).await?;

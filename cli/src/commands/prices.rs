@@ -76,7 +76,8 @@ async fn quoted(config: &Config) -> anyhow::Result<BTreeMap<ProviderId, Quoted>>
     for one in &mut simulators {
         one.listen.set_port(0);
     }
-    let (simulated, shared) = (Simulated::start(&simulators).await?, Shared::default());
+    let (simulated, shared) =
+        (Simulated::start_these(&simulators, &config.accounts).await?, Shared::default());
     let called = config.pools.iter().filter(|pool| pool.rent().is_none()).map(|pool| async {
         let provider = config.provider(pool, &|name| simulated.url(name), &shared);
         let quoted = match provider {
@@ -86,7 +87,7 @@ async fn quoted(config: &Config) -> anyhow::Result<BTreeMap<ProviderId, Quoted>>
         (pool.price_name().clone(), quoted)
     });
     let accounts = config.landlords.iter().map(|landlord| async {
-        let quoted = match config.account(&landlord.name) {
+        let quoted = match config.account(&landlord.name, &|name| simulated.account(name)) {
             Ok(account) => account.survey().await.prices,
             Err(error) => Quoted::Failed(error.to_string()),
         };

@@ -23,7 +23,7 @@ pub(crate) async fn run(session: Session) -> anyhow::Result<()> {
 }
 
 async fn with_server(session: &Session, nats: &mut Running) -> anyhow::Result<()> {
-    let simulated = Simulated::start(&session.config.simulators).await?;
+    let simulated = Simulated::start(&session.config).await?;
     let outcome = with_simulators(session, nats, &simulated).await;
     simulated.stop().await;
     outcome

@@ -10,12 +10,13 @@ use schemas::{prices::PriceBook, topology::Settings};
 use simulators::SimulatorConfig;
 use workers::{
     adapters::{
-        Billing, Modal, ModalConfig, ModalMode, Noop, OpenAi, OpenAiConfig, Replicate, ReplicateConfig,
-        RunPod, RunPodConfig, RunPodMode, Secret as Hidden,
+        Billing, Evidence, Modal, ModalConfig, ModalMode, Noop, OpenAi, OpenAiConfig, Replicate,
+        ReplicateConfig, RunPod, RunPodConfig, RunPodMode, Secret as Hidden,
         http::{BaseUrl, BuildError},
+        openai::METRICS_OFF,
     },
     provider::Provider,
-    rented::{Rented, RentedConfig},
+    rented::{Isolation, Rented, RentedConfig},
     webhooks::SigningKey,
 };
 
@@ -50,10 +51,14 @@ pub(super) enum Call {
         /// From which each machine's key is derived.
         secret: Option<Secret>,
         slots: u32,
+        affinity: bool,
+        isolation: Isolation,
     },
     Modal {
         at: At,
         mode: ModalMode,
+        /// How long the app may take to answer, cold start included; the adapter's own if `None`.
+        first_byte_timeout: Option<Duration>,
         key: Option<(Secret, Secret)>,
     },
     RunPod {
@@ -125,6 +130,8 @@ impl RawPool {
                 settings: Box::new(self.server(pool)?),
                 secret: secret("machine_secret", &self.machine_secret_env, &self.machine_secret_file)?,
                 slots: self.slots,
+                affinity: self.affinity.unwrap_or(true),
+                isolation: self.isolation.unwrap_or_default(),
             }),
             Kind::Modal => {
                 let key = secret("modal_key", &self.modal_key_env, &self.modal_key_file)?;
@@ -137,7 +144,9 @@ impl RawPool {
                         return Err(Rule::new(format!("{pool}.modal_key_env"), rule));
                     }
                 };
-                Ok(Call::Modal { at: place()?, mode: self.modal_mode(pool)?, key })
+                let least = |span| at_least(&format!("{pool}.first_byte_timeout"), span, LIMIT_MIN, "");
+                let first_byte_timeout = self.first_byte_timeout.map(least).transpose()?;
+                Ok(Call::Modal { at: place()?, mode: self.modal_mode(pool)?, first_byte_timeout, key })
             }
             Kind::RunPod => Ok(Call::RunPod {
                 at: place()?,
@@ -191,10 +200,26 @@ impl RawPool {
         if let Some(path) = self.health_path.as_ref().filter(|path| !path.starts_with('/')) {
             return Err(Rule::new(key("health_path"), format!("`{path}` must begin with a slash")));
         }
+        let dialect = self.dialect.unwrap_or_default();
+        if let Some(path) = &self.metrics_path {
+            if dialect.metrics_path().is_none() {
+                let rule = "goes with a dialect that has metrics: vllm, llamacpp, tgi or sglang";
+                return Err(Rule::new(key("metrics_path"), rule));
+            }
+            if !path.starts_with('/') && path != METRICS_OFF {
+                let rule = format!("`{path}` must begin with a slash, or be \"{METRICS_OFF}\"");
+                return Err(Rule::new(key("metrics_path"), rule));
+            }
+        }
         Ok(OpenAiConfig {
-            dialect: self.dialect.unwrap_or_default(),
+            dialect,
             stream: self.stream.unwrap_or(plan.stream),
+            evidence: Evidence {
+                trust_done: self.trust_done.unwrap_or(false),
+                reasons: self.finish_reasons.clone().unwrap_or_default(),
+            },
             health_path: self.health_path.clone(),
+            metrics_path: self.metrics_path.clone(),
             connect_timeout: span("connect_timeout", self.connect_timeout, plan.connect_timeout)?,
             first_byte_timeout: span("first_byte_timeout", self.first_byte_timeout, plan.first_byte_timeout)?,
             idle_timeout: span("idle_timeout", self.idle_timeout, plan.idle_timeout)?,
@@ -293,15 +318,18 @@ impl RawPool {
         // A machine that is rented is paid for while it stands, and has no idle time of its own.
         let owned: &[Kind] = &[K::OpenAi, K::Modal, K::RunPod, K::Replicate, K::Noop];
         let served: &[Kind] = &[K::OpenAi, K::Rented];
-        let given: [(&str, bool, &[Kind]); 32] = [
+        let given: [(&str, bool, &[Kind]); 37] = [
             ("base_url", self.base_url.is_some(), remote),
             ("simulator", self.simulator.is_some(), remote),
             ("dialect", self.dialect.is_some(), served),
             ("billing", self.billing.is_some(), &[K::OpenAi, K::Replicate]),
             ("stream", self.stream.is_some(), served),
+            ("trust_done", self.trust_done.is_some(), served),
+            ("finish_reasons", self.finish_reasons.is_some(), served),
             ("health_path", self.health_path.is_some(), &[K::OpenAi]),
+            ("metrics_path", self.metrics_path.is_some(), served),
             ("connect_timeout", self.connect_timeout.is_some(), served),
-            ("first_byte_timeout", self.first_byte_timeout.is_some(), served),
+            ("first_byte_timeout", self.first_byte_timeout.is_some(), &[K::OpenAi, K::Rented, K::Modal]),
             ("idle_timeout", self.idle_timeout.is_some(), served),
             ("api_key_env", self.api_key_env.is_some(), keyed),
             ("api_key_file", self.api_key_file.is_some(), keyed),
@@ -319,6 +347,8 @@ impl RawPool {
             ("webhook_secret_file", self.webhook_secret_file.is_some(), &[K::Replicate]),
             ("machine_secret_env", self.machine_secret_env.is_some(), &[K::Rented]),
             ("machine_secret_file", self.machine_secret_file.is_some(), &[K::Rented]),
+            ("affinity", self.affinity.is_some(), &[K::Rented]),
+            ("isolation", self.isolation.is_some(), &[K::Rented]),
             ("idle", self.idle.is_some(), owned),
             ("rented", self.rented.is_some(), owned),
             ("modal_key_env", self.modal_key_env.is_some(), &[K::Modal]),
@@ -442,8 +472,9 @@ impl Call {
                 };
                 Arc::new(OpenAi::new(config).map_err(refuse)?)
             }
-            Self::Modal { at, mode, key } => {
+            Self::Modal { at, mode, first_byte_timeout, key } => {
                 let mut config = ModalConfig::new(at.resolve(pool, simulated)?, *mode);
+                config.first_byte_timeout = first_byte_timeout.unwrap_or(config.first_byte_timeout);
                 if let Some((key, secret)) = key {
                     config.key = Some(read(key)?);
                     config.secret = Some(read(secret)?);
@@ -451,15 +482,19 @@ impl Call {
                 Arc::new(Modal::new(config).map_err(refuse)?)
             }
             Self::RunPod { at, settings, key, webhook } => {
+                let mut settings = settings.as_ref().clone();
                 let mut base_url = at.resolve(pool, simulated)?;
                 if let At::Simulator(_) = at {
+                    // Its bill is final at once.
+                    settings.billing_url = settings.billing_url.or_else(|| Some(base_url.clone()));
+                    settings.billing_settles = Duration::ZERO;
                     base_url = format!("{base_url}/v2/{SIMULATED_ENDPOINT}");
                 }
                 let config = RunPodConfig {
                     base_url,
                     api_key: key.as_ref().map(read).transpose()?,
                     callback: shared.webhooks.as_ref().filter(|_| *webhook).map(|hooks| hooks.runpod()),
-                    ..settings.as_ref().clone()
+                    ..settings
                 };
                 Arc::new(RunPod::new(config).map_err(refuse)?)
             }
@@ -481,11 +516,13 @@ impl Call {
                 };
                 Arc::new(Replicate::new(config).map_err(refuse)?)
             }
-            Self::Rented { settings, secret, slots } => {
+            Self::Rented { settings, secret, slots, affinity, isolation } => {
                 let config = RentedConfig {
                     server: settings.as_ref().clone(),
                     secret: secret.as_ref().map(read).transpose()?,
                     slots: *slots,
+                    affinity: *affinity,
+                    isolation: *isolation,
                 };
                 let machines = Arc::new(Rented::new(config));
                 return Ok(Called { provider: machines.clone(), machines: Some(machines) });

@@ -14,6 +14,7 @@ use keepers::landlords::{
 };
 use schemas::UsdNanos;
 use serde::{Deserialize, de::DeserializeOwned};
+use simulators::rented::{AccountConfig, AccountKind};
 
 use super::{rule::Rule, secret::Secret, span::Span};
 use crate::environment;
@@ -25,6 +26,7 @@ pub(super) struct RawLandlord {
     kind: Kind,
     name: Option<String>,
     base_url: Option<String>,
+    simulator: Option<String>,
     api_key_env: Option<String>,
     api_key_file: Option<PathBuf>,
     // Fly.io
@@ -74,6 +76,18 @@ impl Kind {
     }
 }
 
+impl From<AccountKind> for Kind {
+    fn from(kind: AccountKind) -> Self {
+        match kind {
+            AccountKind::Fly => Self::Fly,
+            AccountKind::Golem => Self::Golem,
+            AccountKind::Lambda => Self::Lambda,
+            AccountKind::Railway => Self::Railway,
+            AccountKind::Render => Self::Render,
+        }
+    }
+}
+
 /// In what Railway's `usage` counts.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -90,9 +104,17 @@ pub(crate) struct LandlordConfig {
     pub(crate) name: String,
     /// Its place in the file.
     pub(super) key: String,
-    pub(super) secret: Secret,
-    pub(super) base_url: Option<String>,
+    pub(super) at: At,
     pub(super) terms: Terms,
+}
+
+/// Where an account is.
+#[derive(Clone, Debug)]
+pub(super) enum At {
+    /// At its provider, or at another address with the same API.
+    Provider { secret: Secret, base_url: Option<String> },
+    /// Simulated in the same process, by this name.
+    Simulated(String),
 }
 
 /// What an account needs beside its key.
@@ -212,16 +234,14 @@ pub(super) struct RawHosted {
 }
 
 impl RawLandlord {
-    pub(super) fn check(self, index: usize, folder: &Path) -> Result<LandlordConfig, Rule> {
+    pub(super) fn check(
+        self,
+        index: usize,
+        folder: &Path,
+        accounts: &[AccountConfig],
+    ) -> Result<LandlordConfig, Rule> {
         let key = format!("landlords[{index}]");
-        let secret =
-            Secret::named(&key, "api_key", self.api_key_env.clone(), self.api_key_file.clone(), folder)?;
-        let secret = secret.ok_or_else(|| {
-            Rule::new(
-                format!("{key}.api_key_env"),
-                "must be given: the variable that holds the account's key",
-            )
-        })?;
+        let at = self.at(&key, folder, accounts)?;
         self.only_its_own(&key)?;
         let need = |field: &str, value: &Option<String>| {
             value.clone().ok_or_else(|| Rule::new(format!("{key}.{field}"), "must be given"))
@@ -268,7 +288,33 @@ impl RawLandlord {
             },
         };
         let name = self.name.unwrap_or_else(|| self.kind.name().to_owned());
-        Ok(LandlordConfig { name, key, secret, base_url: self.base_url, terms })
+        Ok(LandlordConfig { name, key, at, terms })
+    }
+
+    fn at(&self, key: &str, folder: &Path, accounts: &[AccountConfig]) -> Result<At, Rule> {
+        let secret =
+            Secret::named(key, "api_key", self.api_key_env.clone(), self.api_key_file.clone(), folder)?;
+        let Some(name) = &self.simulator else {
+            let secret = secret.ok_or_else(|| {
+                Rule::new(
+                    format!("{key}.api_key_env"),
+                    "must be given: the variable that holds the account's key",
+                )
+            })?;
+            return Ok(At::Provider { secret, base_url: self.base_url.clone() });
+        };
+        let refuse = |rule: String| Err(Rule::new(format!("{key}.simulator"), rule));
+        if secret.is_some() || self.base_url.is_some() {
+            return refuse("stands in place of base_url and api_key_…".to_owned());
+        }
+        match accounts.iter().find(|account| account.name == *name) {
+            None => refuse(format!("`{name}` has no [[simulated_accounts]] entry")),
+            Some(account) if Kind::from(account.kind) != self.kind => {
+                let (theirs, ours) = (Kind::from(account.kind).name(), self.kind.name());
+                refuse(format!("`{name}` is of kind `{theirs}`, and this is `{ours}`"))
+            }
+            Some(_) => Ok(At::Simulated(name.clone())),
+        }
     }
 
     /// Refuses keys of another provider.
@@ -339,8 +385,19 @@ impl LandlordConfig {
         })
     }
 
+    /// The simulated account in its place, by name.
+    pub(super) fn simulator(&self) -> Option<&str> {
+        match &self.at {
+            At::Simulated(name) => Some(name),
+            At::Provider { .. } => None,
+        }
+    }
+
     /// Checks that the key is there.
     pub(super) fn check_secrets(&self) -> Result<(), Rule> {
-        self.secret.read(environment::variable).map(drop)
+        match &self.at {
+            At::Provider { secret, .. } => secret.read(environment::variable).map(drop),
+            At::Simulated(_) => Ok(()),
+        }
     }
 }

@@ -24,6 +24,17 @@ pub(crate) struct Place<'a> {
     pub(crate) shared: &'a Shared,
 }
 
+/// Where an account is that is simulated in this process.
+#[derive(Clone, Debug)]
+pub(crate) struct SimulatedAccount {
+    /// The URL of its control API.
+    pub(crate) url: String,
+    /// The key that it asks for.
+    pub(crate) key: String,
+    /// The port at which its machines listen.
+    pub(crate) port: u16,
+}
+
 /// Shared by the pools of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {

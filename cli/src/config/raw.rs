@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::Deserialize;
-use simulators::SimulatorConfig;
+use simulators::{SimulatorConfig, rented::AccountConfig};
 
 use super::{
     dispatching::{RawDispatcher, RawOffers, RawTrim},
@@ -39,6 +39,7 @@ pub(super) struct RawConfig {
     pub(super) keeper: RawKeeper,
     pub(super) pools: Vec<RawPool>,
     pub(super) simulators: Vec<SimulatorConfig>,
+    pub(super) simulated_accounts: Vec<AccountConfig>,
 }
 
 /// `[metrics]`

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 
 use schemas::{ProviderId, Region};
 use serde::Deserialize;
-use workers::adapters::{
-    Billing, Dialect,
-    replicate::{InputKeys, Target},
+use workers::{
+    adapters::{
+        Billing, Dialect,
+        replicate::{InputKeys, Target},
+    },
+    rented::Isolation,
 };
 
 use super::{rent::RawRent, span::Span};
@@ -31,7 +34,10 @@ pub(super) struct RawPool {
     pub(super) dialect: Option<Dialect>,
     pub(super) billing: Option<Billing>,
     pub(super) stream: Option<bool>,
+    pub(super) trust_done: Option<bool>,
+    pub(super) finish_reasons: Option<Vec<String>>,
     pub(super) health_path: Option<String>,
+    pub(super) metrics_path: Option<String>,
     pub(super) connect_timeout: Option<Span>,
     pub(super) first_byte_timeout: Option<Span>,
     pub(super) idle_timeout: Option<Span>,
@@ -49,6 +55,8 @@ pub(super) struct RawPool {
     pub(super) webhook_secret_file: Option<PathBuf>,
     pub(super) api_key_env: Option<String>,
     pub(super) api_key_file: Option<PathBuf>,
+    pub(super) affinity: Option<bool>,
+    pub(super) isolation: Option<Isolation>,
     pub(super) rent: Option<RawRent>,
     pub(super) machine_secret_env: Option<String>,
     pub(super) machine_secret_file: Option<PathBuf>,

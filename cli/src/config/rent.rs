@@ -28,6 +28,7 @@ pub(super) struct RawRent {
     slots: u32,
     usd_per_hour_max: UsdNanos,
     pool_usd_per_hour_max: UsdNanos,
+    job_usd_per_hour: Option<UsdNanos>,
     least: Option<u32>,
     most: u32,
     #[serde(default)]
@@ -67,6 +68,7 @@ pub(crate) struct Rent {
     pub(super) machine: Machine,
     slots: u32,
     usd_per_hour_max: UsdNanos,
+    job_usd_per_hour: Option<UsdNanos>,
     policy: Policy,
     tolerance: u32,
     secret: Option<Secret>,
@@ -102,6 +104,9 @@ impl RawRent {
                 key("usd_per_hour_max"),
                 "must be above 0: the most that one machine may cost an hour",
             ));
+        }
+        if self.job_usd_per_hour.is_some_and(|price| price > self.usd_per_hour_max) {
+            return Err(Rule::new(key("job_usd_per_hour"), "must not be above usd_per_hour_max"));
         }
         let plan = Policy::default();
         let boot = at_least(&key("boot"), self.boot.unwrap_or(BOOT), Span::secs(1), "")?;
@@ -143,6 +148,11 @@ impl RawRent {
                 ),
             ));
         }
+        // What Railway bills is measured: the price of a machine is what it would cost with all its limits allow.
+        let measured = match machine {
+            Machine::Railway(_) => Some(UsdNanos::ZERO),
+            Machine::Fly(_) | Machine::Golem(_) | Machine::Lambda(_) | Machine::Render(_) => None,
+        };
         Ok(Rent {
             landlord: self.landlord,
             sku: self.sku,
@@ -151,6 +161,7 @@ impl RawRent {
             machine,
             slots: self.slots,
             usd_per_hour_max: self.usd_per_hour_max,
+            job_usd_per_hour: self.job_usd_per_hour.or(measured),
             policy,
             tolerance,
             secret,
@@ -171,6 +182,11 @@ impl Rent {
     /// The account, by its name in `[[landlords]]`.
     pub(crate) fn landlord(&self) -> &str {
         &self.landlord
+    }
+
+    /// The machines that the pool keeps in any case.
+    pub(crate) fn least(&self) -> u32 {
+        self.policy.bounds.floor
     }
 
     /// How far the provider's price may be from the book's, thousandths.
@@ -204,6 +220,7 @@ impl Rent {
             places: self.places.clone(),
             slots: self.slots,
             usd_per_hour_max: self.usd_per_hour_max,
+            job_usd_per_hour: self.job_usd_per_hour,
             models: models.iter().map(|model| model.model.clone()).collect(),
             model: first.map_or_else(String::new, |model| model.served_as.clone()),
             health_path: self.health_path.clone(),

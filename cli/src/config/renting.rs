@@ -7,8 +7,9 @@ use keepers::{
     landlord::{CallError, Landlord},
     landlords::{
         fly::{Fly, FlyConfig, FlyPlace, FlyPool, Guest, Park},
-        golem::{Golem, GolemConfig, GolemPlace, GolemPool},
+        golem::{Golem, GolemConfig, GolemPace, GolemPlace, GolemPool},
         lambda::{Lambda, LambdaConfig, LambdaPlace, LambdaPool},
+        quick::Quick,
         railway::{Railway, RailwayConfig, RailwayPool, RailwayToken},
         render::{Render, RenderConfig, RenderPool},
     },
@@ -18,7 +19,8 @@ use schemas::PoolId;
 use transport::SystemClock;
 
 use super::{
-    landlords::{LandlordConfig, Machine, RawGolem, RawHosted, RawLambda, Terms},
+    landlords::{At, LandlordConfig, Machine, RawGolem, RawHosted, RawLambda, Terms},
+    process::SimulatedAccount,
     rent::Rent,
     rule::Rule,
     span::Span,
@@ -30,55 +32,145 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(300);
 /// An image to pull, and a model of a few GB to load.
 const START_WITHIN: Duration = Duration::from_secs(600);
 
-/// Opens the account for the pools that rent in it.
-pub(super) fn open(of: &LandlordConfig, rents: &[(&PoolId, &Rent)]) -> Result<Arc<Account>, Rule> {
+/// Between two lists of an account that is simulated.
+const SIMULATED_LIST_EVERY: Duration = Duration::from_millis(200);
+
+/// How an account is reached.
+struct Access<'a> {
+    key: Hidden,
+    url: Option<&'a str>,
+    /// The account, if it is simulated here.
+    simulated: Option<&'a SimulatedAccount>,
+}
+
+impl Access<'_> {
+    fn url(&self, usual: String) -> String {
+        self.url.map_or(usual, str::to_owned)
+    }
+
+    /// The port at which a machine listens. That of a simulated one is its account's.
+    fn port(&self, configured: u16) -> u16 {
+        self.simulated.map_or(configured, |account| account.port)
+    }
+}
+
+/// Opens the account for the pools that rent in it. `simulated` are the accounts that are simulated in this process.
+pub(super) fn open(
+    of: &LandlordConfig,
+    rents: &[(&PoolId, &Rent)],
+    simulated: &dyn Fn(&str) -> Option<SimulatedAccount>,
+) -> Result<Arc<Account>, Rule> {
+    let account = match &of.at {
+        At::Provider { .. } => None,
+        At::Simulated(name) => Some(simulated(name).ok_or_else(|| {
+            let rule = format!("`{name}` runs in the process of `beacon up` or `beacon demo` only");
+            Rule::new(format!("{}.simulator", of.key), rule)
+        })?),
+    };
+    let access = match (&of.at, &account) {
+        (At::Provider { secret, base_url }, _) => Access {
+            key: Hidden::new(secret.read(environment::variable)?),
+            url: base_url.as_deref(),
+            simulated: None,
+        },
+        (At::Simulated(_), account) => Access {
+            key: Hidden::new(account.as_ref().map(|account| account.key.clone()).unwrap_or_default()),
+            url: account.as_ref().map(|account| account.url.as_str()),
+            simulated: account.as_ref(),
+        },
+    };
+    let own: Vec<_> = rents.iter().filter(|(_, rent)| rent.landlord == of.name).copied().collect();
+    let landlord = landlord(of, &own, &access)?;
+    let landlord = match &account {
+        Some(_) => Arc::new(Quick::new(landlord, SIMULATED_LIST_EVERY)) as Arc<dyn Landlord>,
+        None => landlord,
+    };
+    Ok(Account::new(of.name.clone(), landlord))
+}
+
+fn landlord(
+    of: &LandlordConfig,
+    own: &[(&PoolId, &Rent)],
+    access: &Access<'_>,
+) -> Result<Arc<dyn Landlord>, Rule> {
     let refuse = |error: CallError| Rule::new(of.key.clone(), error.to_string());
-    let key = Hidden::new(of.secret.read(environment::variable)?);
-    let own = rents.iter().filter(|(_, rent)| rent.landlord == of.name);
-    let landlord: Arc<dyn Landlord> = match &of.terms {
+    let (own, key) = (own.iter(), access.key.clone());
+    Ok(match &of.terms {
         Terms::Fly { org } => {
             let mut config = FlyConfig::new(key);
-            config.base_url = of.base_url.clone().unwrap_or(config.base_url);
+            config.base_url = access.url(config.base_url);
             config.org.clone_from(org);
-            config.pools = own.filter_map(|(id, rent)| Some(((*id).clone(), fly(rent)?))).collect();
+            config.pools = own.filter_map(|(id, rent)| Some(((*id).clone(), fly(rent, access)?))).collect();
+            if access.simulated.is_some() {
+                (config.pace, config.change_within) = (Duration::ZERO, Duration::from_millis(200));
+            }
             Arc::new(Fly::new(config).map_err(refuse)?)
         }
         Terms::Golem { usd_per_glm, platform, subnet, session, listen } => {
             let pools = own.filter_map(|(id, rent)| Some(((*id).clone(), golem(rent)?))).collect();
             let mut config = GolemConfig::new(key, *usd_per_glm, pools);
-            config.url = of.base_url.clone().unwrap_or(config.url);
+            config.url = access.url(config.url);
             config.platform = platform.clone().unwrap_or(config.platform);
             config.subnet = subnet.clone().unwrap_or(config.subnet);
             config.session = session.clone().unwrap_or(config.session);
             config.listen = *listen;
+            if access.simulated.is_some() {
+                config.pace = quick_golem();
+            }
             Arc::new(Golem::new(config, Arc::new(SystemClock)).map_err(refuse)?)
         }
         Terms::Lambda { ssh_public_key } => {
             let mut config = LambdaConfig::new(key, ssh_public_key);
-            config.base_url = of.base_url.clone().unwrap_or(config.base_url);
-            config.pools = own.filter_map(|(id, rent)| Some(((*id).clone(), lambda(rent)?))).collect();
+            config.base_url = access.url(config.base_url);
+            config.pools =
+                own.filter_map(|(id, rent)| Some(((*id).clone(), lambda(rent, access)?))).collect();
+            if access.simulated.is_some() {
+                (config.pace, config.launch_pace) = (Duration::ZERO, Duration::ZERO);
+            }
             Arc::new(Lambda::new(config).map_err(refuse)?)
         }
         Terms::Railway { project, environment, project_token, prices, usage_unit, sleep } => {
             let token = if *project_token { RailwayToken::Project(key) } else { RailwayToken::Account(key) };
             let mut config = RailwayConfig::new(token, project, environment, *prices);
-            config.api = of.base_url.clone().unwrap_or(config.api);
+            config.api = access.url(config.api);
             (config.usage_unit, config.sleep) = (*usage_unit, *sleep);
             config.pools = own.filter_map(|(id, rent)| Some(((*id).clone(), railway(rent)?))).collect();
+            if access.simulated.is_some() {
+                "http".clone_into(&mut config.edge_scheme);
+            }
             Arc::new(Railway::new(config).map_err(refuse)?)
         }
         Terms::Render { owner, plans } => {
             let mut config = RenderConfig::new(key, owner);
-            config.api = of.base_url.clone().unwrap_or(config.api);
+            config.api = access.url(config.api);
             config.usd_per_hour = plans.clone();
             config.pools = own.filter_map(|(id, rent)| Some(((*id).clone(), render(rent)?))).collect();
+            if access.simulated.is_some() {
+                config.resume_shows_within = Duration::from_millis(200);
+            }
             Arc::new(Render::new(config).map_err(refuse)?)
         }
-    };
-    Ok(Account::new(of.name.clone(), landlord))
+    })
 }
 
-fn fly(rent: &Rent) -> Option<FlyPool> {
+/// The pace of a market in which everything takes milliseconds.
+fn quick_golem() -> GolemPace {
+    let ms = Duration::from_millis;
+    GolemPace {
+        poll: ms(300),
+        again: ms(20),
+        gather: ms(40),
+        negotiate_within: Duration::from_secs(10),
+        approve_within: Duration::from_secs(5),
+        activity_within: Duration::from_secs(1),
+        deploy_within: Duration::from_secs(30),
+        upkeep: ms(100),
+        list_every: SIMULATED_LIST_EVERY,
+        ..GolemPace::default()
+    }
+}
+
+fn fly(rent: &Rent, access: &Access<'_>) -> Option<FlyPool> {
     let Machine::Fly(machine) = &rent.machine else { return None };
     let raw = machine.as_ref().clone();
     let place = |region: &String| FlyPlace {
@@ -95,7 +187,7 @@ fn fly(rent: &Rent) -> Option<FlyPool> {
         args: raw.args,
         env: raw.env,
         key_env: raw.key_env.unwrap_or_else(|| "VLLM_API_KEY".to_owned()),
-        port: raw.port,
+        port: access.port(raw.port),
         address: raw.address,
         stop_timeout: raw.stop_timeout.map_or(STOP_TIMEOUT, Span::get),
         park: if raw.suspend { Park::Suspend } else { Park::Stop },
@@ -141,7 +233,7 @@ fn golem(rent: &Rent) -> Option<GolemPool> {
     })
 }
 
-fn lambda(rent: &Rent) -> Option<LambdaPool> {
+fn lambda(rent: &Rent, access: &Access<'_>) -> Option<LambdaPool> {
     let Machine::Lambda(machine) = &rent.machine else { return None };
     let RawLambda { image, image_family, args, env, port, firewall, start_within } = machine.clone();
     let place = |region: &String| LambdaPlace {
@@ -155,7 +247,7 @@ fn lambda(rent: &Rent) -> Option<LambdaPool> {
         image,
         args,
         env,
-        port,
+        port: access.port(port),
         start_within: start_within.map(Span::get),
     })
 }

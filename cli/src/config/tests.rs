@@ -1,5 +1,7 @@
 //! Every refusal names the file, the key, the value and the rule, on one line. The files that we ship are accepted.
 
+use std::collections::BTreeSet;
+
 use keepers::policy::Bounds;
 use schemas::UsdNanos;
 
@@ -84,6 +86,13 @@ fn a_pool_of_rented_machines_has_no_address_and_needs_no_price() {
         refused(&rented(&[(key, value)]), &[&format!("pools[0].{key}"), "is not a key of kind rented"]);
     }
     refused(&pool(&[("machine_secret_env", r#""MACHINES""#)]), &["pools[0].machine_secret_env", "openai"]);
+}
+
+#[test]
+fn affinity_and_isolation_are_of_pools_of_rented_machines_and_have_names() {
+    parse(&rented(&[("affinity", "false"), ("isolation", r#""none""#)])).unwrap();
+    refused(&rented(&[("isolation", r#""some""#)]), &["isolation", "some"]);
+    refused(&pool(&[("affinity", "true")]), &["pools[0].affinity", "is not a key of kind openai"]);
 }
 
 /// A pool that rents at Lambda, with lines added to `[pools.rent]`.
@@ -382,9 +391,28 @@ fn prices_agree(config: &Config) {
 #[test]
 fn what_is_built_in_is_accepted() {
     let config = Config::built_in().unwrap();
-    assert_eq!((config.pools.len(), config.simulators.len()), (6, 6));
-    assert!(config.pools.iter().all(|pool| pool.simulator().is_some()));
+    let providers: BTreeSet<&str> = config.pools.iter().map(|pool| pool.id.provider.as_str()).collect();
+    let eight = ["fly", "golem", "lambda", "modal", "railway", "render", "replicate", "runpod"];
+    assert_eq!(providers, BTreeSet::from(eight));
+    for pool in &config.pools {
+        let account = pool.rent().and_then(|rent| config.simulated_account(rent));
+        assert!(pool.simulator().or(account).is_some(), "{} calls nobody outside", pool.id);
+    }
     prices_agree(&config);
+}
+
+#[test]
+fn a_simulated_account_stands_in_place_of_a_key_and_is_of_the_landlords_kind() {
+    let account = "[[simulated_accounts]]\nname = \"sim\"\nkind = \"fly\"\nmodels = [{ name = \"m\" }]\n[[landlords]]\n";
+    let landlord = |text: &str| format!("{account}{text}");
+    refused(&landlord("kind = \"fly\"\nsimulator = \"other\""), &["landlords[0].simulator", "`other`"]);
+    let keyed = landlord("kind = \"fly\"\nsimulator = \"sim\"\napi_key_env = \"X\"");
+    refused(&keyed, &["landlords[0].simulator", "in place of"]);
+    let lambda = landlord("kind = \"lambda\"\nsimulator = \"sim\"\nssh_public_key = \"x\"");
+    refused(&lambda, &["landlords[0].simulator", "`fly`"]);
+    let nothing = "[[simulated_accounts]]\nname = \"sim\"\nkind = \"fly\"\nmodels = []";
+    refused(nothing, &["simulated_accounts[0]", "models is empty"]);
+    assert!(parse(&landlord("kind = \"fly\"\nsimulator = \"sim\"")).is_ok());
 }
 
 #[test]
@@ -503,4 +531,20 @@ fn what_cannot_work_at_a_serverless_provider_is_refused_by_its_key() {
     refuse(&REPLICATE, ("poll_max", r#""100ms""#), &["pools[0].poll_max", "poll_min"]);
     let unsigned = [REPLICATE.as_slice(), &[("webhook", "true")]].concat();
     refused(&format!("{HOOKS}{}", pool(&unsigned)), &["pools[0].webhook", "webhook_secret_env"]);
+}
+
+#[test]
+fn what_counts_as_an_end_and_where_a_server_tells_its_load_is_the_pools_to_say() {
+    parse(&pool(&[
+        ("trust_done", "true"),
+        ("finish_reasons", r#"["brand_new"]"#),
+        ("metrics_path", r#""/m""#),
+    ]))
+    .unwrap();
+    parse(&pool(&[("metrics_path", r#""off""#), ("dialect", r#""llamacpp""#)])).unwrap();
+    refused(&pool(&[("metrics_path", r#""m""#)]), &["pools[0].metrics_path", "`m` must begin with a slash"]);
+    let ollama = [("metrics_path", r#""/metrics""#), ("dialect", r#""ollama""#)];
+    refused(&pool(&ollama), &["pools[0].metrics_path", "a dialect that has metrics"]);
+    let noop = [("kind", r#""noop""#), ("base_url", ""), ("billing", ""), ("trust_done", "true")];
+    refused(&pool(&noop), &["pools[0].trust_done", "is not a key of kind noop"]);
 }

@@ -79,6 +79,7 @@ impl Desk {
             places: Vec::new(),
             slots: row.specs.slots,
             usd_per_hour_max: UsdNanos::ZERO,
+            job_usd_per_hour: None,
             models: Vec::new(),
             model: String::new(),
             health_path: "/health".into(),
@@ -98,6 +99,7 @@ impl Desk {
             slots: settings.slots,
             usd_per_hour: settings.usd_per_hour_max,
             parked_usd_per_hour: UsdNanos::ZERO,
+            job_usd_per_hour: settings.job_usd_per_hour,
             unit: self.account.rules().unit,
         }
     }

@@ -111,7 +111,9 @@ impl Money {
         for gone in &left {
             self.books.forget(gone);
         }
-        let cost = self.books.cost(rows.iter().copied(), now);
+        let span = desk.settings.policy.drain_limit + desk.account.rules().unit;
+        let open = |row: &Row| row.specs.usd_per_hour.for_hours(span).unwrap_or(UsdNanos::new(u64::MAX));
+        let cost = self.books.closed(rows.iter().copied(), open, now);
         let quantity = rows.iter().map(|row| micros(row.meter.billed(now))).fold(0, u64::saturating_add);
         self.books.begin(cost, &desk.settings.sku, quantity, now);
         self.store(desk).await?;

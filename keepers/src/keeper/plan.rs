@@ -283,6 +283,7 @@ impl Planner {
             usd_per_hour: purchase.usd_per_hour,
             usd_per_hour_max: purchase.usd_per_hour_max,
             parked_usd_per_hour: parked,
+            job_usd_per_hour: desk.settings.job_usd_per_hour,
         };
         Row::wanted(specs, desk.account.rules().unit, because, now)
     }

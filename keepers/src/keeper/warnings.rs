@@ -76,6 +76,7 @@ mod tests {
             places: vec!["us-east-1".into()],
             slots: 4,
             usd_per_hour_max: "1.1".parse().unwrap(),
+            job_usd_per_hour: None,
             models: Vec::new(),
             model: "m".into(),
             health_path: "/health".into(),
@@ -105,6 +106,7 @@ mod tests {
             usd_per_hour: "1".parse().unwrap(),
             usd_per_hour_max: "1.1".parse().unwrap(),
             parked_usd_per_hour: UsdNanos::ZERO,
+            job_usd_per_hour: None,
         };
         let why = "cannot be ended: no clear answer: 500".to_owned();
         Row { life, ..Row::wanted(specs, std::time::Duration::ZERO, why, NOW) }

@@ -37,6 +37,7 @@ fn specs() -> Specs {
         usd_per_hour: HOURLY,
         usd_per_hour_max: HOURLY,
         parked_usd_per_hour: UsdNanos::new(1_000),
+        job_usd_per_hour: None,
     }
 }
 

@@ -8,7 +8,7 @@ use schemas::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::lines::CUSTOM_ID;
+use crate::lines::{CUSTOM_ID, name_of};
 
 /// A line of `results.jsonl` for a job that succeeded; `chat` says in which of the two shapes it was asked.
 pub fn result(result: &JobResult, chat: bool) -> String {
@@ -30,7 +30,9 @@ pub fn result(result: &JobResult, chat: bool) -> String {
         usage: Counts {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
-            total_tokens: usage.prompt_tokens + usage.completion_tokens,
+            // A worker of an older version passes on what a server counted, whatever that was.
+            total_tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens),
+            prompt_tokens_details: usage.cached_tokens.map(|cached_tokens| Details { cached_tokens }),
         },
     };
     let line = Answered {
@@ -89,18 +91,27 @@ struct Said<'a> {
 }
 
 #[derive(Serialize)]
-#[expect(clippy::struct_field_names, reason = "OpenAI's own names")]
 struct Counts {
     prompt_tokens: u64,
     completion_tokens: u64,
     total_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<Details>,
 }
 
-/// A line of `errors.jsonl`: the input's own line with what went wrong beside it, so that it is valid input again. A line
-/// that is not even an object stands in `raw`.
-pub fn error(line: &str, error: &Value) -> String {
-    match serde_json::from_str::<Map<String, Value>>(line) {
+#[derive(Serialize)]
+struct Details {
+    cached_tokens: u64,
+}
+
+/// A line of `errors.jsonl`: line `number` of the input with what went wrong beside it, so that it is valid input again, and keeps
+/// its name when it is run again. A line that is not even an object stands in `raw`.
+pub fn error(line: &str, number: u64, error: &Value) -> String {
+    match serde_json::from_str::<Map<String, Value>>(line.trim_start_matches('\u{feff}')) {
         Ok(mut object) => {
+            if object.get(CUSTOM_ID).is_none_or(Value::is_null) {
+                object.insert(CUSTOM_ID.into(), name_of(number).into());
+            }
             object.insert("error".into(), error.clone());
             Value::Object(object).to_string()
         }
@@ -142,7 +153,7 @@ pub fn is_good(result: &JobResult) -> bool {
 mod tests {
     use super::*;
     use crate::lines::{Defaults, read_line};
-    use schemas::catalog::Catalog;
+    use schemas::{catalog::Catalog, reply::Timings};
 
     #[test]
     fn a_line_of_the_errors_is_a_job_again_and_keeps_what_it_said() {
@@ -151,15 +162,33 @@ mod tests {
         let catalog = Catalog::new(vec!["m".into()]).unwrap();
         let defaults = Defaults { catalog: &catalog, regions: &[], model: None };
         let first = read_line(line, 1, &defaults).unwrap();
-        let failed = error(line, &json!({ "class": "timeout", "message": "too long" }));
+        let failed = error(line, 1, &json!({ "class": "timeout", "message": "too long" }));
         assert_eq!(read_line(&failed, 1, &defaults).unwrap(), first);
         assert!(failed.contains("too long"));
         // And once more.
-        assert_eq!(read_line(&error(&failed, &json!({})), 1, &defaults).unwrap(), first);
+        assert_eq!(read_line(&error(&failed, 1, &json!({})), 1, &defaults).unwrap(), first);
+    }
+
+    #[test]
+    fn a_line_without_a_name_keeps_its_number_however_often_it_is_run() {
+        let failed = error("\u{feff}{\"prompt\":\"x\"}", 7, &json!({}));
+        assert!(failed.contains(r#""custom_id":"line-7""#), "{failed}");
+        assert_eq!(error(&failed, 1, &json!({})), failed);
     }
 
     #[test]
     fn what_is_no_object_stands_in_raw() {
-        assert!(error("not json", &bad_line("f", 3, "x")).contains(r#""raw":"not json""#));
+        assert!(error("not json", 3, &bad_line("f", 3, "x")).contains(r#""raw":"not json""#));
+    }
+
+    #[test]
+    fn counts_that_cannot_be_stop_no_backfill() {
+        let json = json!({
+            "job": "0198c0de-0000-7000-8000-000000000001", "status": "succeeded", "attempts": 1, "cost_usd": "0",
+            "output": { "text": "hello", "finish_reason": "stop" }, "timings": Timings::default(), "finished_us": 1,
+            "usage": { "prompt_tokens": u64::MAX, "completion_tokens": u64::MAX },
+        });
+        let line = result(&serde_json::from_value(json).unwrap(), true);
+        assert!(line.contains(&format!("\"total_tokens\":{}", u64::MAX)), "{line}");
     }
 }

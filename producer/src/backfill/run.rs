@@ -1,10 +1,15 @@
 //! The task that runs a backfill: keeps jobs out, takes results in, writes down how far it is.
 //!
+//! Lines are read ahead into a window ([`order`]) and sent group by group. What was read and not sent counts as not submitted: the
+//! checkpoint's `submitted` stays before the first such line, and all of them are within what is reserved. So after a crash, lines
+//! behind it may have been sent, in whatever order, and are looked for like all that are uncertain.
+//!
 //! Files are written on the task's own thread: a checkpoint a second is some milliseconds, and nothing may pass it.
 
 mod again;
 mod doubts;
 mod lost;
+mod order;
 mod reserved;
 mod snapshot;
 mod uncertain;
@@ -94,6 +99,8 @@ pub struct Backfill {
     folder: Folder,
     input: Input,
     doubles: BTreeSet<u64>,
+    /// Lines that were read and not sent: each waits for its turn.
+    window: order::Window,
     /// Lines that were sent and not acknowledged.
     unacknowledged: BTreeSet<u64>,
     /// Text of lines that are out, and whether they ask for a chat; those of an earlier run are read again.
@@ -127,8 +134,10 @@ type Sent = (u64, Box<JobRequest>, u32, Result<(), SubmitError>);
 enum Next {
     /// This line is to be sent.
     Send(u64, Box<JobRequest>),
-    /// This line needed nothing to be sent.
+    /// Nothing is to be sent by this step.
     Settled,
+    /// Lines wait for the first of their groups to end.
+    Wait,
     /// There is none.
     End,
 }
@@ -145,6 +154,7 @@ impl Backfill {
         let reservations = reserved::Reservations::of_run(checkpoint);
         Ok(Self {
             doubles: folder.manifest.survey.doubles.iter().copied().collect(),
+            window: order::Window::default(),
             unacknowledged: BTreeSet::new(),
             texts: HashMap::new(),
             running,
@@ -237,9 +247,15 @@ impl Backfill {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let caught_up = to_catch_up == 0;
-            let (mut limited, mut end, mut read) = (false, false, 0);
+            let (mut limited, mut end, mut waits, mut read) = (false, false, false, 0);
             let most = self.options.outstanding as u64;
-            while caught_up && !end && self.asked == Control::Run && self.running < most && read < BURST {
+            while caught_up
+                && !end
+                && !waits
+                && self.asked == Control::Run
+                && self.running < most
+                && read < BURST
+            {
                 read += 1;
                 if !self.may_spend() {
                     limited = true;
@@ -250,6 +266,7 @@ impl Backfill {
                         sending.push(send(producer, (line, request, 0), Duration::ZERO));
                     }
                     Next::Settled => {}
+                    Next::Wait => waits = true,
                     Next::End => end = true,
                 }
             }
@@ -324,39 +341,74 @@ impl Backfill {
         u128::from(self.spent().get()) + at_stake <= u128::from(max.get())
     }
 
-    /// Goes one line on in the file.
+    /// Goes one step on: reads a line of the file while the window has room, else sends one that it holds.
     fn next(&mut self, now: Micros) -> Result<Next, BackfillError> {
+        if !self.window.is_full() && self.read(now)? {
+            return Ok(Next::Settled);
+        }
+        match self.window.next(Instant::now()) {
+            Some((number, place)) => self.ready(number, place),
+            None if self.window.is_empty() => Ok(Next::End),
+            None => Ok(Next::Wait),
+        }
+    }
+
+    /// Reads a line into the window, or settles it where it needs nothing to be sent; false at the end of the file.
+    fn read(&mut self, now: Micros) -> Result<bool, BackfillError> {
         if self.input.number + 1 > self.folder.checkpoint.reserved {
             self.reserve(now)?;
         }
-        let Some((number, text)) = self.input.next()? else { return Ok(Next::End) };
+        let Some((number, place, text)) = self.input.next()? else { return Ok(false) };
+        match self.look_at(number, &text)? {
+            Some(line) => self.window.hold(number, place, order::beginning(&line)),
+            None => self.window.skip(number),
+        }
+        Ok(true)
+    }
+
+    /// A line that was read: what is to be sent of it, if anything.
+    fn look_at(&mut self, number: u64, text: &str) -> Result<Option<Line>, BackfillError> {
         if text.is_empty() {
             self.folder.blank(number)?;
         }
         if self.folder.is_done(number) {
-            return Ok(Next::Settled);
+            return Ok(None);
         }
         let line = if self.doubles.contains(&number) {
             Err("custom_id: stands in an earlier line, too".to_owned())
         } else {
             // What breaks a rule of every job is found when it is submitted.
-            parse_line(&text, number, &defaults(&self.options))
+            parse_line(text, number, &defaults(&self.options))
         };
-        let line = match line {
-            Ok(line) => line,
+        match line {
+            Ok(line) if self.known.contains(&self.options.job(&line.custom_id)) => {
+                self.running += 1;
+                self.doubts.add(number);
+                Ok(None)
+            }
+            Ok(line) => Ok(Some(line)),
             Err(rule) => {
                 let why = output::bad_line(&self.options.file.display().to_string(), number, &rule);
-                self.folder.failed(number, &output::error(&text, &why))?;
-                return Ok(Next::Settled);
+                self.folder.failed(number, &output::error(text, number, &why))?;
+                Ok(None)
             }
+        }
+    }
+
+    /// The turn of a line that was held has come: it is read again, since only its place was kept.
+    fn ready(&mut self, number: u64, place: u64) -> Result<Next, BackfillError> {
+        if self.folder.is_done(number) {
+            self.window.ended(number);
+            return Ok(Next::Settled);
+        }
+        let text = self.input.line_at(place)?;
+        let Ok(line) = parse_line(&text, number, &defaults(&self.options)) else {
+            // It was a job when it was read into the window.
+            return Err(BackfillError::Changed(self.options.file.clone()));
         };
         self.running += 1;
         let (chat, job) = (line.chat, self.options.job(&line.custom_id));
         self.texts.insert(number, (text, chat));
-        if self.known.contains(&job) {
-            self.doubts.add(number);
-            return Ok(Next::Settled);
-        }
         self.unacknowledged.insert(number);
         Ok(Next::Send(number, Box::new(self.request(number, line, job))))
     }
@@ -370,7 +422,8 @@ impl Backfill {
     }
 
     fn keep(&mut self) -> Result<(), BackfillError> {
-        let submitted = self.unacknowledged.first().map_or(self.input.number, |first| first - 1);
+        let open = self.unacknowledged.first().copied().into_iter().chain(self.window.first()).min();
+        let submitted = open.map_or(self.input.number, |first| first - 1);
         let checkpoint = &mut self.folder.checkpoint;
         checkpoint.submitted = submitted;
         if let Some(at) = self.reservations.acknowledged(submitted) {
@@ -401,7 +454,9 @@ impl Backfill {
             return Ok(());
         }
         self.write(line, result)?;
-        if line <= self.input.number {
+        self.window.ended(line);
+        // One that is held was not sent by this run, and never will be.
+        if line <= self.input.number && !self.window.holds(line) {
             self.running = self.running.saturating_sub(1);
         }
         let checkpoint = &mut self.folder.checkpoint;
@@ -421,21 +476,22 @@ impl Backfill {
         };
         if let (true, None, Some(gone)) = (output::is_good(result), &result.output, &result.output_ref) {
             let why = output::lost_output(result, gone);
-            self.folder.failed(line, &output::error(&text, &why))
+            self.folder.failed(line, &output::error(&text, line, &why))
         } else if output::is_good(result) {
             self.folder.succeeded(line, &output::result(result, chat))
         } else {
-            self.folder.failed(line, &output::error(&text, &output::bad_job(result)))
+            self.folder.failed(line, &output::error(&text, line, &output::bad_job(result)))
         }
     }
 
     /// A line that no stream takes: it is told like one that failed.
     fn refused(&mut self, line: u64, why: &str) -> Result<(), BackfillError> {
         self.unacknowledged.remove(&line);
+        self.window.ended(line);
         self.running = self.running.saturating_sub(1);
         let text = self.texts.remove(&line).map(|(text, _)| text).unwrap_or_default();
         let why = output::bad_line(&self.options.file.display().to_string(), line, why);
-        self.folder.failed(line, &output::error(&text, &why))
+        self.folder.failed(line, &output::error(&text, line, &why))
     }
 
     /// Does what another terminal asks for.

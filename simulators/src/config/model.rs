@@ -38,6 +38,9 @@ pub struct SimulatedModel {
     pub tokens_per_chunk: u32,
     /// Prompt and answer together may not be longer than this.
     pub context_tokens: u32,
+    /// Tokens of prompts that the server's prefix cache holds. 0, the default, is a server that says nothing of one. Read by
+    /// [`Kind::OpenAi`] and [`Kind::Golem`].
+    pub prefix_cache_tokens: u32,
 }
 
 /// A thousand dollars a second: high enough for any machine, and low enough that no bill can overflow.
@@ -105,6 +108,7 @@ impl Default for SimulatedModel {
             output_tokens_max: 24,
             tokens_per_chunk: 1,
             context_tokens: 8192,
+            prefix_cache_tokens: 0,
         }
     }
 }

@@ -44,6 +44,7 @@ use super::{
     door,
     meter::{BilledFrom, BilledUntil, Tariff},
 };
+use crate::fault::Fault;
 use shop::{Asked, Shop};
 use state::{State, Word};
 
@@ -121,6 +122,18 @@ impl Golem {
     /// All activities show as `Unresponsive`, or as they are.
     pub fn set_unresponsive(&self, unresponsive: bool) {
         self.shop.state().switches.unresponsive = unresponsive;
+    }
+
+    /// The servers of these providers that listen now fail so, or work again.
+    pub fn set_fault(&self, nodes: &[&str], fault: Option<&Fault>) {
+        let state = self.shop.state();
+        let here = |activity: &&state::Activity| {
+            let node = state.agreements[&activity.agreement].node;
+            nodes.contains(&self.shop.config.nodes[node].id.as_str())
+        };
+        for running in state.activities.values().filter(here).filter_map(|one| one.server.as_ref()) {
+            running.simulator.set_fault(fault.cloned());
+        }
     }
 
     /// The payment driver has this trouble, such as `InsufficientGas`.

@@ -17,8 +17,8 @@ pub struct Life {
     pub listed_after: Duration,
     /// What its server does once it listens.
     pub serves: Serves,
-    /// The model that it serves. The price stands in the order, so the one in here should be zero.
-    pub model: SimulatedModel,
+    /// The models that it serves. The price stands in the order, so those in here should be zero.
+    pub models: Vec<SimulatedModel>,
 }
 
 /// What a machine's server does. `/health` says 200 whatever it is.
@@ -46,7 +46,7 @@ impl Default for Life {
             end: Some(soon),
             listed_after: Duration::ZERO,
             serves: Serves::Well,
-            model,
+            models: vec![model],
         }
     }
 }

@@ -82,7 +82,7 @@ pub(super) async fn serve(
     life: &Life,
     shutdown: CancellationToken,
 ) -> Result<Running, server::StartError> {
-    let mut config = SimulatorConfig::new("rented machine", Kind::OpenAi, vec![life.model.clone()]);
+    let mut config = SimulatorConfig::new("rented machine", Kind::OpenAi, life.models.clone());
     (config.listen, config.api_key) = (address, key);
     let simulator = server::start(config, shutdown.clone()).await?;
     let fault = match life.serves {

@@ -56,7 +56,7 @@ fn enter(platform: &Platform, cancel_after: Option<Duration>) -> Arc<Prediction>
         base: "http://h".to_owned(),
         input: Map::from_iter([("prompt".to_owned(), json!("why?"))]),
         hook: None,
-        answer: Answer { tokens, finish: Finish::Stop, prompt_tokens: 5 },
+        answer: Answer { tokens, finish: Finish::Stop, prompt_tokens: 5, cached_tokens: None },
         cancel_after,
     };
     platform.archive.enter(draft).unwrap()

@@ -8,7 +8,7 @@ use tokio::time::{self, Instant};
 use super::job::{Job, Status};
 use crate::{
     clock::micros,
-    config::WorkerAge,
+    config::{Server, WorkerAge},
     fault::{Breakdown, Course},
     frames::{self, Frames},
     model::Billing,
@@ -179,6 +179,7 @@ fn completed(service: &Service, inference: &Inference, answer: &Answer, id: &str
             };
             let frames = Frames {
                 api: inference.api,
+                server: Server::Vllm,
                 id: format!("{prefix}-{id}"),
                 created: service.clock.unix_s(),
                 model: inference.model.clone(),

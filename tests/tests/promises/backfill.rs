@@ -32,16 +32,16 @@ use transport::{api, payloads};
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
-struct Scene {
+pub(crate) struct Scene {
     folder: tempfile::TempDir,
     nats: NatsServer,
-    provider: Arc<Scripted>,
+    pub(crate) provider: Arc<Scripted>,
     dispatcher: Role,
     worker: Role,
 }
 
 impl Scene {
-    async fn new(script: Script, slots: u32) -> Self {
+    pub(crate) async fn new(script: Script, slots: u32) -> Self {
         let nats = NatsServer::start().await;
         let provider = Scripted::new(script);
         let (urls, mut topology) = ([nats.url()], roles::settings(ACK_WAIT));
@@ -53,7 +53,7 @@ impl Scene {
         Self { folder: tempfile::tempdir().unwrap(), nats, provider, dispatcher, worker }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -78,7 +78,7 @@ impl Scene {
         path
     }
 
-    fn options(&self, file: &Path) -> Options {
+    pub(crate) fn options(&self, file: &Path) -> Options {
         Options {
             folder: self.path("state"),
             file: file.to_owned(),
@@ -95,11 +95,11 @@ impl Scene {
         }
     }
 
-    async fn producer(&self) -> Producer {
+    pub(crate) async fn producer(&self) -> Producer {
         roles::producer(&[self.nats.url()]).await
     }
 
-    async fn run(&self, options: Options) -> (Ending, Snapshot) {
+    pub(crate) async fn run(&self, options: Options) -> (Ending, Snapshot) {
         let producer = self.producer().await;
         let mut backfill = Backfill::open(options).unwrap();
         let ending = backfill.run(&producer, &CancellationToken::new(), &mut |_| {}).await.unwrap();
@@ -108,11 +108,11 @@ impl Scene {
     }
 
     /// What a real process needs to run the same backfill.
-    fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         process::config(self.folder.path(), &self.nats.url())
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.provider.release();
         self.worker.stop().await;
         self.dispatcher.stop().await;
@@ -130,7 +130,7 @@ fn ids(path: &Path) -> BTreeMap<String, usize> {
 }
 
 /// Every line stands in the output once, and was run once.
-fn check_once(scene: &Scene, folder: &Path, lines: usize) {
+pub(crate) fn check_once(scene: &Scene, folder: &Path, lines: usize) {
     let found = ids(&folder.join("results.jsonl"));
     assert!(found.values().all(|count| *count == 1), "a line stands there twice");
     let expected: Vec<String> = (1..=lines).map(|n| format!("c{n}")).collect();

@@ -2,7 +2,9 @@
 //! process of its own under nextest.
 
 mod acks_cluster;
+mod affinity;
 mod backfill;
+mod backfill_order;
 mod bad_input;
 mod budget_counters;
 mod budgets;
@@ -22,6 +24,7 @@ mod hedged;
 mod house;
 mod ids;
 mod kept_warm;
+mod kits;
 mod large_output;
 mod ledger;
 mod missing_consumer;
@@ -29,6 +32,7 @@ mod missing_stream;
 mod nats_restart;
 mod near_limit;
 mod no_pool;
+mod others_queue;
 mod payloads;
 mod permissions;
 mod processes;

@@ -27,7 +27,7 @@ use simulators::{
 };
 use tests::{
     nats_server::NatsServer,
-    rent::{self, Hasty, Office, Running},
+    rent::{self, Office, Running},
     wait,
 };
 use transport::SystemClock;
@@ -77,7 +77,7 @@ impl World {
     }
 
     fn config(&self) -> KeeperConfig {
-        let landlord = Arc::new(Hasty((self.provider.landlord)()));
+        let landlord = rent::hasty((self.provider.landlord)());
         let account = Account::new(self.provider.pool.account.clone(), landlord);
         KeeperConfig {
             prober: Arc::new(Brisk(HttpProber::new().unwrap())),

@@ -37,6 +37,8 @@ pub(crate) struct Provider {
     pub(crate) shutdown: CancellationToken,
     /// What the provider bills for machines of ours.
     pub(crate) invoice: Box<dyn Fn() -> UsdNanos + Send + Sync>,
+    /// What one begun unit costs where the provider tells no times, so that a machine's first and last unit are ours to judge.
+    pub(crate) judged: UsdNanos,
     /// How many machines were ever made for us.
     pub(crate) made: Box<dyn Fn() -> usize + Send + Sync>,
     /// Somebody else suspends a machine; only at Render.
@@ -98,6 +100,7 @@ pub(crate) fn lambda(pool: String) -> BoxFuture<'static, Provider> {
             landlord: Box::new(move || Arc::new(lambda::Lambda::new(config.clone()).unwrap())),
             pool: settings,
             shutdown,
+            judged: usd("1.29").per(60).unwrap_or_default(),
             made: made(simulator.account()),
             suspend: Box::new(nobody),
             invoice: Box::new(move || ours(simulator.account().invoice())),
@@ -139,6 +142,7 @@ pub(crate) fn fly(pool: String) -> BoxFuture<'static, Provider> {
             landlord: Box::new(move || Arc::new(fly::Fly::new(config.clone()).unwrap())),
             pool: settings,
             shutdown,
+            judged: UsdNanos::ZERO,
             made: made(simulator.account()),
             suspend: Box::new(nobody),
             invoice: Box::new(move || ours(simulator.account().invoice())),
@@ -166,6 +170,7 @@ pub(crate) fn railway(pool: String) -> BoxFuture<'static, Provider> {
             landlord: Box::new(move || Arc::new(railway::Railway::new(config.clone()).unwrap())),
             pool: settings,
             shutdown,
+            judged: UsdNanos::ZERO,
             made: made(simulator.account()),
             suspend: Box::new(nobody),
             invoice: Box::new(move || ours(simulator.invoice())),
@@ -192,6 +197,7 @@ pub(crate) fn render(pool: String) -> BoxFuture<'static, Provider> {
             landlord: Box::new(move || Arc::new(render::Render::new(config.clone()).unwrap())),
             pool: settings,
             shutdown,
+            judged: usd("0.243055556").per(3_600).unwrap_or_default(),
             made: made(simulator.account()),
             suspend: {
                 let simulator = simulator.clone();
@@ -248,6 +254,7 @@ pub(crate) fn golem(pool: String) -> BoxFuture<'static, Provider> {
             }),
             pool: settings,
             shutdown,
+            judged: UsdNanos::ZERO,
             suspend: Box::new(nobody),
             made: {
                 let simulator = simulator.clone();

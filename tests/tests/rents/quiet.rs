@@ -20,7 +20,7 @@ use schemas::{
 };
 use tests::{
     nats_server::NatsServer,
-    rent::{self, Hasty, KillAt, Office, Running},
+    rent::{self, KillAt, Office, Running},
     wait,
 };
 use transport::SystemClock;
@@ -33,7 +33,7 @@ const MACHINES: u32 = 24;
 const LOOKS: usize = 30;
 
 fn hasty(provider: &Provider) -> Arc<Account> {
-    Account::new("lambda", Arc::new(Hasty((provider.landlord)())))
+    Account::new("lambda", rent::hasty((provider.landlord)()))
 }
 
 /// The calls of an account by their paths' last parts, from the `from`th on.
@@ -58,6 +58,11 @@ impl Heard {
         let heard = Self(client.subscribe(subject.to_owned()).await.unwrap(), client.clone());
         client.flush().await.unwrap();
         heard
+    }
+
+    async fn next(&mut self) {
+        let next = tokio::time::timeout(wait::DEADLINE, self.0.next()).await;
+        assert!(next.is_ok_and(|message| message.is_some()), "nothing more is stored");
     }
 
     async fn end(mut self) -> Vec<String> {
@@ -88,14 +93,14 @@ async fn what_stands_and_serves_costs_one_call_a_look_and_nothing_is_stored_or_r
         standing_every: std::time::Duration::from_secs(3_600),
         ..rent::config(&url, "k1", hasty(&provider), vec![settings.clone()])
     };
+    let mut books = Heard::begin(&office.client, "$KV.beacon-machines.books.>").await;
     let keeper = Running::start(config.clone()).await;
     office.until(&pool, MachineState::Ready, MACHINES as usize).await;
-    // The first booking, and what the last machine's start still stores.
-    wait::until("the first booking", || async {
-        let status = office.status(&pool).await?;
-        (status.standing_usd > UsdNanos::ZERO).then_some(())
-    })
-    .await;
+    // Once when they are begun, once when they are settled first: two seconds later.
+    for _ in 0..2 {
+        books.next().await;
+    }
+    drop(books);
 
     let stored = Heard::begin(&office.client, "$KV.beacon-machines.>").await;
     let read = Heard::begin(&office.client, "$JS.API.>").await;

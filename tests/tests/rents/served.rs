@@ -1,7 +1,7 @@
 //! Promise: jobs that wait have a machine rented for them, run there, and it goes again when nothing waits. What the jobs cost and
 //! what no job used are, together, what the provider bills.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use keepers::{
     account::Account,
@@ -17,7 +17,7 @@ use simulators::{
 use tests::{
     audit::Audit,
     nats_server::NatsServer,
-    rent::{self, Hasty, Office, Running},
+    rent::{self, Office, Running},
     roles::{self, Role},
     wait,
 };
@@ -34,13 +34,13 @@ async fn waiting_jobs_get_a_machine_that_goes_again_and_the_ledger_equals_the_in
     let office = Office::open(&urls[0]).await;
     let provider = providers::lambda("lambda@us-east".into()).await;
     let model = SimulatedModel { slots: 4, service_ms_p50: 50, ..SimulatedModel::new(roles::MODEL) };
-    provider.account.set_life(Life { model, ..Life::default() });
+    provider.account.set_life(Life { models: vec![model], ..Life::default() });
     let mut pool = provider.pool.clone();
     pool.model = roles::MODEL.into();
     // Nothing stands before anything waits; nobody else could take the jobs.
     pool.policy = Policy { bounds: Bounds::between(0, 2), machines_max: 2, ..pool.policy };
     let id = pool.pool.clone();
-    let account = Account::new("lambda", Arc::new(Hasty((provider.landlord)())));
+    let account = Account::new("lambda", rent::hasty((provider.landlord)()));
     let config = KeeperConfig { ..rent::config(&urls[0], "k1", account, vec![pool]) };
 
     let dispatcher = Role::usual_dispatcher(&urls[0], "d1", ACK_WAIT).await;

@@ -1,15 +1,28 @@
-//! The OpenAI API: the body of a request, and the sum of a streamed answer. Pure.
+//! The OpenAI API: the body of a request, and the sum of an answer, streamed or whole. Pure.
+//!
+//! An answer is a success only by evidence that it is whole: a finish reason that says so. What servers write beside that is
+//! read leniently, so that an odd field never costs a good answer.
+
+mod answer;
+mod chunk;
+mod counts;
+mod finish;
+mod request;
+mod said;
+#[cfg(test)]
+mod tests;
 
 use schemas::{
     failure::{Failure, FailureClass},
-    job::{Input, MAX_TOKENS_DEFAULT, Message},
+    job::Input,
     reply::{Output, Usage},
 };
-use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::Value;
 
-use super::{dialect::Dialect, http, json, refusal, sse::Event};
-use crate::provider::{Call, Success};
+pub(super) use self::request::{path, request};
+use self::{answer::Answer, chunk::Chunk, counts::Counts, finish::Meaning, said::Said};
+use super::{dialect::Dialect, http, json, refusal, sse::Event, values::Values, words};
+use crate::provider::Success;
 
 /// The longest output taken, in bytes: about forty times the longest usual answer. The limit bounds a worker's memory. The
 /// server's limit on a message, 1 MiB by default, is another matter.
@@ -20,6 +33,16 @@ const BILLING: &str = "beacon-billing ";
 
 /// Bytes of English text in a token (OpenAI's rule of thumb), for prompts whose tokens the server does not count.
 const BYTES_PER_TOKEN: usize = 4;
+
+/// Hardly any token of a text is longer on average. A server that sends its answer in few pieces has generated more tokens than
+/// pieces.
+const BYTES_PER_TOKEN_MAX: usize = 8;
+
+/// How much of a reason nobody told us of is repeated.
+const REASON_MAX: usize = 40;
+
+/// What some proxies send as data in place of a comment, to keep a connection open.
+const LIFE: [&str; 5] = ["ping", "pong", "keep-alive", "keepalive", "heartbeat"];
 
 /// An estimate of the tokens of an input.
 pub(super) fn tokens_of_input(input: &Input) -> u64 {
@@ -34,142 +57,66 @@ pub(super) fn tokens_of(bytes: usize) -> u64 {
     bytes.div_ceil(BYTES_PER_TOKEN) as u64
 }
 
-#[derive(Serialize)]
-struct Request<'a> {
-    model: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    messages: Option<&'a [Message]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_tokens: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_completion_tokens: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_p: Option<f64>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    stop: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seed: Option<i64>,
-    stream: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stream_options: Option<StreamOptions>,
-}
-
-#[derive(Serialize)]
-struct StreamOptions {
-    include_usage: bool,
-}
-
-/// The route for an input.
-pub(super) fn path(input: &Input) -> &'static str {
-    match input {
-        Input::Messages(_) => "/v1/chat/completions",
-        Input::Prompt(_) => "/v1/completions",
-    }
-}
-
-/// The body of the request. It always names the limit on tokens, because the servers' own is 16 or none at all.
-pub(super) fn request(call: &Call, dialect: Dialect, stream: bool) -> Vec<u8> {
-    let (messages, prompt) = match &call.input {
-        Input::Messages(messages) => (Some(messages.as_slice()), None),
-        Input::Prompt(prompt) => (None, Some(prompt.as_str())),
-    };
-    let limit = call.params.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT);
-    // OpenAI's newer models refuse the older name; every other server knows only the older name.
-    let newer = dialect == Dialect::OpenAi && messages.is_some();
-    let request = Request {
-        model: &call.model,
-        messages,
-        prompt,
-        max_tokens: (!newer).then_some(limit),
-        max_completion_tokens: newer.then_some(limit),
-        temperature: call.params.temperature,
-        top_p: call.params.top_p,
-        stop: &call.params.stop,
-        seed: call.params.seed,
-        stream,
-        // vLLM refuses it without streaming.
-        stream_options: stream.then_some(StreamOptions { include_usage: true }),
-    };
-    serde_json::to_vec(&request).expect("texts and numbers always make JSON")
-}
-
-/// A chunk of a stream, or a whole answer. They differ in the place of the text.
-#[derive(Deserialize)]
-struct Chunk {
-    #[serde(default)]
-    choices: Option<Vec<Choice>>,
-    #[serde(default)]
-    usage: Option<Counts>,
-    #[serde(default)]
-    error: Option<IgnoredAny>,
-    /// `error` where SGLang's error object stands alone.
-    #[serde(default)]
-    object: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    #[serde(default, alias = "message")]
-    delta: Option<Delta>,
-    #[serde(default)]
-    text: Option<String>,
-    #[serde(default)]
-    finish_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Delta {
-    #[serde(default)]
-    content: Option<String>,
-    /// The model's thoughts before its answer. They are no output, but they were generated. Two servers have two names.
-    #[serde(default)]
-    reasoning_content: Option<String>,
-    #[serde(default)]
-    reasoning: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-struct Counts {
-    #[serde(default)]
-    prompt_tokens: Option<u64>,
-    #[serde(default)]
-    completion_tokens: Option<u64>,
+/// What counts as evidence that an answer is whole, beyond the usual finish reasons: for services with habits of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Whether `[DONE]`, or an answer in one piece, is an end without a finish reason too. Some hosts send none.
+    pub trust_done: bool,
+    /// More reasons that mean a whole answer, in any letters.
+    pub reasons: Vec<String>,
 }
 
 /// The answer so far.
+#[expect(clippy::struct_excessive_bools, reason = "each was said by the server, or not, whatever else was")]
 #[derive(Debug)]
 pub(super) struct Transcript {
     dialect: Dialect,
-    text: String,
-    finish: Option<String>,
-    usage: Option<Counts>,
-    /// Pieces that carried text or thoughts: at least as many tokens were generated.
+    evidence: Evidence,
+    answer: Answer,
+    /// The choice with the least index of those that nobody asked for; the answer, if no choice 0 comes.
+    other: Option<(u64, Answer)>,
+    counts: Option<Counts>,
+    /// Tokens of the prompt that the server had in its cache, as it said last; `None` while it has not.
+    cached: Option<u64>,
+    /// The counts came by themselves, after the last choice: nothing is more final.
+    counted: bool,
+    /// Pieces that carried text, thoughts or calls: at least as many tokens were generated.
     pieces: u64,
     failure: Option<Failure>,
+    heard: bool,
     done: bool,
+    /// The connection has ended: what follows is what was begun.
+    ended: bool,
     billing: Option<String>,
 }
 
 impl Transcript {
     pub(super) fn new(dialect: Dialect) -> Self {
+        Self::with(dialect, Evidence::default())
+    }
+
+    /// The same with more evidence for whole answers.
+    pub(super) fn with(dialect: Dialect, evidence: Evidence) -> Self {
         Self {
             dialect,
-            text: String::new(),
-            finish: None,
-            usage: None,
+            evidence,
+            answer: Answer::default(),
+            other: None,
+            counts: None,
+            cached: None,
+            counted: false,
             pieces: 0,
             failure: None,
+            heard: false,
             done: false,
+            ended: false,
             billing: None,
         }
     }
 
     /// Takes an event of a stream and gives the piece of output that it adds, if any.
-    pub(super) fn event(&mut self, event: Event) -> Option<&str> {
+    pub(super) fn event(&mut self, event: Event) -> Option<String> {
+        self.heard = true;
         match event {
             Event::Comment(text) => {
                 if let Some(billing) = text.strip_prefix(BILLING) {
@@ -183,66 +130,110 @@ impl Transcript {
                 self.fail(refusal::inside(&error, self.dialect));
                 None
             }
-            Event::Data(text) if text.trim() == "[DONE]" => {
-                self.done = true;
-                None
+            Event::Data(text) => {
+                let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+                if self.done || is_done(text) {
+                    self.done = true;
+                    return None;
+                }
+                // A comment, or a word in its place, that a proxy has made data.
+                if text.is_empty()
+                    || text.starts_with(':')
+                    || LIFE.iter().any(|word| text.eq_ignore_ascii_case(word))
+                {
+                    return None;
+                }
+                self.chunk(text.as_bytes())
             }
-            Event::Data(text) => self.chunk(text.as_bytes()),
         }
     }
 
-    /// Takes a chunk, or a whole answer, and gives the piece of output that it adds, if any.
-    pub(super) fn chunk(&mut self, bytes: &[u8]) -> Option<&str> {
-        let chunk: Chunk = match json::read(bytes, "the answer") {
-            Ok(chunk) => chunk,
-            Err(failure) => {
-                self.broke(failure);
+    /// Takes the data of an event, or a whole answer, and gives the piece of output that it adds, if any. Servers that leave
+    /// out blank lines put several chunks in one.
+    pub(super) fn chunk(&mut self, bytes: &[u8]) -> Option<String> {
+        self.heard = true;
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+        let error = match Chunk::read(text) {
+            Ok(chunk) => return self.take(chunk),
+            Err(error) => error,
+        };
+        let mended = json::without_nan(text);
+        let (mut values, mut found) = (Values::new(text.len() * 2), Vec::new());
+        let split = values.push(mended.as_deref().unwrap_or(text).as_bytes(), &mut found);
+        if split.is_err() || values.is_open() || found.is_empty() {
+            // A value alone that is no object says nothing.
+            if serde_json::from_str::<Value>(text).is_err() {
+                self.broke(self.unreadable(&error));
+            }
+            return None;
+        }
+        let mut piece = String::new();
+        for value in found {
+            if is_done(&value) {
+                self.done = true;
+                continue;
+            }
+            let list = json::elements(&value);
+            for value in if list.is_empty() { vec![value.as_str()] } else { list } {
+                match Chunk::read(value) {
+                    Ok(chunk) => piece.extend(self.take(chunk)),
+                    Err(_) if value == "[]" || !value.starts_with('{') => {}
+                    Err(error) => self.broke(self.unreadable(&error)),
+                }
+            }
+        }
+        (!piece.is_empty()).then_some(piece)
+    }
+
+    /// Repeats none of the model's words. What the end of the connection cut off is the connection's loss.
+    fn unreadable(&self, error: &serde_json::Error) -> Failure {
+        if self.ended && error.is_eof() {
+            return Failure::new(FailureClass::Connection, "the answer was cut off");
+        }
+        json::unreadable(error, "the answer")
+    }
+
+    fn take(&mut self, chunk: Chunk) -> Option<String> {
+        let part = match chunk {
+            Chunk::Error(error) => {
+                self.fail(refusal::inside(&error, self.dialect));
                 return None;
             }
+            Chunk::Part(part) => part,
         };
-        if chunk.error.is_some() || chunk.object.as_deref() == Some("error") {
-            let error = serde_json::from_slice(bytes).unwrap_or_default();
-            self.fail(refusal::inside(&error, self.dialect));
-            return None;
-        }
-        let choices = chunk.choices.unwrap_or_default();
-        self.count(chunk.usage, choices.is_empty());
-        // Every request asks for one choice.
-        let choice = choices.into_iter().next()?;
-        if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
-            self.finish = Some(reason);
-        }
-        let (piece, thought) = match choice.delta {
-            Some(delta) => {
-                let thought = delta.reasoning_content.or(delta.reasoning).is_some_and(|t| !t.is_empty());
-                (delta.content, thought)
+        self.cached = part.cached.or(self.cached);
+        if let Some(counts) = part.counts {
+            let last = part.choices.is_empty();
+            if last || !self.counted {
+                (self.counts, self.counted) = (Some(counts), last);
             }
-            None => (choice.text, false),
-        };
-        let piece = piece.unwrap_or_default();
-        if thought || !piece.is_empty() {
-            self.pieces += 1;
         }
-        if piece.is_empty() || self.failure.is_some() {
-            return None;
+        let mut piece = String::new();
+        for choice in part.choices {
+            let said = choice.delta.as_ref().or(choice.message.as_ref());
+            if said.or(choice.text.as_ref()).is_some_and(Said::is_something) {
+                self.pieces += 1;
+            }
+            if choice.index == 0 {
+                let added = self.answer.add(choice, part.may_be_whole);
+                piece.extend(added.filter(|_| self.failure.is_none()));
+            } else if self.other.as_ref().is_none_or(|(index, _)| choice.index <= *index) {
+                let (index, mut answer) = self.other.take().unwrap_or_default();
+                if index != choice.index {
+                    answer = Answer::default();
+                }
+                let index = choice.index;
+                answer.add(choice, part.may_be_whole);
+                self.other = Some((index, answer));
+            }
+            let other = self.other.as_ref().map_or(0, |(_, answer)| answer.text.len());
+            if self.answer.text.len().max(other) > OUTPUT_MAX {
+                self.fail(http::too_long(OUTPUT_MAX));
+                return None;
+            }
         }
-        if self.text.len() + piece.len() > OUTPUT_MAX {
-            self.fail(http::too_long(OUTPUT_MAX));
-            return None;
-        }
-        let begin = self.text.len();
-        self.text.push_str(&piece);
-        Some(&self.text[begin..])
-    }
-
-    /// A chunk without choices carries the final counts; without such a chunk the last ones that are not zero hold
-    /// (Ollama sends zeros all the way, vLLM may send running totals).
-    fn count(&mut self, usage: Option<Counts>, is_last: bool) {
-        let Some(usage) = usage else { return };
-        let some = |tokens: Option<u64>| tokens.is_some_and(|n| n > 0);
-        if is_last || some(usage.prompt_tokens) || some(usage.completion_tokens) {
-            self.usage = Some(usage);
-        }
+        (!piece.is_empty()).then_some(piece)
     }
 
     /// Only the first failure counts: later failures follow from it.
@@ -250,16 +241,31 @@ impl Transcript {
         self.failure.get_or_insert(failure);
     }
 
-    /// The stream broke, or no longer makes sense. After a finish reason this does not spoil the answer.
+    /// The stream broke, or no longer makes sense. After a finish reason or `[DONE]` this does not spoil the answer.
     pub(super) fn broke(&mut self, failure: Failure) {
-        if self.finish.is_none() {
+        if self.answer.finish.is_none() && !self.done {
             self.fail(failure);
         }
     }
 
+    /// The connection has ended; what is taken from now on was begun before.
+    pub(super) fn ends(&mut self) {
+        self.ended = true;
+    }
+
+    /// The answer came in one piece, so its end is its own.
+    pub(super) fn is_in_one_piece(&mut self) {
+        self.done |= self.failure.is_none();
+    }
+
+    /// True once anything was read that belongs to a stream or an answer.
+    pub(super) fn is_heard(&self) -> bool {
+        self.heard
+    }
+
     /// True once the outcome is known: only counts and a bill may follow.
     pub(super) fn is_decided(&self) -> bool {
-        self.finish.is_some() || self.failure.is_some()
+        self.answer.finish.is_some() || self.failure.is_some()
     }
 
     /// True once the server said that nothing follows.
@@ -273,43 +279,66 @@ impl Transcript {
 
     /// The tokens, by the provider's count or our estimate; `None` when nothing was generated and no count came.
     pub(super) fn usage(&self, input: &Input) -> Option<Usage> {
-        match self.usage {
-            Some(Counts {
-                prompt_tokens: Some(prompt_tokens),
-                completion_tokens: Some(completion_tokens),
-            }) => Some(Usage { prompt_tokens, completion_tokens, estimated: false }),
-            None if self.pieces == 0 && self.finish.is_none() => None,
-            counts => Some(Usage {
-                prompt_tokens: counts.and_then(|c| c.prompt_tokens).unwrap_or_else(|| tokens_of_input(input)),
-                completion_tokens: counts.and_then(|c| c.completion_tokens).unwrap_or(self.pieces),
-                estimated: true,
-            }),
+        let counts = self.counts.unwrap_or_default();
+        // Something was generated, so nothing is no count.
+        let completion = counts.completion.filter(|n| *n > 0 || self.pieces == 0);
+        if let (Some(prompt_tokens), Some(completion_tokens)) = (counts.prompt, completion) {
+            let cached_tokens = self.cached.map(|cached| cached.min(prompt_tokens));
+            return Some(Usage { prompt_tokens, completion_tokens, cached_tokens, estimated: false });
         }
+        if self.counts.is_none() && self.pieces == 0 && self.answer.finish.is_none() {
+            return None;
+        }
+        let least = (self.answer.text.len() / BYTES_PER_TOKEN_MAX) as u64;
+        Some(Usage {
+            prompt_tokens: counts.prompt.unwrap_or_else(|| tokens_of_input(input)),
+            completion_tokens: completion.unwrap_or(self.pieces.max(least)),
+            cached_tokens: self.cached,
+            estimated: true,
+        })
     }
 
     /// The outcome of the whole answer.
-    pub(super) fn outcome(self, input: &Input) -> Result<Success, Failure> {
+    pub(super) fn outcome(mut self, input: &Input) -> Result<Success, Failure> {
         let usage = self.usage(input).unwrap_or_default();
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        let Some(finish_reason) = self.finish else {
-            let message = "the answer ended without a finish_reason";
-            return Err(Failure::new(FailureClass::Connection, message));
-        };
-        match finish_reason.as_str() {
-            "content_filter" => Err(Failure::new(FailureClass::Refused, "finish_reason content_filter")),
-            "stop" | "stop_sequence" | "eos_token" | "length" | "tool_calls" | "function_call" => {
-                Ok(Success { output: Output { text: self.text, finish_reason }, usage })
-            }
-            // `abort` of vLLM and SGLang, `load` and `unload` of Ollama.
-            other => {
-                let other: String = other.chars().take(40).collect();
-                Err(Failure::new(FailureClass::ProviderDown, format!("finish_reason {other}")))
-            }
+        if self.answer.is_empty()
+            && let Some((_, other)) = self.other.take()
+        {
+            self.answer = other;
         }
+        let Answer { mut text, joiner, tools, finish, .. } = self.answer;
+        if joiner.is_open() {
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+        let trusted = self.evidence.trust_done && self.done && self.pieces > 0;
+        let (word, meaning) = match finish {
+            Some(finish) => finish,
+            None if trusted => ("stop".to_owned(), Meaning::Whole("stop")),
+            None => {
+                let message = "the answer ended without a finish_reason";
+                return Err(Failure::new(FailureClass::Connection, message));
+            }
+        };
+        let named = |reason: &String| words::plain(reason) == words::plain(&word);
+        let word = word.chars().take(REASON_MAX).collect::<String>();
+        let finish_reason = match meaning {
+            Meaning::Whole("stop") if tools => "tool_calls".to_owned(),
+            Meaning::Whole(reason) => reason.to_owned(),
+            Meaning::Unknown if self.evidence.reasons.iter().any(named) => word,
+            Meaning::Unknown => {
+                return Err(Failure::new(FailureClass::ProviderDown, format!("finish_reason {word}")));
+            }
+            Meaning::Failed(class) => return Err(Failure::new(class, format!("finish_reason {word}"))),
+        };
+        Ok(Success { output: Output { text, finish_reason }, usage })
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// `[DONE]`, in quotes too.
+fn is_done(text: &str) -> bool {
+    let text = text.trim().trim_matches('"').trim();
+    text.eq_ignore_ascii_case("[done]")
+}

@@ -31,6 +31,15 @@ impl Dialect {
             Self::Ollama => "/api/version",
         }
     }
+
+    /// Where the server tells how busy it is, for Prometheus; `None` where it does not.
+    pub const fn metrics_path(self) -> Option<&'static str> {
+        match self {
+            Self::Vllm | Self::LlamaCpp | Self::Tgi | Self::SgLang => Some("/metrics"),
+            // Ollama says what is loaded, and nothing of a queue.
+            Self::Ollama | Self::OpenAi => None,
+        }
+    }
 }
 
 #[cfg(test)]

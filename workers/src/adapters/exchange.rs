@@ -22,10 +22,11 @@ use schemas::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    chat::{self, OUTPUT_MAX, Transcript},
+    chat::{self, Evidence, OUTPUT_MAX, Transcript},
     dialect::Dialect,
     http, refusal,
-    sse::Reader,
+    sse::{Event, Reader},
+    values::Values,
 };
 use crate::provider::{Call, Progress, Success};
 
@@ -34,6 +35,12 @@ const EVENT_MAX: usize = OUTPUT_MAX;
 
 /// A whole answer: the output, and as much again for its JSON.
 const BODY_MAX: usize = 2 * OUTPUT_MAX;
+
+/// More blanks than this before an answer are not kept, to find out what it is.
+const BLANKS_MAX: usize = 64 * 1024;
+
+/// A byte order mark.
+const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Once the outcome is known, counts and bill follow at once or not at all.
 const TAIL: Duration = Duration::from_secs(1);
@@ -47,6 +54,7 @@ pub(super) struct Exchange<'a> {
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) dialect: Dialect,
+    pub(super) evidence: &'a Evidence,
     pub(super) stream: bool,
     pub(super) first_byte_timeout: Duration,
     pub(super) idle_timeout: Duration,
@@ -114,27 +122,29 @@ impl Exchange<'_> {
             Ok(Ok(response)) => response,
         };
         let status = response.status().as_u16();
-        if status != 200 {
+        // Some gateways say Created, or that they have changed something on the way.
+        if !matches!(status, 200 | 201 | 203) {
             let wait = http::retry_after(response.headers());
             let body = timeout_at(deadline, http::error_body(response)).await.unwrap_or_default();
             let failure = refusal::refused(status, &body, wait, self.dialect);
             return refused(Reached::Refusal(status), failure);
         }
         let mut reading = Reading {
-            transcript: Transcript::new(self.dialect),
+            transcript: Transcript::with(self.dialect, self.evidence.clone()),
             sent,
             deadline,
-            next_by: sent + self.first_byte_timeout,
-            idle: self.idle_timeout,
+            // An answer in one piece may come at the end of the generation, though its head came at once.
+            next_by: if self.stream && !says_json(&response) {
+                sent + self.first_byte_timeout
+            } else {
+                deadline
+            },
+            idle: if self.stream { self.idle_timeout } else { call.timeout },
             over_by: None,
             first_token: None,
             progress,
         };
-        if self.is_stream(&response) {
-            reading.stream(response).await;
-        } else {
-            reading.whole(response).await;
-        }
+        reading.read(response).await;
         let Reading { transcript, first_token, .. } = reading;
         Answered {
             reached: Reached::Admission,
@@ -145,11 +155,49 @@ impl Exchange<'_> {
             outcome: transcript.outcome(&call.input).map_err(|f| refusal::without_input(f, &call.input)),
         }
     }
+}
 
-    /// True for a stream. A server may answer in one piece although a stream was asked for; its content type says so.
-    fn is_stream(&self, response: &Response) -> bool {
-        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        self.stream && !content_type.is_some_and(|text| text.contains("json") && !text.contains("ndjson"))
+/// Whether an answer says that it is in one piece. Servers say so of streams too, and the other way round, so this decides only how
+/// long its beginning is waited for.
+fn says_json(response: &Response) -> bool {
+    let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|text| text.contains("json") && !text.contains("ndjson"))
+}
+
+/// What a body is, by its first byte that is no blank: whatever its content type says.
+enum Form {
+    /// Only blanks came.
+    Unknown(Vec<u8>),
+    /// Server-sent events.
+    Events(Reader),
+    /// A whole answer, or one object to a line.
+    Values(Values),
+}
+
+impl Form {
+    /// Takes the next bytes; appends what they complete.
+    fn push(&mut self, bytes: &[u8], events: &mut Vec<Event>) -> Result<(), String> {
+        if let Self::Unknown(begin) = self {
+            begin.extend_from_slice(bytes);
+            let blank = |byte: &u8| byte.is_ascii_whitespace() || BOM.contains(byte);
+            let form = match begin.iter().find(|byte| !blank(byte)) {
+                None if begin.len() <= BLANKS_MAX => return Ok(()),
+                Some(b'{' | b'[') => Self::Values(Values::new(BODY_MAX)),
+                Some(_) | None => Self::Events(Reader::new(EVENT_MAX)),
+            };
+            let Self::Unknown(begin) = std::mem::replace(self, form) else { unreachable!("looked at above") };
+            return self.push(&begin, events);
+        }
+        match self {
+            Self::Unknown(_) => Ok(()),
+            Self::Events(reader) => reader.push(bytes, events).map_err(|error| error.to_string()),
+            Self::Values(values) => {
+                let mut found = Vec::new();
+                let read = values.push(bytes, &mut found);
+                events.extend(found.into_iter().map(Event::Data));
+                read.map_err(|error| error.to_string())
+            }
+        }
     }
 }
 
@@ -168,46 +216,27 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    async fn whole(&mut self, response: Response) {
-        match timeout_at(self.deadline, http::whole_body(response, BODY_MAX)).await {
-            Ok(Ok(body)) => {
-                if let Some(text) = self.transcript.chunk(&body) {
-                    self.progress.token(text);
-                }
-            }
-            Ok(Err(failure)) => self.transcript.fail(failure),
-            Err(_) => {
-                self.transcript.fail(timeout("the answer did not end within the time limit of the call"));
-            }
-        }
-    }
-
-    async fn stream(&mut self, mut response: Response) {
-        let (mut reader, mut events) = (Reader::new(EVENT_MAX), Vec::new());
+    async fn read(&mut self, mut response: Response) {
+        let (mut form, mut events) = (Form::Unknown(Vec::new()), Vec::new());
         let mut began = false;
         loop {
             let limit = self.over_by.unwrap_or(self.next_by).min(self.deadline);
-            let ended = match timeout_at(limit, response.chunk()).await {
+            match timeout_at(limit, response.chunk()).await {
                 // Any bytes are a sign of life, a comment included.
                 Ok(Ok(Some(bytes))) => {
                     began = true;
                     self.next_by = Instant::now() + self.idle;
-                    match reader.push(&bytes, &mut events) {
-                        Ok(()) => false,
-                        Err(error) => {
-                            let failure = Failure::new(FailureClass::ProviderDown, error.to_string());
-                            self.transcript.broke(failure);
-                            return;
-                        }
+                    if let Err(message) = form.push(&bytes, &mut events) {
+                        self.transcript.broke(Failure::new(FailureClass::ProviderDown, message));
+                        return;
                     }
+                    self.take(&mut events, &form);
+                    self.note_the_end();
                 }
-                Ok(Ok(None)) => {
-                    reader.finish(&mut events);
-                    true
-                }
+                Ok(Ok(None)) => return self.end(form),
                 Ok(Err(error)) => {
                     self.transcript.broke(http::broken(error));
-                    true
+                    return;
                 }
                 Err(_) => {
                     self.transcript.broke(timeout(if limit == self.deadline {
@@ -217,19 +246,54 @@ impl Reading<'_> {
                     } else {
                         "admitted, but nothing was generated within first_byte_timeout"
                     }));
-                    true
+                    return;
                 }
-            };
-            for event in events.drain(..) {
-                if let Some(text) = self.transcript.event(event) {
+            }
+        }
+    }
+
+    fn take(&mut self, events: &mut Vec<Event>, form: &Form) {
+        for event in events.drain(..) {
+            if let Some(text) = self.transcript.event(event) {
+                if let Form::Events(_) = form {
                     self.first_token.get_or_insert_with(|| self.sent.elapsed());
-                    self.progress.token(text);
                 }
+                self.progress.token(&text);
+                // It had not said all when it said why it ends.
+                self.over_by = None;
             }
-            if ended {
-                return;
+        }
+    }
+
+    /// The body ended as it should.
+    fn end(&mut self, mut form: Form) {
+        self.transcript.ends();
+        let mut events = Vec::new();
+        let page = match &mut form {
+            Form::Unknown(_) => return,
+            Form::Events(reader) => {
+                reader.finish(&mut events);
+                true
             }
-            self.note_the_end();
+            Form::Values(values) if values.is_open() => {
+                // Of a stream in lines the rest is missing; an answer in one piece was sent as it is.
+                let class = if self.transcript.is_heard() {
+                    FailureClass::Connection
+                } else {
+                    FailureClass::ProviderDown
+                };
+                self.transcript.broke(Failure::new(class, "unreadable JSON: the answer was cut off"));
+                false
+            }
+            Form::Values(_) => {
+                self.transcript.is_in_one_piece();
+                false
+            }
+        };
+        self.take(&mut events, &form);
+        if page && !self.transcript.is_heard() {
+            let message = "a page came, neither JSON nor a stream of events";
+            self.transcript.broke(Failure::new(FailureClass::ProviderDown, message));
         }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! Reading order; each module imports only modules before it:
 //!
-//! - the tools: [`secret`], [`http`], [`sse`], `json`;
-//! - the OpenAI API: [`dialect`] names the servers, `refusal` reads errors, `chat` reads answers (all pure), `exchange`
-//!   makes one streamed request; `probe` makes the requests of a check;
+//! - the tools: [`secret`], [`http`], [`sse`], `values`, `json`, `words`;
+//! - the OpenAI API: [`dialect`] names the servers, `refusal` reads errors, `chat` reads answers, `prometheus` and [`load`] read
+//!   metrics (all pure), `exchange` makes one streamed request; `probe` makes the requests of a check;
 //! - runs that outlive their connection: [`throttle`] keeps the pace, [`hints`] wakes it, `runs` follows a run, `polled`
 //!   sends the requests that two providers share;
 //! - the providers: [`openai`] for every server that speaks that API, Golem rentals included; [`modal`], [`runpod`] and
@@ -13,6 +13,7 @@
 pub mod dialect;
 pub mod hints;
 pub mod http;
+pub mod load;
 pub mod modal;
 pub mod noop;
 pub mod openai;
@@ -27,11 +28,16 @@ mod exchange;
 mod json;
 mod polled;
 mod probe;
+mod prometheus;
 mod refusal;
 mod runs;
+mod values;
+mod words;
 
+pub use chat::Evidence;
 pub use dialect::Dialect;
 pub use http::BuildError;
+pub use load::ServerLoad;
 pub use modal::{Modal, ModalConfig, ModalMode};
 pub use noop::Noop;
 pub use openai::{Billing, OpenAi, OpenAiConfig};

@@ -50,7 +50,7 @@ impl Provider for Noop {
             } else {
                 progress.token(TEXT);
                 let output = Output { text: TEXT.to_owned(), finish_reason: "stop".to_owned() };
-                let usage = Usage { prompt_tokens: 1, completion_tokens: 1, estimated: false };
+                let usage = Usage { prompt_tokens: 1, completion_tokens: 1, ..Usage::default() };
                 Ok(Success { output, usage })
             };
             Ended { outcome, used, estimated: false, cold_start: Duration::ZERO, first_token: Duration::ZERO }

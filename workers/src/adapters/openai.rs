@@ -4,9 +4,14 @@
 //! A call is one streamed request, and the server keeps nothing of it. So a lost connection is a lost attempt, there is
 //! nothing to re-attach to, and closing the connection is the only way to cancel.
 
+mod ask;
 mod check;
+mod engine;
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use reqwest::{
@@ -19,23 +24,29 @@ use schemas::{
     prices::Used,
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tracing::warn;
 
+pub(super) use self::ask::{HEALTH_TIMEOUT, health_of};
+use self::{
+    ask::{Asker, Told},
+    engine::{Engine, Loaded},
+};
 use super::{
-    chat,
+    chat::{self, Evidence},
     dialect::Dialect,
     exchange::{Answered, Exchange, Reached},
-    http::{self, BaseUrl, BuildError},
-    refusal,
+    http::{BaseUrl, BuildError},
+    load::ServerLoad,
     secret::Secret,
 };
 use crate::{
     check::Asked,
-    provider::{Call, Ended, Health, Progress, Provider, UsedItem},
+    provider::{Call, Ended, Health, Missing, Progress, Provider, UsedItem},
 };
 
-/// SGLang's health check generates a token and takes a second; busy servers take longer, and have been
-/// restarted for missing a shorter limit.
-pub(super) const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The path for metrics of a server that is not to be asked.
+pub const METRICS_OFF: &str = "off";
 
 /// How the owner of the server charges for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +71,8 @@ pub struct OpenAiConfig {
     pub dialect: Dialect,
     /// Whether answers are streamed. Without it a cancelled call may run on, so only for servers whose streams break.
     pub stream: bool,
+    /// What counts as a whole answer beside the usual finish reasons.
+    pub evidence: Evidence,
     /// How calls are charged.
     pub billing: Billing,
     /// How long connecting may take.
@@ -70,6 +83,8 @@ pub struct OpenAiConfig {
     pub idle_timeout: Duration,
     /// Replaces the dialect's own health route: llama-cpp-python, for example, has only `/v1/models`.
     pub health_path: Option<String>,
+    /// Replaces the dialect's own route for metrics; [`METRICS_OFF`] never asks.
+    pub metrics_path: Option<String>,
     /// More headers for every request, by name.
     pub extra_headers: Vec<(String, Secret)>,
 }
@@ -82,11 +97,13 @@ impl OpenAiConfig {
             api_key: None,
             dialect: Dialect::default(),
             stream: true,
+            evidence: Evidence::default(),
             billing: Billing::PerSecond,
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(45),
             health_path: None,
+            metrics_path: None,
             extra_headers: Vec::new(),
         }
     }
@@ -100,6 +117,20 @@ pub struct OpenAi {
     health: Url,
     headers: HeaderMap,
     config: OpenAiConfig,
+    known: Mutex<Known>,
+    began: Instant,
+}
+
+/// What is known of the server beside its answers.
+#[derive(Debug, Default)]
+struct Known {
+    load: Option<ServerLoad>,
+    engine: Engine,
+    loaded: Loaded,
+    /// When it last wrote a piece of output.
+    wrote: Option<Instant>,
+    /// It was said that it does not tell its load.
+    told_off: bool,
 }
 
 impl OpenAi {
@@ -122,7 +153,7 @@ impl OpenAi {
         }
         let health = config.health_path.as_deref().unwrap_or(config.dialect.health_path());
         let health = base.join(&format!("/{}", health.trim_start_matches('/')));
-        Ok(Self { client, base, health, headers, config })
+        Ok(Self { client, base, health, headers, config, known: Mutex::default(), began: Instant::now() })
     }
 
     /// One call and its answer, without its cost.
@@ -138,6 +169,7 @@ impl OpenAi {
             url: self.base.join(chat::path(&call.input)),
             headers,
             dialect: self.config.dialect,
+            evidence: &self.config.evidence,
             stream: self.config.stream,
             first_byte_timeout: self.config.first_byte_timeout,
             idle_timeout: self.config.idle_timeout,
@@ -147,6 +179,57 @@ impl OpenAi {
             failure.message = self.scrub(&failure.message);
         }
         answered
+    }
+
+    /// How busy the server is, others' work included; `None` where it does not say. Bounded in time and size, and not for the path of
+    /// a job: it is two requests at most.
+    pub async fn read_load(&self) -> Option<ServerLoad> {
+        match self.asker().load().await {
+            Told::Load(load) => Some(load),
+            Told::Unknown => None,
+            Told::Off => {
+                if !std::mem::replace(&mut self.known().told_off, true) {
+                    let server = self.base.join("");
+                    warn!(%server, "llama-server tells neither metrics nor slots, so its queue is unknown; start it with --metrics");
+                }
+                None
+            }
+        }
+    }
+
+    /// Looks at a server that says it is well: what it has to do, whether it gets on with it, what it has loaded.
+    async fn look(&self) -> Health {
+        let (load, loaded) = (self.read_load().await, self.asker().loaded().await);
+        let mut known = self.known();
+        (known.load, known.loaded) = (load, loaded);
+        let still = known.engine.look(load.as_ref(), self.began.elapsed());
+        if still >= self.config.idle_timeout {
+            let message =
+                format!("it says it is well, and its engine has made no step for {} s", still.as_secs());
+            return Health::Down(Failure::new(FailureClass::Timeout, message));
+        }
+        Health::Up
+    }
+
+    fn wrote_since(&self, asked: Instant) -> bool {
+        self.known().wrote.is_some_and(|wrote| wrote >= asked)
+    }
+
+    fn asker(&self) -> Asker<'_> {
+        Asker {
+            client: &self.client,
+            base: &self.base,
+            headers: &self.headers,
+            dialect: self.config.dialect,
+            metrics: match &self.config.metrics_path {
+                Some(path) => Some(path.as_str()).filter(|path| *path != METRICS_OFF),
+                None => self.config.dialect.metrics_path(),
+            },
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn scrub(&self, message: &str) -> String {
@@ -187,39 +270,33 @@ pub(super) fn headers_of(base: &HeaderMap, call: &Call) -> HeaderMap {
     headers
 }
 
-/// Up if a route answers with 2xx in time.
-pub(super) async fn health_of(client: &Client, url: Url, headers: HeaderMap, dialect: Dialect) -> Health {
-    let ask = async {
-        let response = client.get(url).headers(headers).send().await.map_err(http::broken)?;
-        let status = response.status();
-        let wait = http::retry_after(response.headers());
-        let body = http::error_body(response).await;
-        if status.is_success() {
-            Ok(())
-        } else {
-            Err(refusal::refused(status.as_u16(), &body, wait, dialect))
-        }
-    };
-    match tokio::time::timeout(HEALTH_TIMEOUT, ask).await {
-        Ok(Ok(())) => Health::Up,
-        Ok(Err(failure)) => Health::Down(failure),
-        Err(_) => {
-            Health::Down(Failure::new(FailureClass::Timeout, "no answer to the health check within 5 s"))
-        }
-    }
-}
-
 impl Provider for OpenAi {
     fn run<'a>(&'a self, call: &'a Call, progress: &'a dyn Progress) -> BoxFuture<'a, Ended> {
-        Box::pin(async move { self.ended(call, self.answer(call, progress).await) })
+        Box::pin(async move {
+            let cold = self.known().loaded.is_cold(&call.model);
+            let watched = Watched { inner: progress, known: &self.known };
+            let mut ended = self.ended(call, self.answer(call, &watched).await);
+            if cold && ended.outcome.is_ok() {
+                // The load is not told. Until the first token there was little else.
+                ended.cold_start = ended.first_token;
+                self.known().loaded.warmed(&call.model);
+            }
+            ended
+        })
     }
 
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(async move {
-            match health_of(&self.client, self.health.clone(), self.headers.clone(), self.config.dialect)
-                .await
-            {
-                Health::Up => Health::Up,
+            let asked = Instant::now();
+            let (client, dialect) = (&self.client, self.config.dialect);
+            match ask::health_of(client, self.health.clone(), self.headers.clone(), dialect).await {
+                Health::Up => self.look().await,
+                // Busy servers miss checks. One that writes meanwhile is well.
+                Health::Down(failure)
+                    if failure.class == FailureClass::Timeout && self.wrote_since(asked) =>
+                {
+                    Health::Up
+                }
                 Health::Down(mut failure) => {
                     failure.message = self.scrub(&failure.message);
                     Health::Down(failure)
@@ -234,6 +311,50 @@ impl Provider for OpenAi {
 
     fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {
         Box::pin(self.way())
+    }
+
+    fn load(&self) -> Option<ServerLoad> {
+        self.known().load
+    }
+
+    fn missing<'a>(&'a self, models: &'a [String]) -> BoxFuture<'a, Option<Missing>> {
+        Box::pin(async move {
+            let listed = self.asker().listed().await?;
+            let is_listed = |model: &String| {
+                engine::is_listed(self.config.dialect, listed.iter().map(String::as_str), model)
+            };
+            let models: Vec<String> = models.iter().filter(|model| !is_listed(model)).cloned().collect();
+            (!models.is_empty()).then_some(Missing { models, listed })
+        })
+    }
+}
+
+/// Notes when output came.
+struct Watched<'a> {
+    inner: &'a dyn Progress,
+    known: &'a Mutex<Known>,
+}
+
+impl Progress for Watched<'_> {
+    fn submitting(&self) -> BoxFuture<'_, ()> {
+        self.inner.submitting()
+    }
+
+    fn started<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
+        self.inner.started(run)
+    }
+
+    fn token(&self, text: &str) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).wrote = Some(Instant::now());
+        self.inner.token(text);
+    }
+
+    fn placed(&self, slot: &UsedItem) {
+        self.inner.placed(slot);
+    }
+
+    fn taken_back(&self) -> BoxFuture<'_, Failure> {
+        self.inner.taken_back()
     }
 }
 

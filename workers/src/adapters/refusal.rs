@@ -10,9 +10,9 @@ use schemas::{
     failure::{Failure, FailureClass as C},
     job::Input,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{dialect::Dialect, http};
+use super::{dialect::Dialect, http, words::plain};
 
 /// How much of a page that is no error object is repeated.
 const PAGE_MAX: usize = 200;
@@ -20,22 +20,32 @@ const PAGE_MAX: usize = 200;
 /// A text of the job's input shorter than this may stand in a message by chance, and reveals nothing.
 const INPUT_MIN: usize = 12;
 
+/// Errors lie in errors; deeper than this there is nothing meant for us.
+const DEPTH_MAX: usize = 4;
+
+/// The longest wait that a body may ask for, seconds.
+const WAIT_MAX: f64 = 3_600.0;
+
 /// An error as far as it could be read.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 struct Said {
     message: String,
-    kind: String,
-    code: String,
+    /// What it calls itself, in one way of writing; the most particular first.
+    words: Vec<String>,
     /// A status in the body; in a stream it is the only one.
     status: Option<u16>,
     /// TGI's frames carry 422 whatever happened.
     tgi_frame: bool,
+    /// The wait that a field asks for.
+    wait: Option<Duration>,
 }
 
 impl Said {
-    /// Reads an object or a text under `error`, a flat object (SGLang, TGI), FastAPI's `detail`, or else plain text.
+    /// Reads an object or a text under `error`, a flat object (SGLang, TGI), FastAPI's `detail`, a problem (RFC 9457), a list
+    /// of `errors`, or else plain text.
     fn read(body: &[u8]) -> Self {
         match serde_json::from_slice::<Value>(body) {
+            Ok(Value::Array(list)) if list.first().is_some_and(Value::is_object) => Self::value(&list[0]),
             Ok(value @ Value::Object(_)) => Self::value(&value),
             Ok(_) | Err(_) => {
                 Self { message: one_line(&String::from_utf8_lossy(body), PAGE_MAX), ..Self::default() }
@@ -44,44 +54,84 @@ impl Said {
     }
 
     fn value(value: &Value) -> Self {
-        let inner = value.get("error").filter(|e| e.is_object()).unwrap_or(value);
-        let text = |key: &str| inner.get(key).and_then(Value::as_str);
+        let (objects, text) = layers(value);
         // FastAPI's list repeats the input; its `msg` does not.
-        let detail = inner.get("detail").and_then(|d| d.as_str().or_else(|| d.get(0)?.get("msg")?.as_str()));
-        let message = text("message").or_else(|| text("error")).or(detail).unwrap_or_default();
-        let code = inner.get("code");
-        let number = code.and_then(Value::as_u64);
+        let messages = ["message", "error", "msg", "detail", "error_message", "error_msg", "title"];
+        let message = objects.iter().find_map(|object| messages.iter().find_map(|key| words_of(object, key)));
+        let texts = |keys: &'static [&str]| {
+            objects.iter().flat_map(move |object| keys.iter().filter_map(|key| object.get(*key)?.as_str()))
+        };
+        let numbers = |keys: &'static [&str]| {
+            objects.iter().flat_map(move |object| keys.iter().filter_map(|key| number_of(object.get(*key)?)))
+        };
+        let words = texts(&["code", "error_code", "type", "error_type", "status", "reason", "title"]);
+        let statuses = numbers(&["code", "status", "status_code", "statusCode", "http_code", "error_code"]);
+        let seconds = numbers(&["retry_after", "retry_after_seconds", "retryAfter"]);
+        let millis = numbers(&["retry_after_ms", "retryAfterMs"]).map(|ms| ms / 1e3);
+        let wait = seconds
+            .chain(millis)
+            .find(|wait| *wait >= 0.0)
+            .map(|wait| Duration::from_secs_f64(wait.min(WAIT_MAX)));
         Self {
-            message: one_line(message, schemas::failure::MESSAGE_MAX),
-            kind: text("type").or_else(|| text("error_type")).unwrap_or_default().to_owned(),
-            code: code.and_then(Value::as_str).unwrap_or_default().to_owned(),
-            status: number.and_then(|n| u16::try_from(n).ok()).filter(|n| (400..600).contains(n)),
-            tgi_frame: inner.get("http_status_code").is_some(),
+            message: one_line(message.or(text).as_deref().unwrap_or_default(), schemas::failure::MESSAGE_MAX),
+            words: words.map(plain).filter(|word| !word.is_empty()).collect(),
+            status: statuses.into_iter().find(|n| (400.0..600.0).contains(n) && n.fract() == 0.0).map(|n| {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "the range is checked before"
+                )]
+                {
+                    n as u16
+                }
+            }),
+            tgi_frame: objects.iter().any(|object| object.contains_key("http_status_code")),
+            wait,
         }
     }
 
     /// The class that `code` or `type` tell by themselves.
     fn class(&self) -> Option<C> {
-        [&self.code, &self.kind].into_iter().find_map(|word| match word.as_str() {
-            "BadRequestError"
-            | "UnprocessableEntityError"
-            | "invalid_request_error"
-            | "exceed_context_size_error"
+        self.words.iter().find_map(|word| match word.strip_suffix("_error").unwrap_or(word) {
+            "bad_request"
+            | "unprocessable_entity"
+            | "invalid_request"
+            | "invalid_argument"
+            | "invalid_parameter"
+            | "exceed_context_size"
             | "context_length_exceeded"
+            | "string_above_max_length"
             | "validation"
-            | "template_error" => Some(C::InvalidRequest),
+            | "template" => Some(C::InvalidRequest),
             // OpenAI answers 429 when the credit is used up. Waiting does not help; a person must act.
-            "authentication_error" | "invalid_api_key" | "permission_error" | "insufficient_quota" => {
-                Some(C::Authentication)
+            "authentication"
+            | "invalid_api_key"
+            | "api_key_invalid"
+            | "permission"
+            | "permission_denied"
+            | "unauthenticated"
+            | "unauthorized"
+            | "insufficient_quota"
+            | "billing_hard_limit_reached" => Some(C::Authentication),
+            "not_found" | "model_not_found" | "not_supported" | "not_implemented" | "unimplemented" => {
+                Some(C::Misconfigured)
             }
-            "not_found_error"
-            | "NotFoundError"
-            | "model_not_found"
-            | "not_supported_error"
-            | "NotImplementedError" => Some(C::Misconfigured),
-            "rate_limit_error" | "rate_limit_exceeded" => Some(C::RateLimited),
-            "overloaded" | "overloaded_error" | "unavailable_error" => Some(C::Capacity),
-            "content_filter" | "content_policy_violation" => Some(C::Refused),
+            // OpenAI's type of a limit on rates says what is limited: tokens or requests.
+            "rate_limit"
+            | "rate_limited"
+            | "rate_limit_exceeded"
+            | "rate_limit_reached"
+            | "too_many_requests"
+            | "tokens"
+            | "requests"
+            | "resource_exhausted"
+            | "throttled"
+            | "throttling"
+            | "throttling_exception" => Some(C::RateLimited),
+            "overloaded" | "engine_overloaded" | "model_overloaded" | "unavailable" | "server_busy"
+            | "queue_full" => Some(C::Capacity),
+            "content_filter" | "content_policy_violation" | "data_inspection_failed" => Some(C::Refused),
+            "out_of_memory" | "cuda_out_of_memory" => Some(C::OutOfMemory),
             _ => None,
         })
     }
@@ -115,10 +165,60 @@ pub(super) fn refused(status: u16, body: &[u8], wait: Option<Duration>, dialect:
         "" => format!("status {status}"),
         text => format!("status {status}: {text}"),
     };
-    let wait = wait.or_else(|| resets_in(&said.message));
-    // A wait means something only to the two classes that say "not now".
-    let wait = wait.filter(|_| matches!(class, C::RateLimited | C::Capacity));
-    Failure::new(class, message).after(wait)
+    Failure::new(class, message).after(wait_of(class, wait, &said))
+}
+
+/// How long to stay away: by the header, a field or the sentence. It means something only to the two classes that say "not now".
+fn wait_of(class: C, header: Option<Duration>, said: &Said) -> Option<Duration> {
+    let wait = header.or(said.wait).or_else(|| resets_in(&said.message));
+    wait.filter(|_| matches!(class, C::RateLimited | C::Capacity))
+}
+
+/// The objects of an error, innermost first: what lies under `error`, `errors` and `detail` is more particular than what is around
+/// it. Beside them the text where one stands in an object's place.
+fn layers(value: &Value) -> (Vec<Map<String, Value>>, Option<String>) {
+    let (mut objects, mut text, mut next) = (Vec::new(), None, Some(value.clone()));
+    while let Some(value) = next.take().filter(|_| objects.len() < DEPTH_MAX) {
+        let value = match value {
+            // An object that somebody made a text.
+            Value::String(text) if text.trim_start().starts_with('{') => {
+                serde_json::from_str(&text).unwrap_or(Value::String(text))
+            }
+            Value::Array(list) => list.into_iter().next().unwrap_or_default(),
+            other => other,
+        };
+        match value {
+            Value::Object(object) => {
+                let inner = ["error", "errors", "detail"]
+                    .into_iter()
+                    .find_map(|key| object.get(key).filter(|inner| is_more(inner)));
+                next = inner.cloned();
+                objects.insert(0, object);
+            }
+            Value::String(words) => text = Some(words),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {}
+        }
+    }
+    (objects, text)
+}
+
+/// Whether a value under `error` is, or holds, another object or a text.
+fn is_more(value: &Value) -> bool {
+    match value {
+        Value::Object(_) => true,
+        Value::String(text) => text.trim_start().starts_with('{'),
+        Value::Array(list) => !list.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+fn words_of(object: &Map<String, Value>, key: &str) -> Option<String> {
+    object.get(key)?.as_str().filter(|words| !words.is_empty()).map(str::to_owned)
+}
+
+/// A number, or a text of digits.
+fn number_of(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.trim().parse().ok()).filter(|number: &f64| number.is_finite())
 }
 
 fn of_status(status: u16, said: &Said, dialect: Dialect) -> C {
@@ -126,9 +226,11 @@ fn of_status(status: u16, said: &Said, dialect: Dialect) -> C {
         // Modal's edge refuses what never reached the app: the address is wrong, not the job.
         400 | 422 if said.is_edge() => C::Misconfigured,
         400 | 413 | 422 => match said.class() {
-            Some(C::Refused) => C::Refused,
+            // A key or a model that nobody knows is the pool's fault, and not the job's.
+            Some(class @ (C::Refused | C::Authentication | C::Misconfigured)) => class,
             _ => C::InvalidRequest,
         },
+        403 if said.class() == Some(C::Refused) => C::Refused,
         401..=403 => C::Authentication,
         408 => C::Timeout,
         429 => match said.class() {
@@ -137,14 +239,14 @@ fn of_status(status: u16, said: &Said, dialect: Dialect) -> C {
             _ => C::RateLimited,
         },
         501 => C::Misconfigured,
-        503 => match (said.class(), dialect) {
+        503 | 529 => match (said.class(), dialect) {
             // llama.cpp while it loads. Ollama answers 503 only when its queue is full.
             (Some(C::Capacity), _) | (_, Dialect::Ollama) => C::Capacity,
             _ => C::ProviderDown,
         },
         500..=599 if said.is_out_of_memory() => C::OutOfMemory,
-        // TGI answers 424 when the generation failed.
-        424 | 500..=599 => C::ProviderDown,
+        // TGI answers 424 when the generation failed, Ollama 499 when somebody else took the request back. The others may pass.
+        409 | 423..=425 | 499 | 500..=599 => C::ProviderDown,
         // 404, 405, a redirect, an unexpected 2xx: the pool's address is not such a server.
         _ => C::Misconfigured,
     }
@@ -160,7 +262,9 @@ fn resets_in(message: &str) -> Option<Duration> {
 /// The failure that an error object inside an answer with status 200 means.
 pub(super) fn inside(error: &Value, dialect: Dialect) -> Failure {
     let said = match error {
-        Value::String(text) => Said { message: one_line(text, PAGE_MAX), ..Said::default() },
+        Value::String(text) if !text.trim_start().starts_with('{') => {
+            Said { message: one_line(text, PAGE_MAX), ..Said::default() }
+        }
         other => Said::value(other),
     };
     let class = match said.status {
@@ -170,7 +274,7 @@ pub(super) fn inside(error: &Value, dialect: Dialect) -> Failure {
     };
     let class = if class == C::ProviderDown && said.is_out_of_memory() { C::OutOfMemory } else { class };
     let message = if said.message.is_empty() { "an error without a message" } else { &said.message };
-    Failure::new(class, message)
+    Failure::new(class, message).after(wait_of(class, None, &said))
 }
 
 /// The same failure without the job's input, which a server that refuses a prompt may repeat.
@@ -199,116 +303,4 @@ fn one_line(text: &str, max: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use schemas::job::Message;
-
-    fn check(status: u16, body: &str, class: C) {
-        for dialect in [Dialect::OpenAi, Dialect::Vllm, Dialect::LlamaCpp, Dialect::Tgi, Dialect::SgLang] {
-            assert_eq!(refused(status, body.as_bytes(), None, dialect).class, class, "{status} {body}");
-        }
-    }
-
-    #[test]
-    fn the_table_of_statuses_holds_whatever_the_body_is() {
-        for (status, class) in [
-            (400, C::InvalidRequest),
-            (401, C::Authentication),
-            (402, C::Authentication),
-            (403, C::Authentication),
-            (404, C::Misconfigured),
-            (405, C::Misconfigured),
-            (408, C::Timeout),
-            (413, C::InvalidRequest),
-            (422, C::InvalidRequest),
-            (424, C::ProviderDown),
-            (429, C::RateLimited),
-            (500, C::ProviderDown),
-            (501, C::Misconfigured),
-            (502, C::ProviderDown),
-            (503, C::ProviderDown),
-            (504, C::ProviderDown),
-            (302, C::Misconfigured),
-        ] {
-            for body in ["", "{}", "[]", "null", "<html>502</html>", r#"{"error":"x"}"#, "\u{0}"] {
-                check(status, body, class);
-            }
-        }
-    }
-
-    #[test]
-    fn a_type_refines_what_the_status_says() {
-        check(429, r#"{"error":"Model is overloaded","error_type":"overloaded"}"#, C::Capacity);
-        check(429, r#"{"error":{"message":"pay","code":"insufficient_quota"}}"#, C::Authentication);
-        let loading = r#"{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}"#;
-        check(503, loading, C::Capacity);
-        check(503, r#"{"error":"unhealthy","error_type":"healthcheck"}"#, C::ProviderDown);
-        check(500, r#"{"error":{"message":"CUDA out of memory. Tried"}}"#, C::OutOfMemory);
-        check(400, r#"{"error":{"message":"no","code":"content_filter"}}"#, C::Refused);
-        check(400, r#"{"error":{"message":"out of memory of my own"}}"#, C::InvalidRequest);
-        check(404, "modal-http: invalid function call", C::Misconfigured);
-        check(400, "modal-http: bad request", C::Misconfigured);
-        let busy = r#"{"error":{"message":"server busy, please try again.","type":"api_error"}}"#;
-        assert_eq!(refused(503, busy.as_bytes(), None, Dialect::Ollama).class, C::Capacity);
-    }
-
-    #[test]
-    fn a_wait_is_kept_where_waiting_helps() {
-        let wait = Some(Duration::from_secs(2));
-        let check = |status, class, us| {
-            let failure = refused(status, b"", wait, Dialect::Vllm);
-            assert_eq!((failure.class, failure.retry_after_us), (class, us));
-        };
-        check(429, C::RateLimited, Some(2_000_000));
-        check(503, C::RateLimited, Some(2_000_000));
-        check(500, C::ProviderDown, None);
-    }
-
-    #[test]
-    fn an_error_inside_an_answer_is_told_by_its_code_then_by_its_type() {
-        for (error, class) in [
-            (r#"{"message":"x","type":"InternalServerError","param":null,"code":500}"#, C::ProviderDown),
-            (r#"{"code":400,"message":"x","type":"exceed_context_size_error"}"#, C::InvalidRequest),
-            (r#"{"message":"x","http_status_code":422}"#, C::ProviderDown),
-            (r#"{"error":"x","error_type":"overloaded"}"#, C::Capacity),
-            (r#"{"object":"error","message":"x","type":"BadRequestError","code":400}"#, C::InvalidRequest),
-            (r#"{"message":"x","code":"rate_limit_exceeded"}"#, C::RateLimited),
-            (r#"{"message":"CUDA out of memory","code":500}"#, C::OutOfMemory),
-            (r#""text""#, C::ProviderDown),
-            ("{}", C::ProviderDown),
-        ] {
-            assert_eq!(inside(&serde_json::from_str(error).unwrap(), Dialect::Vllm).class, class, "{error}");
-        }
-    }
-
-    #[test]
-    fn messages_are_found_in_every_shape() {
-        for body in [
-            r#"{"error":{"message":"it broke"}}"#,
-            r#"{"error":"it broke"}"#,
-            r#"{"object":"error","message":"it broke","code":500}"#,
-            r#"{"detail":"it broke"}"#,
-            r#"{"detail":[{"loc":["body"],"msg":"it broke","input":"my secret"}]}"#,
-            " it\n\tbroke ",
-        ] {
-            let failure = refused(500, body.as_bytes(), None, Dialect::Vllm);
-            assert_eq!(failure.message, "status 500: it broke", "{body}");
-        }
-    }
-
-    #[test]
-    fn the_input_never_travels_in_a_message() {
-        let content = "my account number\nis 1234".to_owned();
-        let input = Input::Messages(vec![Message { role: "user".to_owned(), content }]);
-        let body = r#"{"error":{"message":"bad input: my account number\nis 1234, sorry"}}"#;
-        let failure = without_input(refused(400, body.as_bytes(), None, Dialect::Vllm), &input);
-        assert_eq!(failure.message, "status 400: bad input: …, sorry");
-    }
-
-    #[test]
-    fn the_wait_stands_in_the_sentence() {
-        let sentence = "Request was throttled. Your rate limit resets in ~30s.";
-        assert_eq!(resets_in(sentence), Some(Duration::from_secs(30)));
-        assert_eq!(resets_in("Request was throttled."), None);
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@
 
 mod check;
 mod live;
+mod odd;
 mod remote;
 mod streams;
 mod wire;

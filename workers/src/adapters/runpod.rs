@@ -16,6 +16,7 @@
 mod billing;
 mod catalog;
 mod check;
+mod output;
 mod remote;
 mod told;
 mod wire;

@@ -1,8 +1,9 @@
 //! Server-sent events as inference servers really write them: bytes in, events out. Pure.
 //!
 //! Follows the WHATWG rules for lines (`\n`, `\r\n`, `\r`) and fields (a blank after the colon is dropped, several
-//! `data:` lines are one event), and three habits of the servers: comments are told, because they are signs of life
-//! and Modal's carry the bill; an `error:` field, which older llama.cpp writes and the standard would drop, is told;
+//! `data:` lines are one event), and four habits of the servers: comments are told, because they are signs of life
+//! and Modal's carry the bill; an `error:` field, which older llama.cpp writes and the standard would drop, is told; an object alone
+//! in a line, as a proxy may add one, is data;
 //! and a stream may end without its last blank line. How the bytes are cut into pieces changes nothing.
 
 /// Something the stream said.
@@ -110,6 +111,8 @@ impl Reader {
         let value = value.strip_prefix(' ').unwrap_or(value);
         match name {
             "" => events.push(Event::Comment(value.to_owned())),
+            // No field begins so: a proxy's error object among events.
+            _ if name.starts_with('{') && self.kind.is_none() => events.push(Event::Data(line.to_owned())),
             "data" => {
                 if !self.data.is_empty() {
                     self.data.push('\n');
@@ -206,6 +209,7 @@ mod tests {
         check("\u{feff}id: 7\nretry: 10\nodd\ndata: a\n\n", &[data("a")]);
         check("event: error\ndata: {}\n\ndata: b\n\n", &[error("{}"), data("b")]);
         check("data:  two blanks\n\n", &[data(" two blanks")]);
+        check("data: a\n\n{\"error\":1}\n", &[data("a"), data("{\"error\":1}")]);
     }
 
     #[test]

@@ -90,6 +90,7 @@ impl Attempt {
             key: self.course().key(),
             model: self.model.served_as.clone(),
             sku: self.model.sku.clone(),
+            tenant: job.subject.tenant.clone(),
             input,
             params: job.params.clone(),
             timeout: self.kit.config.call_timeout,

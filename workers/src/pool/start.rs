@@ -65,7 +65,8 @@ impl Pool {
         let (tell, sight) = watch::channel(Sight::default());
         if let Some(every) = config.health_every {
             let (pool, provider) = (config.pool.clone(), config.provider.clone());
-            role.spawn(|stop| health::watch(pool, provider, every, tell, stop));
+            let models = config.models.iter().map(|model| model.served_as.clone()).collect();
+            role.spawn(|stop| health::watch(pool, provider, models, every, tell, stop));
         }
         let publisher = role.publisher.with_patience(Patience { no_stream: NO_STREAM, ..Patience::FOREVER });
         let bucket = |name| Bucket::new(control.clone(), publisher.clone(), name);
@@ -112,6 +113,7 @@ impl Pool {
             offers,
             orders,
             sight,
+            checks: None,
             capacity,
             running: JoinSet::new(),
             held: FxHashMap::default(),

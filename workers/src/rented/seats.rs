@@ -1,17 +1,21 @@
 //! The machines of a pool as one worker uses them: which takes the next job, which is spared, what each has done. Pure.
 
-use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use schemas::{
     MachineId, Micros, UsdNanos,
     failure::FailureClass,
     heartbeat::MachineLoad,
     machine::{Machine, MachineState},
+    prefix::Prefix,
     time::micros,
 };
 
-use super::shares::Want;
-use crate::clock::Now;
+use super::{
+    affinity::{Affinity, Candidate, Done, Life, Pace, Prediction, home},
+    shares::Want,
+};
+use crate::{adapters::load::ServerLoad, clock::Now};
 
 /// How long a machine is spared after its first failure; twice as long after each further one.
 const SPARED: Duration = Duration::from_millis(500);
@@ -58,6 +62,16 @@ struct Seat {
     /// once is one.
     strikes: u32,
     spared_until: Duration,
+    /// It among those that have prompts cached, ...
+    life: Life,
+    /// ... among homes, ...
+    home: u64,
+    /// ... and its type among paces.
+    kind: u16,
+    /// Requests that wait at its server, by its own word.
+    queued: u32,
+    /// Tokens that its server has read since it started, by its own word.
+    read: Option<u64>,
 }
 
 /// All of them.
@@ -68,6 +82,18 @@ pub struct Seats {
     sure_until: Duration,
     last_price: UsdNanos,
     draining: bool,
+    affinity: Affinity,
+}
+
+/// What is asked for when a slot is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The model, by its name at the servers.
+    pub model: &'a str,
+    /// The beginning of the input; `None` where it does not count.
+    pub prefix: Option<&'a Prefix>,
+    /// Machines that are left out.
+    pub avoid: &'a [MachineId],
 }
 
 /// A slot that was taken.
@@ -81,10 +107,28 @@ pub struct Taken {
     pub hour_usd: UsdNanos,
     /// When.
     pub at: Duration,
+    /// What it is expected to have of the prompt, and why it was chosen.
+    pub prediction: Prediction,
+    /// Jobs that run there, this one included.
+    pub beside: u32,
+    life: Life,
+    kind: u16,
+    model: u16,
+}
+
+/// What a job that ended well said of its machine's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// Tokens that the machine was thought to have.
+    pub predicted: u64,
+    /// Whether it turned out to have lost what it had.
+    pub flushed: bool,
+    /// The time that its cached tokens saved, as far as both are known.
+    pub saved: Option<Duration>,
 }
 
 impl Seat {
-    fn new(now: Duration) -> Self {
+    fn new(row: &Machine, now: Duration, affinity: &mut Affinity) -> Self {
         Self {
             row: None,
             named: true,
@@ -97,6 +141,11 @@ impl Seat {
             failed: None,
             strikes: 0,
             spared_until: Duration::ZERO,
+            life: affinity.holders.join(),
+            home: home::of_name(row.machine.as_str()),
+            kind: affinity.paces.sku(&row.sku),
+            queued: 0,
+            read: None,
         }
     }
 
@@ -118,14 +167,23 @@ impl Seat {
         self.busy + now.saturating_sub(self.touched) * self.running
     }
 
-    fn run(&mut self, running: u32, now: Duration) {
-        (self.busy, self.running, self.touched) = (self.used(now), running, now);
+    fn candidate(&self, nth: usize, slots: u32) -> Candidate {
+        Candidate {
+            nth,
+            sku: self.kind,
+            life: self.life,
+            name: self.home,
+            size: self.row.as_ref().map_or(slots, |row| row.slots),
+            slots,
+            running: self.running,
+            queued: self.queued,
+            touched: self.touched,
+            ..Candidate::default()
+        }
     }
 
-    /// Fuller machines are greater; of two that are equally full, the one that was given or finished a job last.
-    fn by_load(&self, other: &Self) -> Ordering {
-        let load = |a: &Self, b: &Self| u64::from(a.running) * u64::from(b.share);
-        load(self, other).cmp(&load(other, self)).then(self.touched.cmp(&other.touched))
+    fn run(&mut self, running: u32, now: Duration) {
+        (self.busy, self.running, self.touched) = (self.used(now), running, now);
     }
 }
 
@@ -139,8 +197,13 @@ impl Seats {
 
     /// A row was read.
     pub fn row(&mut self, row: Machine, now: Duration) {
-        let seat = self.machines.entry(row.machine.clone()).or_insert_with(|| Seat::new(now));
+        let Self { machines, affinity, .. } = self;
+        let seat = machines.entry(row.machine.clone()).or_insert_with(|| Seat::new(&row, now, affinity));
         seat.named = true;
+        if seat.row.as_ref().is_some_and(|old| is_another(old, &row)) {
+            affinity.holders.renew(seat.life);
+            (seat.queued, seat.read, seat.kind) = (0, None, affinity.paces.sku(&row.sku));
+        }
         if seat.row.as_ref().is_some_and(|old| old.address != row.address) {
             // Another server stands there: what the old one did says nothing about it.
             (seat.failures, seat.failed, seat.strikes, seat.spared_until) = (0, None, 0, Duration::ZERO);
@@ -152,6 +215,7 @@ impl Seats {
     pub fn gone(&mut self, machine: &MachineId) {
         if let Some(seat) = self.machines.get_mut(machine) {
             seat.row = None;
+            self.affinity.holders.renew(seat.life);
         }
         self.sweep();
     }
@@ -160,6 +224,7 @@ impl Seats {
     pub fn whole(&mut self) {
         for seat in self.machines.values_mut().filter(|seat| !seat.named) {
             seat.row = None;
+            self.affinity.holders.renew(seat.life);
         }
         self.sweep();
     }
@@ -170,7 +235,14 @@ impl Seats {
     }
 
     fn sweep(&mut self) {
-        self.machines.retain(|_, seat| seat.row.is_some() || seat.running > 0);
+        let Self { machines, affinity, .. } = self;
+        machines.retain(|_, seat| {
+            let stays = seat.row.is_some() || seat.running > 0;
+            if !stays {
+                affinity.holders.leave(seat.life);
+            }
+            stays
+        });
     }
 
     /// What this worker has to divide with others.
@@ -200,20 +272,74 @@ impl Seats {
         }
     }
 
-    /// Takes a slot of the machine that is least loaded, leaving out `avoid`; `None` when none is free.
-    pub fn take(&mut self, avoid: &[MachineId], now: Duration) -> Option<Taken> {
+    /// Takes a slot, of the machine that has the input's beginning if that is worth it, else of the least loaded; `None` when none is
+    /// free.
+    pub fn take(&mut self, ask: Ask<'_>, now: Duration) -> Option<Taken> {
         if now >= self.sure_until {
             return None;
         }
-        let free = self
-            .machines
-            .iter_mut()
-            .filter(|(machine, seat)| seat.running < seat.allowed(now) && !avoid.contains(machine));
-        let (machine, seat) = free.min_by(|(_, a), (_, b)| a.by_load(b))?;
+        let Self { machines, affinity, .. } = self;
+        let model = affinity.paces.model(ask.model);
+        let candidates = machines.iter().enumerate().filter_map(|(nth, (machine, seat))| {
+            let slots = seat.allowed(now);
+            (slots > 0 && !ask.avoid.contains(machine)).then(|| seat.candidate(nth, slots))
+        });
+        let placed = affinity.choose(ask.prefix, model, candidates, now)?;
+        let (machine, seat) = machines.iter_mut().nth(placed.nth)?;
         let row = seat.ready()?;
         let (sku, hour_usd) = (row.sku.clone(), slot_hour(row));
         seat.run(seat.running + 1, now);
-        Some(Taken { machine: machine.clone(), sku, hour_usd, at: now })
+        if let Some(prefix) = ask.prefix {
+            affinity.holders.hand_over(prefix, seat.life, placed.blocks, now);
+        }
+        let (prediction, beside) = (placed.prediction, seat.running);
+        let (life, kind) = (seat.life, seat.kind);
+        Some(Taken {
+            machine: machine.clone(),
+            sku,
+            hour_usd,
+            at: now,
+            prediction,
+            beside,
+            life,
+            kind,
+            model,
+        })
+    }
+
+    /// A job ended well: what it tells of its machine.
+    pub fn learn(&mut self, taken: &Taken, done: &Done) -> Measured {
+        let Affinity { holders, paces, .. } = &mut self.affinity;
+        paces.learn(taken.kind, taken.model, done);
+        let predicted = taken.prediction.tokens(done.prompt);
+        // Another machine may have its number by now.
+        let same = self.machines.get(&taken.machine).is_some_and(|seat| seat.life == taken.life);
+        let measured = done.cached.filter(|_| same && taken.prediction.settled && predicted > 0);
+        let flushed = measured.is_some_and(|cached| holders.measured(taken.life, predicted, cached));
+        let rate = paces.of(taken.kind, taken.model).and_then(Pace::prefill);
+        let saved = rate.zip(done.cached).map(|(rate, cached)| cached as f64 / rate);
+        Measured { predicted, flushed, saved: saved.and_then(|it| Duration::try_from_secs_f64(it).ok()) }
+    }
+
+    /// A machine's server said how busy it is; `None` where it does not say, which counts as nothing that waits. One that has read fewer
+    /// tokens than before has been started anew, and has nothing.
+    pub fn told(&mut self, machine: &MachineId, load: Option<&ServerLoad>) {
+        let Some(seat) = self.machines.get_mut(machine) else { return };
+        seat.queued = load.and_then(|load| load.waiting).unwrap_or(0);
+        let read = load.and_then(|load| load.tokens_in.or(load.prefix_queries));
+        if read.zip(seat.read).is_some_and(|(now, before)| now < before) {
+            self.affinity.holders.renew(seat.life);
+        }
+        seat.read = read.or(seat.read);
+    }
+
+    /// How full the fullest machine is against all together, by slots; `None` while nothing runs.
+    pub fn fullest(&self) -> Option<f64> {
+        let open = || self.machines.values().filter(|seat| seat.share > 0);
+        let (running, slots) =
+            open().fold((0, 0), |(running, slots), it| (running + it.running, slots + it.share));
+        let most = open().map(|it| f64::from(it.running) / f64::from(it.share)).max_by(f64::total_cmp)?;
+        (running > 0).then(|| most * f64::from(slots) / f64::from(running))
     }
 
     /// A slot is free again.
@@ -265,6 +391,11 @@ impl Seats {
         (ready().count(), ready().filter(|seat| now < seat.spared_until).count())
     }
 
+    /// Whether a machine has failed more than once since it last did its work.
+    pub fn has_failed_again(&self, machine: &MachineId) -> bool {
+        self.machines.get(machine).is_some_and(|seat| seat.failures > 1)
+    }
+
     /// Whether any machine takes jobs that is not one of these and has not failed.
     pub fn any_but(&self, faulty: &[MachineId]) -> bool {
         self.machines
@@ -305,153 +436,16 @@ impl Seat {
     }
 }
 
+/// Whether the server behind a row may have lost what it had: another one stands there, or it has left those that take jobs.
+fn is_another(old: &Machine, new: &Machine) -> bool {
+    let ready = |row: &Machine| row.state == MachineState::Ready;
+    old.address != new.address || old.provider_id != new.provider_id || (ready(old) && !ready(new))
+}
+
 /// What an hour of one slot of a machine costs: a machine's slots never cost more than the machine.
 pub fn slot_hour(row: &Machine) -> UsdNanos {
     row.usd_per_hour.part(u64::from(row.slots)).unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FAR: Duration = Duration::from_secs(1_000_000);
-
-    fn at(millis: u64) -> Duration {
-        Duration::from_secs(1_000) + Duration::from_millis(millis)
-    }
-
-    fn row(machine: &str, slots: u32, state: MachineState) -> Machine {
-        Machine {
-            machine: machine.parse().unwrap(),
-            pool: "lambda@us-east".parse().unwrap(),
-            state,
-            since_us: Micros::new(1),
-            address: Some(format!("http://{machine}")),
-            slots,
-            sku: "a10".into(),
-            place: "here".into(),
-            usd_per_hour: UsdNanos::new(1_000_000_001),
-            provider_id: None,
-            because: None,
-        }
-    }
-
-    /// Two machines, of two and of four slots, all of them ours.
-    fn seats() -> Seats {
-        let mut seats = Seats::default();
-        seats.row(row("a", 2, MachineState::Ready), at(0));
-        seats.row(row("b", 4, MachineState::Ready), at(0));
-        seats.share(|machine| if machine.as_str() == "a" { 2 } else { 4 }, FAR);
-        seats
-    }
-
-    fn take(seats: &mut Seats, now: Duration) -> Option<Taken> {
-        seats.take(&[], now)
-    }
-
-    fn name(taken: Option<Taken>) -> Option<String> {
-        taken.map(|taken| taken.machine.to_string())
-    }
-
-    #[test]
-    fn the_emptiest_machine_for_its_slots_is_next_and_then_the_one_that_rested_longest() {
-        let mut seats = seats();
-        let order: Vec<_> = (1..=7).map(|millis| name(take(&mut seats, at(millis)))).collect();
-        let order: Vec<_> = order.iter().map(|machine| machine.as_deref().unwrap_or("none")).collect();
-        assert_eq!(order, ["a", "b", "b", "a", "b", "b", "none"]);
-    }
-
-    #[test]
-    fn a_machine_that_drains_gets_nothing_and_is_kept_until_its_last_job_has_ended() {
-        let mut seats = seats();
-        let job = take(&mut seats, at(1)).unwrap();
-        seats.row(row("a", 2, MachineState::Draining), at(2));
-        assert_eq!(seats.capacity(at(2)).slots, 5, "one is used");
-        assert_eq!(name(take(&mut seats, at(2))).as_deref(), Some("b"));
-        assert!(seats.wants().contains(&Want {
-            machine: job.machine.clone(),
-            slots: 2,
-            open: false,
-            running: 1
-        }));
-        seats.gone(&job.machine);
-        assert_eq!(seats.loads(Now { wall: Micros::new(9), steady: at(5) })[0].busy_us, 4_000);
-        seats.left(&job, Verdict::Good, at(6));
-        assert_eq!((seats.wants().len(), seats.capacity(at(6)).slots), (1, 4), "only the other one");
-    }
-
-    #[test]
-    fn a_machine_that_a_new_reading_does_not_name_is_gone() {
-        let mut seats = seats();
-        seats.begins();
-        seats.row(row("b", 4, MachineState::Ready), at(1));
-        assert_eq!(seats.capacity(at(1)).slots, 6, "not before the reading is whole");
-        seats.whole();
-        assert_eq!(seats.capacity(at(1)).slots, 4);
-    }
-
-    #[test]
-    fn a_machine_that_fails_is_spared_for_longer_and_longer_and_then_tried_with_one_job() {
-        let mut seats = seats();
-        let mut now = at(0);
-        let other = ["b".parse().unwrap()];
-        for pause in [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000] {
-            let job = seats.take(&other, now).unwrap();
-            assert!(job.at == at(0) || seats.take(&other, now).is_none(), "one job at a time");
-            seats.left(&job, Verdict::Fault(FailureClass::Connection), now);
-            let until = seats.next_change(now).unwrap();
-            assert_eq!(until.saturating_sub(now).as_millis(), pause);
-            assert_eq!(seats.capacity(now).slots, 4);
-            now = until;
-        }
-        assert_eq!(seats.capacity(now).slots, 5);
-        let job = seats.take(&other, now).unwrap();
-        seats.left(&job, Verdict::Good, now);
-        assert_eq!((seats.capacity(now).slots, seats.next_change(now)), (6, Some(FAR)));
-    }
-
-    #[test]
-    fn jobs_that_fail_together_are_one_failure_for_the_pause_and_many_for_the_keeper() {
-        let mut seats = seats();
-        let jobs: Vec<_> = (0..6).map(|_| take(&mut seats, at(0)).unwrap()).collect();
-        for job in &jobs {
-            seats.left(job, Verdict::Fault(FailureClass::Connection), at(10));
-        }
-        assert_eq!(seats.next_change(at(10)), Some(at(510)));
-        let loads = seats.loads(Now { wall: Micros::new(9), steady: at(11) });
-        assert_eq!(loads.iter().map(|load| load.failures).collect::<Vec<_>>(), [2, 4]);
-        assert_eq!(loads[1].failed, Some(FailureClass::Connection));
-        assert!(!seats.any_but(&[]));
-    }
-
-    #[test]
-    fn a_slot_costs_its_part_of_the_machine_rounded_down_and_the_mean_is_rounded_up() {
-        let mut seats = seats();
-        let job = take(&mut seats, at(0)).unwrap();
-        assert_eq!(job.hour_usd.get(), 500_000_000);
-        seats.left(&job, Verdict::Silent, at(0));
-        // Two slots at 500,000,000 and four at 250,000,000.
-        assert_eq!(seats.capacity(at(0)).hour_usd.get(), 333_333_334);
-        seats.share(|_| 0, FAR);
-        assert_eq!(seats.capacity(at(0)), Capacity { slots: 0, hour_usd: UsdNanos::new(333_333_334) });
-    }
-
-    #[test]
-    fn nothing_is_begun_once_the_shares_have_lapsed() {
-        let mut seats = seats();
-        take(&mut seats, at(0)).unwrap();
-        seats.share(|_| 4, at(10));
-        assert_eq!((seats.next_change(at(9)), seats.capacity(at(9)).slots), (Some(at(10)), 8));
-        assert_eq!((take(&mut seats, at(10)), seats.capacity(at(10)).slots), (None, 1));
-    }
-
-    #[test]
-    fn another_server_at_a_machines_name_is_not_blamed_for_the_one_before() {
-        let mut seats = seats();
-        let job = take(&mut seats, at(0)).unwrap();
-        seats.left(&job, Verdict::Fault(FailureClass::Timeout), at(1));
-        let moved = Machine { address: Some("http://elsewhere".into()), ..row("a", 2, MachineState::Ready) };
-        seats.row(moved, at(2));
-        assert_eq!(seats.capacity(at(2)).slots, 6);
-    }
-}
+mod tests;

@@ -22,7 +22,7 @@ impl Shift {
             worker: self.post.worker.clone(),
             started_us: self.post.started,
             at_us: now.wall,
-            slots: self.slots,
+            slots: self.room(),
             running: number(self.running.len()),
             draining: self.draining,
             healthy: self.healthy,

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use schemas::{UsdNanos, catalog};
 
 use super::*;
+use crate::adapters::load::ServerLoad;
 
 const START: Duration = Duration::from_secs(1_000);
 const WALL: Micros = Micros::new(1_795_000_000_000_000);
@@ -77,6 +78,38 @@ fn a_job_is_never_queued_and_never_run_twice_at_once() {
     accept(&mut shift, "d1", 5, at(1));
     let late = Now { wall: WALL + Duration::from_secs(61), ..at(2) };
     assert_eq!(shift.offer(&handover(6, 6), "d1", late), Decision::Late);
+}
+
+#[test]
+fn requests_of_others_that_wait_at_the_server_take_slots_but_never_the_last() {
+    let mut shift = shift(4);
+    let load = |running, waiting| ServerLoad {
+        running: Some(running),
+        waiting: Some(waiting),
+        ..ServerLoad::default()
+    };
+    let slots = |shift: &mut Shift, now| match shift.tick(now).pop() {
+        Some(Message::Heartbeat(beat)) => Some(beat.slots),
+        _ => None,
+    };
+    assert_eq!(slots(&mut shift, at(0)), Some(4));
+    shift.load(Some(&load(16, 0)), at(1));
+    assert_eq!(slots(&mut shift, at(1)), None, "others' work that runs takes nothing");
+    shift.load(Some(&load(16, 3)), at(2));
+    assert_eq!((slots(&mut shift, at(2)), shift.others()), (Some(1), 3));
+    accept(&mut shift, "d1", 1, at(2));
+    assert_eq!(shift.offer(&handover(2, 2), "d1", at(2)), Decision::Refuse(RefusedBecause::Busy));
+    // A page that makes no sense.
+    shift.load(Some(&load(1_000_000, 1_000_000)), at(3));
+    assert_eq!(shift.heartbeat(at(3)).slots, 1);
+    // What waits is ours.
+    shift.load(Some(&load(0, 1)), at(4));
+    assert_eq!(shift.heartbeat(at(4)).slots, 4);
+    shift.load(Some(&load(16, 3)), at(5));
+    shift.load(None, at(6));
+    assert_eq!((shift.heartbeat(at(6)).slots, shift.others()), (4, 0), "unknown is no load");
+    shift.resize(Capacity::default(), at(7));
+    assert_eq!(shift.heartbeat(at(7)).slots, 0, "none is none");
 }
 
 #[test]

@@ -5,12 +5,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot go on has failed")]
 
+mod app;
 mod bed;
 mod raw;
 mod suite;
+mod world;
 
 mod contract_check;
 mod contract_golem;
+mod contract_modal_app;
+mod contract_modal_app_containers;
 mod contract_modal_openai;
 mod contract_modal_spawn;
 mod contract_modal_wait;
@@ -18,6 +22,8 @@ mod contract_modal_warm;
 mod contract_noop;
 mod contract_openai;
 mod contract_openai_dialects;
+mod contract_openai_labels;
+mod contract_openai_servers;
 mod contract_replicate;
 mod contract_runpod_run;
 mod contract_runpod_runsync;

@@ -47,6 +47,14 @@ impl Reply {
         Self::text(&format!("{head}\r\n\r\n{body}"))
     }
 
+    /// A body with status 200 under any content type, or none, in pieces of so many bytes.
+    pub(crate) fn body(content_type: Option<&str>, body: &[u8], piece: usize) -> Self {
+        let label = content_type.map(|label| format!("content-type: {label}\r\n")).unwrap_or_default();
+        let head = format!("HTTP/1.1 200 OK\r\n{label}content-length: {}\r\n\r\n", body.len());
+        let pieces = std::iter::once(head.into_bytes()).chain(body.chunks(piece).map(<[u8]>::to_vec));
+        Self { pieces: pieces.collect(), close: false }
+    }
+
     /// A chunked stream of events; each piece of the body is a chunk and a write of its own.
     pub(crate) fn stream<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";

@@ -5,12 +5,14 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::BoxFuture;
 use schemas::job::{Input, Message, Params};
 use serde_json::Value;
-use simulators::{Exchange, Fault, FaultKind, Kind, SimulatedModel, Simulator, SimulatorConfig};
+use simulators::{
+    Exchange, Fault, FaultKind, Kind, OpenAiSettings, Server, SimulatedModel, Simulator, SimulatorConfig,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use workers::{
     adapters::{
-        Billing, OpenAi, OpenAiConfig, Replicate, ReplicateConfig, RunPod, RunPodConfig, RunPodMode, Secret,
-        replicate::Target,
+        Billing, Dialect, OpenAi, OpenAiConfig, Replicate, ReplicateConfig, RunPod, RunPodConfig, RunPodMode,
+        Secret, replicate::Target,
     },
     provider::{Call, Progress, Provider},
 };
@@ -52,6 +54,7 @@ fn call(number: u8, model: &str, input: Input, params: Params) -> Call {
         key: schemas::AttemptKey::of("described", number.into()),
         model: model.to_owned(),
         sku: "T4".to_owned(),
+        tenant: schemas::Tenant::default(),
         input,
         params,
         timeout: Duration::from_secs(30),
@@ -142,7 +145,7 @@ async fn openai_bodies_are_as_openai_describes_them() {
         (config.api_key, config.stream) = (Some(Secret::new("key")), stream);
         exercise(&OpenAi::new(config).unwrap(), &simulator, "m", &most_params()).await;
         let exchanges: Vec<Exchange> =
-            simulator.exchanges().into_iter().filter(|exchange| exchange.path != "/health").collect();
+            simulator.exchanges().into_iter().filter(|exchange| exchange.path.starts_with("/v1")).collect();
         assert_described(&description, &exchanges, |exchange, drift| {
             // vLLM's own: it answers completions as a stream, which OpenAI describes without a schema, and an engine's
             // error with status 200; its answers have no `refusal`.
@@ -150,6 +153,29 @@ async fn openai_bodies_are_as_openai_describes_them() {
                 || drift.reason.contains("nobody described \"text/event-stream\"")
                 || String::from_utf8_lossy(&exchange.response).contains(r#"{"error""#)
                 || drift.reason == r#""refusal" is a required property"#
+        });
+    }
+}
+
+#[tokio::test]
+async fn tgi_bodies_are_as_tgi_describes_them() {
+    let Some(description) = Description::load("tgi", "tgi.json") else { return };
+    for stream in [true, false] {
+        let settings = OpenAiSettings { server: Server::Tgi, ..OpenAiSettings::default() };
+        let (simulator, _stop) = simulator(Kind::OpenAi, "m", |config| config.openai = settings).await;
+        let mut config = OpenAiConfig::new(simulator.url());
+        (config.api_key, config.stream, config.dialect) = (Some(Secret::new("key")), stream, Dialect::Tgi);
+        let provider = OpenAi::new(config).unwrap();
+        let most = Params { top_p: Some(1.0), seed: Some(-7), ..most_params() };
+        exercise(&provider, &simulator, "m", &most).await;
+        // Its metrics are described as nothing but text.
+        let exchanges: Vec<Exchange> =
+            simulator.exchanges().into_iter().filter(|exchange| exchange.path != "/metrics").collect();
+        assert_described(&description, &exchanges, |exchange, drift| {
+            // An error with status 200 is in no description, and a prompt may be a text as well.
+            is_error(exchange)
+                || String::from_utf8_lossy(&exchange.response).contains(r#"{"error""#)
+                || drift.reason.contains("is not of type \"array\"")
         });
     }
 }

@@ -9,3 +9,4 @@
 mod checks;
 mod description;
 mod exchanges;
+mod kits;

@@ -164,6 +164,7 @@ impl Bed<'_> {
                     usd_per_hour: price,
                     usd_per_hour_max: price,
                     parked_usd_per_hour: UsdNanos::ZERO,
+                    job_usd_per_hour: None,
                 };
                 let mut row = Row::wanted(specs, landlord.rules().unit, "a bench".into(), now);
                 (row.ordered_us, row.life) = (Some(now), Life::Unknown { absent: Absence::default() });

@@ -17,8 +17,8 @@ use transport::SystemClock;
 use super::local::LocalModels;
 use crate::{report::Outage, session::Session, simulated::Simulated};
 
-/// The provider that fails half-way.
-const FAILING: &str = "golem-us-east";
+/// The account of the provider that fails half-way, and where it fails.
+const FAILING: (&str, &str) = ("yagna", "us-east");
 /// However long the demo, the outage is as short as the report's availability allows for.
 const OUTAGE_MAX: Duration = Duration::from_secs(6);
 
@@ -55,20 +55,19 @@ impl Timeline {
     }
 
     async fn provider(self, session: &Session, simulated: &Simulated) -> Option<Outage> {
-        let failing = simulated.find(FAILING)?;
-        let region = failing.config().region.parse().ok()?;
+        let (account, place) = FAILING;
+        let failing = simulated.house(account)?;
+        let region = place.parse().ok()?;
         sleep(self.between(0, 50)).await;
-        session.say(format!("fault: {FAILING} answers 503 for {:.1} s", self.outage().as_secs_f64()));
-        failing.set_fault(Some(Fault::always(FaultKind::Status {
-            code: 503,
-            body: None,
-            retry_after_s: None,
-        })));
+        let secs = self.outage().as_secs_f64();
+        session.say(format!("fault: all Golem machines in {place} answer 503 for {secs:.1} s"));
+        let down = FaultKind::Status { code: 503, body: None, retry_after_s: None };
+        failing.set_fault(place, Some(&Fault::always(down)));
         let from = SystemClock.now();
         sleep(self.outage()).await;
-        failing.set_fault(None);
+        failing.set_fault(place, None);
         let until = SystemClock.now();
-        session.say(format!("{FAILING} is well again"));
+        session.say(format!("Golem in {place} is well again"));
         Some(Outage { region, from, until })
     }
 

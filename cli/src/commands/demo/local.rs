@@ -1,18 +1,11 @@
 //! Real inference beside the simulators: two llama.cpp servers with a small model, where `make setup` installed them.
 
-use std::{ffi::OsStr, path::Path, process::Stdio, time::Duration};
-
-use anyhow::Context as _;
 use nix::sys::signal::Signal;
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::Child,
-    time::timeout,
-};
 
 use crate::{
     config::{Config, ConfigError},
-    environment, guard,
+    guard,
+    llm::{Program, Server},
     session::Session,
 };
 
@@ -31,22 +24,11 @@ pub(super) const PROMPTS: [&str; 8] = [
 ];
 /// The pools that call the servers; the first is the one that suffers.
 const PROVIDERS: [&str; 2] = ["local", "local-b"];
-/// Where `make setup` puts the interpreter, and where the program lies in the project.
-const PYTHON: &str = ".beacon/llm/bin/python";
-const SCRIPT: &str = "scripts/llm_server.py";
-/// It takes half a second on an idle machine.
-const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// The servers that run; none where they are not installed.
 #[derive(Debug)]
 pub(super) struct LocalModels {
     servers: Vec<Server>,
-}
-
-#[derive(Debug)]
-struct Server {
-    child: Child,
-    url: String,
 }
 
 impl LocalModels {
@@ -56,12 +38,13 @@ impl LocalModels {
 
     /// Starts both, or says in one line why there are none. Call it from the main thread.
     pub(super) async fn start(session: &Session) -> Self {
-        let Some((python, script)) = environment::find_up(PYTHON).zip(environment::find_up(SCRIPT)) else {
+        let Some(program) = Program::find() else {
             session.say("real model: not installed, left out (`make setup` installs it)");
             return Self::none();
         };
         // One thread each: two servers do more together than one with two threads.
-        let started = tokio::try_join!(Server::start(&python, &script), Server::start(&python, &script));
+        let options = ["--slots", "2", "--threads", "1", "--alias", MODEL];
+        let started = tokio::try_join!(program.start(&options), program.start(&options));
         match started {
             Ok((first, second)) => {
                 session.say(format!("real model: SmolLM2-135M at {} and {}", first.url, second.url));
@@ -130,28 +113,7 @@ impl LocalModels {
     /// Ends both.
     pub(super) async fn stop(mut self) {
         for server in &mut self.servers {
-            guard::end(&mut server.child).await;
+            server.stop().await;
         }
-    }
-}
-
-impl Server {
-    async fn start(python: &Path, script: &Path) -> anyhow::Result<Self> {
-        let options = ["--port", "0", "--slots", "2", "--threads", "1", "--alias", MODEL].map(OsStr::new);
-        let arguments: Vec<&OsStr> = std::iter::once(script.as_os_str()).chain(options).collect();
-        let mut child = guard::command(python, &arguments)?
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", python.display()))?;
-        let stdout = child.stdout.take().context("no standard output")?;
-        let mut lines = BufReader::new(stdout).lines();
-        let line = timeout(READY_WITHIN, lines.next_line()).await.context("it is not ready in time")??;
-        let url = line.as_deref().and_then(|line| line.strip_prefix("READY ")).map(str::to_owned);
-        let url = url.with_context(|| match line {
-            Some(line) => format!("it said `{line}` instead of READY"),
-            None => "it ended at once".to_owned(),
-        })?;
-        Ok(Self { child, url })
     }
 }

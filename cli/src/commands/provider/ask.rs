@@ -54,7 +54,11 @@ impl<'a> Asker<'a> {
         for one in &mut simulators {
             one.listen.set_port(0);
         }
-        let simulated = Simulated::start(&simulators).await?;
+        let rents = |name: &str| {
+            pools.iter().any(|pool| pool.rent().and_then(|rent| config.simulated_account(rent)) == Some(name))
+        };
+        let accounts: Vec<_> = config.accounts.iter().filter(|one| rents(&one.name)).cloned().collect();
+        let simulated = Simulated::start_these(&simulators, &accounts).await?;
         Ok(Self { config, pools, tolerance, simulated, shared: Shared::default() })
     }
 
@@ -98,7 +102,7 @@ impl<'a> Asker<'a> {
     /// The accounts in which pools rent, with their keys read.
     fn accounts(&self) -> BTreeMap<&'a str, Result<Arc<Account>, ConfigError>> {
         let named = self.pools.iter().filter_map(|pool| Some(pool.rent()?.landlord()));
-        named.map(|name| (name, self.config.account(name))).collect()
+        named.map(|name| (name, self.config.account(name, &|name| self.simulated.account(name)))).collect()
     }
 
     /// A pool whose jobs go to a provider's own service.

@@ -31,6 +31,7 @@ impl Fly {
         if let Err(error @ (CallError::Authentication(_) | CallError::Unreachable(_))) = regions {
             return Survey::failed(error, control);
         }
+        let silent = regions.as_ref().err().cloned();
         let names: BTreeSet<&str> = self.config.pools.values().map(|pool| pool.app.as_str()).collect();
         let (mut apps, mut standing) = (BTreeMap::new(), Ok(Vec::new()));
         for name in names {
@@ -50,7 +51,11 @@ impl Fly {
             Err(error @ CallError::Authentication(_)) => Some(error.clone()),
             Ok(()) | Err(_) => None,
         });
-        if let Some(error) = refused {
+        // A key is good where a call with it was understood: an app that is not there is an answer, too.
+        let understood =
+            |app: &Result<(), CallError>| matches!(app, Ok(()) | Err(CallError::Misconfigured(_)));
+        let nobody = silent.filter(|_| !apps.values().any(understood));
+        if let Some(error) = refused.or(nobody) {
             return Survey::failed(error, control);
         }
         let mut pools = BTreeMap::new();

@@ -176,8 +176,8 @@ fn let_us_down(event: &AgreementEvent) -> bool {
     }
 }
 
-/// Why an agreement ended, in a word, if yagna can tell.
-pub(super) async fn why_ended(site: &Site, facts: &Facts) -> Option<String> {
+/// Why an agreement ended, in a word, if yagna can tell, and whether its provider let us down.
+pub(super) async fn why_ended(site: &Site, facts: &Facts) -> Option<(String, bool)> {
     let session = site.config.session(&facts.marks.pool);
     let path = format!(
         "/market-api/v1/agreementEvents?timeout=0&maxEvents={PAGE}&afterTimestamp={}&appSessionId={}",
@@ -188,9 +188,10 @@ pub(super) async fn why_ended(site: &Site, facts: &Facts) -> Option<String> {
     let ended = events.into_iter().find(|event| {
         event.agreement_id == facts.agreement && event.event_type == "AgreementTerminatedEvent"
     })?;
+    let broken = let_us_down(&ended);
     let reason = ended.reason.unwrap_or_default();
     let code = reason.provider_code.or(reason.requestor_code).or(reason.message).unwrap_or_default();
-    Some(format!("{} ended it: {code}", ended.terminator.unwrap_or_else(|| "somebody".into())))
+    Some((format!("{} ended it: {code}", ended.terminator.unwrap_or_else(|| "somebody".into())), broken))
 }
 
 #[cfg(test)]

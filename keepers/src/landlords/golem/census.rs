@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{StreamExt as _, stream};
 use schemas::Micros;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     activity,
@@ -241,8 +241,13 @@ async fn in_force(site: &Arc<Site>, facts: &Arc<Facts>, notes: &Notes) -> Result
 async fn over(site: &Site, facts: &Facts, notes: &Notes) -> Result<Phase, CallError> {
     let now = site.now();
     let first = site.book().get(&facts.agreement).is_some_and(|account| account.ended_at.is_none());
-    if first && let Some(why) = agreements::why_ended(site, facts).await {
-        warn!(machine = %facts.marks.machine, agreement = %facts.agreement, why, "an agreement is over");
+    if first && let Some((why, broken)) = agreements::why_ended(site, facts).await {
+        let (machine, agreement) = (&facts.marks.machine, &facts.agreement);
+        if broken {
+            warn!(%machine, %agreement, why, "an agreement was broken off");
+        } else {
+            info!(%machine, %agreement, why, "an agreement is over");
+        }
     }
     let (ended_at, invoiced, has_dues) = {
         let mut book = site.book();

@@ -45,7 +45,7 @@ pub(super) async fn look_over(site: &Site) -> Survey {
             })),
             Err(error) => failed = Some(error.to_string()),
         }
-        pools.insert(id.clone(), of(site, pool, &cheapest, &funds));
+        pools.insert(id.clone(), of(site, pool, cheapest.as_deref().map_err(|error| *error), &funds));
     }
     Survey {
         key: Ok("the daemon takes the app key and can pay".into()),
@@ -84,7 +84,7 @@ fn cheapest<'a>(
 fn of(
     site: &Site,
     pool: &GolemPool,
-    cheapest: &Result<Vec<(&GolemPlace, Option<UsdNanos>)>, &CallError>,
+    cheapest: Result<&[(&GolemPlace, Option<UsdNanos>)], &CallError>,
     funds: &Result<Decimal, CallError>,
 ) -> OfPool {
     let set_aside = funds.as_ref().map_or_else(

@@ -191,5 +191,5 @@ pub(super) fn possibly_wasted(provider: &Provider, why: &str, took: Duration) ->
 
 fn success() -> Success {
     let output = Output { text: "done".into(), finish_reason: "stop".into() };
-    Success { output, usage: Usage { prompt_tokens: 1, completion_tokens: 1, estimated: false } }
+    Success { output, usage: Usage { prompt_tokens: 1, completion_tokens: 1, ..Usage::default() } }
 }

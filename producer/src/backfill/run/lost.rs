@@ -73,8 +73,9 @@ impl Backfill {
             return Ok(());
         }
         // Before the look: a line is acknowledged or read later, and a job that is of no line by then never is.
-        let all_out =
-            self.unacknowledged.is_empty() && self.input.number >= self.folder.manifest.survey.lines;
+        let all_out = self.unacknowledged.is_empty()
+            && self.window.is_empty()
+            && self.input.number >= self.folder.manifest.survey.lines;
         let missing = self.missing()?;
         let mut found: Vec<(u64, JobId)> =
             self.unreads.ripe(now).filter_map(|job| Some((*missing.get(&job)?, job))).collect();
@@ -121,7 +122,9 @@ impl Backfill {
     /// Lines that were accepted and are not in the output, by job.
     pub(super) fn missing(&self) -> Result<HashMap<JobId, u64>, BackfillError> {
         let mut missing = HashMap::new();
-        let open = |line: &u64| !self.folder.is_done(*line) && !self.unacknowledged.contains(line);
+        let open = |line: &u64| {
+            !self.folder.is_done(*line) && !self.unacknowledged.contains(line) && !self.window.holds(*line)
+        };
         for line in (1..=self.input.number).filter(open) {
             let text = self.input.line(line)?;
             if let Ok(job) = parse_line(&text, line, &defaults(&self.options)) {
@@ -166,7 +169,8 @@ impl Backfill {
     ) -> Result<(), BackfillError> {
         let text = self.input.line(line)?;
         self.texts.remove(&line);
-        self.folder.failed(line, &output::error(&text, why))?;
+        self.window.ended(line);
+        self.folder.failed(line, &output::error(&text, line, why))?;
         self.running = self.running.saturating_sub(1);
         let checkpoint = &mut self.folder.checkpoint;
         checkpoint.spent_usd = checkpoint.spent_usd.checked_add(cost).unwrap_or(UsdNanos::new(u64::MAX));

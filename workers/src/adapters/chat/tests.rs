@@ -1,11 +1,13 @@
 //! What each server's stream adds up to.
 
+mod odd;
+
 use std::time::Duration;
 
-use schemas::job::Params;
+use schemas::job::{MAX_TOKENS_DEFAULT, Message, Params};
 
 use super::*;
-use crate::adapters::sse::Reader;
+use crate::{adapters::sse::Reader, provider::Call};
 
 fn call(input: Input) -> Call {
     Call {
@@ -14,6 +16,7 @@ fn call(input: Input) -> Call {
         key: schemas::AttemptKey::of("test", 1),
         model: "m".to_owned(),
         sku: "standard".to_owned(),
+        tenant: schemas::Tenant::default(),
         input,
         params: Params::default(),
         timeout: Duration::from_secs(1),
@@ -32,7 +35,7 @@ fn read(stream: &str) -> (Transcript, String) {
     reader.finish(&mut events);
     let (mut transcript, mut told) = (Transcript::new(Dialect::Vllm), String::new());
     for event in events {
-        told.extend(transcript.event(event).map(str::to_owned));
+        told.extend(transcript.event(event));
     }
     (transcript, told)
 }
@@ -50,6 +53,18 @@ fn check_fails(stream: &str, class: FailureClass) {
     assert_eq!(read(stream).0.outcome(&chat()).unwrap_err().class, class, "{stream}");
 }
 
+/// A frame of one choice.
+fn frame(choice: &str) -> String {
+    format!("data: {{\"choices\":[{choice}]}}\n\n")
+}
+
+fn whole(evidence: Evidence, json: &str) -> Transcript {
+    let mut transcript = Transcript::with(Dialect::Vllm, evidence);
+    transcript.chunk(json.as_bytes());
+    transcript.is_in_one_piece();
+    transcript
+}
+
 const AIR: &str =
     "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Air\"},\"finish_reason\":null}]}\n\n";
 const STOP: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
@@ -62,6 +77,30 @@ fn a_usual_stream_gives_text_reason_and_usage() {
         "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":null}}],\"usage\":null}\n\n";
     check(&format!("{role}{AIR}{AIR}{STOP}{USAGE}{DONE}"), "AirAir", "stop", (24, 7, false));
     check(&format!("{AIR}{STOP}"), "Air", "stop", (2, 1, true));
+}
+
+/// What the server had in its cache, by its own word.
+fn cached(stream: &str) -> Option<u64> {
+    read(stream).0.outcome(&chat()).unwrap().usage.cached_tokens
+}
+
+#[test]
+fn cached_tokens_are_read_where_each_server_says_them_and_unknown_where_it_does_not() {
+    let usage = |more: &str| USAGE.replace("}}", &format!(",{more}}}}}"));
+    let timings = |value: &str| STOP.replace("}]}", &format!("}}],\"timings\":{value}}}"));
+    let details = usage(r#""prompt_tokens_details":{"cached_tokens":16}"#);
+    assert_eq!(cached(&format!("{AIR}{STOP}{details}{DONE}")), Some(16));
+    let llama = timings(r#"{"cache_n":0,"prompt_n":24}"#);
+    assert_eq!(cached(&format!("{AIR}{llama}{USAGE}{DONE}")), Some(0), "0 is a count");
+    let both = timings(r#"{"cache_n":8}"#);
+    assert_eq!(cached(&format!("{AIR}{both}{details}")), Some(16));
+    let impossible = usage(r#""prompt_tokens_details":{"cached_tokens":99}"#);
+    assert_eq!(cached(&format!("{AIR}{STOP}{impossible}")), Some(24), "never more than the prompt");
+    let silent = usage(r#""prompt_tokens_details":null"#);
+    for odd in [silent, usage(r#""prompt_tokens_details":{}"#), usage(r#""prompt_tokens_details":[-1]"#)] {
+        assert_eq!(cached(&format!("{AIR}{STOP}{odd}")), None, "{odd}");
+    }
+    assert_eq!(cached(&format!("{AIR}{}{USAGE}", timings(r#""soon""#))), None);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     adapters::{
-        chat::OUTPUT_MAX,
-        json::{self, span},
+        chat::{OUTPUT_MAX, tokens_of},
+        json::{self, lax, lax_count, lax_or_default, span},
     },
     provider::{Call, Success, UsedItem},
 };
@@ -121,20 +121,20 @@ enum Wire {
     Pending,
     Succeeded {
         output: WireOutput,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "lax")]
         finish_reason: Option<String>,
-        #[serde(default)]
-        usage: Option<WireUsage>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "lax_or_default")]
+        usage: WireUsage,
+        #[serde(default, deserialize_with = "lax")]
         billing: Option<Billing>,
     },
     Failed {
         error: WireError,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "lax")]
         billing: Option<Billing>,
     },
     Cancelled {
-        #[serde(default)]
+        #[serde(default, deserialize_with = "lax")]
         billing: Option<Billing>,
     },
 }
@@ -146,10 +146,13 @@ enum WireOutput {
     Object { text: String },
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct WireUsage {
-    prompt_tokens: u64,
-    completion_tokens: u64,
+    #[serde(deserialize_with = "lax_count")]
+    prompt_tokens: Option<u64>,
+    #[serde(deserialize_with = "lax_count")]
+    completion_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -164,7 +167,7 @@ pub(super) fn report(bytes: &[u8]) -> Result<Report, Failure> {
     let (outcome, billing) = match json::read::<Wire>(bytes, "the app's answer")? {
         Wire::Pending => return Ok(Report::Pending),
         Wire::Succeeded { output, finish_reason, usage, billing } => {
-            (succeeded(output, finish_reason, usage.as_ref()), billing)
+            (succeeded(output, finish_reason, &usage), billing)
         }
         Wire::Failed { error, billing } => {
             (Err(Failure::new(class(&error.class), format!("the run failed: {}", error.message))), billing)
@@ -179,17 +182,17 @@ pub(super) fn report(bytes: &[u8]) -> Result<Report, Failure> {
 fn succeeded(
     output: WireOutput,
     finish_reason: Option<String>,
-    usage: Option<&WireUsage>,
+    usage: &WireUsage,
 ) -> Result<Success, Failure> {
     let (WireOutput::Text(text) | WireOutput::Object { text }) = output;
     if text.len() > OUTPUT_MAX {
         return Err(crate::adapters::http::too_long(OUTPUT_MAX));
     }
-    let usage = match usage {
-        Some(&WireUsage { prompt_tokens, completion_tokens }) => {
-            Usage { prompt_tokens, completion_tokens, estimated: false }
-        }
-        None => Usage { estimated: true, ..Usage::default() },
+    let usage = Usage {
+        prompt_tokens: usage.prompt_tokens.unwrap_or_default(),
+        completion_tokens: usage.completion_tokens.unwrap_or_else(|| tokens_of(text.len())),
+        cached_tokens: None,
+        estimated: usage.prompt_tokens.is_none() || usage.completion_tokens.is_none(),
     };
     let finish_reason = finish_reason.unwrap_or_else(|| "stop".to_owned());
     Ok(Success { output: Output { text, finish_reason }, usage })
@@ -295,6 +298,15 @@ mod tests {
         let success = over(r#"{"status":"succeeded","output":{"text":"Air"}}"#).outcome.unwrap();
         assert_eq!((success.output.text.as_str(), success.output.finish_reason.as_str()), ("Air", "stop"));
         assert!(success.usage.estimated);
+        for odd in [
+            r#""usage":{"prompt_tokens":"24","completion_tokens":-7}"#,
+            r#""usage":[],"finish_reason":7"#,
+            r#""billing":{"gpu":7}"#,
+            r#""usage":null,"billing":null,"finish_reason":null"#,
+        ] {
+            let finished = over(&format!(r#"{{"status":"succeeded","output":"Air",{odd}}}"#));
+            assert!(finished.outcome.unwrap().usage.estimated && finished.billing.is_none(), "{odd}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use schemas::{
 };
 use serde::Deserialize;
 
-use super::OpenAi;
+use super::{OpenAi, engine::is_listed};
 use crate::{
     adapters::{
         dialect::Dialect,
@@ -91,19 +91,20 @@ fn models(listed: Reply, dialect: Dialect, asked: &[AskedModel]) -> Finding {
         Ok(models) => models,
         Err(reply) => return reply.unread(Aspect::Model, "which models are served"),
     };
-    let has = |asked: &&AskedModel| models.data.iter().any(|model| model.id == asked.served_as);
+    let names = || models.data.iter().map(|model| model.id.as_str());
+    let has = |asked: &&AskedModel| is_listed(dialect, names(), &asked.served_as);
     let missing: Vec<&str> =
         asked.iter().filter(|asked| !has(asked)).map(|asked| asked.served_as.as_str()).collect();
     if missing.is_empty() {
         let names: Vec<&str> = asked.iter().map(|asked| asked.served_as.as_str()).collect();
         return Finding::ok(Aspect::Model, format!("it serves {}", names.join(", ")));
     }
-    let there: Vec<&str> = models.data.iter().map(|model| model.id.as_str()).take(NAMED).collect();
+    let there: Vec<&str> = names().take(NAMED).collect();
     let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
     let found = format!("{} is not among its models ({there})", missing.join(", "));
     let todo = "correct served_as, or start the server with that model";
-    // llama.cpp serves its one model under any name, and lists the path of its file.
-    if dialect == Dialect::LlamaCpp && !models.data.is_empty() {
+    // llama.cpp serves its one model under any name, and lists the path of its file; TGI serves its one under any name too.
+    if matches!(dialect, Dialect::LlamaCpp | Dialect::Tgi) && !models.data.is_empty() {
         Finding::warning(Aspect::Model, found, todo)
     } else {
         Finding::wrong(Aspect::Model, found, todo)

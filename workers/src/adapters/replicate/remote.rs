@@ -233,7 +233,8 @@ impl Replicate {
             let page: Page = json::read(&body, PROVIDERS_ANSWER).ok()?;
             let mut all_recent = true;
             for prediction in page.results {
-                all_recent &= prediction.created_at.is_some_and(|at| at >= since);
+                // One whose time does not read may be ours.
+                all_recent &= prediction.created_at.is_none_or(|at| at >= since);
                 if all_recent && self.could_be(&prediction, call, &input) {
                     found.push(prediction.id);
                 }

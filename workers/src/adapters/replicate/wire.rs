@@ -12,11 +12,12 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::odd;
 use crate::{
     adapters::{
         chat::{self, OUTPUT_MAX},
         http,
-        json::span,
+        json::{lax, lax_count, lax_or_default, span},
         openai::Billing,
         runs::{Asked, Over},
     },
@@ -130,29 +131,30 @@ pub(super) fn submission(version: Option<&str>, input: Map<String, Value>, webho
     serde_json::to_vec(&submission).expect("texts and numbers always make JSON")
 }
 
-/// A prediction, as far as we read it.
+/// A prediction, as far as we read it. Only its id and its status must be what they should: a field of an odd type is missing.
 #[derive(Debug, Deserialize)]
 pub(super) struct Prediction {
     pub(super) id: String,
     status: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lax_or_default")]
     pub(super) model: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lax_or_default")]
     pub(super) input: Map<String, Value>,
     #[serde(default)]
     output: Value,
     #[serde(default)]
     error: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lax_or_default")]
     data_removed: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lax_or_default")]
     metrics: Metrics,
+    #[serde(default, deserialize_with = "odd::time")]
     pub(super) created_at: Option<DateTime<Utc>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "odd::time")]
     started_at: Option<DateTime<Utc>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "odd::time")]
     completed_at: Option<DateTime<Utc>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lax_or_default")]
     pub(super) urls: Urls,
 }
 
@@ -160,16 +162,20 @@ pub(super) struct Prediction {
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Urls {
     /// Its output as it is written; only where the model streams.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lax")]
     pub(super) stream: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Metrics {
+    #[serde(deserialize_with = "lax")]
     predict_time: Option<f64>,
+    #[serde(deserialize_with = "lax_count")]
     input_token_count: Option<u64>,
+    #[serde(deserialize_with = "lax_count")]
     output_token_count: Option<u64>,
+    #[serde(deserialize_with = "lax")]
     time_to_first_token: Option<f64>,
 }
 
@@ -186,7 +192,9 @@ impl Prediction {
     pub(super) fn asked(self, call: &Call, billing: Billing) -> Asked {
         match self.status.as_str() {
             "starting" => Asked::Queued,
-            "succeeded" | "failed" | "canceled" | "aborted" => Asked::Over(self.over(call, billing)),
+            "succeeded" | "failed" | "canceled" | "cancelled" | "aborted" => {
+                Asked::Over(self.over(call, billing))
+            }
             _ => Asked::Going,
         }
     }
@@ -243,10 +251,8 @@ impl Prediction {
             let message = "the prediction succeeded, but its output has been removed";
             return Err(Failure::new(C::ProviderDown, message));
         }
-        let text = match &self.output {
-            Value::String(text) => text.clone(),
-            Value::Array(pieces) => pieces.iter().filter_map(Value::as_str).collect(),
-            _ => return Err(Failure::new(C::Misconfigured, "the model's output is no text")),
+        let Some(text) = odd::text(&self.output) else {
+            return Err(Failure::new(C::Misconfigured, "the model's output is no text"));
         };
         if text.len() > OUTPUT_MAX {
             return Err(http::too_long(OUTPUT_MAX));
@@ -255,6 +261,7 @@ impl Prediction {
         let usage = Usage {
             prompt_tokens: input_token_count.unwrap_or_else(|| chat::tokens_of_input(&call.input)),
             completion_tokens: output_token_count.unwrap_or_else(|| chat::tokens_of(text.len())),
+            cached_tokens: None,
             estimated: input_token_count.is_none() || output_token_count.is_none(),
         };
         // Replicate does not say why the model stopped. At the limit, the limit is the likely reason.
@@ -293,97 +300,4 @@ fn has_code(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn call(messages: &[(&str, &str)]) -> Call {
-        let message =
-            |&(role, content): &(&str, &str)| Message { role: role.to_owned(), content: content.to_owned() };
-        Call {
-            job: "0198c0de-0000-7000-8000-000000000001".parse().unwrap(),
-            attempt: 1,
-            key: schemas::AttemptKey::of("test", 1),
-            model: "meta/m".to_owned(),
-            sku: "gpu-t4".to_owned(),
-            input: Input::Messages(messages.iter().map(message).collect()),
-            params: schemas::job::Params { max_tokens: Some(8), ..Default::default() },
-            timeout: Duration::from_secs(100),
-            traceparent: None,
-            live: false,
-        }
-    }
-
-    fn over(json: &str, billing: Billing) -> Over {
-        let prediction: Prediction = serde_json::from_str(json).unwrap();
-        match prediction.asked(&call(&[("user", "hi")]), billing) {
-            Asked::Over(over) => over,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_chat_becomes_a_prompt_under_the_models_own_names() {
-        let one = input(&call(&[("system", "be brief"), ("user", "why?")]), &InputKeys::default());
-        assert_eq!(
-            Value::from(one),
-            json!({ "prompt": "why?", "system_prompt": "be brief", "max_tokens": 8 })
-        );
-        let keys =
-            InputKeys { system: String::new(), max_tokens: "max_new_tokens".into(), ..InputKeys::default() };
-        let turns = [("system", "be brief"), ("user", "a"), ("assistant", "b"), ("user", "c")];
-        let several = Value::from(input(&call(&turns), &keys));
-        let prompt = "be brief\n\nUser: a\nAssistant: b\nUser: c\nAssistant:";
-        assert_eq!(several, json!({ "prompt": prompt, "max_new_tokens": 8 }));
-    }
-
-    #[test]
-    fn a_success_carries_its_text_its_tokens_and_its_time() {
-        let json = r#"{"id":"x","status":"succeeded","output":["Hel","lo"],"error":null,"data_removed":false,
-            "created_at":"2026-01-01T00:00:00Z","started_at":"2026-01-01T00:00:02Z",
-            "completed_at":"2026-01-01T00:00:03.5Z",
-            "metrics":{"predict_time":1.270001,"input_token_count":5,"output_token_count":2}}"#;
-        let seconds = over(json, Billing::PerSecond);
-        assert_eq!(seconds.used.unwrap()[0].used, Used::Time(Duration::from_micros(1_270_001)));
-        assert_eq!(
-            (seconds.cold_start, seconds.took.unwrap()),
-            (Duration::from_secs(2), Duration::from_millis(3_500))
-        );
-        let success = seconds.outcome.unwrap();
-        assert_eq!((success.output.text.as_str(), success.usage.completion_tokens), ("Hello", 2));
-        let tokens = over(json, Billing::PerToken);
-        assert_eq!(tokens.used.unwrap()[0].used, Used::Tokens { input: 5, output: 2 });
-    }
-
-    #[test]
-    fn a_removed_output_is_a_failure_and_missing_numbers_are_estimated() {
-        let removed = r#"{"id":"x","status":"succeeded","output":null,"data_removed":true,
-            "metrics":{"predict_time":1}}"#;
-        let removed = over(removed, Billing::PerSecond);
-        assert_eq!(removed.outcome.unwrap_err().class, C::ProviderDown);
-        assert_eq!(removed.used.unwrap().len(), 1, "it ran, so it is billed");
-        let bare = over(r#"{"id":"x","status":"succeeded","output":"Hello"}"#, Billing::PerSecond);
-        assert!(bare.outcome.unwrap().usage.estimated && bare.used.is_none());
-    }
-
-    #[test]
-    fn a_failure_is_told_by_its_code_and_the_platforms_own_costs_nothing() {
-        for (error, class, billed) in [
-            ("CUDA out of memory. Tried to allocate", C::OutOfMemory, true),
-            ("Prediction interrupted; please retry (code: PA)", C::Preempted, false),
-            ("Something went wrong (E6716)", C::Preempted, false),
-            ("ValueError: EX", C::ProviderDown, true),
-        ] {
-            let json = format!(
-                r#"{{"id":"x","status":"failed","error":"{error}","output":null,"metrics":{{"predict_time":1}}}}"#
-            );
-            let over = over(&json, Billing::PerSecond);
-            assert_eq!(
-                (over.outcome.unwrap_err().class, over.used.unwrap().len() == 1),
-                (class, billed),
-                "{error}"
-            );
-        }
-        let aborted = over(r#"{"id":"x","status":"aborted"}"#, Billing::PerSecond);
-        assert_eq!((aborted.outcome.unwrap_err().class, aborted.used), (C::Timeout, Some(Vec::new())));
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use schemas::{
 use super::{
     RunPod,
     catalog::Catalog,
-    told::{Endpoint, Endpoints, Pods, Worker, Workers},
+    told::{Endpoint, Endpoints, Pods, Workers},
     wire::EndpointHealth,
 };
 use crate::{
@@ -62,12 +62,10 @@ impl RunPod {
                 if let Some(api) = &self.management {
                     prices = self.managed(probe, api, asked, health, &mut findings).await;
                 } else {
-                    let bare = Finding::unknown(
-                        Aspect::App,
-                        "the endpoint is there; its image is not told",
-                        "say where REST v2 is with billing_url",
-                    );
-                    findings.push(alive(health, bare));
+                    findings.push(alive(
+                        health,
+                        Finding::unknown(Aspect::App, "the endpoint is there", "its image is not told"),
+                    ));
                     findings.extend(not_asked(&MANAGED, NO_API));
                     prices = Quoted::Failed(NO_API.into());
                 }
@@ -207,7 +205,8 @@ async fn others(
     let looks = theirs.iter().take(OTHERS).map(|one| probe.get(of_endpoint(api, &one.id)));
     for (endpoint, workers) in theirs.iter().zip(join_all(looks).await) {
         let workers = workers.json::<Workers>("the list of workers").map(|workers| workers.workers);
-        let running: Vec<_> = workers.unwrap_or_default().into_iter().filter(Worker::runs).collect();
+        let running: Vec<_> =
+            workers.unwrap_or_default().into_iter().filter(super::told::Worker::runs).collect();
         if running.is_empty() && endpoint.always_on() == 0 {
             continue;
         }

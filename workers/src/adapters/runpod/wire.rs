@@ -5,21 +5,20 @@ use std::time::Duration;
 use schemas::{
     AttemptKey,
     failure::{Failure, FailureClass as C},
-    job::Input,
     prices::Used,
-    reply::{Output, Usage},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
+use super::output;
 use crate::{
     adapters::{
-        chat::{self, OUTPUT_MAX, Transcript},
+        chat::{self, OUTPUT_MAX},
         dialect::Dialect,
-        http, json,
+        json::{self, lax_millis},
         runs::{Asked, Over},
     },
-    provider::{Call, Success, UsedItem},
+    provider::{Call, UsedItem},
 };
 
 /// An answer: the output, and as much again for what JSON adds to it.
@@ -96,10 +95,10 @@ pub(super) fn submission(call: &Call, limit: Duration, webhook: Option<&str>) ->
 pub(super) struct Job {
     pub(super) id: String,
     status: String,
-    #[serde(default)]
-    delay_time: Option<u64>,
-    #[serde(default)]
-    execution_time: Option<u64>,
+    #[serde(default, deserialize_with = "lax_millis")]
+    delay_time: Option<Duration>,
+    #[serde(default, deserialize_with = "lax_millis")]
+    execution_time: Option<Duration>,
     #[serde(default)]
     output: Option<Box<RawValue>>,
     #[serde(default)]
@@ -128,8 +127,7 @@ impl Job {
     }
 
     fn over(self, call: &Call) -> Over {
-        let span = |millis: Option<u64>| millis.map(Duration::from_millis);
-        let (delay, execution) = (span(self.delay_time), span(self.execution_time));
+        let (delay, execution) = (self.delay_time, self.execution_time);
         let used = match (execution, delay) {
             (Some(time), _) if time.is_zero() => Some(Vec::new()),
             (Some(time), _) => Some(vec![UsedItem {
@@ -144,7 +142,7 @@ impl Job {
         };
         let outcome = match self.status.as_str() {
             "COMPLETED" => match &self.output {
-                Some(output) => read_output(output.get(), &call.input),
+                Some(output) => output::read(output.get(), &call.input),
                 None => Err(Failure::new(C::ProviderDown, "completed without an output; the work is billed")),
             },
             "TIMED_OUT" => Err(Failure::new(C::Timeout, "the job timed out at the provider")),
@@ -188,70 +186,6 @@ impl Job {
         let text: String = text.chars().take(ERROR_MAX).collect();
         Failure::new(class, format!("the job failed: {text}"))
     }
-}
-
-/// An answer of a worker older than the OpenAI routes.
-#[derive(Deserialize)]
-struct Old {
-    #[serde(default)]
-    choices: Vec<OldChoice>,
-    #[serde(default)]
-    usage: Option<OldUsage>,
-}
-
-#[derive(Deserialize)]
-struct OldChoice {
-    tokens: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct OldUsage {
-    input: u64,
-    output: u64,
-}
-
-/// An answer of the oldest workers.
-#[derive(Deserialize)]
-struct Oldest {
-    text: Vec<String>,
-    input_tokens: u64,
-    output_tokens: u64,
-}
-
-/// Reads what worker-vllm gave: a list of one OpenAI answer, or what older workers gave.
-fn read_output(json: &str, input: &Input) -> Result<Success, Failure> {
-    let parts: Vec<&RawValue> = match serde_json::from_str(json) {
-        Ok(parts) => parts,
-        Err(_) => serde_json::from_str::<&RawValue>(json).into_iter().collect(),
-    };
-    let old: Vec<Old> = parts.iter().filter_map(|part| serde_json::from_str(part.get()).ok()).collect();
-    if old.len() == parts.len() && old.iter().any(|part| !part.choices.is_empty()) {
-        let text: String = old.iter().flat_map(|part| &part.choices).flat_map(|c| c.tokens.clone()).collect();
-        let usage = old.into_iter().rev().find_map(|part| part.usage).map(|u| (u.input, u.output));
-        return success(text, usage);
-    }
-    let [one] = parts.as_slice() else {
-        return Err(Failure::new(C::ProviderDown, format!("an output of {} parts", parts.len())));
-    };
-    if let Ok(Oldest { text, input_tokens, output_tokens }) = serde_json::from_str(one.get()) {
-        return success(text.concat(), Some((input_tokens, output_tokens)));
-    }
-    let mut transcript = Transcript::new(Dialect::Vllm);
-    transcript.chunk(one.get().as_bytes());
-    transcript.outcome(input)
-}
-
-fn success(text: String, usage: Option<(u64, u64)>) -> Result<Success, Failure> {
-    if text.len() > OUTPUT_MAX {
-        return Err(http::too_long(OUTPUT_MAX));
-    }
-    let usage = match usage {
-        Some((prompt_tokens, completion_tokens)) => {
-            Usage { prompt_tokens, completion_tokens, estimated: false }
-        }
-        None => Usage { estimated: true, ..Usage::default() },
-    };
-    Ok(Success { output: Output { text, finish_reason: "stop".to_owned() }, usage })
 }
 
 /// The endpoint's list of requests. Its shape is what others read; nobody documents it.
@@ -319,6 +253,8 @@ impl Workers {
 
 #[cfg(test)]
 mod tests {
+    use schemas::job::Input;
+
     use super::*;
 
     fn call() -> Call {
@@ -328,6 +264,7 @@ mod tests {
             key: schemas::AttemptKey::of("test", 2),
             model: "m".to_owned(),
             sku: "L4".to_owned(),
+            tenant: schemas::Tenant::default(),
             input: Input::Prompt("hi".to_owned()),
             params: schemas::job::Params::default(),
             timeout: Duration::from_secs(100),
@@ -350,35 +287,33 @@ mod tests {
     }
 
     #[test]
-    fn an_output_is_read_whatever_the_age_of_the_worker() {
-        for output in [
-            r#"[{"object":"chat.completion","choices":[{"message":{"content":"Air"},"finish_reason":"stop"}],
-                "usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}]"#,
-            r#"[{"choices":[{"text":"Air","finish_reason":"stop"}],
-                "usage":{"prompt_tokens":3,"completion_tokens":1}}]"#,
-            r#"[{"choices":[{"tokens":["A","ir"]}],"usage":{"input":3,"output":1}}]"#,
-            r#"[{"choices":[{"tokens":["A"]}]},{"choices":[{"tokens":["ir"]}],"usage":{"input":3,"output":1}}]"#,
-            r#"{"text":["Air"],"input_tokens":3,"output_tokens":1}"#,
-        ] {
-            let over = completed(output);
-            let success = over.outcome.unwrap_or_else(|failure| panic!("{failure:?}: {output}"));
-            assert_eq!((success.output.text.as_str(), success.usage.prompt_tokens), ("Air", 3), "{output}");
-            let time = Duration::from_millis(1_437);
-            assert_eq!(over.used.unwrap()[0].used, Used::Time(time));
-            assert_eq!(
-                (over.cold_start, over.took),
-                (Duration::from_millis(5), Some(time + Duration::from_millis(5)))
-            );
+    fn a_success_carries_its_text_and_its_times_whole_or_not() {
+        let output = r#"[{"choices":[{"text":"Air","finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}]"#;
+        let over = completed(output);
+        let success = over.outcome.unwrap();
+        assert_eq!((success.output.text.as_str(), success.usage.prompt_tokens), ("Air", 3));
+        let time = Duration::from_millis(1_437);
+        assert_eq!(over.used.unwrap()[0].used, Used::Time(time));
+        assert_eq!(
+            (over.cold_start, over.took),
+            (Duration::from_millis(5), Some(time + Duration::from_millis(5)))
+        );
+        let times = |times: &str| {
+            let over = self::over(&format!(r#"{{"id":"x","status":"COMPLETED",{times},"output":{output}}}"#));
+            assert!(over.outcome.is_ok(), "{times}");
+            over.used.map(|used| used[0].used)
+        };
+        assert_eq!(
+            times(r#""delayTime":5.25,"executionTime":1437.5"#),
+            Some(Used::Time(Duration::from_micros(1_437_500)))
+        );
+        for odd in ["null", "\"1437\"", "-1", "{}", "1e30"] {
+            assert_eq!(times(&format!(r#""delayTime":5,"executionTime":{odd}"#)), None, "{odd}");
         }
     }
 
     #[test]
-    fn what_is_no_answer_is_the_providers_failure() {
-        for output in
-            ["null", "[]", "5", r#"[{"object":"error","message":"no"}]"#, r#"["data: {}"]"#, "[{},{}]"]
-        {
-            assert_eq!(completed(output).outcome.unwrap_err().class, C::ProviderDown, "{output}");
-        }
+    fn a_job_that_completed_without_an_output_is_billed() {
         let over = over(r#"{"id":"x","status":"COMPLETED","executionTime":7}"#);
         assert_eq!(over.outcome.unwrap_err().class, C::ProviderDown);
         assert_eq!(over.used.unwrap().len(), 1, "it ran, so it is billed");
