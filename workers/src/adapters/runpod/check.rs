@@ -64,7 +64,11 @@ impl RunPod {
                 } else {
                     findings.push(alive(
                         health,
-                        Finding::unknown(Aspect::App, "the endpoint is there", "its image is not told"),
+                        Finding::unknown(
+                            Aspect::App,
+                            "the endpoint is there; its image is not told",
+                            "say where REST v2 is with billing_url",
+                        ),
                     ));
                     findings.extend(not_asked(&MANAGED, NO_API));
                     prices = Quoted::Failed(NO_API.into());
