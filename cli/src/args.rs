@@ -1,6 +1,7 @@
 //! What a person may type.
 
 mod pools;
+mod provider;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -12,6 +13,7 @@ use schemas::{
 };
 
 pub(crate) use self::pools::{Keeper, Pools, PoolsAsk, PoolsDrain, PoolsForget, PoolsScale, PoolsStatus};
+pub(crate) use self::provider::{Prices, PricesCheck, Provider, ProviderCheck};
 use crate::{
     config::span::Span,
     selecting::{Selecting, Which},
@@ -68,6 +70,12 @@ pub(crate) enum Command {
     /// Look at rented machines, and ask for more, fewer or none
     #[command(subcommand)]
     Pools(Pools),
+    /// Look at the providers of the configuration
+    #[command(subcommand)]
+    Provider(Provider),
+    /// Look at the price book
+    #[command(subcommand)]
+    Prices(Prices),
     /// Run the simulated providers of the configuration
     Simulators,
     /// Submit a job, or a file of jobs

@@ -9,6 +9,8 @@ mod demo;
 mod dispatcher;
 mod keeper;
 mod pools;
+mod prices;
+mod provider;
 mod replay;
 mod results;
 mod schedule;
@@ -30,6 +32,8 @@ pub(crate) async fn run(command: Command, session: Session) -> anyhow::Result<()
         Command::Worker(args) => worker::run(args, session).await,
         Command::Keeper(args) => keeper::run(args, session).await,
         Command::Pools(args) => pools::run(args, session).await,
+        Command::Provider(args) => provider::run(args, session).await,
+        Command::Prices(args) => prices::run(args, session).await,
         Command::Simulators => simulators::run(session).await,
         Command::Submit(args) => submit::run(args, session).await,
         Command::Results(args) => results::run(args, session).await,

@@ -26,7 +26,13 @@ mod spending;
 mod streams;
 mod worker;
 
-use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use dispatcher::config::{OfferConfig, TrimConfig};
 use keepers::{account::Account, config::PoolSettings};
@@ -37,7 +43,7 @@ use routing::{
 };
 use schemas::{PoolId, Tenant, catalog::Catalog, prices::PriceBook, topology::Settings};
 use simulators::{SimulatorConfig, rented::AccountConfig};
-use workers::PoolConfig;
+use workers::{PoolConfig, provider::Provider};
 
 pub(crate) use self::nats::{Embedded, Nats, is_address};
 use self::{
@@ -45,7 +51,7 @@ use self::{
     keeping::Keeping,
     landlords::LandlordConfig,
     pools::Pool,
-    process::{Place, SimulatedAccount},
+    process::{Place, Shared, SimulatedAccount},
     raw::RawConfig,
     rule::Rule,
     worker::Workers,
@@ -94,6 +100,10 @@ pub(crate) struct Config {
     pub(crate) landlords: Vec<LandlordConfig>,
     /// The price book.
     pub(crate) prices: Arc<PriceBook>,
+    /// Where it was read; `None` for the built-in one.
+    pub(crate) prices_file: Option<PathBuf>,
+    /// As it was written.
+    pub(crate) prices_text: String,
     /// The pools.
     pub(crate) pools: Vec<Pool>,
     /// Providers to simulate.
@@ -147,14 +157,19 @@ impl Config {
     /// Reads and checks a text. Relative paths in it start at `folder`.
     pub(crate) fn parse(text: &str, file: &str, folder: &Path) -> Result<Self, ConfigError> {
         let raw = read_toml(text, file)?;
-        let prices = match &raw.beacon.prices {
-            None => parse_prices(BUILT_IN_PRICES, "the built-in prices")?,
+        let (prices_file, prices_text) = match &raw.beacon.prices {
+            None => (None, BUILT_IN_PRICES.to_owned()),
             Some(path) => {
                 let path = folder.join(path);
-                parse_prices(&read(&path)?, &path.display().to_string())?
+                let text = read(&path)?;
+                (Some(path), text)
             }
         };
-        check(raw, prices, file, folder).map_err(|rule| ConfigError::Rule { file: file.to_owned(), rule })
+        let named = prices_file.as_ref().map(|path| path.display().to_string());
+        let prices = parse_prices(&prices_text, named.as_deref().unwrap_or("the built-in prices"))?;
+        let config = check(raw, prices, file, folder);
+        let config = config.map_err(|rule| ConfigError::Rule { file: file.to_owned(), rule })?;
+        Ok(Self { prices_file, prices_text, ..config })
     }
 
     /// A key of this configuration breaks a rule that could not be checked before.
@@ -208,6 +223,36 @@ impl Config {
             .map(|landlord| renting::open(landlord, &rents, simulated))
             .collect::<Result<_, _>>();
         Ok((accounts.map_err(|rule| self.refuse(rule))?, settings.map_err(|rule| self.refuse(rule))?))
+    }
+
+    /// Whom a pool calls, with its secrets read; connects to nothing.
+    pub(crate) fn provider(
+        &self,
+        pool: &Pool,
+        simulated: &dyn Fn(&str) -> Option<String>,
+        shared: &Shared,
+    ) -> Result<Arc<dyn Provider>, ConfigError> {
+        pool.provider(simulated, shared).map_err(|rule| self.refuse(rule))
+    }
+
+    /// An account of `[[landlords]]` with all pools that rent there. Reads its key; connects to nothing. `simulated` as in
+    /// [`Config::rents`].
+    pub(crate) fn account(
+        &self,
+        name: &str,
+        simulated: &dyn Fn(&str) -> Option<SimulatedAccount>,
+    ) -> Result<Arc<Account>, ConfigError> {
+        let missing = || Rule::new("landlords", format!("there is no `{name}`"));
+        let landlord = self.landlords.iter().find(|landlord| landlord.name == name);
+        let rents: Vec<_> = self.pools.iter().filter_map(|pool| Some((&pool.id, pool.rent()?))).collect();
+        let opened =
+            landlord.ok_or_else(missing).and_then(|landlord| renting::open(landlord, &rents, simulated));
+        opened.map_err(|rule| self.refuse(rule))
+    }
+
+    /// Checks that every secret of one pool is there.
+    pub(crate) fn check_pool_secrets(&self, pool: &Pool) -> Result<(), ConfigError> {
+        pool.check_secrets().map_err(|rule| self.refuse(rule))
     }
 
     /// Checks that every secret of all pools is there, before anything is started.
@@ -324,6 +369,8 @@ fn check(raw: RawConfig, prices: PriceBook, file: &str, folder: &Path) -> Result
         keeping: keeper.check()?,
         landlords,
         prices: Arc::new(prices),
+        prices_file: None,
+        prices_text: String::new(),
         pools,
         simulators,
         accounts: simulated_accounts,

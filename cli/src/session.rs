@@ -184,6 +184,8 @@ fn default_filter(command: &Command) -> &'static str {
         | Command::Backfill(_)
         | Command::Why(_)
         | Command::Pools(_)
+        | Command::Provider(_)
+        | Command::Prices(_)
         | Command::Bench(_)
         | Command::Simulate(_)
         | Command::Completions(_)

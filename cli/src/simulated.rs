@@ -1,7 +1,10 @@
 //! Simulated providers in this process.
 
 use anyhow::Context as _;
-use simulators::{Simulator, rented::House};
+use simulators::{
+    Simulator, SimulatorConfig,
+    rented::{AccountConfig, House},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, process::SimulatedAccount};
@@ -17,14 +20,22 @@ pub(crate) struct Simulated {
 impl Simulated {
     /// Starts one after the other; an error names the simulator and its address.
     pub(crate) async fn start(config: &Config) -> anyhow::Result<Self> {
+        Self::start_these(&config.simulators, &config.accounts).await
+    }
+
+    /// The same for some of a configuration's.
+    pub(crate) async fn start_these(
+        simulators: &[SimulatorConfig],
+        accounts: &[AccountConfig],
+    ) -> anyhow::Result<Self> {
         let mut started = Self::default();
-        for config in &config.simulators {
+        for config in simulators {
             let simulator = simulators::start(config.clone(), started.shutdown.clone())
                 .await
                 .with_context(|| format!("simulator {} cannot start", config.name))?;
             started.running.push(simulator);
         }
-        for config in &config.accounts {
+        for config in accounts {
             let account = House::start(config.clone(), started.shutdown.clone())
                 .await
                 .with_context(|| format!("simulated account {} cannot start", config.name))?;

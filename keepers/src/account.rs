@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use schemas::{Micros, PoolId, time::Clock as _};
+use schemas::{Micros, PoolId, check::Finding, time::Clock as _};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep_until, timeout},
@@ -15,7 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use transport::SystemClock;
 
-use crate::landlord::{CallError, Census, Known, Landlord, Rules, Stray};
+use crate::{
+    landlord::{CallError, Census, Known, Landlord, Rules, Stray},
+    landlords::http,
+    survey::{self, Survey},
+};
 
 /// A list that takes longer is given up; the next one asks again.
 const LIST_WITHIN: Duration = Duration::from_secs(90);
@@ -70,6 +74,18 @@ impl Account {
 
     pub(crate) fn rules(&self) -> Rules {
         self.landlord.rules()
+    }
+
+    /// Looks at the account and changes nothing there.
+    pub async fn survey(&self) -> Survey {
+        self.landlord.survey().await
+    }
+
+    /// How far a pool's machines are from here, or where none stands, their provider.
+    pub async fn way(survey: &Survey, pool: &PoolId) -> Finding {
+        let (url, machine) = survey.way(pool);
+        let (samples, host) = http::samples(&url).await;
+        survey::way(samples, &host, machine)
     }
 
     /// What lists say, newest last.

@@ -13,7 +13,8 @@ use futures_util::future::BoxFuture;
 use schemas::{MachineId, Micros, PoolId, UsdNanos};
 use tokio_util::sync::CancellationToken;
 
-use crate::secret::Secret;
+pub use crate::call_error::CallError;
+use crate::{secret::Secret, survey::Survey};
 
 /// What a landlord wrote down about a machine, by names of its own: the id of a deployment, an activity, an allocation. It is
 /// kept in the machine's row and never shown with secrets in it.
@@ -244,82 +245,6 @@ pub struct Quote {
     pub available: Option<bool>,
 }
 
-/// Why a control call did not do what was asked. A call that fails here says nothing about machines that stand and serve.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// Too many calls; nothing was done.
-    #[error("{0}: rate limited")]
-    RateLimited(String, Option<Duration>),
-    /// No machine of this type can be had at this place now; nothing was done.
-    #[error("no capacity: {0}")]
-    Capacity(String),
-    /// It costs more than the order allows; nothing was done.
-    #[error("the price is ${now} an hour, more than ${max}")]
-    Price {
-        /// What it costs.
-        now: UsdNanos,
-        /// What it may cost.
-        max: UsdNanos,
-    },
-    /// The key is missing, wrong or not allowed to do this; nothing was done. A person must act.
-    #[error("not authorised: {0}")]
-    Authentication(String),
-    /// The request can never succeed as it is configured; nothing was done. A person must act.
-    #[error("misconfigured: {0}")]
-    Misconfigured(String),
-    /// The call cannot have reached the provider; nothing was done.
-    #[error("cannot connect: {0}")]
-    Unreachable(String),
-    /// Nobody knows whether it was done: a timeout, a lost connection, a 5xx, an answer that does not read.
-    #[error("no clear answer: {0}")]
-    Unclear(String),
-}
-
-impl CallError {
-    /// Whether the call may have been carried out all the same.
-    pub fn is_unclear(&self) -> bool {
-        match self {
-            Self::Unclear(_) => true,
-            Self::RateLimited(..)
-            | Self::Capacity(_)
-            | Self::Price { .. }
-            | Self::Authentication(_)
-            | Self::Misconfigured(_)
-            | Self::Unreachable(_) => false,
-        }
-    }
-
-    /// The error and what to do, for a person, on one line.
-    pub fn told(&self) -> String {
-        match self {
-            Self::Authentication(_) => {
-                format!(
-                    "{self}; give the account a key that may do this ([[landlords]]), and restart the keeper"
-                )
-            }
-            Self::Misconfigured(_) => {
-                format!("{self}; correct [[landlords]] or [pools.rent], and restart the keeper")
-            }
-            Self::Price { .. } => format!("{self}; raise usd_per_hour_max, or wait for a lower price"),
-            Self::RateLimited(..) | Self::Capacity(_) | Self::Unreachable(_) | Self::Unclear(_) => {
-                self.to_string()
-            }
-        }
-    }
-
-    /// Whether a person must act before this call can succeed.
-    pub fn needs_a_person(&self) -> bool {
-        match self {
-            Self::Authentication(_) | Self::Misconfigured(_) => true,
-            Self::RateLimited(..)
-            | Self::Capacity(_)
-            | Self::Price { .. }
-            | Self::Unreachable(_)
-            | Self::Unclear(_) => false,
-        }
-    }
-}
-
 /// An account at a provider of machines.
 pub trait Landlord: Send + Sync + 'static {
     /// How it is dealt with.
@@ -328,6 +253,12 @@ pub trait Landlord: Send + Sync + 'static {
     /// Checks a pool's settings against the live service: key, type, places, price. Spends nothing. One quote per place in the
     /// pool's order of preference.
     fn quote<'a>(&'a self, pool: &'a PoolId) -> BoxFuture<'a, Result<Vec<Quote>, CallError>>;
+
+    /// Looks at the account for a person, and changes nothing there: the key, places, prices, room, and what stands. Bounded: each of
+    /// its few questions is.
+    fn survey(&self) -> BoxFuture<'_, Survey> {
+        Box::pin(async { Survey::nobody() })
+    }
 
     /// Orders a machine. May take minutes. After a crash it is called again with the notes that it wrote, and goes on at the step
     /// that failed.

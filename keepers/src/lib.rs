@@ -1,6 +1,7 @@
 //! Rented machines: found, started, watched, scaled, stopped and paid for.
 //!
-//! - The seam: [`landlord`] is what a provider must be able to do, `landlords` has a file for each, [`secret`] holds keys.
+//! - The seam: [`landlord`] is what a provider must be able to do, `landlords` has a file for each, [`secret`] holds keys,
+//!   [`survey`] is what an account tells a person.
 //! - What is wanted: [`demand`] is what waits, [`loads`] what workers say, [`policy`] decides how many machines there are,
 //!   [`price`] is what the price book says of them.
 //! - One machine: [`row`] is what is written down about it, [`meter`] what it cost, [`machine`] its life, [`probe`] whether it
@@ -12,6 +13,7 @@
 
 pub mod account;
 pub mod books;
+mod call_error;
 pub mod config;
 mod connection;
 pub mod demand;
@@ -32,6 +34,7 @@ pub mod probe;
 pub mod row;
 pub mod secret;
 pub mod store;
+pub mod survey;
 pub mod tap;
 pub mod wish;
 

@@ -158,6 +158,7 @@ mod tests {
             running: 1,
             draining: false,
             healthy: None,
+            round_trip_us: None,
             succeeded: 0,
             failed: 0,
             models: Vec::new(),

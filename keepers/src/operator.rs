@@ -1,13 +1,16 @@
 //! What an operator's command does with a keeper's bucket: looks, and asks. The keeper of the pool hears it and acts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use schemas::{MachineId, Micros, PoolId};
+use futures_util::StreamExt as _;
+use schemas::{MachineId, Micros, PoolId, heartbeat::Heartbeat, subjects};
+use tokio::time::{Instant, timeout_at};
 use transport::LinkConfig;
 
 use crate::{
     connection::{Connection, ConnectionError},
     lease::Lease,
+    nats,
     row::Row,
     store::{Store, StoreError},
     wish::{Notices, Status, Wish},
@@ -61,6 +64,26 @@ impl Operator {
         let Some((row, revision)) = rows.remove(machine) else { return Ok(None) };
         self.0.store.delete_row(&row, revision).await?;
         Ok(Some(row))
+    }
+
+    /// What workers say about themselves within `listen`, or until it is `enough`. Nothing where the connection may not listen.
+    pub async fn heartbeats(
+        &self,
+        listen: Duration,
+        enough: impl Fn(&[Heartbeat]) -> bool,
+    ) -> Vec<Heartbeat> {
+        let end = Instant::now() + listen;
+        let mut found = Vec::new();
+        let Some(mut beats) = nats::subscribe(&self.0.link.client, subjects::HEARTBEATS.to_owned()).await
+        else {
+            return found;
+        };
+        while !enough(&found)
+            && let Ok(Some(message)) = timeout_at(end, beats.next()).await
+        {
+            found.extend(nats::read_heartbeat(&message.payload));
+        }
+        found
     }
 
     /// The bucket itself.

@@ -114,13 +114,23 @@ impl Prober for HttpProber {
     }
 }
 
-/// The completion's text, when there is any.
+/// The completion's text, when there is any. Servers write it as a text or as parts; one that reasons may spend eight tokens before it
+/// says anything.
 fn text_of(body: &[u8]) -> Option<String> {
     let value: Value = serde_json::from_slice(body).ok()?;
-    let message = value.pointer("/choices/0/message")?;
-    // Models that reason may spend eight tokens before they say anything.
-    let texts = ["content", "reasoning_content", "reasoning"].map(|field| message.get(field)?.as_str());
-    texts.into_iter().flatten().find(|text| !text.is_empty()).map(str::to_owned)
+    let choice = value.pointer("/choices/0")?;
+    let message = choice.get("message").unwrap_or(choice);
+    let fields = ["content", "reasoning_content", "reasoning", "text"].into_iter();
+    fields.filter_map(|field| message.get(field)).map(words_of).find(|text| !text.is_empty())
+}
+
+fn words_of(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts.iter().map(words_of).collect(),
+        Value::Object(part) => part.get("text").map(words_of).unwrap_or_default(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -136,6 +146,11 @@ mod tests {
             text_of(&body(json!({ "content": null, "reasoning_content": "so" }))).as_deref(),
             Some("so")
         );
+        assert_eq!(
+            text_of(&body(json!({ "content": [{ "type": "text", "text": "h" }, "i"] }))).as_deref(),
+            Some("hi")
+        );
+        assert_eq!(text_of(br#"{"choices":[{"text":"hi"}]}"#).as_deref(), Some("hi"));
         for empty in [json!({ "content": "" }), json!({ "content": null }), json!({})] {
             assert_eq!(text_of(&body(empty)), None);
         }

@@ -7,6 +7,8 @@
 //!
 //! Fields we do not know are refused: a `response_format` that is silently dropped would be a wrong answer.
 
+mod spare;
+
 use std::collections::HashSet;
 
 use schemas::{
@@ -17,7 +19,7 @@ use schemas::{
     time::Clock as _,
 };
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use transport::SystemClock;
 
 use crate::request::JobRequest;
@@ -99,13 +101,48 @@ struct RawBody {
     top_p: Option<f64>,
     stop: Option<Stop>,
     seed: Option<i64>,
+    // These change nothing with the values that they have anyway, and are refused with others.
+    n: Option<Value>,
+    stream: Option<Value>,
+    store: Option<Value>,
+    logprobs: Option<Value>,
+    frequency_penalty: Option<Value>,
+    presence_penalty: Option<Value>,
+    parallel_tool_calls: Option<Value>,
+    response_format: Option<Value>,
+    /// For the provider's own records.
+    #[serde(rename = "user")]
+    _user: Option<String>,
 }
 
 #[derive(Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct RawMessage {
     role: String,
+    #[serde(deserialize_with = "spare::content")]
     content: String,
+    /// Of the speaker, whom no model is told of.
+    #[serde(default, rename = "name")]
+    _name: Option<String>,
+}
+
+impl RawBody {
+    /// Refuses what would change the answer and cannot be asked for.
+    fn check(&self, at: &str) -> Result<(), String> {
+        for (name, value, usual) in [
+            ("n", &self.n, json!(1)),
+            ("stream", &self.stream, json!(false)),
+            ("store", &self.store, json!(false)),
+            ("logprobs", &self.logprobs, json!(false)),
+            ("frequency_penalty", &self.frequency_penalty, json!(0)),
+            ("presence_penalty", &self.presence_penalty, json!(0)),
+            ("parallel_tool_calls", &self.parallel_tool_calls, json!(true)),
+            ("response_format", &self.response_format, json!({ "type": "text" })),
+        ] {
+            spare::check(&format!("{at}{name}"), value.as_ref(), &usual)?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -148,13 +185,14 @@ pub fn read_line(line: &str, number: u64, defaults: &Defaults<'_>) -> Result<Lin
 
 /// The same without the rules of every job, which a submit checks again.
 pub(crate) fn parse_line(line: &str, number: u64, defaults: &Defaults<'_>) -> Result<Line, String> {
-    let mut json = serde_json::Deserializer::from_str(line);
+    // A byte order mark stands before the first line of files that were written by some editors.
+    let mut json = serde_json::Deserializer::from_str(line.trim_start_matches('\u{feff}'));
     let raw: RawLine = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (key, what) = (error.path().to_string(), error.inner().to_string());
         if key == "." { what } else { format!("{key}: {what}") }
     })?;
     json.end().map_err(|error| error.to_string())?;
-    let custom_id = raw.custom_id.clone().unwrap_or_else(|| format!("line-{number}"));
+    let custom_id = raw.custom_id.clone().unwrap_or_else(|| name_of(number));
     if custom_id.is_empty() || custom_id.len() > LABEL_LENGTH_MAX {
         return Err(format!("custom_id: must have 1 to {LABEL_LENGTH_MAX} bytes"));
     }
@@ -168,6 +206,7 @@ pub(crate) fn parse_line(line: &str, number: u64, defaults: &Defaults<'_>) -> Re
     let region = raw.region.as_ref().map(|name| known_region(name, defaults.regions)).transpose()?;
     let lane = raw.lane;
     let (at, body) = one_body(raw)?;
+    body.check(at)?;
     let RawBody {
         model,
         messages,
@@ -178,6 +217,7 @@ pub(crate) fn parse_line(line: &str, number: u64, defaults: &Defaults<'_>) -> Re
         top_p,
         stop,
         seed,
+        ..
     } = body;
     let key = format!("{at}model");
     let model = match (model, &defaults.model) {
@@ -189,7 +229,7 @@ pub(crate) fn parse_line(line: &str, number: u64, defaults: &Defaults<'_>) -> Re
     };
     let chat = messages.is_some();
     let messages = messages.map(|messages| {
-        messages.into_iter().map(|RawMessage { role, content }| Message { role, content }).collect()
+        messages.into_iter().map(|RawMessage { role, content, .. }| Message { role, content }).collect()
     });
     let stop = match stop {
         None => Vec::new(),
@@ -209,20 +249,16 @@ pub(crate) fn parse_line(line: &str, number: u64, defaults: &Defaults<'_>) -> Re
     })
 }
 
+/// What a line is called that has no `custom_id`.
+pub(crate) fn name_of(number: u64) -> String {
+    format!("line-{number}")
+}
+
 /// The body of either form, and what stands before its keys in messages.
 fn one_body(raw: RawLine) -> Result<(&'static str, RawBody), String> {
     let RawLine { body, model, messages, prompt, max_tokens, temperature, top_p, stop, seed, .. } = raw;
-    let short = RawBody {
-        model,
-        messages,
-        prompt,
-        max_tokens,
-        max_completion_tokens: None,
-        temperature,
-        top_p,
-        stop,
-        seed,
-    };
+    let short =
+        RawBody { model, messages, prompt, max_tokens, temperature, top_p, stop, seed, ..RawBody::default() };
     match body {
         None => Ok(("", short)),
         Some(_) if short != RawBody::default() => {
@@ -281,101 +317,4 @@ impl Line {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn catalog() -> Catalog {
-        Catalog::new(vec!["llama-3.2-1b".into(), "mistral-7b".into(), "qwen-2.5-1.5b".into()]).unwrap()
-    }
-
-    fn refusal(text: &str) -> String {
-        read(text, "jobs.jsonl", &catalog()).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn the_prompts_of_the_examples_are_read() {
-        let lines = read(include_str!("../../examples/prompts.jsonl"), "prompts.jsonl", &catalog()).unwrap();
-        assert!(lines.len() >= 200);
-        assert!(
-            lines.iter().all(|line| line.body.messages.is_some() && line.body.params.max_tokens.is_some())
-        );
-    }
-
-    #[test]
-    fn a_refusal_names_the_line_the_field_and_the_rule() {
-        let good = r#"{"custom_id":"a","body":{"model":"llama-3.2-1b","prompt":"hi","stop":"x"}}"#;
-        assert_eq!(read(good, "f", &catalog()).unwrap()[0].body.params.stop, ["x"]);
-        for (bad, parts) in [
-            (
-                r#"{"custom_id":"a","body":{"model":"gpt","prompt":"hi"}}"#,
-                vec!["line 1", "body.model", "`gpt`", "mistral-7b"],
-            ),
-            (
-                r#"{"custom_id":"a","body":{"model":"mistral-7b","prompt":"hi","max_tokens":"many"}}"#,
-                vec!["body.max_tokens", "many"],
-            ),
-            (
-                r#"{"custom_id":"a","body":{"model":"mistral-7b","prompt":"hi","n":2}}"#,
-                vec!["unknown field `n`"],
-            ),
-            (
-                r#"{"custom_id":"a","method":"GET","body":{"model":"mistral-7b","prompt":"hi"}}"#,
-                vec!["method", "POST"],
-            ),
-            (
-                r#"{"custom_id":"a","url":"/v1/embeddings","body":{"model":"mistral-7b"}}"#,
-                vec!["url", "/v1/chat/completions"],
-            ),
-            ("not json", vec!["line 1"]),
-            ("", vec!["no line"]),
-        ] {
-            let said = refusal(bad);
-            assert!(parts.iter().all(|part| said.contains(part)), "{bad} → {said}");
-        }
-        let twice = refusal(&format!("{good}\n\n{good}"));
-        assert!(twice.contains("line 3") && twice.contains("`a`"), "{twice}");
-    }
-
-    fn short(line: &str) -> Result<Line, String> {
-        let regions = ["us-east".parse().unwrap()];
-        let model = catalog().find("mistral-7b").cloned();
-        read_line(line, 7, &Defaults { catalog: &catalog(), regions: &regions, model })
-    }
-
-    #[test]
-    fn a_short_line_needs_a_prompt_only_and_may_say_where_and_how_urgent() {
-        let line = short(r#"{"prompt":"hi"}"#).unwrap();
-        assert_eq!(
-            (line.custom_id.as_str(), line.model.as_str(), line.chat),
-            ("line-7", "mistral-7b", false)
-        );
-        let line = short(r#"{"messages":[{"role":"user","content":"hi"}],"region":"us-east","lane":"high"}"#)
-            .unwrap();
-        assert_eq!(
-            (line.region.unwrap().as_str(), line.lane, line.chat),
-            ("us-east", Some(Lane::High), true)
-        );
-    }
-
-    #[test]
-    fn what_would_be_refused_later_is_refused_here() {
-        for (bad, part) in [
-            (r#"{"prompt":"x","region":"mars"}"#, "region: `mars`"),
-            (r#"{"prompt":"x","temperature":3}"#, "temperature: must be 0 to 2"),
-            (r#"{"prompt":"x","body":{"prompt":"y"}}"#, "outside"),
-            (r#"{"custom_id":"","prompt":"x"}"#, "custom_id"),
-            ("{}", "messages"),
-            (r#"{"prompt":"x"} {"prompt":"y"}"#, "trailing"),
-        ] {
-            let said = short(bad).unwrap_err();
-            assert!(said.contains(part), "{bad} → {said}");
-        }
-    }
-
-    #[test]
-    fn a_line_of_an_errors_file_is_a_line_again() {
-        let line =
-            r#"{"custom_id":"a","body":{"model":"mistral-7b","prompt":"x"},"error":{"class":"timeout"}}"#;
-        assert_eq!(short(line).unwrap().custom_id, "a");
-    }
-}
+mod tests;

@@ -357,6 +357,7 @@ impl<'a> World<'a> {
             running: state.running,
             draining: false,
             healthy: state.healthy,
+            round_trip_us: None,
             succeeded: state.succeeded,
             failed: state.failed,
             models,

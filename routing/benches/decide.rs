@@ -49,6 +49,7 @@ fn beat(pool: &PoolId, cost: u64) -> Heartbeat {
         running: 9,
         draining: false,
         healthy: Some(true),
+        round_trip_us: None,
         succeeded: 0,
         failed: 0,
         models: MODELS.map(served).to_vec(),

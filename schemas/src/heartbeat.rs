@@ -86,6 +86,10 @@ pub struct Heartbeat {
     /// Whether its provider answered the last health check; `None` where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy: Option<bool>,
+    /// How long one small request takes from the worker to its provider and back, on an open connection, microseconds; measured each
+    /// minute. `None` where that was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip_us: Option<u64>,
     /// Jobs that succeeded since it started.
     pub succeeded: u64,
     /// Attempts that failed since it started.

@@ -3,10 +3,11 @@
 //! Nothing here awaits, logs, reads a clock or touches the network. Reading order: the small types ([`token`], [`ids`],
 //! [`money`], [`time`], [`line`]), then messages ([`job`], [`reply`], [`journal`], [`cost`], [`handover`], [`heartbeat`],
 //! [`demand`], [`live`], [`machine`], [`dead`], [`cancel`], [`recurring`], [`why`]), then decisions ([`failure`], [`lease`], [`prefix`]), then the map
-//! ([`subjects`], [`catalog`], [`topology`], [`prices`]).
+//! ([`subjects`], [`catalog`], [`topology`], [`prices`]), then what providers say of themselves ([`quoted`], [`repricing`], [`check`]).
 
 pub mod cancel;
 pub mod catalog;
+pub mod check;
 pub mod codec;
 pub mod cost;
 pub mod dead;
@@ -26,8 +27,10 @@ pub mod machine;
 pub mod money;
 pub mod prefix;
 pub mod prices;
+pub mod quoted;
 pub mod recurring;
 pub mod reply;
+pub mod repricing;
 pub mod subjects;
 pub mod time;
 pub mod token;

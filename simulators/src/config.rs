@@ -8,6 +8,7 @@ mod openai;
 mod replicate;
 mod rules;
 mod runpod;
+mod runpod_account;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -18,6 +19,7 @@ pub use model::SimulatedModel;
 pub use openai::{MetricsPage, OpenAiSettings, Server};
 pub use replicate::{MaxTokensKey, OutputShape, ReplicateBilling, ReplicateSettings};
 pub use runpod::{RunPodSettings, WorkerAge};
+pub use runpod_account::RunPodAccount;
 
 /// One simulated provider in one region: one listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

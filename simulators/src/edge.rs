@@ -11,12 +11,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use tokio::time;
 
 use crate::{
     config::{Kind, Server},
     connection::Connection,
     errors,
     fault::{FaultKind, Spoil},
+    rented::fault::{Canned, ControlFault},
     reply::{broken_off, json},
     service::Service,
 };
@@ -31,6 +33,10 @@ pub(crate) async fn guard(
     if service.faults.refuses_all() {
         service.board.refused();
         return refuse(&connection).await;
+    }
+    if let Some(fault) = service.control.draw(request.uri().path()) {
+        service.board.refused();
+        return faulty(fault, &connection, next.run(request)).await;
     }
     let config = &service.config;
     let path = request.uri().path();
@@ -52,6 +58,43 @@ pub(crate) async fn guard(
         }
         Some(_) | None => next.run(request).await,
     }
+}
+
+/// The answer to a call that a fault of its own strikes. `run` carries it out.
+pub(crate) async fn faulty(
+    fault: ControlFault,
+    connection: &Connection,
+    run: impl Future<Output = Response>,
+) -> Response {
+    match fault {
+        ControlFault::Refused(canned) => answer(canned),
+        ControlFault::Cut => refuse(connection).await,
+        ControlFault::Hang => future::pending().await,
+        ControlFault::DoneBut(canned) => {
+            drop(run.await);
+            answer(canned)
+        }
+        ControlFault::DoneThenCut => {
+            drop(run.await);
+            refuse(connection).await
+        }
+        ControlFault::DoneLate(delay) => {
+            let response = run.await;
+            time::sleep(delay).await;
+            response
+        }
+    }
+}
+
+fn answer(canned: Canned) -> Response {
+    let status = StatusCode::from_u16(canned.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, [(header::CONTENT_TYPE, canned.content_type)], canned.body).into_response();
+    for (name, value) in [(header::RETRY_AFTER, canned.retry_after), (header::LOCATION, canned.location)] {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
 }
 
 fn presents(headers: &HeaderMap, kind: Kind, server: Server, key: &str) -> bool {

@@ -62,7 +62,8 @@ pub use bill::{Bill, BillKind, BillLine, GpuUsage, Price};
 pub use board::Stats;
 pub use config::{
     ConfigError, Kind, MaxTokensKey, MetricsPage, ModalSettings, OpenAiSettings, OutputShape,
-    ReplicateBilling, ReplicateSettings, RunPodSettings, Server, SimulatedModel, SimulatorConfig, WorkerAge,
+    ReplicateBilling, ReplicateSettings, RunPodAccount, RunPodSettings, Server, SimulatedModel,
+    SimulatorConfig, WorkerAge,
 };
 pub use fault::{Fault, FaultError, FaultKind};
 pub use server::{Simulator, StartError, start};

@@ -238,7 +238,13 @@ async fn health(State(app): State<Arc<App>>) -> Response {
     let containers: usize = up.map(|containers| containers.count()).sum();
     let model = service.models.first().map(|model| model.settings.name.as_str());
     let region = &service.config.region;
-    let body = json!({ "status": "ok", "model": model, "region": region, "containers": containers });
+    let models: Vec<&str> = service.models.iter().map(|model| model.settings.name.as_str()).collect();
+    let mut body = json!({
+        "status": "ok", "model": model, "models": models, "region": region, "containers": containers,
+    });
+    if let Some(contract) = service.config.modal.contract {
+        body["contract"] = json!(contract);
+    }
     answer(StatusCode::OK, &body)
 }
 

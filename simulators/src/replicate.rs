@@ -13,6 +13,7 @@
 mod archive;
 mod catalog;
 mod create;
+mod deployments;
 mod headers;
 mod hook;
 mod input;
@@ -48,6 +49,8 @@ pub(crate) fn routes(service: &Arc<Service>) -> Router {
         .route("/v1/streams/{id}", get(stream::stream))
         .route("/v1/account", get(catalog::account))
         .route("/v1/hardware", get(catalog::hardware))
+        .route("/v1/deployments", get(deployments::list))
+        .route("/v1/deployments/{owner}/{name}", get(deployments::one))
         .route("/v1/models/{owner}/{name}", get(catalog::model))
         .route("/v1/models/{owner}/{name}/versions", get(catalog::versions))
         .route("/v1/models/{owner}/{name}/versions/{id}", get(catalog::version))

@@ -3,6 +3,7 @@
 //! ```text
 //!  run, runsync ─▶ limits ─▶ job ─▶ queue ─▶ worker (start, run, death and again) ─▶ bill
 //!                             │ status, cancel, requests, health          └─▶ webhook
+//!  REST v2 ─▶ billing; management (endpoints, workers, catalogue, pods)
 //! ```
 //!
 //! A fault that concerns the connection (`reset_mid_stream`, `truncated_body`, `garbage_json`, `silent_end`) spoils
@@ -13,6 +14,7 @@
 //! worker, and the rounding of a worker's whole life to the second, which no job tells.
 
 mod job;
+mod management;
 mod run;
 
 use std::{collections::HashMap, sync::Arc};
@@ -119,6 +121,7 @@ pub(crate) fn routes(service: &Arc<Service>) -> Router {
         .route("/v2/{endpoint}/health", get(health))
         .route("/v2/billing/serverless", get(billing))
         .with_state(Arc::new(Endpoint::new(service)))
+        .merge(management::routes(service))
 }
 
 /// `POST /run`: answers with an id.

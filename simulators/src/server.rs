@@ -20,7 +20,9 @@ use crate::{
     connection::{Connection, Door},
     control, edge, errors,
     fault::Fault,
-    modal, openai, replicate, runpod,
+    modal, openai,
+    rented::ControlFault,
+    replicate, runpod,
     service::Service,
     tape::{self, Exchange},
 };
@@ -125,6 +127,16 @@ impl Simulator {
     /// Replaces the fault in force; `None` clears it. Requests that are under way keep the fault they drew.
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.service.faults.set(fault);
+    }
+
+    /// Every call of this path fails so until [`Simulator::clear_route_faults`]; `*` is any path. Jobs' own faults are set apart.
+    pub fn fault_route(&self, path: &str, fault: ControlFault) {
+        self.service.control.set(path, fault, None);
+    }
+
+    /// Takes all faults of routes away.
+    pub fn clear_route_faults(&self) {
+        self.service.control.clear();
     }
 
     /// Changes what the pages of metrics of a rented server are like.

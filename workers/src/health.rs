@@ -1,36 +1,24 @@
-//! Asks a provider now and then whether it could take work, and how busy it is.
+//! Asks a provider now and then whether it could take work and how busy it is, and each minute how far away it is.
 
 use std::{sync::Arc, time::Duration};
 
 use schemas::PoolId;
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{
-    adapters::load::ServerLoad,
-    provider::{Health, Missing, Provider},
-};
+use crate::provider::{Health, Missing, Provider, Sight};
 
 /// Checks missed in a row before the provider counts as down: a busy server misses one now and then.
 const MISSES: u32 = 3;
+/// Between two looks at the way: it changes with the network, and each look is two requests.
+const WAY_EVERY: Duration = Duration::from_secs(60);
 
 /// How many of the models that a server lists are named where one is missing.
 const NAMED: usize = 5;
-
-/// What the last check found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// Whether it could take work.
-    pub(crate) up: bool,
-    /// How busy it is; `None` where it does not say.
-    pub(crate) load: Option<ServerLoad>,
-    /// Which check it was.
-    pub(crate) check: u64,
-}
 
 /// Checks each `every` and tells what it found, until `stop`. `models` are the pool's models by their names at the provider: it is
 /// asked once whether it has them.
@@ -39,12 +27,12 @@ pub(crate) async fn watch(
     provider: Arc<dyn Provider>,
     models: Vec<String>,
     every: Duration,
-    tell: watch::Sender<Option<Seen>>,
+    tell: watch::Sender<Sight>,
     stop: CancellationToken,
 ) {
     let mut tick = interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut misses, mut asked) = (0u32, false);
+    let (mut misses, mut asked, mut way_due) = (0u32, false, Instant::now());
     let checking = async {
         for check in 0.. {
             tick.tick().await;
@@ -66,7 +54,15 @@ pub(crate) async fn watch(
             };
             // What a server said before it fell silent is no news of it.
             let load = if misses == 0 { provider.load() } else { None };
-            tell.send_replace(Some(Seen { up, load, check }));
+            // After a check the connection is open, or soon is.
+            let looked = up && Instant::now() >= way_due;
+            let round_trip = if looked {
+                way_due = Instant::now() + WAY_EVERY;
+                provider.round_trip().await
+            } else {
+                tell.borrow().round_trip
+            };
+            tell.send_replace(Sight { up: Some(up), round_trip, load, check: Some(check) });
             if misses == 0 && !std::mem::replace(&mut asked, true) {
                 look_for(&pool, provider.as_ref(), &models).await;
             }

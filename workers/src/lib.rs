@@ -1,7 +1,7 @@
 //! Worker pools: they take offers, call providers, keep leases alive, and publish what came of it.
 //!
 //! Pure, and driven by a simulation too: [`shift`] (a worker's slots, answers and heartbeats), [`attempt::course`] (the life of
-//! one attempt), [`keeper::Hold`] (how long a lease is sure), [`booking`] (what was used → money), [`standing`], [`stats`].
+//! one attempt), [`keeper::Hold`] (how long a lease is sure), [`booking`] (what was used → money), [`standing`], [`stats`], [`check`] (what a check asks).
 //! What carries them: [`pool`] is a worker's one loop, [`attempt`] carries out what a course decides, `notebook` takes down what
 //! a provider reports, [`keeper`] holds a lease, `lookup` finds what is stored of a job, [`nats`] knows the messages.
 //! [`provider`] is the seam that each file under [`adapters`] implements, and [`rented`], which spreads a pool's jobs over rented
@@ -10,6 +10,7 @@
 pub mod adapters;
 pub mod attempt;
 pub mod booking;
+pub mod check;
 pub mod clock;
 mod complaints;
 pub mod config;

@@ -36,10 +36,10 @@ use transport::role::Role;
 pub use self::start::StartError;
 use crate::{
     attempt::{Attempt, Ears, Settled},
-    health::Seen,
     keeper::Keeper,
     kit::Kit,
     metrics, nats,
+    provider::Sight,
     rented::seats::Capacity,
     shift::{Decision, Meaning, Message, Shift},
     standing::Ledger,
@@ -72,7 +72,7 @@ pub struct Pool {
     shift: Shift,
     offers: Subscriber,
     orders: Subscriber,
-    seen: watch::Receiver<Option<Seen>>,
+    sight: watch::Receiver<Sight>,
     /// The last check of the provider that was taken in.
     checks: Option<u64>,
     /// What may run, where the pool rents machines.
@@ -159,7 +159,7 @@ impl Pool {
                         phase = self.drain().await;
                     }
                 },
-                Ok(()) = self.seen.changed() => self.look_at_provider(),
+                Ok(()) = self.sight.changed() => self.look_at_provider(),
                 () = changed(&mut self.capacity) => self.resize(),
                 _ = keep.tick() => self.keep_leases(),
                 _ = standing.tick() => self.book_standing(),

@@ -8,13 +8,18 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use schemas::{
     AttemptKey, JobId, MachineId, Micros, Tenant, UsdNanos,
+    check::Checked,
     failure::Failure,
     job::{Input, Params},
     prices::Used,
+    quoted::Quoted,
     reply::{Output, Usage},
 };
 
-use crate::adapters::load::ServerLoad;
+use crate::{
+    adapters::load::ServerLoad,
+    check::{self, Asked},
+};
 
 /// One attempt, as an adapter sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,6 +161,19 @@ pub enum Health {
     Down(Failure),
 }
 
+/// What health checks found last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// Whether it could take work; `None` before the first check, and where there is none.
+    pub up: Option<bool>,
+    /// How long a small request takes there and back, where that was measured.
+    pub round_trip: Option<Duration>,
+    /// How busy it is; `None` where it does not say.
+    pub load: Option<ServerLoad>,
+    /// Which check said so, counted from 0.
+    pub check: Option<u64>,
+}
+
 /// Models that a pool asks for and that its provider does not list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
@@ -214,6 +232,23 @@ pub trait Provider: Send + Sync + 'static {
 
     /// A cheap check that starts no machine.
     fn health(&self) -> BoxFuture<'_, Health>;
+
+    /// Asks the live service whether the pool's jobs could run, and spends nothing: no container, worker or run is started by it.
+    /// Bounded: each of its few requests is.
+    fn check<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Checked> {
+        let _ = asked;
+        Box::pin(async { check::nothing_to_ask() })
+    }
+
+    /// What the provider's API says of its prices now. By default there is none.
+    fn prices(&self) -> BoxFuture<'_, Quoted> {
+        Box::pin(async { Quoted::Untold { page: "the provider's price page" } })
+    }
+
+    /// How long one small request takes from here to where jobs go, on an open connection. `None`, the default, where nobody answers.
+    fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(async { None })
+    }
 
     /// How busy it is, others' work included, as the last health check found it; `None`, the default, where it does not say.
     fn load(&self) -> Option<ServerLoad> {

@@ -26,10 +26,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use futures_util::{
+    StreamExt as _,
+    future::{BoxFuture, join_all},
+    stream,
+};
 use reqwest::Client;
 use schemas::{
     MachineId, Micros, PoolId, WorkerId,
+    check::median,
     failure::{Failure, FailureClass},
     heartbeat::MachineLoad,
     machine::Machine,
@@ -74,6 +79,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 const TRIES: u32 = 8;
 /// How many machines one attempt may try. A third failure says more about the pool or the job than about a machine.
 const MACHINES: usize = 3;
+/// Machines to which the way is measured.
+const WAYS: usize = 4;
 /// What a slot is used for, in the ledger.
 const ITEM: &str = "execution";
 
@@ -620,5 +627,15 @@ impl Provider for Rented {
             Health::Up
         };
         Box::pin(async { health })
+    }
+
+    /// The median of some machines: each job may go to any of them.
+    fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {
+        let servers: Vec<Arc<OpenAi>> =
+            self.lock().servers.values().filter_map(|server| server.adapter.clone()).take(WAYS).collect();
+        Box::pin(async move {
+            let ways = join_all(servers.iter().map(|server| server.round_trip())).await;
+            median(ways.into_iter().flatten().collect())
+        })
     }
 }

@@ -37,6 +37,7 @@ use crate::{
     attempt::{Settled, course::News},
     clock::Now,
     config::PoolModel,
+    provider::Sight,
     rented::seats::Capacity,
     stats::Recent,
 };
@@ -134,6 +135,8 @@ pub struct Shift {
     last_beat: Option<Duration>,
     draining: bool,
     healthy: Option<bool>,
+    /// How long a small request takes to the provider and back.
+    round_trip: Option<Duration>,
     warmable: bool,
     succeeded: u64,
     failed: u64,
@@ -173,6 +176,7 @@ impl Shift {
             last_beat: None,
             draining: false,
             healthy: None,
+            round_trip: None,
             warmable: false,
             succeeded: 0,
             failed: 0,
@@ -264,12 +268,13 @@ impl Shift {
         }
     }
 
-    /// Takes in what is known of the provider: its last health check, and whether it keeps containers warm on order.
-    pub fn provider(&mut self, healthy: Option<bool>, warmable: bool, now: Now) {
-        if healthy != self.healthy {
+    /// Takes in what is known of the provider: its last health check, the way to it and back, and whether it keeps containers warm
+    /// on order.
+    pub fn provider(&mut self, sight: Sight, warmable: bool, now: Now) {
+        if sight.up != self.healthy {
             self.beat_at = now.steady;
         }
-        (self.healthy, self.warmable) = (healthy, warmable);
+        (self.healthy, self.round_trip, self.warmable) = (sight.up, sight.round_trip, warmable);
     }
 
     /// Runs so many jobs at a time from now on, each at that price: rented machines came or went. Jobs that run go on; dispatchers

@@ -4,6 +4,7 @@
 
 mod shown;
 mod status;
+mod ways;
 
 use std::time::Duration;
 

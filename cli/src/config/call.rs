@@ -22,7 +22,7 @@ use workers::{
 
 use super::{
     landlords::LandlordConfig,
-    process::Place,
+    process::Shared,
     raw_pool::{Kind, Mode, RawPool},
     rule::{Rule, at_least},
     secret::Secret,
@@ -32,6 +32,9 @@ use crate::environment;
 
 /// Shorter limits would refuse a healthy server.
 const LIMIT_MIN: Span = Span::millis(10);
+
+/// The default endpoint of a simulated RunPod.
+const SIMULATED_ENDPOINT: &str = "ep-sim";
 
 /// How to call, checked. Secrets are not read yet.
 #[derive(Clone, Debug)]
@@ -406,6 +409,18 @@ impl Call {
         }
     }
 
+    /// The names at the provider of what jobs go to: an endpoint, deployments. What bears none of them is not ours.
+    pub(super) fn handles(&self, served_as: impl Iterator<Item = String>) -> Vec<String> {
+        match self {
+            Self::RunPod { at: At::Url(url), .. } => {
+                url.trim_end_matches('/').rsplit('/').next().map(str::to_owned).into_iter().collect()
+            }
+            Self::RunPod { at: At::Simulator(_), .. } => vec![SIMULATED_ENDPOINT.to_owned()],
+            Self::Replicate { .. } => served_as.collect(),
+            Self::OpenAi { .. } | Self::Modal { .. } | Self::Rented { .. } | Self::Noop { .. } => Vec::new(),
+        }
+    }
+
     /// Checks that every secret is there.
     pub(super) fn check_secrets(&self) -> Result<(), Rule> {
         let secrets = match self {
@@ -436,8 +451,12 @@ impl Call {
     }
 
     /// Whom the pool calls, with its secrets read.
-    pub(super) fn provider(&self, pool: &str, place: &Place<'_>) -> Result<Called, Rule> {
-        let simulated = place.simulated;
+    pub(super) fn provider(
+        &self,
+        pool: &str,
+        simulated: &dyn Fn(&str) -> Option<String>,
+        shared: &Shared,
+    ) -> Result<Called, Rule> {
         let read = |secret: &Secret| secret.read(environment::variable).map(Hidden::new);
         let refuse = |error: BuildError| Rule::new(pool, error.to_string());
         let provider: Arc<dyn Provider> = match self {
@@ -464,20 +483,19 @@ impl Call {
                     // Its bill is final at once.
                     settings.billing_url = settings.billing_url.or_else(|| Some(base_url.clone()));
                     settings.billing_settles = Duration::ZERO;
-                    // Its default endpoint.
-                    base_url.push_str("/v2/ep-sim");
+                    base_url = format!("{base_url}/v2/{SIMULATED_ENDPOINT}");
                 }
                 let config = RunPodConfig {
                     base_url,
                     api_key: key.as_ref().map(read).transpose()?,
-                    callback: place.shared.webhooks.as_ref().filter(|_| *webhook).map(|hooks| hooks.runpod()),
+                    callback: shared.webhooks.as_ref().filter(|_| *webhook).map(|hooks| hooks.runpod()),
                     ..settings
                 };
                 Arc::new(RunPod::new(config).map_err(refuse)?)
             }
             Self::Replicate { at, settings, key, webhook } => {
                 let api_key = key.as_ref().map(|key| key.read(environment::variable)).transpose()?;
-                let callback = match (webhook, &place.shared.webhooks) {
+                let callback = match (webhook, &shared.webhooks) {
                     (Some(secret), Some(hooks)) => {
                         let refuse = |error| Rule::new(format!("{pool}.webhook_secret"), format!("{error}"));
                         Some(hooks.replicate(SigningKey::new(&read(secret)?).map_err(refuse)?))
@@ -486,7 +504,7 @@ impl Call {
                 };
                 let config = ReplicateConfig {
                     base_url: at.resolve(pool, simulated)?,
-                    limits: place.shared.account(api_key.as_deref().unwrap_or_default()),
+                    limits: shared.account(api_key.as_deref().unwrap_or_default()),
                     api_key: api_key.map(Hidden::new),
                     callback,
                     ..settings.as_ref().clone()

@@ -7,11 +7,15 @@ use schemas::{
     Micros, PoolId, ProviderId, UsdNanos, prices::PriceBook, time::Clock as _, topology::Settings,
 };
 use transport::SystemClock;
-use workers::{PoolConfig, PoolModel, booking};
+use workers::{
+    PoolConfig, PoolModel, booking,
+    check::{Asked, AskedModel},
+    provider::Provider,
+};
 
 use super::{
     call::{Call, Called, World},
-    process::Place,
+    process::{Place, Shared},
     raw_pool::{Kind, RawModel, RawPool},
     rent::Rent,
     rule::{Rule, at_least, positive},
@@ -80,7 +84,7 @@ impl Pool {
         topology: &Settings,
         prices: &Arc<PriceBook>,
     ) -> Result<PoolConfig, Rule> {
-        let Called { provider, machines } = self.call.provider(&self.key, place)?;
+        let Called { provider, machines } = self.call.provider(&self.key, place.simulated, place.shared)?;
         Ok(PoolConfig {
             link: place.link.clone(),
             pool: self.id.clone(),
@@ -100,6 +104,58 @@ impl Pool {
             standing_every: workers.standing_every,
             grace: workers.grace,
         })
+    }
+
+    /// Whom the pool calls, with its secrets read.
+    pub(super) fn provider(
+        &self,
+        simulated: &dyn Fn(&str) -> Option<String>,
+        shared: &Shared,
+    ) -> Result<Arc<dyn Provider>, Rule> {
+        Ok(self.call.provider(&self.key, simulated, shared)?.provider)
+    }
+
+    /// What a check asks of the provider; `ours` names what belongs to any pool.
+    pub(crate) fn asked(&self, ours: Vec<String>) -> Asked {
+        let asked =
+            |model: &PoolModel| AskedModel { served_as: model.served_as.clone(), sku: model.sku.clone() };
+        Asked {
+            region: self.id.region.clone(),
+            slots: self.slots,
+            models: self.models.iter().map(asked).collect(),
+            ours,
+        }
+    }
+
+    /// The names at the provider of what its jobs go to.
+    pub(crate) fn handles(&self) -> Vec<String> {
+        self.call.handles(self.models.iter().map(|model| model.served_as.clone()))
+    }
+
+    /// Under which name the price book knows the provider.
+    pub(crate) fn price_name(&self) -> &ProviderId {
+        &self.price_name
+    }
+
+    /// What its jobs run on, each once: by the price book's names, or a rented machine's type.
+    pub(crate) fn skus(&self) -> Vec<String> {
+        let mut skus: Vec<String> = match &self.rent {
+            Some(rent) => vec![rent.sku.clone()],
+            None => self.models.iter().map(|model| model.sku.clone()).collect(),
+        };
+        skus.sort_unstable();
+        skus.dedup();
+        skus
+    }
+
+    /// Whether its jobs are booked by the price book. What a rented machine costs is known when it is ordered.
+    pub(crate) fn is_booked(&self) -> bool {
+        !self.call.is_rented()
+    }
+
+    /// How far a provider's price may be from the book's, thousandths.
+    pub(crate) fn tolerance(&self) -> u32 {
+        self.rent.as_ref().map_or(keepers::price::TOLERANCE, Rent::tolerance)
     }
 
     /// The simulator of this process that the pool calls, if it calls one.

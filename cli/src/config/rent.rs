@@ -70,6 +70,7 @@ pub(crate) struct Rent {
     usd_per_hour_max: UsdNanos,
     job_usd_per_hour: Option<UsdNanos>,
     policy: Policy,
+    tolerance: u32,
     secret: Option<Secret>,
 }
 
@@ -162,6 +163,7 @@ impl RawRent {
             usd_per_hour_max: self.usd_per_hour_max,
             job_usd_per_hour: self.job_usd_per_hour.or(measured),
             policy,
+            tolerance,
             secret,
         })
     }
@@ -177,7 +179,7 @@ fn thousandths(key: &str, share: f64) -> Result<u32, Rule> {
 }
 
 impl Rent {
-    /// Its account, by name.
+    /// The account, by its name in `[[landlords]]`.
     pub(crate) fn landlord(&self) -> &str {
         &self.landlord
     }
@@ -185,6 +187,11 @@ impl Rent {
     /// The machines that the pool keeps in any case.
     pub(crate) fn least(&self) -> u32 {
         self.policy.bounds.floor
+    }
+
+    /// How far the provider's price may be from the book's, thousandths.
+    pub(super) fn tolerance(&self) -> u32 {
+        self.tolerance
     }
 
     /// The most machines that the pool may have.

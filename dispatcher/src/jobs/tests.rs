@@ -130,6 +130,7 @@ impl Scene {
             running: 0,
             draining: false,
             healthy: None,
+            round_trip_us: None,
             succeeded: 0,
             failed: 0,
             models: vec![served],

@@ -12,6 +12,7 @@
 
 mod config;
 mod spans;
+mod survey;
 mod wire;
 
 use std::{
@@ -34,6 +35,7 @@ use crate::landlord::{
     Billed, CallError, Census, Ending, Known, Landlord, Notes, Order, Ordered, Parking, Phase, Quote, Rules,
     Sighting, Steps, Stray, Told,
 };
+use crate::survey::Survey;
 
 /// Callers that wait for their turn wait at most so long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -519,6 +521,10 @@ impl Landlord for Fly {
 
     fn quote<'a>(&'a self, pool: &'a PoolId) -> BoxFuture<'a, Result<Vec<Quote>, CallError>> {
         Box::pin(self.quote(pool))
+    }
+
+    fn survey(&self) -> BoxFuture<'_, Survey> {
+        Box::pin(self.look_over())
     }
 
     fn order<'a>(

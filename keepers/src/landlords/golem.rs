@@ -28,6 +28,7 @@ mod payment;
 mod script;
 mod site;
 mod start;
+mod survey;
 mod tariff;
 mod tunnel;
 mod wire;
@@ -46,6 +47,7 @@ pub use decimal::{Decimal, DecimalError};
 use crate::landlord::{
     Billed, CallError, Census, Ending, Known, Landlord, Order, Ordered, Parking, Quote, Rules, Steps,
 };
+use crate::survey::Survey;
 
 /// One yagna daemon.
 pub struct Golem {
@@ -110,6 +112,10 @@ impl Landlord for Golem {
 
     fn quote<'a>(&'a self, pool: &'a PoolId) -> BoxFuture<'a, Result<Vec<Quote>, CallError>> {
         Box::pin(self.quotes(pool))
+    }
+
+    fn survey(&self) -> BoxFuture<'_, Survey> {
+        Box::pin(survey::look_over(&self.site))
     }
 
     fn order<'a>(

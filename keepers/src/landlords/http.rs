@@ -4,7 +4,8 @@
 
 use std::{error::Error as _, fmt::Write as _, time::Duration};
 
-use reqwest::{Client, RequestBuilder, StatusCode, header::HeaderMap, redirect};
+use reqwest::{Client, RequestBuilder, StatusCode, Url, header::HeaderMap, redirect};
+use tokio::time::Instant;
 
 use crate::landlord::CallError;
 
@@ -90,6 +91,27 @@ pub async fn call_within(request: RequestBuilder, within: Duration) -> Result<An
         Ok(answer) => answer,
         Err(_) => Err(CallError::Unclear(format!("no answer within {} s", within.as_secs()))),
     }
+}
+
+/// Small requests whose median is a round trip, on the connection that one more has opened.
+const SAMPLES: usize = 5;
+/// One of them that takes longer is given up.
+const SAMPLE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long small requests to this place take, and its host. Any answer counts, so they carry no key.
+pub async fn samples(url: &str) -> (Vec<Duration>, String) {
+    let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+    let mut samples = Vec::with_capacity(SAMPLES);
+    let Ok(client) = client() else { return (samples, host) };
+    for sample in 0..=SAMPLES {
+        let began = Instant::now();
+        match call_within(client.get(url), SAMPLE_WITHIN).await {
+            Ok(_) if sample > 0 => samples.push(began.elapsed()),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    (samples, host)
 }
 
 /// A failed exchange. Only one that could not connect was surely not carried out.

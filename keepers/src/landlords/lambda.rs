@@ -11,6 +11,7 @@ mod config;
 mod keys;
 mod line;
 mod ssh;
+mod survey;
 mod wire;
 
 use std::{
@@ -33,6 +34,7 @@ use crate::landlord::{
     Billed, CallError, Census, Ending, Known, Landlord, Notes, Order, Ordered, Parking, Phase, Quote, Rules,
     Sighting, Steps, Stray,
 };
+use crate::survey::Survey;
 
 /// The tags of an instance.
 const POOL: &str = "beacon-pool";
@@ -297,6 +299,10 @@ impl Landlord for Lambda {
 
     fn quote<'a>(&'a self, pool: &'a PoolId) -> BoxFuture<'a, Result<Vec<Quote>, CallError>> {
         Box::pin(self.quote(pool))
+    }
+
+    fn survey(&self) -> BoxFuture<'_, Survey> {
+        Box::pin(self.look_over())
     }
 
     fn order<'a>(

@@ -6,7 +6,10 @@ use futures_util::future::BoxFuture;
 use schemas::PoolId;
 use tokio_util::sync::CancellationToken;
 
-use crate::landlord::{CallError, Census, Ending, Known, Landlord, Order, Ordered, Quote, Rules, Steps};
+use crate::{
+    landlord::{CallError, Census, Ending, Known, Landlord, Order, Ordered, Quote, Rules, Steps},
+    survey::Survey,
+};
 
 /// Another landlord, which lists more often and waits for no minute. For simulated accounts only: a provider would refuse it for
 /// its rate, and its lists lag by more than this allows for.
@@ -34,6 +37,10 @@ impl Landlord for Quick {
 
     fn quote<'a>(&'a self, pool: &'a PoolId) -> BoxFuture<'a, Result<Vec<Quote>, CallError>> {
         self.inner.quote(pool)
+    }
+
+    fn survey(&self) -> BoxFuture<'_, Survey> {
+        self.inner.survey()
     }
 
     fn order<'a>(

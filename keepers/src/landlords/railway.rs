@@ -9,6 +9,7 @@ mod documents;
 mod graph;
 mod order;
 mod project;
+mod survey;
 mod usage;
 mod wire;
 
@@ -26,6 +27,7 @@ use crate::{
         Steps,
     },
     landlords::{http, mark},
+    survey::Survey,
 };
 use census::{Found, note, service_of};
 use config::Size;
@@ -253,6 +255,10 @@ impl Landlord for Railway {
 
     fn quote<'a>(&'a self, pool: &'a PoolId) -> BoxFuture<'a, Result<Vec<Quote>, CallError>> {
         self.0.quotes(pool).boxed()
+    }
+
+    fn survey(&self) -> BoxFuture<'_, Survey> {
+        Box::pin(self.0.look_over())
     }
 
     fn order<'a>(

@@ -6,6 +6,7 @@
 mod config;
 mod order;
 mod rest;
+mod survey;
 mod wire;
 mod workspace;
 
@@ -27,6 +28,7 @@ use crate::{
         Rules, Sighting, Steps, Stray,
     },
     landlords::mark,
+    survey::Survey,
 };
 use rest::Budget;
 use wire::{RolloutState, Service, note, noted};
@@ -250,6 +252,10 @@ impl Landlord for Render {
 
     fn quote<'a>(&'a self, pool: &'a PoolId) -> BoxFuture<'a, Result<Vec<Quote>, CallError>> {
         self.quotes(pool).boxed()
+    }
+
+    fn survey(&self) -> BoxFuture<'_, Survey> {
+        Box::pin(self.workspace.look_over())
     }
 
     fn order<'a>(

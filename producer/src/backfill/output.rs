@@ -8,7 +8,7 @@ use schemas::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::lines::CUSTOM_ID;
+use crate::lines::{CUSTOM_ID, name_of};
 
 /// A line of `results.jsonl` for a job that succeeded; `chat` says in which of the two shapes it was asked.
 pub fn result(result: &JobResult, chat: bool) -> String {
@@ -104,11 +104,14 @@ struct Details {
     cached_tokens: u64,
 }
 
-/// A line of `errors.jsonl`: the input's own line with what went wrong beside it, so that it is valid input again. A line
-/// that is not even an object stands in `raw`.
-pub fn error(line: &str, error: &Value) -> String {
-    match serde_json::from_str::<Map<String, Value>>(line) {
+/// A line of `errors.jsonl`: line `number` of the input with what went wrong beside it, so that it is valid input again, and keeps
+/// its name when it is run again. A line that is not even an object stands in `raw`.
+pub fn error(line: &str, number: u64, error: &Value) -> String {
+    match serde_json::from_str::<Map<String, Value>>(line.trim_start_matches('\u{feff}')) {
         Ok(mut object) => {
+            if object.get(CUSTOM_ID).is_none_or(Value::is_null) {
+                object.insert(CUSTOM_ID.into(), name_of(number).into());
+            }
             object.insert("error".into(), error.clone());
             Value::Object(object).to_string()
         }
@@ -159,16 +162,23 @@ mod tests {
         let catalog = Catalog::new(vec!["m".into()]).unwrap();
         let defaults = Defaults { catalog: &catalog, regions: &[], model: None };
         let first = read_line(line, 1, &defaults).unwrap();
-        let failed = error(line, &json!({ "class": "timeout", "message": "too long" }));
+        let failed = error(line, 1, &json!({ "class": "timeout", "message": "too long" }));
         assert_eq!(read_line(&failed, 1, &defaults).unwrap(), first);
         assert!(failed.contains("too long"));
         // And once more.
-        assert_eq!(read_line(&error(&failed, &json!({})), 1, &defaults).unwrap(), first);
+        assert_eq!(read_line(&error(&failed, 1, &json!({})), 1, &defaults).unwrap(), first);
+    }
+
+    #[test]
+    fn a_line_without_a_name_keeps_its_number_however_often_it_is_run() {
+        let failed = error("\u{feff}{\"prompt\":\"x\"}", 7, &json!({}));
+        assert!(failed.contains(r#""custom_id":"line-7""#), "{failed}");
+        assert_eq!(error(&failed, 1, &json!({})), failed);
     }
 
     #[test]
     fn what_is_no_object_stands_in_raw() {
-        assert!(error("not json", &bad_line("f", 3, "x")).contains(r#""raw":"not json""#));
+        assert!(error("not json", 3, &bad_line("f", 3, "x")).contains(r#""raw":"not json""#));
     }
 
     #[test]

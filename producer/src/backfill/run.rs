@@ -389,7 +389,7 @@ impl Backfill {
             Ok(line) => Ok(Some(line)),
             Err(rule) => {
                 let why = output::bad_line(&self.options.file.display().to_string(), number, &rule);
-                self.folder.failed(number, &output::error(text, &why))?;
+                self.folder.failed(number, &output::error(text, number, &why))?;
                 Ok(None)
             }
         }
@@ -476,11 +476,11 @@ impl Backfill {
         };
         if let (true, None, Some(gone)) = (output::is_good(result), &result.output, &result.output_ref) {
             let why = output::lost_output(result, gone);
-            self.folder.failed(line, &output::error(&text, &why))
+            self.folder.failed(line, &output::error(&text, line, &why))
         } else if output::is_good(result) {
             self.folder.succeeded(line, &output::result(result, chat))
         } else {
-            self.folder.failed(line, &output::error(&text, &output::bad_job(result)))
+            self.folder.failed(line, &output::error(&text, line, &output::bad_job(result)))
         }
     }
 
@@ -491,7 +491,7 @@ impl Backfill {
         self.running = self.running.saturating_sub(1);
         let text = self.texts.remove(&line).map(|(text, _)| text).unwrap_or_default();
         let why = output::bad_line(&self.options.file.display().to_string(), line, why);
-        self.folder.failed(line, &output::error(&text, &why))
+        self.folder.failed(line, &output::error(&text, line, &why))
     }
 
     /// Does what another terminal asks for.

@@ -35,6 +35,7 @@ pub(crate) fn beat(pool: &str, slots: u32, running: u32, cost: u64) -> Heartbeat
         running,
         draining: false,
         healthy: None,
+        round_trip_us: None,
         succeeded: 0,
         failed: 0,
         models,

@@ -20,6 +20,8 @@ pub struct ModalSettings {
     pub warm_lease_ms: u64,
     /// Whether a `wait` call stops when its caller leaves before the first redirect. A blocking handler does not.
     pub cancel_on_disconnect: bool,
+    /// The version of the contract that the app names in `GET /health`; none in an app that is older than contracts.
+    pub contract: Option<u32>,
 }
 
 impl ModalSettings {
@@ -47,6 +49,7 @@ impl Default for ModalSettings {
             id_ttl_ms: 86_400_000,
             warm_lease_ms: 60_000,
             cancel_on_disconnect: false,
+            contract: Some(1),
         }
     }
 }

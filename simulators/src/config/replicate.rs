@@ -1,6 +1,6 @@
 //! The settings of the simulated Replicate platform.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,10 @@ pub struct ReplicateSettings {
     pub webhook_secret: String,
     /// Whether every webhook is sent twice.
     pub webhook_duplicates: bool,
+    /// The most instances of each deployment.
+    pub max_instances: u32,
+    /// Deployments of somebody else in the account, `owner/name`, and their instances that are always up.
+    pub others: BTreeMap<String, u32>,
 }
 
 /// A model's name for the limit on its answer.
@@ -138,6 +142,8 @@ impl Default for ReplicateSettings {
             // The base64 of 24 bytes that nobody takes for a real secret.
             webhook_secret: "whsec_c2ltdWxhdGVkLXNlY3JldC0yNC1ieXRl".to_owned(),
             webhook_duplicates: false,
+            max_instances: 3,
+            others: BTreeMap::new(),
         }
     }
 }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::rules::{Broken, first_broken};
+use super::{
+    RunPodAccount,
+    rules::{Broken, first_broken},
+};
 
 /// How the simulated RunPod platform behaves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +55,8 @@ pub struct RunPodSettings {
     pub cancel_limit: u32,
     /// Whether a throttled answer has a `Retry-After` header.
     pub retry_after: bool,
+    /// What REST v2 tells of the endpoint and the account.
+    pub account: RunPodAccount,
 }
 
 /// Which generation of worker-vllm runs, for the shape of its output.
@@ -111,6 +116,7 @@ impl Default for RunPodSettings {
             status_limit: 2_000,
             cancel_limit: 100,
             retry_after: false,
+            account: RunPodAccount::default(),
         }
     }
 }

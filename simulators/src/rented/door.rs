@@ -1,7 +1,7 @@
 //! The listener of a control API: requests and answers are recorded, and faults strike, before any provider's file sees them.
 
 use std::{
-    future, io,
+    io,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
 };
@@ -10,19 +10,15 @@ use axum::{
     Router,
     body::{Body, Bytes, to_bytes},
     extract::{ConnectInfo, DefaultBodyLimit, Request, State},
-    http::{HeaderValue, Method, StatusCode, Uri, header},
+    http::{Method, Uri},
     middleware::{self, Next},
-    response::{IntoResponse, Response},
+    response::Response,
 };
-use tokio::{net::TcpListener, time};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{
-    account::Account,
-    fault::{Canned, ControlFault},
-    meter::Tariff,
-};
+use super::{account::Account, meter::Tariff};
 use crate::{
     connection::{Connection, Door},
     edge, tape,
@@ -73,32 +69,6 @@ async fn strike(
     let request = Request::from_parts(head, Body::from(body));
     match fault {
         None => next.run(request).await,
-        Some(ControlFault::Refused(canned)) => answer(canned),
-        Some(ControlFault::Cut) => edge::refuse(&connection).await,
-        Some(ControlFault::Hang) => future::pending().await,
-        Some(ControlFault::DoneBut(canned)) => {
-            drop(next.run(request).await);
-            answer(canned)
-        }
-        Some(ControlFault::DoneThenCut) => {
-            drop(next.run(request).await);
-            edge::refuse(&connection).await
-        }
-        Some(ControlFault::DoneLate(delay)) => {
-            let response = next.run(request).await;
-            time::sleep(delay).await;
-            response
-        }
+        Some(fault) => edge::faulty(fault, &connection, next.run(request)).await,
     }
-}
-
-fn answer(canned: Canned) -> Response {
-    let status = StatusCode::from_u16(canned.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, [(header::CONTENT_TYPE, canned.content_type)], canned.body).into_response();
-    for (name, value) in [(header::RETRY_AFTER, canned.retry_after), (header::LOCATION, canned.location)] {
-        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
-            response.headers_mut().insert(name, value);
-        }
-    }
-    response
 }

@@ -71,24 +71,24 @@ struct Armed {
 
 /// The faults that are in force. The one that was set first strikes first.
 #[derive(Debug, Default)]
-pub(super) struct Faults(Mutex<Vec<Armed>>);
+pub(crate) struct Faults(Mutex<Vec<Armed>>);
 
 impl Faults {
-    pub(super) fn set(&self, call: &str, fault: ControlFault, count: Option<u64>) {
+    pub(crate) fn set(&self, call: &str, fault: ControlFault, count: Option<u64>) {
         let armed = Armed { call: call.to_owned(), fault, left: count };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(armed);
     }
 
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    pub(super) fn is_armed(&self, call: &str) -> bool {
+    pub(crate) fn is_armed(&self, call: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|armed| armed.call == call)
     }
 
     /// The fault that strikes this call, if any; it is counted.
-    pub(super) fn draw(&self, call: &str) -> Option<ControlFault> {
+    pub(crate) fn draw(&self, call: &str) -> Option<ControlFault> {
         let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = faults.iter().position(|armed| armed.call == "*" || armed.call == call)?;
         let armed = &mut faults[place];

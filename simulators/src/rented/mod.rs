@@ -16,7 +16,7 @@
 
 mod account;
 mod door;
-mod fault;
+pub(crate) mod fault;
 mod fly;
 mod golem;
 pub mod graphql;

@@ -125,10 +125,10 @@ fn version_of(service: &Service, model: &Model) -> Value {
     })
 }
 
-fn answer(platform: &Platform, status: StatusCode, body: &Value) -> Response {
+pub(super) fn answer(platform: &Platform, status: StatusCode, body: &Value) -> Response {
     platform.throttled().unwrap_or_else(|| reply::answer(status, body))
 }
 
-fn missing(platform: &Platform) -> Response {
+pub(super) fn missing(platform: &Platform) -> Response {
     platform.throttled().unwrap_or_else(|| Problem::not_found().into_response())
 }

@@ -132,6 +132,7 @@ impl World {
             running: 0,
             draining: false,
             healthy: None,
+            round_trip_us: None,
             succeeded: 0,
             failed: 3,
             models: Vec::new(),

@@ -4,7 +4,7 @@
 //!
 //! - the tools: [`secret`], [`http`], [`sse`], `values`, `json`, `words`;
 //! - the OpenAI API: [`dialect`] names the servers, `refusal` reads errors, `chat` reads answers, `prometheus` and [`load`] read
-//!   metrics (all pure), `exchange` makes one streamed request;
+//!   metrics (all pure), `exchange` makes one streamed request; `probe` makes the requests of a check;
 //! - runs that outlive their connection: [`throttle`] keeps the pace, [`hints`] wakes it, `runs` follows a run, `polled`
 //!   sends the requests that two providers share;
 //! - the providers: [`openai`] for every server that speaks that API, Golem rentals included; [`modal`], [`runpod`] and
@@ -27,6 +27,7 @@ mod chat;
 mod exchange;
 mod json;
 mod polled;
+mod probe;
 mod prometheus;
 mod refusal;
 mod runs;

@@ -15,6 +15,7 @@
 //! app that has no such route gets no further order.
 
 mod app;
+mod check;
 mod runs;
 
 use std::{
@@ -28,13 +29,16 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap},
 };
 use schemas::{
+    check::Checked,
     failure::{Failure, FailureClass},
     prices::Used,
+    quoted::Quoted,
 };
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use self::app::Billing as AppBilling;
+pub use self::app::CONTRACT;
 use super::{
     dialect::Dialect,
     exchange::{Answered, Reached},
@@ -45,10 +49,16 @@ use super::{
     secret::Secret,
     throttle::{Limit, Throttle},
 };
-use crate::provider::{Call, Ended, Health, Progress, Provider, Trail, UsedItem};
+use crate::{
+    check::Asked,
+    provider::{Call, Ended, Health, Progress, Provider, Trail, UsedItem},
+};
 
 /// Modal's edge takes 200 requests a second of an account; the rest is for the account's other clients.
 const LIMIT: Limit = Limit { count: 150, per: Duration::from_secs(1), concurrent: 1_000 };
+
+/// Modal publishes its prices here, and has no API for them.
+const PRICES: &str = "https://modal.com/pricing";
 
 /// How calls are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,6 +260,18 @@ impl Provider for Modal {
     fn health(&self) -> BoxFuture<'_, Health> {
         let (url, headers) = (self.base.join("/health"), self.headers.clone());
         Box::pin(openai::health_of(&self.client, url, headers, Dialect::Vllm))
+    }
+
+    fn check<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Checked> {
+        Box::pin(self.check_up(asked))
+    }
+
+    fn prices(&self) -> BoxFuture<'_, Quoted> {
+        Box::pin(async { Quoted::Untold { page: PRICES } })
+    }
+
+    fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(self.way())
     }
 
     fn standing(&self) -> BoxFuture<'_, Option<Vec<UsedItem>>> {

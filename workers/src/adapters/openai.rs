@@ -5,6 +5,7 @@
 //! nothing to re-attach to, and closing the connection is the only way to cancel.
 
 mod ask;
+mod check;
 mod engine;
 
 use std::{
@@ -18,6 +19,7 @@ use reqwest::{
     header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderName, HeaderValue},
 };
 use schemas::{
+    check::Checked,
     failure::{Failure, FailureClass},
     prices::Used,
 };
@@ -38,7 +40,10 @@ use super::{
     load::ServerLoad,
     secret::Secret,
 };
-use crate::provider::{Call, Ended, Health, Missing, Progress, Provider, UsedItem};
+use crate::{
+    check::Asked,
+    provider::{Call, Ended, Health, Missing, Progress, Provider, UsedItem},
+};
 
 /// The path for metrics of a server that is not to be asked.
 pub const METRICS_OFF: &str = "off";
@@ -298,6 +303,14 @@ impl Provider for OpenAi {
                 }
             }
         })
+    }
+
+    fn check<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Checked> {
+        Box::pin(self.check_up(asked))
+    }
+
+    fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(self.way())
     }
 
     fn load(&self) -> Option<ServerLoad> {

@@ -11,6 +11,7 @@
 //! estimate by `predict_time`, and the rest is only on the invoice. The names of the token counts in `metrics`
 //! were observed and not confirmed; without them a call by tokens is an estimate.
 
+mod check;
 mod live;
 mod odd;
 mod remote;
@@ -24,7 +25,7 @@ use reqwest::{
     Client,
     header::{AUTHORIZATION, HeaderMap},
 };
-use schemas::failure::Failure;
+use schemas::{check::Checked, failure::Failure, quoted::Quoted};
 use serde::{Deserialize, Serialize};
 
 use self::streams::Streams;
@@ -38,7 +39,13 @@ use super::{
     secret::Secret,
     throttle::{Limit, Throttle},
 };
-use crate::provider::{Call, Ended, Health, Progress, Provider, Trail};
+use crate::{
+    check::Asked,
+    provider::{Call, Ended, Health, Progress, Provider, Trail},
+};
+
+/// Replicate publishes its prices here, and has no API for them.
+const PRICES: &str = "https://replicate.com/pricing";
 
 /// The kind of a model's name, which decides between three routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,6 +211,18 @@ impl Provider for Replicate {
                 Health::Up => Health::Up,
             }
         })
+    }
+
+    fn check<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Checked> {
+        Box::pin(self.check_up(asked))
+    }
+
+    fn prices(&self) -> BoxFuture<'_, Quoted> {
+        Box::pin(async { Quoted::Untold { page: PRICES } })
+    }
+
+    fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(self.way())
     }
 }
 

@@ -14,8 +14,11 @@
 //! not book of it is standing cost. How long an hour's record may still change is not documented.
 
 mod billing;
+mod catalog;
+mod check;
 mod output;
 mod remote;
+mod told;
 mod wire;
 
 use std::{
@@ -30,7 +33,9 @@ use reqwest::{
 };
 use schemas::{
     Micros, UsdNanos,
+    check::Checked,
     failure::{Failure, FailureClass},
+    quoted::Quoted,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
@@ -44,7 +49,10 @@ use super::{
     secret::Secret,
     throttle::{Limit, Throttle},
 };
-use crate::provider::{Call, Ended, Health, Progress, Provider, Trail};
+use crate::{
+    check::Asked,
+    provider::{Call, Ended, Health, Progress, Provider, Trail},
+};
 
 /// How calls are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +136,8 @@ impl RunPodConfig {
 pub struct RunPod {
     client: Client,
     base: BaseUrl,
+    /// Where REST v2 is, where that is known.
+    management: Option<BaseUrl>,
     /// The route of the bill.
     billing: Option<Url>,
     headers: HeaderMap,
@@ -146,8 +156,8 @@ impl RunPod {
     pub fn new(config: RunPodConfig) -> Result<Self, BuildError> {
         let base = BaseUrl::parse(&config.base_url)?;
         let bills = config.billing_url.as_deref().or_else(|| base.is_at(ENDPOINTS).then_some(BILLS));
-        let billing =
-            bills.map(BaseUrl::parse).transpose()?.map(|bills| bills.join("/v2/billing/serverless"));
+        let management = bills.map(BaseUrl::parse).transpose()?;
+        let billing = management.as_ref().map(|bills| bills.join("/v2/billing/serverless"));
         let client = base.client(config.connect_timeout)?;
         let mut headers = HeaderMap::new();
         if let Some(key) = &config.api_key {
@@ -160,6 +170,7 @@ impl RunPod {
         Ok(Self {
             client,
             base,
+            management,
             billing,
             headers,
             submits,
@@ -202,6 +213,18 @@ impl Provider for RunPod {
 
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(self.workers(HEALTH_TIMEOUT))
+    }
+
+    fn check<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Checked> {
+        Box::pin(self.check_up(asked))
+    }
+
+    fn prices(&self) -> BoxFuture<'_, Quoted> {
+        Box::pin(self.quoted())
+    }
+
+    fn round_trip(&self) -> BoxFuture<'_, Option<Duration>> {
+        Box::pin(self.way())
     }
 
     fn tells_bill(&self) -> bool {

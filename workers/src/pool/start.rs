@@ -28,6 +28,7 @@ use crate::{
     kit::Kit,
     lookup::Lookup,
     metrics::PoolMetrics,
+    provider::Sight,
     rented::Desk,
     shift::{Post, Shift},
     standing::Ledger,
@@ -61,7 +62,7 @@ impl Pool {
         let offers =
             client.queue_subscribe(subjects::work(&config.pool), subjects::work_group(&config.pool)).await?;
         let orders = control.subscribe(subjects::orders(&config.pool, &config.worker)).await?;
-        let (tell, seen) = watch::channel(None);
+        let (tell, sight) = watch::channel(Sight::default());
         if let Some(every) = config.health_every {
             let (pool, provider) = (config.pool.clone(), config.provider.clone());
             let models = config.models.iter().map(|model| model.served_as.clone()).collect();
@@ -111,7 +112,7 @@ impl Pool {
             shift,
             offers,
             orders,
-            seen,
+            sight,
             checks: None,
             capacity,
             running: JoinSet::new(),

@@ -26,6 +26,7 @@ impl Shift {
             running: number(self.running.len()),
             draining: self.draining,
             healthy: self.healthy,
+            round_trip_us: self.round_trip.map(micros),
             succeeded: self.succeeded,
             failed: self.failed,
             models: self.post.models.iter().map(|m| self.served(m, now)).collect(),

@@ -15,7 +15,7 @@ use schemas::{
     job::{Input, Message, Params},
     prices::PriceBook,
 };
-use simulators::{BillKind, Fault, FaultKind, Kind, SimulatedModel, Simulator, SimulatorConfig, Stats};
+use simulators::{BillKind, Fault, FaultKind, Kind, SimulatedModel, SimulatorConfig, Stats};
 use tokio::time;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use workers::{
@@ -26,12 +26,19 @@ use workers::{
     provider::{Call, Ended, Progress, Provider, Success, UsedItem},
 };
 
-/// The adapters that have a simulator.
+use crate::{
+    app::{self, App},
+    world::World,
+};
+
+/// The adapters that have a simulator, and Modal's against our own app, which is no simulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Adapter {
     OpenAi,
     Golem,
     Modal(ModalMode),
+    /// The same adapter, and behind it the app that a person deploys (see [`crate::app`]).
+    ModalApp(ModalMode),
     RunPod(RunPodMode),
     Replicate,
 }
@@ -48,7 +55,7 @@ const POLLS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 /// One simulator and one adapter.
 pub(crate) struct Bed {
     pub(crate) adapter: Adapter,
-    pub(crate) simulator: Simulator,
+    pub(crate) simulator: World,
     pub(crate) provider: Arc<dyn Provider>,
     jobs: AtomicUsize,
     _stop: DropGuard,
@@ -112,8 +119,27 @@ impl Adapter {
         self.bed_with(Wish::default()).await
     }
 
+    /// False, with a word why, where its other side cannot run on this machine.
+    pub(crate) fn is_there(self) -> bool {
+        match self {
+            Self::ModalApp(_) => app::python().is_some(),
+            Self::OpenAi | Self::Golem | Self::Modal(_) | Self::RunPod(_) | Self::Replicate => true,
+        }
+    }
+
     pub(crate) async fn bed_with(self, wish: Wish) -> Bed {
+        let stop = CancellationToken::new();
+        let simulator = self.world(&wish, &stop).await;
+        let provider = self.provider(&simulator.url(), &wish);
+        Bed { adapter: self, simulator, provider, jobs: AtomicUsize::new(0), _stop: stop.drop_guard() }
+    }
+
+    async fn world(self, wish: &Wish, stop: &CancellationToken) -> World {
         let kind = match self {
+            Self::ModalApp(_) => {
+                let nanos_per_second = wish.model.price_per_second_nanos;
+                return World::App { app: App::start(wish), nanos_per_second };
+            }
             Self::OpenAi => Kind::OpenAi,
             Self::Golem => Kind::Golem,
             Self::Modal(_) => Kind::Modal,
@@ -128,13 +154,10 @@ impl Adapter {
         config.modal.hold_limit_ms = wish.hold_limit_ms;
         config.modal.scaledown_window_ms = 200;
         config.modal.warm_lease_ms = wish.warm_lease_ms;
-        let stop = CancellationToken::new();
-        let simulator = simulators::start(config, stop.clone()).await.unwrap();
-        let provider = self.provider(&simulator.url(), &wish);
-        Bed { adapter: self, simulator, provider, jobs: AtomicUsize::new(0), _stop: stop.drop_guard() }
+        World::Simulator(simulators::start(config, stop.clone()).await.unwrap())
     }
 
-    fn provider(self, url: &str, wish: &Wish) -> Arc<dyn Provider> {
+    pub(crate) fn provider(self, url: &str, wish: &Wish) -> Arc<dyn Provider> {
         match self {
             Self::OpenAi | Self::Golem => {
                 let key = if wish.right_key { "key-1:secret-1" } else { "wrong-key" };
@@ -146,7 +169,7 @@ impl Adapter {
                 config.billing = if self == Self::Golem { Billing::PerInference } else { Billing::PerSecond };
                 Arc::new(OpenAi::new(config).unwrap())
             }
-            Self::Modal(mode) => {
+            Self::Modal(mode) | Self::ModalApp(mode) => {
                 let mut config = ModalConfig::new(url, mode);
                 config.key = Some(Secret::new("key-1"));
                 config.secret = Some(Secret::new(if wish.right_key { "secret-1" } else { "wrong" }));
@@ -182,7 +205,7 @@ impl Adapter {
     /// The model's name on its wire.
     pub(crate) fn model(self) -> &'static str {
         match self {
-            Self::OpenAi | Self::Golem | Self::Modal(_) | Self::RunPod(_) => "m",
+            Self::OpenAi | Self::Golem | Self::Modal(_) | Self::ModalApp(_) | Self::RunPod(_) => "m",
             Self::Replicate => "acme/m",
         }
     }
@@ -190,11 +213,14 @@ impl Adapter {
     /// How many run ids a call has that ends before it must be polled.
     pub(crate) fn names_its_runs(self) -> bool {
         match self {
-            Self::Modal(ModalMode::Spawn) | Self::RunPod(RunPodMode::Run) => true,
+            Self::Modal(ModalMode::Spawn)
+            | Self::ModalApp(ModalMode::Spawn)
+            | Self::RunPod(RunPodMode::Run) => true,
             // Streamed, or held until the end, which tells the id too late to matter.
             Self::OpenAi
             | Self::Golem
             | Self::Modal(ModalMode::OpenAi | ModalMode::Wait)
+            | Self::ModalApp(ModalMode::OpenAi | ModalMode::Wait)
             | Self::RunPod(RunPodMode::RunSync)
             | Self::Replicate => false,
         }
@@ -208,8 +234,14 @@ impl Adapter {
     /// Whether the answer comes on the connection that carried the question.
     pub(crate) fn is_streamed(self) -> bool {
         match self {
-            Self::OpenAi | Self::Golem | Self::Modal(ModalMode::OpenAi) => true,
-            Self::Modal(ModalMode::Wait | ModalMode::Spawn) | Self::RunPod(_) | Self::Replicate => false,
+            Self::OpenAi
+            | Self::Golem
+            | Self::Modal(ModalMode::OpenAi)
+            | Self::ModalApp(ModalMode::OpenAi) => true,
+            Self::Modal(ModalMode::Wait | ModalMode::Spawn)
+            | Self::ModalApp(ModalMode::Wait | ModalMode::Spawn)
+            | Self::RunPod(_)
+            | Self::Replicate => false,
         }
     }
 }
@@ -267,7 +299,7 @@ impl Bed {
         let provider = match self.adapter {
             Adapter::OpenAi => "host",
             Adapter::Golem => "golem",
-            Adapter::Modal(_) => "modal",
+            Adapter::Modal(_) | Adapter::ModalApp(_) => "modal",
             Adapter::RunPod(_) => "runpod",
             Adapter::Replicate => "replicate",
         };

@@ -5,11 +5,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot go on has failed")]
 
+mod app;
 mod bed;
 mod raw;
 mod suite;
+mod world;
 
+mod contract_check;
 mod contract_golem;
+mod contract_modal_app;
+mod contract_modal_app_containers;
 mod contract_modal_openai;
 mod contract_modal_spawn;
 mod contract_modal_wait;

@@ -34,7 +34,7 @@ impl Progress for Deaf {
     fn token(&self, _: &str) {}
 }
 
-async fn simulator(
+pub(crate) async fn simulator(
     kind: Kind,
     name: &str,
     change: impl FnOnce(&mut SimulatorConfig),
@@ -115,7 +115,7 @@ fn assert_described(
 }
 
 /// Fails with each drift once, on a line of its own.
-fn report(drifts: impl Iterator<Item = Drift>) {
+pub(crate) fn report(drifts: impl Iterator<Item = Drift>) {
     let lines: BTreeSet<String> = drifts.map(|drift| drift.to_string()).collect();
     let lines: Vec<String> = lines.into_iter().collect();
     assert!(lines.is_empty(), "adapter or simulator has drifted:\n{}", lines.join("\n"));

@@ -6,5 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot go on has failed")]
 
+mod checks;
 mod description;
 mod exchanges;
+mod kits;

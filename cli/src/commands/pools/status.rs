@@ -1,4 +1,4 @@
-//! `beacon pools status`: two tables, and below them why, and what is wrong.
+//! `beacon pools status`: what is rented, how far workers are from their runners, and below the tables why, and what is wrong.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,11 +7,16 @@ use schemas::{Micros, UsdNanos, machine::MachineState, time::Clock as _};
 use serde_json::json;
 use transport::SystemClock;
 
-use super::shown::{Shown, gather, machines};
+use super::{
+    shown::{Shown, gather, machines},
+    ways,
+};
 use crate::{args::PoolsStatus, output, session::Session, shown::span, table::table};
 
 /// What a keeper said of an account holds so long; it repeats itself each few seconds.
 const NOTICE_HOLDS: Duration = Duration::from_secs(60);
+/// Workers say something each second.
+const LISTEN: Duration = Duration::from_millis(1_500);
 /// Letters of a reason that a line of the table has room for; `--json` has all of it.
 const BECAUSE: usize = 70;
 
@@ -24,6 +29,7 @@ pub(super) async fn show(args: PoolsStatus, session: &Session, operator: &Operat
         let fresh = told.filter(|told| now.since(told.at_us) <= NOTICE_HOLDS);
         notices.extend(fresh.into_iter().flat_map(|told| told.lines));
     }
+    let ways = heard(&args, session, operator).await;
     if session.json {
         for pool in &shown {
             let Shown { pool: id, keeper, status, wish, rows, configured } = pool;
@@ -36,11 +42,13 @@ pub(super) async fn show(args: PoolsStatus, session: &Session, operator: &Operat
         if !notices.is_empty() {
             output::json(&json!({ "wrong": notices }))?;
         }
+        if !ways.is_empty() {
+            output::json(&json!({ "ways": ways }))?;
+        }
         return Ok(());
     }
     if shown.is_empty() && notices.is_empty() {
         session.say("no pool rents machines");
-        return Ok(());
     }
     if !shown.is_empty() {
         let summary: Vec<[String; 8]> = shown.iter().map(line).collect();
@@ -53,6 +61,9 @@ pub(super) async fn show(args: PoolsStatus, session: &Session, operator: &Operat
         let header = ["machine", "pool", "state", "for", "at", "$/h", "id", "because"];
         output::line(table(header, &[5], &rows).to_string())?;
     }
+    if let Some(table) = ways::shown(&ways) {
+        output::line(table.to_string())?;
+    }
     for pool in &shown {
         for line in reasons(pool) {
             output::line(format!("{}: {line}", pool.pool))?;
@@ -62,6 +73,15 @@ pub(super) async fn show(args: PoolsStatus, session: &Session, operator: &Operat
         output::line(format!("! {line}"))?;
     }
     Ok(())
+}
+
+/// What the workers of the configured pools say, for as long as it takes until each was heard, and no longer than [`LISTEN`].
+async fn heard(args: &PoolsStatus, session: &Session, operator: &Operator) -> Vec<ways::Way> {
+    let configured = session.config.pools.iter().map(|pool| pool.id.clone());
+    let expected: Vec<_> =
+        configured.filter(|pool| args.pools.is_empty() || args.pools.contains(pool)).collect();
+    let beats = operator.heartbeats(LISTEN, |beats| ways::all_heard(beats, &expected)).await;
+    ways::ways(&beats, &args.pools)
 }
 
 fn line(shown: &Shown) -> [String; 8] {

@@ -66,9 +66,8 @@ mod tests {
     use super::*;
     use crate::{landlord::Notes, secret::Secret};
 
-    #[test]
-    fn the_server_starts_with_the_machines_own_key_and_no_word_can_break_out() {
-        let pool = LambdaPool {
+    fn pool() -> LambdaPool {
+        LambdaPool {
             sku: "gpu_1x_a10".into(),
             places: Vec::new(),
             image_family: None,
@@ -77,17 +76,40 @@ mod tests {
             env: [("HF_HOME".to_owned(), "/models".to_owned())].into(),
             port: 8000,
             start_within: None,
-        };
-        let order = Order {
+        }
+    }
+
+    fn order(key: &str) -> Order {
+        Order {
             machine: "0192f3a4".parse().unwrap(),
             pool: "lambda@us-east".parse().unwrap(),
-            sku: pool.sku.clone(),
+            sku: "gpu_1x_a10".into(),
             place: "us-east-1".into(),
-            server_key: Some(Secret::new("derived")),
+            server_key: Some(Secret::new(key)),
             ordered_at: Micros::new(7),
             usd_per_hour_max: UsdNanos::ZERO,
             notes: Notes::new(),
+        }
+    }
+
+    /// The kit shows a person what a machine will do, so it must be that.
+    #[test]
+    fn the_kits_user_data_is_what_is_sent_for_its_block() {
+        let shown = include_str!("../../../../deploy/lambda/user-data.yaml");
+        let words = ["--model", "Qwen/Qwen2.5-1.5B-Instruct", "--served-model-name", "qwen-2.5-1.5b"];
+        let words = words.into_iter().chain(["--max-num-seqs", "16", "--enable-prompt-tokens-details"]);
+        let pool = LambdaPool {
+            image: "vllm/vllm-openai:v0.33.0".into(),
+            args: words.map(String::from).collect(),
+            env: std::collections::BTreeMap::new(),
+            ..pool()
         };
+        assert_eq!(user_data(&pool, &order("KEY")), shown);
+    }
+
+    #[test]
+    fn the_server_starts_with_the_machines_own_key_and_no_word_can_break_out() {
+        let (pool, order) = (pool(), order("derived"));
         let text = user_data(&pool, &order);
         assert!(text.starts_with("#cloud-config\n"));
         assert!(text.contains("\n    VLLM_API_KEY=derived\n    HF_HOME=/models\n- path:"), "{text}");

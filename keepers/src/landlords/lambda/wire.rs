@@ -47,6 +47,8 @@ struct Tag {
 #[derive(Debug, Deserialize)]
 struct Named {
     name: Option<String>,
+    /// Of an instance's type.
+    price_cents_per_hour: Option<u64>,
 }
 
 impl Instance {
@@ -58,6 +60,11 @@ impl Instance {
 
     pub(super) fn sku(&self) -> Option<String> {
         self.sku.as_ref()?.name.clone()
+    }
+
+    /// What an hour of it costs, dollars, as far as the list says.
+    pub(super) fn usd_per_hour(&self) -> Option<UsdNanos> {
+        UsdNanos::new(CENT).times(self.sku.as_ref()?.price_cents_per_hour?)
     }
 
     pub(super) fn place(&self) -> Option<String> {
@@ -167,6 +174,11 @@ pub(super) fn types(answer: &Answer) -> Result<Types, CallError> {
 }
 
 impl Types {
+    /// The names of all types.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// Dollars an hour.
     pub(super) fn price(&self, sku: &str) -> Result<UsdNanos, CallError> {
         let known = || self.0.keys().cloned().collect::<Vec<_>>().join(", ");

@@ -170,7 +170,7 @@ impl Backfill {
         let text = self.input.line(line)?;
         self.texts.remove(&line);
         self.window.ended(line);
-        self.folder.failed(line, &output::error(&text, why))?;
+        self.folder.failed(line, &output::error(&text, line, why))?;
         self.running = self.running.saturating_sub(1);
         let checkpoint = &mut self.folder.checkpoint;
         checkpoint.spent_usd = checkpoint.spent_usd.checked_add(cost).unwrap_or(UsdNanos::new(u64::MAX));

@@ -21,7 +21,7 @@ pub(super) fn routes() -> Router<Arc<Shop>> {
     Router::new()
         .route("/payment-api/v1/requestorAccounts", get(accounts))
         .route("/payment-api/v1/payments/status", get(status))
-        .route("/payment-api/v1/allocations", post(allocate))
+        .route("/payment-api/v1/allocations", post(allocate).get(allocations))
         .route("/payment-api/v1/allocations/{id}", get(allocation).put(amend).delete(release))
         .route("/payment-api/v1/demandDecorations", get(decorate))
         .route("/payment-api/v1/debitNoteEvents", get(note_events))
@@ -100,6 +100,12 @@ async fn allocate(Of(shop): Of<Arc<Shop>>, Json(body): Json<Value>) -> Response 
     let shown = shown_allocation(&shop, &id, &one);
     state.allocations.insert(id, one);
     (StatusCode::CREATED, Json(shown)).into_response()
+}
+
+async fn allocations(Of(shop): Of<Arc<Shop>>) -> Json<Value> {
+    let state = shop.state();
+    let open = state.allocations.iter().filter(|(_, one)| !one.released);
+    Json(open.map(|(id, one)| shown_allocation(&shop, id, one)).collect())
 }
 
 async fn allocation(Of(shop): Of<Arc<Shop>>, Path(id): Path<String>) -> Response {

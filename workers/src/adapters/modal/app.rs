@@ -18,6 +18,10 @@ use crate::{
     provider::{Call, Success, UsedItem},
 };
 
+/// The version of the contract between this adapter and the app, which `GET /health` of the app names as `contract`. An app that names
+/// none is older.
+pub const CONTRACT: u32 = 1;
+
 /// An answer of the app: the output, and as much again for its JSON.
 pub(super) const ANSWER_MAX: usize = 2 * OUTPUT_MAX;
 

@@ -87,7 +87,7 @@ fn sum(body: &[u8], endpoint: &str, settled: Micros) -> Result<UsdNanos, Failure
 }
 
 /// A JSON number of dollars, rounded to the nano-dollar; `None` where it is negative or no such number.
-fn dollars(text: &str) -> Option<UsdNanos> {
+pub(super) fn dollars(text: &str) -> Option<UsdNanos> {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let exponent: i32 = exponent.parse().ok()?;
     let (whole, part) = mantissa.split_once('.').unwrap_or((mantissa, ""));
