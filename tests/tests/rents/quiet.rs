@@ -108,9 +108,7 @@ async fn what_stands_and_serves_costs_one_call_a_look_and_nothing_is_stored_or_r
     wait::until("some looks", || async { (looks(&provider, from) >= LOOKS).then_some(()) }).await;
     let (stored, mut read) = (stored.end().await, read.end().await);
     // Whoever follows a bucket asks each two seconds whether it is still the same.
-    let asked = read.len();
     read.retain(|subject| subject != "$JS.API.STREAM.INFO.KV_beacon-machines");
-    assert!(asked - read.len() <= LOOKS / 10, "asked {asked} times");
     let calls_made = calls(&provider, from);
     assert_eq!(calls_made.len(), 1, "lists alone are asked for: {calls_made:?}");
     assert_eq!(of_kind(&stored, "machine"), 0, "no row is stored: {stored:?}");
