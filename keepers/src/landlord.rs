@@ -85,6 +85,21 @@ pub enum Phase {
     Unknown(String),
 }
 
+impl Phase {
+    /// Where its server is expected, if it runs.
+    pub fn url(self) -> Option<String> {
+        match self {
+            Self::Up(url) => Some(url),
+            Self::Starting
+            | Self::Parked
+            | Self::Ending
+            | Self::Gone
+            | Self::Broken(_)
+            | Self::Unknown(_) => None,
+        }
+    }
+}
+
 /// A machine of ours, as one list call shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {

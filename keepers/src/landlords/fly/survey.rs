@@ -134,15 +134,7 @@ impl Fly {
         let named: Option<PoolId> = machine.metadata(POOL).and_then(|pool| pool.parse().ok());
         let settings = named.as_ref().and_then(|pool| self.config.pools.get(pool));
         let marked = machine.metadata(ORDER).is_some();
-        let url = match machine.phase(|id, ip| settings.and_then(|settings| settings.address_of(id, ip))) {
-            Phase::Up(url) => Some(url),
-            Phase::Starting
-            | Phase::Parked
-            | Phase::Ending
-            | Phase::Gone
-            | Phase::Broken(_)
-            | Phase::Unknown(_) => None,
-        };
+        let url = machine.phase(|id, ip| settings.and_then(|settings| settings.address_of(id, ip))).url();
         let place = machine.region.as_deref().unwrap_or("an unknown region");
         Standing {
             id: machine.id.clone(),

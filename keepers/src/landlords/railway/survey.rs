@@ -15,7 +15,7 @@ use super::{
     wire::{self, Deployment, DeploymentsInput, phase},
 };
 use crate::{
-    landlord::{CallError, Phase},
+    landlord::CallError,
     survey::{OfPool, Standing, Survey, within},
 };
 
@@ -93,15 +93,7 @@ impl Project {
                 usd_per_hour: None,
                 marked: whose.is_some() || self.marks.is_stray(&service.name),
                 pool: whose.map(|(pool, _)| pool),
-                url: match phase(deployment, url) {
-                    Phase::Up(url) => Some(url),
-                    Phase::Starting
-                    | Phase::Parked
-                    | Phase::Ending
-                    | Phase::Gone
-                    | Phase::Broken(_)
-                    | Phase::Unknown(_) => None,
-                },
+                url: phase(deployment, url).url(),
             });
         }
         standing
