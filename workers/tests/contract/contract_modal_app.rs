@@ -10,7 +10,7 @@ use workers::{adapters::ModalMode, provider::Call};
 
 use crate::{
     bed::{Adapter, Bed, Recorder, Wish, eventually, failure, success},
-    suite::promises,
+    suite::{goes_on_elsewhere, promises},
 };
 
 /// The promises of [`crate::suite::all_promises`], without those that need a connection refused by order.
@@ -104,17 +104,7 @@ mod spawn {
         }
         let mut wish = Wish::default();
         wish.model.service_ms_p50 = 2_000;
-        let (bed, recorder) = (ADAPTER.bed_with(wish).await, Recorder::default());
-        let call = bed.call();
-        tokio::select! {
-            ended = bed.provider.run(&call, &recorder) => panic!("it takes longer than that: {ended:?}"),
-            () = eventually("the run is known", || !recorder.runs().is_empty()) => {}
-        }
-        let run = recorder.runs().remove(0);
-        let ended = bed.provider.reattach(&call, &run, Duration::ZERO, &recorder).await.unwrap();
-        success(&ended);
-        assert_eq!(bed.simulator.stats().started, 1, "it was not started again");
-        assert_eq!(bed.cost(&ended.used), bed.charged());
+        goes_on_elsewhere(&ADAPTER.bed_with(wish).await).await;
     }
 
     /// What was asked for twice, by whomever, runs once.

@@ -8,7 +8,7 @@ use workers::adapters::ModalMode;
 
 use crate::{
     bed::{Adapter, Bed, Recorder, Wish, eventually, failure, success},
-    suite::{all_promises, promises},
+    suite::{all_promises, goes_on_elsewhere, promises},
 };
 
 const ADAPTER: Adapter = Adapter::Modal(ModalMode::Spawn);
@@ -46,18 +46,10 @@ async fn a_submission_whose_answer_was_lost_starts_nothing_twice() {
 async fn another_worker_goes_on_with_a_run_whose_first_one_is_gone() {
     let mut wish = Wish::default();
     wish.model.service_ms_p50 = 300;
-    let (bed, recorder) = (ADAPTER.bed_with(wish).await, Recorder::default());
-    let call = bed.call();
-    tokio::select! {
-        ended = bed.provider.run(&call, &recorder) => panic!("it takes longer than that: {ended:?}"),
-        () = eventually("the run is known", || !recorder.runs().is_empty()) => {}
-    }
-    let run = recorder.runs().remove(0);
-    let ended = bed.provider.reattach(&call, &run, Duration::ZERO, &recorder).await.unwrap();
-    success(&ended);
-    assert_eq!(bed.simulator.stats().started, 1, "it was not started again");
-    assert_eq!(bed.cost(&ended.used), bed.charged());
-    assert_eq!(bed.provider.reattach(&call, "fc-unknown", Duration::ZERO, &recorder).await, None);
+    let bed = ADAPTER.bed_with(wish).await;
+    let call = goes_on_elsewhere(&bed).await;
+    let unknown = bed.provider.reattach(&call, "fc-unknown", Duration::ZERO, &Recorder::default()).await;
+    assert_eq!(unknown, None);
 }
 
 #[tokio::test]

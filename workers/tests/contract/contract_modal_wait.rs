@@ -10,7 +10,7 @@ use workers::provider::Provider as _;
 use crate::{
     bed::{Adapter, Bed, Recorder, Wish, call, eventually, failure, success},
     raw::{RawServer, Reply},
-    suite::{all_promises, promises},
+    suite::{all_promises, goes_on_elsewhere, promises},
 };
 
 const ADAPTER: Adapter = Adapter::Modal(ModalMode::Wait);
@@ -38,18 +38,10 @@ async fn a_redirect_tells_the_run_and_leads_to_its_result() {
 
 #[tokio::test]
 async fn another_worker_goes_on_with_a_run_whose_first_one_is_gone() {
-    let (bed, recorder) = (redirected().await, Recorder::default());
-    let call = bed.call();
-    tokio::select! {
-        ended = bed.provider.run(&call, &recorder) => panic!("it takes longer than that: {ended:?}"),
-        () = eventually("the run is known", || !recorder.runs().is_empty()) => {}
-    }
-    let run = recorder.runs().remove(0);
-    let ended = bed.provider.reattach(&call, &run, Duration::ZERO, &recorder).await.unwrap();
-    success(&ended);
-    assert_eq!(bed.simulator.stats().started, 1, "it was not started again");
-    assert_eq!(bed.cost(&ended.used), bed.charged());
-    assert_eq!(bed.provider.reattach(&call, "fc-unknown", Duration::ZERO, &recorder).await, None);
+    let bed = redirected().await;
+    let call = goes_on_elsewhere(&bed).await;
+    let unknown = bed.provider.reattach(&call, "fc-unknown", Duration::ZERO, &Recorder::default()).await;
+    assert_eq!(unknown, None);
 }
 
 #[tokio::test]

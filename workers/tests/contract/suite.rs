@@ -92,6 +92,21 @@ pub(crate) async fn a_run_goes_on_without_its_worker_where_it_says_so(adapter: A
     assert_eq!((stats.finished, stats.aborted), if bed.provider.detached() { (1, 0) } else { (0, 1) });
 }
 
+/// One worker begins a run and is gone; another goes on with it, at one start and one price. Gives the call.
+pub(crate) async fn goes_on_elsewhere(bed: &Bed) -> Call {
+    let (call, recorder) = (bed.call(), Recorder::default());
+    tokio::select! {
+        ended = bed.provider.run(&call, &recorder) => panic!("it takes longer than that: {ended:?}"),
+        () = eventually("the run is known", || !recorder.runs().is_empty()) => {}
+    }
+    let run = recorder.runs().remove(0);
+    let ended = bed.provider.reattach(&call, &run, Duration::ZERO, &recorder).await.unwrap();
+    success(&ended);
+    assert_eq!(bed.simulator.stats().started, 1, "it was not started again");
+    assert_eq!(bed.cost(&ended.used), bed.charged());
+    call
+}
+
 pub(crate) async fn a_raw_prompt_is_answered(adapter: Adapter) {
     let bed = adapter.bed().await;
     let mut call = bed.call();
