@@ -134,16 +134,26 @@ async fn measure_all(args: &Bench, session: &Session, link: &LinkConfig) -> anyh
     Ok(figures)
 }
 
+/// A dispatcher of the configuration's first region, and a producer beside it.
+async fn beside_a_dispatcher(
+    session: &Session,
+    link: &LinkConfig,
+) -> anyhow::Result<(Region, Roles, Producer)> {
+    let regions = &session.config.topology.regions;
+    let region = regions.first().context("the configuration has no region")?.clone();
+    let mut roles = Roles::default();
+    roles.dispatcher(dispatcher_config(session, link, &region)?).await?;
+    let producer = producer(link).await?;
+    Ok((region, roles, producer))
+}
+
 /// `--runs`: memory and processor time of one worker process with so many runs.
 async fn many_runs(count: u64, session: &Session) -> anyhow::Result<()> {
     let nats = session.nats_for_once().await?;
     let outcome = async {
-        let topology = &session.config.topology;
-        let region = topology.regions.first().context("the configuration has no region")?.clone();
-        let name = topology.catalog.names().next().context("the configuration has no model")?.to_owned();
-        let mut roles = Roles::default();
-        roles.dispatcher(dispatcher_config(session, &nats.link, &region)?).await?;
-        let producer = producer(&nats.link).await?;
+        let names = &mut session.config.topology.catalog.names();
+        let name = names.next().context("the configuration has no model")?.to_owned();
+        let (region, roles, producer) = beside_a_dispatcher(session, &nats.link).await?;
         let measured = runs::measure(count, session, &nats.link, &region, &name, &producer).await;
         // Its jobs would run on; the server ends with this process.
         drop((producer, roles));
@@ -164,11 +174,7 @@ async fn many_runs(count: u64, session: &Session) -> anyhow::Result<()> {
 async fn many_machines(count: u32, session: &Session) -> anyhow::Result<()> {
     let nats = session.nats_for_once().await?;
     let outcome = async {
-        let topology = &session.config.topology;
-        let region = topology.regions.first().context("the configuration has no region")?.clone();
-        let mut roles = Roles::default();
-        roles.dispatcher(dispatcher_config(session, &nats.link, &region)?).await?;
-        let producer = producer(&nats.link).await?;
+        let (region, roles, producer) = beside_a_dispatcher(session, &nats.link).await?;
         let measured = keeper::measure(count, session, &nats.link, &region, &producer).await;
         // The job that nobody took would wait on; the server ends with this process.
         drop((producer, roles));
@@ -194,11 +200,7 @@ async fn many_machines(count: u32, session: &Session) -> anyhow::Result<()> {
 async fn prefixes(args: &Bench, session: &Session) -> anyhow::Result<()> {
     let nats = session.nats_for_once().await?;
     let outcome = async {
-        let topology = &session.config.topology;
-        let region = topology.regions.first().context("the configuration has no region")?.clone();
-        let mut roles = Roles::default();
-        roles.dispatcher(dispatcher_config(session, &nats.link, &region)?).await?;
-        let producer = producer(&nats.link).await?;
+        let (region, roles, producer) = beside_a_dispatcher(session, &nats.link).await?;
         let (count, simulated) = (args.affinity, args.simulated);
         let found = affinity::measure(count, simulated, session, &nats.link, &region, &producer).await;
         producer.close().await;
