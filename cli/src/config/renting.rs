@@ -36,21 +36,22 @@ const START_WITHIN: Duration = Duration::from_secs(600);
 const SIMULATED_LIST_EVERY: Duration = Duration::from_millis(200);
 
 /// How an account is reached.
-struct Access<'a> {
+struct Access {
     key: Hidden,
-    url: Option<&'a str>,
-    /// The account, if it is simulated here.
-    simulated: Option<&'a SimulatedAccount>,
+    /// Its API, where that is not the provider's own.
+    url: Option<String>,
+    /// The port at which its machines listen, if the account is simulated here.
+    simulated: Option<u16>,
 }
 
-impl Access<'_> {
+impl Access {
     fn url(&self, usual: String) -> String {
-        self.url.map_or(usual, str::to_owned)
+        self.url.clone().unwrap_or(usual)
     }
 
     /// The port at which a machine listens. That of a simulated one is its account's.
     fn port(&self, configured: u16) -> u16 {
-        self.simulated.map_or(configured, |account| account.port)
+        self.simulated.unwrap_or(configured)
     }
 }
 
@@ -60,28 +61,23 @@ pub(super) fn open(
     rents: &[(&PoolId, &Rent)],
     simulated: &dyn Fn(&str) -> Option<SimulatedAccount>,
 ) -> Result<Arc<Account>, Rule> {
-    let account = match &of.at {
-        At::Provider { .. } => None,
-        At::Simulated(name) => Some(simulated(name).ok_or_else(|| {
-            let rule = format!("`{name}` runs in the process of `beacon up` or `beacon demo` only");
-            Rule::new(format!("{}.simulator", of.key), rule)
-        })?),
-    };
-    let access = match (&of.at, &account) {
-        (At::Provider { secret, base_url }, _) => Access {
+    let access = match &of.at {
+        At::Provider { secret, base_url } => Access {
             key: Hidden::new(secret.read(environment::variable)?),
-            url: base_url.as_deref(),
+            url: base_url.clone(),
             simulated: None,
         },
-        (At::Simulated(_), account) => Access {
-            key: Hidden::new(account.as_ref().map(|account| account.key.clone()).unwrap_or_default()),
-            url: account.as_ref().map(|account| account.url.as_str()),
-            simulated: account.as_ref(),
-        },
+        At::Simulated(name) => {
+            let SimulatedAccount { url, key, port } = simulated(name).ok_or_else(|| {
+                let rule = format!("`{name}` runs in the process of `beacon up` or `beacon demo` only");
+                Rule::new(format!("{}.simulator", of.key), rule)
+            })?;
+            Access { key: Hidden::new(key), url: Some(url), simulated: Some(port) }
+        }
     };
     let own: Vec<_> = rents.iter().filter(|(_, rent)| rent.landlord == of.name).copied().collect();
     let landlord = landlord(of, &own, &access)?;
-    let landlord = match &account {
+    let landlord = match access.simulated {
         Some(_) => Arc::new(Quick::new(landlord, SIMULATED_LIST_EVERY)) as Arc<dyn Landlord>,
         None => landlord,
     };
@@ -91,7 +87,7 @@ pub(super) fn open(
 fn landlord(
     of: &LandlordConfig,
     own: &[(&PoolId, &Rent)],
-    access: &Access<'_>,
+    access: &Access,
 ) -> Result<Arc<dyn Landlord>, Rule> {
     let refuse = |error: CallError| Rule::new(of.key.clone(), error.to_string());
     let (own, key) = (own.iter(), access.key.clone());
@@ -170,7 +166,7 @@ fn quick_golem() -> GolemPace {
     }
 }
 
-fn fly(rent: &Rent, access: &Access<'_>) -> Option<FlyPool> {
+fn fly(rent: &Rent, access: &Access) -> Option<FlyPool> {
     let Machine::Fly(machine) = &rent.machine else { return None };
     let raw = machine.as_ref().clone();
     let place = |region: &String| FlyPlace {
@@ -233,7 +229,7 @@ fn golem(rent: &Rent) -> Option<GolemPool> {
     })
 }
 
-fn lambda(rent: &Rent, access: &Access<'_>) -> Option<LambdaPool> {
+fn lambda(rent: &Rent, access: &Access) -> Option<LambdaPool> {
     let Machine::Lambda(machine) = &rent.machine else { return None };
     let RawLambda { image, image_family, args, env, port, firewall, start_within } = machine.clone();
     let place = |region: &String| LambdaPlace {

@@ -195,7 +195,7 @@ impl House {
     /// The key that its control API asks for.
     pub fn key(&self) -> String {
         match &self.provider {
-            Provider::Golem(_) => "yagna-key".to_owned(),
+            Provider::Golem(_) => golem(&self.config).key,
             Provider::Fly(_) => FlyConfig::default().token,
             Provider::Lambda(_) => LambdaConfig::default().key,
             Provider::Railway(_) => RailwayConfig::default().account_token,
